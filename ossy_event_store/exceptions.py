@@ -1,0 +1,222 @@
+"""
+Every error of the store, one tree.
+
+::
+
+    EventStoreError
+    ├── AggregateNotFound        no stream with this id        (ObjectDoesNotExist)
+    ├── AggregateTypeMismatch    the stream belongs to another type
+    ├── ConcurrencyError         another writer was faster: load again, decide again
+    ├── EventNotFound            no event answers the query    (ObjectDoesNotExist)
+    ├── IdempotencyConflict      this event id is taken by other content
+    ├── InvalidEvent             refused before anything was sent (ValueError)
+    ├── InvalidQuery             a filter or pipeline the store does not run (ValueError)
+    ├── InvalidState             a reducer returned what MongoDB cannot hold (ValueError)
+    ├── OutcomeUnknown           stored or not: try again with the same event ids
+    ├── ReducerError             a reducer raised while a stream was folded
+    ├── StoreUnavailable         MongoDB could not be reached in time; nothing was sent
+    └── TransactionsUnavailable  several events at once need a replica set
+
+Each carries its facts as attributes and can be pickled. What is wrong in the
+settings is Django's ``ImproperlyConfigured``; an id that is not a string is
+``TypeError``, as for any wrong argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.exceptions import ObjectDoesNotExist
+
+__all__ = [
+    "AggregateNotFound",
+    "AggregateTypeMismatch",
+    "ConcurrencyError",
+    "EventNotFound",
+    "EventStoreError",
+    "IdempotencyConflict",
+    "InvalidEvent",
+    "InvalidQuery",
+    "InvalidState",
+    "OutcomeUnknown",
+    "ReducerError",
+    "StoreUnavailable",
+    "TransactionsUnavailable",
+]
+
+
+class EventStoreError(Exception):
+    """Base of the tree; never raised itself."""
+
+
+class AggregateNotFound(EventStoreError, ObjectDoesNotExist):
+    """There is no stream ``aggregate_id``."""
+
+    def __init__(self, aggregate_type: str, aggregate_id: str) -> None:
+        super().__init__(aggregate_type, aggregate_id)
+        self.aggregate_type = aggregate_type
+        self.aggregate_id = aggregate_id
+
+    def __str__(self) -> str:
+        return f"There is no {self.aggregate_type} {self.aggregate_id!r}."
+
+
+class AggregateTypeMismatch(EventStoreError):
+    """Stream ``aggregate_id`` is of type ``actual``, not ``expected``."""
+
+    def __init__(self, aggregate_id: str, expected: str, actual: str) -> None:
+        super().__init__(aggregate_id, expected, actual)
+        self.aggregate_id = aggregate_id
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        return (
+            f"Stream {self.aggregate_id!r} holds events of type {self.actual!r}, "
+            f"expected {self.expected!r}."
+        )
+
+
+class ConcurrencyError(EventStoreError):
+    """
+    The stream is not at ``expected_version``: somebody else appended.
+
+    ``actual_version`` is where the stream stood when the store looked.
+    Nothing was written. Load the aggregate again and decide again.
+    """
+
+    def __init__(
+        self, aggregate_id: str, expected_version: int, actual_version: int
+    ) -> None:
+        super().__init__(aggregate_id, expected_version, actual_version)
+        self.aggregate_id = aggregate_id
+        self.expected_version = expected_version
+        self.actual_version = actual_version
+
+    def __str__(self) -> str:
+        expected = (
+            f"version {self.expected_version}"
+            if self.expected_version
+            else "no such stream"
+        )
+        return (
+            f"Stream {self.aggregate_id!r}: expected {expected}, found version "
+            f"{self.actual_version}. Nothing was written; load it again and retry."
+        )
+
+
+class EventNotFound(EventStoreError, ObjectDoesNotExist):
+    """No event answers ``query``."""
+
+    def __init__(self, query: object) -> None:
+        super().__init__(query)
+        self.query = query
+
+    def __str__(self) -> str:
+        return f"No event answers the query {self.query!r}."
+
+
+class IdempotencyConflict(EventStoreError):
+    """Event ``event_id`` is stored already, and ``differences`` name how it differs."""
+
+    def __init__(self, event_id: object, differences: Sequence[str]) -> None:
+        super().__init__(event_id, differences)
+        self.event_id = event_id
+        self.differences = tuple(differences)
+
+    def __str__(self) -> str:
+        return (
+            f"Event {self.event_id!r} is stored already with another "
+            f"{', '.join(self.differences)}. Nothing was written. "
+            "An event id is used once."
+        )
+
+
+class _Refused(EventStoreError, ValueError):
+    """``path`` names the place in the document, ``reason`` what is wrong there."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.path else self.reason
+
+
+class InvalidEvent(_Refused):
+    """The event was refused before anything was sent."""
+
+
+class InvalidQuery(_Refused):
+    """The filter or pipeline was refused before anything was sent."""
+
+
+class InvalidState(_Refused):
+    """The state that a reducer returned cannot be stored."""
+
+
+class OutcomeUnknown(EventStoreError):
+    """
+    The time ran out before it was known whether the events were stored.
+
+    Appending again with the same ``event_ids`` is safe: what is stored already
+    is found and returned.
+    """
+
+    def __init__(self, event_ids: Sequence[Any]) -> None:
+        super().__init__(event_ids)
+        self.event_ids = tuple(event_ids)
+
+    def __str__(self) -> str:
+        ids = ", ".join(repr(event_id) for event_id in self.event_ids)
+        return (
+            f"It is not known whether the events {ids} were stored. "
+            "Append them again with the same ids to find out."
+        )
+
+
+class ReducerError(EventStoreError):
+    """
+    The reducer of ``aggregate_type`` raised ``error`` at ``version``.
+
+    ``version`` is that of the first event the reducer cannot fold.
+    """
+
+    def __init__(
+        self, aggregate_type: str, aggregate_id: str, version: int, error: str
+    ) -> None:
+        super().__init__(aggregate_type, aggregate_id, version, error)
+        self.aggregate_type = aggregate_type
+        self.aggregate_id = aggregate_id
+        self.version = version
+        self.error = error
+
+    def __str__(self) -> str:
+        return (
+            f"{self.aggregate_type} {self.aggregate_id!r}, "
+            f"version {self.version}: {self.error}"
+        )
+
+
+class StoreUnavailable(EventStoreError):
+    """MongoDB was not reached within the time-out; nothing was sent."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"The event store is not available: {self.reason}"
+
+
+class TransactionsUnavailable(EventStoreError):
+    """Several events at once were asked of a server without transactions."""
+
+    def __str__(self) -> str:
+        return (
+            "Several events at once need a transaction, and this server has none: "
+            "it is not a member of a replica set. Nothing was written. Append one "
+            "event at a time, or run the server as a replica set of one."
+        )
