@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -73,8 +73,8 @@ class Settings:
     MONGOD: str | None = field(
         default=None,
         metadata={
-            "doc": "Path of the ``mongod`` binary for ``embedded://``. Default: the one "
-            "on ``PATH``, else the one that the extra ``embedded`` installs."
+            "doc": "Path of the ``mongod`` binary for ``embedded://``. Default: the "
+            "one on ``PATH``, else the one that the extra ``embedded`` installs."
         },
     )
 
@@ -87,12 +87,15 @@ class Problem:
     message: str
     hint: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
 
 def _is_seconds(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
-_EXPECTED = {
+_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "URL": ("a string", lambda v: v is None or isinstance(v, str)),
     "DATABASE": ("a string", lambda v: v is None or isinstance(v, str)),
     "NAME": ("a string", lambda v: v is None or isinstance(v, str)),
@@ -140,7 +143,7 @@ def get_settings() -> Settings:
     """
     value = getattr(django_settings, SETTING, {})
     for problem in problems(value):
-        raise ImproperlyConfigured(" ".join(filter(None, (problem.message, problem.hint))))
+        raise ImproperlyConfigured(str(problem))
     return Settings(**value)
 
 

@@ -4,18 +4,19 @@ Every error of the store, one tree.
 ::
 
     EventStoreError
-    ├── AggregateNotFound        no stream with this id        (ObjectDoesNotExist)
-    ├── AggregateTypeMismatch    the stream belongs to another type
-    ├── ConcurrencyError         another writer was faster: load again, decide again
-    ├── EventNotFound            no event answers the query    (ObjectDoesNotExist)
+    ├── AggregateNotFound        no stream with this id (ObjectDoesNotExist)
+    ├── AggregateTypeMismatch    the stream is of another type
+    ├── ConcurrencyError         another writer was faster: load and decide again
+    ├── EventNotFound            no event answers the query (ObjectDoesNotExist)
     ├── IdempotencyConflict      this event id is taken by other content
     ├── InvalidEvent             refused before anything was sent (ValueError)
-    ├── InvalidQuery             a filter or pipeline the store does not run (ValueError)
-    ├── InvalidState             a reducer returned what MongoDB cannot hold (ValueError)
+    ├── InvalidQuery             a query the store does not run (ValueError)
+    ├── InvalidState             a reducer returned what cannot be stored (ValueError)
     ├── OutcomeUnknown           stored or not: try again with the same event ids
     ├── ReducerError             a reducer raised while a stream was folded
     ├── StoreUnavailable         MongoDB could not be reached in time; nothing was sent
-    └── TransactionsUnavailable  several events at once need a replica set
+    ├── TransactionsUnavailable  several events at once need a replica set
+    └── UnknownAggregateType     no class is registered under this type (LookupError)
 
 Each carries its facts as attributes and can be pickled. What is wrong in the
 settings is Django's ``ImproperlyConfigured``; an id that is not a string is
@@ -43,6 +44,7 @@ __all__ = [
     "ReducerError",
     "StoreUnavailable",
     "TransactionsUnavailable",
+    "UnknownAggregateType",
 ]
 
 
@@ -118,7 +120,7 @@ class EventNotFound(EventStoreError, ObjectDoesNotExist):
 
 
 class IdempotencyConflict(EventStoreError):
-    """Event ``event_id`` is stored already, and ``differences`` name how it differs."""
+    """Event ``event_id`` is stored, with other content in ``differences``."""
 
     def __init__(self, event_id: object, differences: Sequence[str]) -> None:
         super().__init__(event_id, differences)
@@ -219,4 +221,20 @@ class TransactionsUnavailable(EventStoreError):
             "Several events at once need a transaction, and this server has none: "
             "it is not a member of a replica set. Nothing was written. Append one "
             "event at a time, or run the server as a replica set of one."
+        )
+
+
+class UnknownAggregateType(EventStoreError, LookupError):
+    """No aggregate class is registered under ``aggregate_type``."""
+
+    def __init__(self, aggregate_type: str, registered: Sequence[str]) -> None:
+        super().__init__(aggregate_type, registered)
+        self.aggregate_type = aggregate_type
+        self.registered = tuple(registered)
+
+    def __str__(self) -> str:
+        known = ", ".join(self.registered) or "none"
+        return (
+            f"No aggregate class is registered under {self.aggregate_type!r}. "
+            f"Registered: {known}."
         )

@@ -1,0 +1,342 @@
+"""
+Aggregates: load a stream, decide, append to it, keep its snapshot.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from django.utils.functional import classproperty
+from nanoid import generate
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.collection import Collection
+
+from . import mongo
+from .append import append, head
+from .event_store import load_stream
+from .events import build_event, check_event, check_id
+from .exceptions import (
+    AggregateNotFound,
+    AggregateTypeMismatch,
+    IdempotencyConflict,
+    InvalidEvent,
+)
+from .faces import Document, drive
+from .folding import check_reducer
+from .mongo import Store, in_time
+from .snapshots import build_snapshot, discard, is_usable, save_snapshot
+
+Event = Mapping[str, Any]
+View = Callable[[list[Document], dict[str, Any]], Any]
+
+_SET_BY_THE_STORE = {
+    "aggregateVersion": "the store sets it; load the aggregate to append at its end",
+    "created": "the store sets it to now; put a date of your own into the payload",
+}
+
+
+class Aggregate:
+    """
+    One stream, loaded: the events since its snapshot, and what to do with them.
+
+    Made by ``of()``; an instance is not shared between threads.
+    """
+
+    def __init__(
+        self,
+        Root: Any,
+        aggregate_id: str,
+        events: list[Document],
+        saved_state: dict[str, Any] | None = None,
+        saved_version: int = 0,
+    ) -> None:
+        self.Root = Root
+        #: Id of the aggregate and its stream.
+        self.id = aggregate_id
+        #: The events after ``saved_version``, ascending, as stored.
+        self.events = events
+        self._saved_state = saved_state or {}
+        #: Version of the snapshot it was loaded from; 0 if there was none.
+        self.saved_version = saved_version
+
+    @property
+    def version(self) -> int:
+        """Version of the last event: the next one appended is one more."""
+        if self.events:
+            version: int = self.events[-1]["aggregateVersion"]
+            return version
+        return self.saved_version
+
+    @property
+    def type(self) -> str:
+        """The aggregate's type."""
+        kind: str = self.Root.aggregate_type
+        return kind
+
+    @property
+    def saved_state(self) -> dict[str, Any]:
+        """A copy of the snapshot's state; ``{}`` if there was none."""
+        return copy.deepcopy(self._saved_state)
+
+    def __repr__(self) -> str:
+        return f"<Aggregate {self.type} {self.id!r} at version {self.version}>"
+
+    # --- load or create
+
+    @classmethod
+    def of(cls, Root: Any, subject: str | Event, *, snapshot: bool = True) -> Self:
+        """
+        Load an aggregate by its id, or create one from its first event.
+
+        Args:
+            Root: the aggregate class.
+            subject: the id of an existing stream; or the first event of a new one,
+                a dict with ``type`` and, optional, ``payload``, ``createdBy``,
+                ``metadata``, ``id`` (the idempotency key) and ``aggregateId``
+                (default: a ``nanoid``).
+            snapshot: False loads every event, whatever snapshot there is; for a
+                ``view(fn)`` that wants the whole history.
+
+        Raises:
+            AggregateNotFound: no stream has this id.
+            AggregateTypeMismatch: the stream is of another type than ``Root``.
+            ConcurrencyError: a stream of the new aggregate's id exists.
+            IdempotencyConflict: the event's id is stored with other content.
+            InvalidEvent: the event was refused, with path and reason.
+            OutcomeUnknown: the time ran out while the first event was appended.
+            StoreUnavailable: no server was reached; nothing was sent.
+        """
+        check_reducer(Root)
+        plan = _plan(Root, subject)
+        with in_time():
+            store = mongo.blocking()
+            return drive(_of(cls, store, Root, plan, snapshot))
+
+    @classmethod
+    async def aof(
+        cls, Root: Any, subject: str | Event, *, snapshot: bool = True
+    ) -> Self:
+        """See ``of()``."""
+        check_reducer(Root)
+        plan = _plan(Root, subject)
+        with in_time():
+            store = await mongo.awaitable()
+            return await _of(cls, store, Root, plan, snapshot)
+
+    # --- append
+
+    def add(self, event: Event, *more: Event) -> Self:
+        """
+        Append one event, or several all or none, and return the aggregate.
+
+        Args:
+            event: ``type`` and, optional, ``payload``, ``createdBy``, ``metadata``
+                and ``id``: an event that is stored already under this id, with the
+                same content, is not stored again, and no error.
+            more: further events, stored in the same transaction.
+
+        Raises:
+            InvalidEvent: before anything was sent, with path and reason.
+            ConcurrencyError: somebody else appended since this aggregate was
+                loaded; nothing was written and the aggregate is as before.
+            IdempotencyConflict: the id is stored with other content.
+            OutcomeUnknown: the time ran out; add it again with the same ``id``.
+            TransactionsUnavailable: several events, on a standalone server.
+            StoreUnavailable: no server was reached; nothing was sent.
+        """
+        documents = self._documents(event, *more)
+        with in_time():
+            self._take(drive(append(mongo.blocking(), documents)))
+        return self
+
+    async def aadd(self, event: Event, *more: Event) -> Self:
+        """See ``add()``."""
+        documents = self._documents(event, *more)
+        with in_time():
+            self._take(await append(await mongo.awaitable(), documents))
+        return self
+
+    def _documents(self, *events: Event) -> list[Document]:
+        now = dt.datetime.now(dt.UTC)
+        return [
+            build_event(
+                check_event(event, (), _SET_BY_THE_STORE),
+                aggregate_id=self.id,
+                aggregate_type=self.type,
+                version=version,
+                created=now,
+            )
+            for version, event in enumerate(events, self.version + 1)
+        ]
+
+    def _take(self, stored: list[Document]) -> None:
+        # Events found under their ids may be ones that were loaded, or may lie
+        # beyond events of others that were not; only what follows on is taken.
+        for event in stored:
+            if event["aggregateVersion"] == self.version + 1:
+                self.events.append(event)
+
+    # --- state
+
+    def view(self, fn: View | None = None) -> Any:
+        """
+        Return the state: ``Root.view(events, saved_state)``.
+
+        Args:
+            fn: a function to use in place of the reducer, with the same arguments.
+        """
+        return (fn or self.Root.view)(self.events, self.saved_state)
+
+    def validate(self, fn: View) -> Self:
+        """
+        Call ``fn(events, saved_state)`` and return the aggregate.
+
+        What ``fn`` raises passes through; what it returns is ignored.
+        """
+        self.view(fn)
+        return self
+
+    def save(self) -> Self:
+        """
+        Store the state as the stream's snapshot and return the aggregate.
+
+        A snapshot that is newer already is left as it is.
+
+        Raises:
+            InvalidState: the reducer's state is not what MongoDB can hold.
+        """
+        snapshot = self._snapshot()
+        with in_time():
+            drive(save_snapshot(mongo.blocking(), snapshot))
+        return self
+
+    async def asave(self) -> Self:
+        """See ``save()``."""
+        snapshot = self._snapshot()
+        with in_time():
+            await save_snapshot(await mongo.awaitable(), snapshot)
+        return self
+
+    def _snapshot(self) -> Document:
+        return build_snapshot(self.Root, self.id, self.version, self.view())
+
+    # --- snapshots as documents
+
+    @classmethod
+    def find(cls, aggregate_id: str) -> Document | None:
+        """Return the snapshot document of a stream, or None; it may be behind."""
+        check_id(aggregate_id)
+        with in_time():
+            return drive(_find_snapshot(mongo.blocking(), aggregate_id))
+
+    @classmethod
+    async def afind(cls, aggregate_id: str) -> Document | None:
+        """See ``find()``."""
+        check_id(aggregate_id)
+        with in_time():
+            return await _find_snapshot(await mongo.awaitable(), aggregate_id)
+
+    @classproperty
+    def collection(cls) -> Collection[Document]:  # noqa: N805
+        """The PyMongo collection of snapshots."""
+        return mongo.raw(mongo.blocking().snapshots)
+
+    @classmethod
+    async def acollection(cls) -> AsyncCollection[Document]:
+        """Return the asynchronous PyMongo collection of the running loop."""
+        return mongo.async_raw((await mongo.awaitable()).snapshots)
+
+
+# --- the operations, once ---------------------------------------------------
+
+A = TypeVar("A", bound=Aggregate)
+
+
+@dataclass(frozen=True)
+class _First:
+    """The document of a first event; whether its aggregate's id was generated."""
+
+    document: Document
+    generated: bool
+
+
+def _plan(Root: Any, subject: object) -> str | _First:
+    """Return the id to load, or the first event to append."""
+    if not isinstance(subject, Mapping):
+        if not isinstance(subject, str):
+            kind = type(subject).__name__
+            raise TypeError(
+                f"Aggregate.of takes an id, a string, or an event, a dict; not {kind}."
+            )
+        return check_id(subject)
+    event = check_event(subject, ("aggregateId", "aggregateType"), _SET_BY_THE_STORE)
+    if event.get("aggregateType", Root.aggregate_type) != Root.aggregate_type:
+        raise InvalidEvent(
+            "aggregateType",
+            f"is {event['aggregateType']!r}, but {Root.__name__} makes "
+            f"{Root.aggregate_type!r}",
+        )
+    generated = event.get("aggregateId") is None
+    document = build_event(
+        event,
+        aggregate_id=generate() if generated else event["aggregateId"],
+        aggregate_type=Root.aggregate_type,
+        version=1,
+        created=dt.datetime.now(dt.UTC),
+    )
+    return _First(document, generated)
+
+
+async def _of(
+    cls: type[A], store: Store, Root: Any, plan: str | _First, use_snapshot: bool
+) -> A:
+    if isinstance(plan, str):
+        return await load(cls, store, Root, plan, use_snapshot)
+    try:
+        (event,) = await append(store, [plan.document])
+    except IdempotencyConflict as conflict:
+        if not plan.generated or conflict.differences != ("aggregateId",):
+            raise
+        # The earlier try with this event id was given another generated id.
+        found = await store.events.find_one({"_id": {"$eq": conflict.event_id}})
+        if found is None:
+            raise
+        event = found
+    if event is plan.document:
+        return cls(Root, event["aggregateId"], [event])
+    # Stored by an earlier try; others may have appended since.
+    return await load(cls, store, Root, event["aggregateId"], use_snapshot)
+
+
+async def load(
+    cls: type[A], store: Store, Root: Any, aggregate_id: str, use_snapshot: bool = True
+) -> A:
+    """Return the aggregate of a stream, from its snapshot where that is usable."""
+    snapshot = None
+    if use_snapshot:
+        snapshot = await _find_snapshot(store, aggregate_id)
+        snapshot = snapshot if is_usable(snapshot, Root) else None
+    version = snapshot["aggregateVersion"] if snapshot else 0
+    # With the event of the snapshot's own version, to see that it is really there.
+    events = await load_stream(store, aggregate_id, max(0, version - 1))
+    if snapshot and (not events or events[0]["aggregateVersion"] != version):
+        last = await head(store, aggregate_id)
+        await discard(store, snapshot, last["aggregateVersion"] if last else 0)
+        return await load(cls, store, Root, aggregate_id, use_snapshot=False)
+    if not events:
+        raise AggregateNotFound(Root.aggregate_type, aggregate_id)
+    if events[0]["aggregateType"] != Root.aggregate_type:
+        raise AggregateTypeMismatch(
+            aggregate_id, Root.aggregate_type, events[0]["aggregateType"]
+        )
+    if snapshot:
+        return cls(Root, aggregate_id, events[1:], snapshot["state"], version)
+    return cls(Root, aggregate_id, events)
+
+
+async def _find_snapshot(store: Store, aggregate_id: str) -> Document | None:
+    return await store.snapshots.find_one({"_id": {"$eq": aggregate_id}})

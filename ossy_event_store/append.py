@@ -1,0 +1,223 @@
+"""
+The append: store some events of one stream, all or none, exactly once.
+
+Ids and ``created`` are fixed before the first try, so that every later try is the
+same write. When an outcome is unclear, a read that waits for everything the
+primary has tells whether an earlier try got through. The unique index on stream
+and version settles races between writers; the unique ``_id`` settles repeats.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+from pymongo.errors import PyMongoError
+
+from .events import differences, read_event
+from .exceptions import (
+    AggregateTypeMismatch,
+    ConcurrencyError,
+    IdempotencyConflict,
+    InvalidEvent,
+    OutcomeUnknown,
+    TransactionsUnavailable,
+)
+from .faces import Document
+from .faults import Fault, classify, key_pattern, lacks_transactions
+from .mongo import Store
+
+_OWN_INDEXES = ({"_id"}, {"aggregateId", "aggregateVersion"})
+_HEAD = {"_id": 0, "aggregateVersion": 1, "aggregateType": 1}
+
+
+async def head(store: Store, aggregate_id: str) -> Document | None:
+    """Return version and type of the last event of a stream, or None."""
+    return await store.events.find_one(
+        {"aggregateId": {"$eq": aggregate_id}},
+        projection=_HEAD,
+        sort=[("aggregateVersion", -1)],
+    )
+
+
+async def append_at(
+    store: Store, documents: list[Document], expected_version: int | None
+) -> list[Document]:
+    """
+    Append for a caller who has not loaded the stream.
+
+    Args:
+        store: one face of the store.
+        documents: events of one stream in order; their versions are set here.
+        expected_version: 0 for a new stream, n for exactly there, None for
+            wherever the stream ends.
+
+    Raises:
+        ConcurrencyError: the stream is elsewhere, or every try lost its race until
+            the time was up.
+        AggregateTypeMismatch: the stream belongs to another type.
+    """
+    lost: ConcurrencyError | None = None
+    for attempt in _attempts():
+        try:
+            version = await _start(store, documents[0], expected_version)
+            return await append(store, _numbered(documents, version))
+        except ConcurrencyError as error:
+            if expected_version is not None or store.apart:
+                raise
+            lost = error
+        except PyMongoError as error:
+            if lost is not None and error.timeout:
+                raise lost from None
+            raise
+        await store.client.pause(_backoff(attempt))
+    raise AssertionError("unreachable")  # pragma: no cover
+
+
+async def _start(store: Store, event: Document, expected: int | None) -> int:
+    """Return the version after which to append: never one that is not there."""
+    if expected == 0:
+        return 0
+    aggregate_id = event["aggregateId"]
+    last = await head(store, aggregate_id)
+    if last and last["aggregateType"] != event["aggregateType"]:
+        raise AggregateTypeMismatch(
+            aggregate_id, event["aggregateType"], last["aggregateType"]
+        )
+    version: int = last["aggregateVersion"] if last else 0
+    if expected is None:
+        return version
+    if version < expected:
+        raise ConcurrencyError(aggregate_id, expected, version)
+    return expected  # if the stream is further, the write itself finds out how
+
+
+def _numbered(documents: list[Document], after: int) -> list[Document]:
+    for version, document in enumerate(documents, after + 1):
+        document["aggregateVersion"] = version
+    return documents
+
+
+async def append(store: Store, documents: list[Document]) -> list[Document]:
+    """
+    Store the documents, all or none, and return them as stored.
+
+    Args:
+        store: one face of the store; the caller bounds the time.
+        documents: built events of one stream, with the versions that follow the
+            one the caller knows to be there.
+
+    Returns:
+        The documents, or those stored by an earlier try with the same ids.
+
+    Raises:
+        ConcurrencyError: another event has one of the versions.
+        IdempotencyConflict: an event of one of the ids is stored with other content.
+        OutcomeUnknown: the time ran out before it was clear.
+        TransactionsUnavailable: several events, and the server has no transactions.
+    """
+    _check_ids(documents)
+    if store.apart:
+        return await _append_joined(store, store.apart, documents)
+    uncertain = False
+    for attempt in _attempts():
+        try:
+            await _insert(store, documents)
+            return documents
+        except PyMongoError as error:
+            fault = _fault(error)
+            if fault is Fault.FATAL or (fault is Fault.UNSENT and not uncertain):
+                raise
+            uncertain = uncertain or fault is Fault.UNKNOWN
+        try:
+            settled = await _settle(store, documents)
+        except PyMongoError:
+            raise OutcomeUnknown([event["_id"] for event in documents]) from None
+        if settled is not None:
+            return settled
+        await store.client.pause(_backoff(attempt))
+    raise AssertionError("unreachable")  # pragma: no cover
+
+
+def _fault(error: PyMongoError) -> Fault:
+    if lacks_transactions(error):
+        raise TransactionsUnavailable from None
+    pattern = key_pattern(error)
+    if pattern and set(pattern) not in _OWN_INDEXES:
+        return Fault.FATAL  # a unique index that the users of the store added
+    return classify(error)
+
+
+def _check_ids(documents: list[Document]) -> None:
+    if len({event["_id"] for event in documents}) < len(documents):
+        raise InvalidEvent("id", "two events of one append have the same id")
+
+
+async def _insert(store: Store, documents: list[Document]) -> None:
+    if len(documents) == 1:
+        await store.events.insert_one(documents[0])
+    else:
+        await store.client.in_transaction(store.events, documents)
+
+
+async def _settle(store: Store, documents: list[Document]) -> list[Document] | None:
+    """Return the events if they are stored, None if the write is to be tried again."""
+    ids = [event["_id"] for event in documents]
+    found = await store.client.find_after_all_writes(
+        store.events, {"_id": {"$in": ids}}
+    )
+    if found:
+        return _same_events(found, documents)
+    _check_race(await head(store, documents[0]["aggregateId"]), documents[0])
+    return None
+
+
+def _same_events(found: list[Document], sent: Sequence[Document]) -> list[Document]:
+    """Return what is stored under the ids of ``sent``, if it is the same."""
+    stored = {event["_id"]: read_event(event) for event in found}
+    for event in sent:
+        if event["_id"] not in stored:
+            raise IdempotencyConflict(next(iter(stored)), ["set of events"])
+        if different := differences(stored[event["_id"]], event):
+            raise IdempotencyConflict(event["_id"], different)
+    return [stored[event["_id"]] for event in sent]
+
+
+def _check_race(last: Document | None, first: Document) -> None:
+    actual = last["aggregateVersion"] if last else 0
+    expected = first["aggregateVersion"] - 1
+    if actual != expected:
+        raise ConcurrencyError(first["aggregateId"], expected, actual)
+
+
+async def _append_joined(
+    store: Store, apart: Store, documents: list[Document]
+) -> list[Document]:
+    """
+    Append inside a transaction that somebody else began and will commit.
+
+    A write that fails ends that transaction on the server, so ids are looked up
+    before it, and nothing is tried again.
+    """
+    ids = [event["_id"] for event in documents]
+    if found := await store.events.find({"_id": {"$in": ids}}):
+        return _same_events(found, documents)
+    try:
+        await store.events.insert_many(documents)
+    except PyMongoError as error:
+        if classify(error) is Fault.DUPLICATE:
+            _check_race(await head(apart, documents[0]["aggregateId"]), documents[0])
+        raise
+    return documents
+
+
+def _attempts() -> Iterable[int]:
+    attempt = 0
+    while True:  # the caller's time-out ends it
+        attempt += 1
+        yield attempt
+
+
+def _backoff(attempt: int) -> float:
+    """Return seconds to wait: jittered, doubling from 5 ms to 0.5 s."""
+    return random.uniform(0.5, 1) * min(0.5, 0.005 * 2.0**attempt)  # noqa: S311

@@ -1,0 +1,393 @@
+"""
+Events as documents: build them, check them, read them. Pure, no I/O.
+
+What cannot be stored, or would not come back equal, is refused here with the
+path of the value and the reason, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import math
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import bson
+from bson import ObjectId
+from bson.datetime_ms import DatetimeMS
+from bson.decimal128 import Decimal128
+from bson.errors import BSONError
+
+from .exceptions import InvalidEvent, InvalidState
+from .faces import CODEC, Document
+
+FIELDS = (
+    "_id",
+    "aggregateId",
+    "aggregateType",
+    "aggregateVersion",
+    "type",
+    "payload",
+    "created",
+    "createdBy",
+    "metadata",
+)
+# What may differ between two tries to append one event.
+FIXED_AT_APPEND = ("aggregateVersion", "created")
+
+MAX_ID_LENGTH = 255
+MAX_DEPTH = 64  # MongoDB itself stops at 180
+MAX_BYTES = 4 * 1024 * 1024  # of one event; MongoDB itself stops at 16 MiB
+
+_INT64 = range(-(2**63), 2**63)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def check_id(value: object, name: str = "aggregate_id") -> str:
+    """
+    Return ``value`` if it can be an id: a string of 1 to 255 characters.
+
+    Anything else, above all a dict or a list that came in with a request, is
+    ``TypeError`` before it reaches a query.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {type(value).__name__}.")
+    if reason := _wrong_with_name(value):
+        raise ValueError(f"{name} {reason}.")
+    return str.__str__(value)
+
+
+def _wrong_with_name(value: str) -> str | None:
+    if not 1 <= len(value) <= MAX_ID_LENGTH:
+        return f"must have 1 to {MAX_ID_LENGTH} characters, it has {len(value)}"
+    if "\0" in value:
+        return "must not contain a NUL character"
+    if _SURROGATE.search(value):
+        return "holds half of a surrogate pair, which is not text"
+    return None
+
+
+# --- values -----------------------------------------------------------------
+
+
+class _Unstorable(Exception):
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+
+
+def _string(value: str, path: str, nan: bool) -> str:
+    if not value.isascii() and _SURROGATE.search(value):
+        raise _Unstorable(path, "holds half of a surrogate pair, which is not text")
+    return str.__str__(value)
+
+
+def _integer(value: int, path: str, nan: bool) -> int:
+    if value not in _INT64:
+        raise _Unstorable(path, "MongoDB holds integers of 64 bits; use a string")
+    return value if type(value) is bson.Int64 else int(value)
+
+
+def _float(value: float, path: str, nan: bool) -> float:
+    if not nan and not math.isfinite(value):
+        raise _Unstorable(path, f"{value} is not a fact; use None")
+    return float(value)
+
+
+def milliseconds(value: dt.datetime) -> dt.datetime:
+    """Return an aware datetime as MongoDB holds it: UTC, whole milliseconds."""
+    value = value.astimezone(dt.UTC)
+    return value.replace(microsecond=value.microsecond // 1000 * 1000)
+
+
+def _datetime(value: dt.datetime, path: str, nan: bool) -> dt.datetime:
+    if value.utcoffset() is None:
+        raise _Unstorable(
+            path, "this datetime has no time zone; use django.utils.timezone.now()"
+        )
+    try:
+        return milliseconds(value)
+    except OverflowError:
+        raise _Unstorable(path, "this datetime is beyond the years of UTC") from None
+
+
+def _same(value: Any, path: str, nan: bool) -> Any:
+    return value
+
+
+# A value of an exact type finds its rule in one look-up; a subclass, as an enum
+# member or Django's SafeString, is stored as the plain value it stands for.
+_RULES: dict[type, Callable[[Any, str, bool], Any]] = {
+    str: _string,
+    bool: _same,
+    int: _integer,
+    float: _float,
+    type(None): _same,
+    dt.datetime: _datetime,
+    uuid.UUID: _same,
+    bytes: _same,
+    ObjectId: _same,
+    Decimal128: _same,
+    DatetimeMS: _same,
+    bson.Int64: _integer,
+    bson.Binary: _same,
+    bson.Code: _same,
+    bson.DBRef: _same,
+    bson.MaxKey: _same,
+    bson.MinKey: _same,
+    bson.Regex: _same,
+    bson.Timestamp: _same,
+    re.Pattern: _same,
+}
+
+_INSTEAD = (
+    (Decimal, "use bson.Decimal128 or a string"),
+    (dt.datetime, "use a datetime with a time zone"),
+    (dt.date, "use an ISO 8601 string or a datetime"),
+    (dt.time, "use an ISO 8601 string"),
+    (dt.timedelta, "use a number of seconds"),
+    ((set, frozenset), "use a list"),
+)
+
+
+def _rule(kind: type) -> Callable[[Any, str, bool], Any] | None:
+    for known in (str, bson.Int64, bool, int, float, bytes, dt.datetime, uuid.UUID):
+        if issubclass(kind, known):
+            return _RULES[known]
+    return None
+
+
+def _stored(value: Any, path: str, depth: int, nan: bool) -> Any:
+    """Return ``value`` as MongoDB gives it back, or raise ``_Unstorable``."""
+    kind = type(value)
+    if kind is dict or (kind not in _RULES and isinstance(value, Mapping)):
+        return _stored_mapping(value, path, depth, nan)
+    if kind is list or kind is tuple:
+        _check_depth(path, depth)
+        return [
+            _stored(item, f"{path}[{index}]", depth + 1, nan)
+            for index, item in enumerate(value)
+        ]
+    rule = _RULES.get(kind) or _rule(kind)
+    if rule is None:
+        raise _Unstorable(path, _unsupported(value))
+    return rule(value, path, nan)
+
+
+def _stored_mapping(
+    value: Mapping[Any, Any], path: str, depth: int, nan: bool
+) -> Document:
+    _check_depth(path, depth)
+    stored = {}
+    for key, item in value.items():
+        where = f"{path}.{key}" if path else str(key)
+        if not isinstance(key, str):
+            raise _Unstorable(
+                where, f"a key must be a string, not {type(key).__name__}"
+            )
+        if "\0" in key:
+            raise _Unstorable(where, "a key must not contain a NUL character")
+        stored[_string(key, where, nan)] = _stored(item, where, depth + 1, nan)
+    return stored
+
+
+def _check_depth(path: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise _Unstorable(path[:80] + "…", f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _unsupported(value: object) -> str:
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    for unsupported, instead in _INSTEAD:
+        if isinstance(value, unsupported):
+            return f"MongoDB has no type for {kind}; {instead}"
+    return f"MongoDB has no type for {kind}"
+
+
+def stored_state(state: object, aggregate_type: str) -> Document:
+    """
+    Return a reducer's state as MongoDB gives it back.
+
+    Raises:
+        InvalidState: with the path in the state and the reason.
+    """
+    if not isinstance(state, Mapping):
+        raise InvalidState(
+            "state",
+            f"{aggregate_type}.view must return a dict, not {type(state).__name__}",
+        )
+    try:
+        return _stored_mapping(state, "state", 1, nan=True)
+    except _Unstorable as error:
+        raise InvalidState(error.path, error.reason) from None
+
+
+# --- events -----------------------------------------------------------------
+
+
+def check_event(
+    event: object, allowed: Iterable[str], refused: Mapping[str, str] | None = None
+) -> Mapping[str, Any]:
+    """
+    Return ``event`` if it is a mapping with a type and only the allowed keys.
+
+    Args:
+        event: what the caller gave.
+        allowed: keys besides ``type``, ``payload``, ``createdBy``, ``metadata``
+            and ``id``.
+        refused: known keys that are not the caller's to set, with the reason.
+
+    Raises:
+        InvalidEvent: with the key and the reason.
+    """
+    if not isinstance(event, Mapping):
+        raise InvalidEvent("", f"an event must be a dict, not {type(event).__name__}")
+    known = ["type", "payload", "createdBy", "metadata", "id", *allowed]
+    for key in event:
+        if refused and key in refused:
+            raise InvalidEvent(key, refused[key])
+        if key not in known:
+            raise InvalidEvent(str(key), unknown_key(key, known))
+    _check_name(event.get("type"), "type")
+    return event
+
+
+def unknown_key(key: object, known: Sequence[str]) -> str:
+    """Return the reason against ``key``, with the known key that is closest."""
+    close = difflib.get_close_matches(str(key), known, n=1)
+    if key == "_id":
+        close = ["id"]
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    return f"not a key of an event; {hint} Other data belongs into payload or metadata"
+
+
+def _check_name(value: object, path: str) -> str:
+    if value is None:
+        raise InvalidEvent(path, "missing")
+    if not isinstance(value, str):
+        raise InvalidEvent(path, f"must be a string, not {type(value).__name__}")
+    if reason := _wrong_with_name(value):
+        raise InvalidEvent(path, reason)
+    return str.__str__(value)
+
+
+def build_event(
+    event: Mapping[str, Any],
+    *,
+    aggregate_id: str,
+    aggregate_type: str,
+    version: int,
+    created: dt.datetime,
+) -> Document:
+    """
+    Return the document of a checked event, exactly as MongoDB will give it back.
+
+    Raises:
+        InvalidEvent: with the path in the event and the reason.
+    """
+    return checked_document(
+        {
+            "_id": event["id"] if event.get("id") is not None else ObjectId(),
+            "aggregateId": aggregate_id,
+            "aggregateType": aggregate_type,
+            "aggregateVersion": version,
+            "type": event["type"],
+            "payload": event.get("payload", {}),
+            "created": created,
+            "createdBy": event.get("createdBy"),
+            "metadata": event.get("metadata", {}),
+        }
+    )
+
+
+def checked_document(document: Mapping[str, Any], *, nan: bool = False) -> Document:
+    """
+    Return ``document`` as MongoDB gives it back, if it is a whole, storable event.
+
+    Args:
+        document: the fields of an event; ``metadata`` may be missing, as in events
+            of the Node package.
+        nan: whether NaN and infinity pass, as they must in a copy of old events.
+
+    Raises:
+        InvalidEvent: with the path in the event and the reason.
+    """
+    _check_fields(document)
+    try:
+        encoded = bson.encode(
+            _stored_mapping(document, "", 0, nan), codec_options=CODEC
+        )
+    except _Unstorable as error:
+        raise InvalidEvent(error.path, error.reason) from None
+    except (BSONError, ValueError, OverflowError) as error:
+        # What hides inside a BSON type of its own, such as the scope of a Code.
+        raise InvalidEvent("payload", str(error)) from None
+    if len(encoded) > MAX_BYTES:
+        reason = f"{len(encoded):,} bytes; an event may have {MAX_BYTES:,}"
+        raise InvalidEvent("payload", reason)
+    return bson.decode(encoded, CODEC)
+
+
+def _check_fields(document: Mapping[str, Any]) -> None:
+    if not isinstance(document["_id"], ObjectId):
+        _check_name(document["_id"], "id")
+    for name in ("aggregateId", "aggregateType", "type"):
+        _check_name(document[name], name)
+    check_version(document["aggregateVersion"])
+    for name in ("payload", "metadata"):
+        if not isinstance(document.get(name, {}), Mapping):
+            kind = type(document[name]).__name__
+            raise InvalidEvent(name, f"must be a dict, not {kind}")
+    if not isinstance(document["created"], dt.datetime):
+        kind = type(document["created"]).__name__
+        raise InvalidEvent("created", f"must be a datetime, not {kind}")
+    if document["createdBy"] is not None:
+        _check_name(document["createdBy"], "createdBy")
+
+
+def check_version(value: object) -> int:
+    """Return ``value`` if it can be the version of an event: a whole number from 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        reason = f"must be a whole number from 1, not {value!r}"
+        raise InvalidEvent("aggregateVersion", reason)
+    return value
+
+
+def differences(stored: Mapping[str, Any], sent: Mapping[str, Any]) -> list[str]:
+    """Return the fields in which two events of one id differ, of those that count."""
+    return [
+        name
+        for name in FIELDS
+        if name not in FIXED_AT_APPEND
+        and (name != "metadata" or name in stored)
+        and _bytes(stored.get(name)) != _bytes(sent.get(name))
+    ]
+
+
+def _bytes(value: object) -> bytes:
+    return bson.encode({"": value}, codec_options=CODEC)
+
+
+def read_event(document: Document) -> Document:
+    """
+    Return a stored event with every field, in place.
+
+    The Node package writes no ``metadata`` and ``created`` as milliseconds.
+    """
+    if "metadata" not in document:
+        document["metadata"] = {}
+    created = document.get("created")
+    if isinstance(created, (int, float)):
+        document["created"] = from_milliseconds(created)
+    return document
+
+
+def from_milliseconds(value: float) -> dt.datetime:
+    """Return the UTC datetime of a JavaScript time stamp."""
+    return dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(
+        milliseconds=math.floor(value)
+    )

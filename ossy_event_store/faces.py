@@ -1,0 +1,344 @@
+"""
+Two faces from one implementation.
+
+An operation that does I/O is written once, as a coroutine over the collections
+of this module. The awaitable face awaits it. The blocking face drives it to its
+end without an event loop: a blocking collection never suspends, so one
+``send(None)`` runs the whole coroutine.
+
+The two collection classes differ by ``await`` and nothing else;
+``tests/test_faces.py`` compares them line by line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from bson.binary import UuidRepresentation
+from bson.codec_options import CodecOptions, DatetimeConversion
+from pymongo import MongoClient
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.mongo_client import AsyncMongoClient
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+Document: TypeAlias = dict[str, Any]
+Filter: TypeAlias = Mapping[str, Any]
+Session: TypeAlias = ClientSession | AsyncClientSession
+
+CODEC: CodecOptions[Document] = CodecOptions(
+    tz_aware=True,
+    tzinfo=dt.UTC,
+    uuid_representation=UuidRepresentation.STANDARD,
+    # A date beyond Python's years is read as DatetimeMS rather than not at all.
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
+MAJORITY = WriteConcern("majority")
+SNAPSHOT = ReadConcern("snapshot")
+
+T = TypeVar("T")
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends and return its result."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError("An operation of the blocking face tried to wait for a loop.")
+
+
+def drive_each(generator: AsyncGenerator[T, None]) -> Iterator[T]:
+    """Iterate over an asynchronous generator that never suspends."""
+    try:
+        while True:
+            try:
+                item = drive(generator.__anext__())
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        drive(generator.aclose())
+
+
+class Documents(Protocol):
+    """A collection through either face."""
+
+    async def find_one(self, query: Filter, **options: Any) -> Document | None: ...
+    async def find(self, query: Filter, **options: Any) -> list[Document]: ...
+    def batches(
+        self, query: Filter, size: int, **options: Any
+    ) -> AsyncGenerator[list[Document], None]: ...
+    def aggregate(
+        self, pipeline: Sequence[Filter], size: int, **options: Any
+    ) -> AsyncGenerator[list[Document], None]: ...
+    async def insert_one(self, document: Any, **options: Any) -> None: ...
+    async def insert_many(self, documents: Sequence[Any], **options: Any) -> None: ...
+    async def replace_one(
+        self, query: Filter, document: Document, **options: Any
+    ) -> int: ...
+    async def update_one(self, query: Filter, update: Any, **options: Any) -> int: ...
+    async def find_one_and_update(
+        self, query: Filter, update: Any, **options: Any
+    ) -> Document | None: ...
+    async def delete_one(self, query: Filter) -> int: ...
+    async def bulk_write(self, requests: Sequence[Any], **options: Any) -> int: ...
+    async def count(self) -> int: ...
+    async def index_information(self) -> Mapping[str, Any]: ...
+    async def create_index(self, keys: Any, **options: Any) -> str: ...
+
+
+class BlockingCollection:
+    """A PyMongo collection whose methods are coroutines that never suspend."""
+
+    __slots__ = ("raw", "session")
+
+    def __init__(
+        self, raw: Collection[Document], session: ClientSession | None = None
+    ) -> None:
+        self.raw = raw
+        self.session = session
+
+    async def find_one(self, query: Filter, **options: Any) -> Document | None:
+        options.setdefault("session", self.session)
+        return self.raw.find_one(query, **options)
+
+    async def find(self, query: Filter, **options: Any) -> list[Document]:
+        options.setdefault("session", self.session)
+        with self.raw.find(query, **options) as cursor:
+            return cursor.to_list()
+
+    async def batches(
+        self, query: Filter, size: int, **options: Any
+    ) -> AsyncGenerator[list[Document], None]:
+        with self.raw.find(
+            query, batch_size=size, session=self.session, **options
+        ) as cursor:
+            while batch := cursor.to_list(size):
+                yield batch
+
+    async def aggregate(
+        self, pipeline: Sequence[Filter], size: int, **options: Any
+    ) -> AsyncGenerator[list[Document], None]:
+        with self.raw.aggregate(
+            pipeline, batchSize=size, session=self.session, **options
+        ) as cursor:
+            while batch := cursor.to_list(size):
+                yield batch
+
+    async def insert_one(self, document: Any, **options: Any) -> None:
+        options.setdefault("session", self.session)
+        self.raw.insert_one(document, **options)
+
+    async def insert_many(self, documents: Sequence[Any], **options: Any) -> None:
+        options.setdefault("session", self.session)
+        self.raw.insert_many(documents, **options)
+
+    async def replace_one(
+        self, query: Filter, document: Document, **options: Any
+    ) -> int:
+        options.setdefault("session", self.session)
+        result = self.raw.replace_one(query, document, **options)
+        return result.matched_count + (result.upserted_id is not None)
+
+    async def update_one(self, query: Filter, update: Any, **options: Any) -> int:
+        result = self.raw.update_one(query, update, **options)
+        return result.matched_count
+
+    async def find_one_and_update(
+        self, query: Filter, update: Any, **options: Any
+    ) -> Document | None:
+        return self.raw.find_one_and_update(query, update, **options)
+
+    async def delete_one(self, query: Filter) -> int:
+        result = self.raw.delete_one(query, session=self.session)
+        return result.deleted_count
+
+    async def bulk_write(self, requests: Sequence[Any], **options: Any) -> int:
+        result = self.raw.bulk_write(requests, **options)
+        return result.matched_count + result.upserted_count + result.inserted_count
+
+    async def count(self) -> int:
+        return self.raw.estimated_document_count()
+
+    async def index_information(self) -> Mapping[str, Any]:
+        return self.raw.index_information()
+
+    async def create_index(self, keys: Any, **options: Any) -> str:
+        return self.raw.create_index(keys, **options)
+
+
+class AwaitableCollection:
+    """The same over PyMongo's asynchronous collection."""
+
+    __slots__ = ("raw", "session")
+
+    def __init__(
+        self, raw: AsyncCollection[Document], session: AsyncClientSession | None = None
+    ) -> None:
+        self.raw = raw
+        self.session = session
+
+    async def find_one(self, query: Filter, **options: Any) -> Document | None:
+        options.setdefault("session", self.session)
+        return await self.raw.find_one(query, **options)
+
+    async def find(self, query: Filter, **options: Any) -> list[Document]:
+        options.setdefault("session", self.session)
+        async with self.raw.find(query, **options) as cursor:
+            return await cursor.to_list()
+
+    async def batches(
+        self, query: Filter, size: int, **options: Any
+    ) -> AsyncGenerator[list[Document], None]:
+        async with self.raw.find(
+            query, batch_size=size, session=self.session, **options
+        ) as cursor:
+            while batch := await cursor.to_list(size):
+                yield batch
+
+    async def aggregate(
+        self, pipeline: Sequence[Filter], size: int, **options: Any
+    ) -> AsyncGenerator[list[Document], None]:
+        async with await self.raw.aggregate(
+            pipeline, batchSize=size, session=self.session, **options
+        ) as cursor:
+            while batch := await cursor.to_list(size):
+                yield batch
+
+    async def insert_one(self, document: Any, **options: Any) -> None:
+        options.setdefault("session", self.session)
+        await self.raw.insert_one(document, **options)
+
+    async def insert_many(self, documents: Sequence[Any], **options: Any) -> None:
+        options.setdefault("session", self.session)
+        await self.raw.insert_many(documents, **options)
+
+    async def replace_one(
+        self, query: Filter, document: Document, **options: Any
+    ) -> int:
+        options.setdefault("session", self.session)
+        result = await self.raw.replace_one(query, document, **options)
+        return result.matched_count + (result.upserted_id is not None)
+
+    async def update_one(self, query: Filter, update: Any, **options: Any) -> int:
+        result = await self.raw.update_one(query, update, **options)
+        return result.matched_count
+
+    async def find_one_and_update(
+        self, query: Filter, update: Any, **options: Any
+    ) -> Document | None:
+        return await self.raw.find_one_and_update(query, update, **options)
+
+    async def delete_one(self, query: Filter) -> int:
+        result = await self.raw.delete_one(query, session=self.session)
+        return result.deleted_count
+
+    async def bulk_write(self, requests: Sequence[Any], **options: Any) -> int:
+        result = await self.raw.bulk_write(requests, **options)
+        return result.matched_count + result.upserted_count + result.inserted_count
+
+    async def count(self) -> int:
+        return await self.raw.estimated_document_count()
+
+    async def index_information(self) -> Mapping[str, Any]:
+        return await self.raw.index_information()
+
+    async def create_index(self, keys: Any, **options: Any) -> str:
+        return await self.raw.create_index(keys, **options)
+
+
+class Client(Protocol):
+    """What the store asks of a client as a whole, through either face."""
+
+    async def command(self, name: str, **options: Any) -> Mapping[str, Any]: ...
+    async def pause(self, seconds: float) -> None: ...
+    async def in_transaction(
+        self, collection: Documents, documents: Sequence[Any]
+    ) -> None: ...
+    async def find_after_all_writes(
+        self, collection: Documents, query: Filter
+    ) -> list[Document]: ...
+
+
+class BlockingClient:
+    """A PyMongo client whose methods are coroutines that never suspend."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: MongoClient[Document]) -> None:
+        self.raw = raw
+
+    async def command(self, name: str, **options: Any) -> Mapping[str, Any]:
+        answer: Mapping[str, Any] = self.raw.admin.command(name, **options)
+        return answer
+
+    async def pause(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - this face blocks
+
+    async def in_transaction(
+        self, collection: Documents, documents: Sequence[Any]
+    ) -> None:
+        """Insert all documents in one transaction: one try, no retry here."""
+        with (
+            self.raw.start_session() as session,
+            session.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY),
+        ):
+            await collection.insert_many(documents, session=session)
+
+    async def find_after_all_writes(
+        self, collection: Documents, query: Filter
+    ) -> list[Document]:
+        """
+        Find what answers ``query``, once all that the primary has now is settled.
+
+        The ping gives the session the primary's operation time; a majority read
+        behind it waits until every write up to then is durable or gone, an
+        earlier try of our own among them.
+        """
+        with self.raw.start_session(causal_consistency=True) as session:
+            self.raw.admin.command("ping", session=session)
+            return await collection.find(query, session=session)
+
+
+class AwaitableClient:
+    """The same over PyMongo's asynchronous client."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: AsyncMongoClient[Document]) -> None:
+        self.raw = raw
+
+    async def command(self, name: str, **options: Any) -> Mapping[str, Any]:
+        answer: Mapping[str, Any] = await self.raw.admin.command(name, **options)
+        return answer
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def in_transaction(
+        self, collection: Documents, documents: Sequence[Any]
+    ) -> None:
+        async with (
+            self.raw.start_session() as session,
+            await session.start_transaction(
+                read_concern=SNAPSHOT, write_concern=MAJORITY
+            ),
+        ):
+            await collection.insert_many(documents, session=session)
+
+    async def find_after_all_writes(
+        self, collection: Documents, query: Filter
+    ) -> list[Document]:
+        async with self.raw.start_session(causal_consistency=True) as session:
+            await self.raw.admin.command("ping", session=session)
+            return await collection.find(query, session=session)

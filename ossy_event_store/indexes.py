@@ -1,0 +1,115 @@
+"""
+The indexes, each with its reason. Created by ``migrate`` and by
+``manage.py ensure_event_store``, never by an append: the user that a site runs
+under may lack the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymongo.errors import OperationFailure
+
+from .faces import Documents
+from .mongo import EVENTS, SNAPSHOTS, Store, in_time
+
+NAMESPACE_NOT_FOUND = 26
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index: its collection, its keys, its options, and what it is for."""
+
+    collection: str
+    keys: Sequence[tuple[str, int]]
+    reason: str
+    unique: bool = False
+    partial: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name that MongoDB gives by default."""
+        return "_".join(f"{key}_{direction}" for key, direction in self.keys)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What ``create_index`` takes besides the keys."""
+        options: dict[str, Any] = {"name": self.name}
+        if self.unique:
+            options["unique"] = True
+        if self.partial:
+            options["partialFilterExpression"] = self.partial
+        return options
+
+
+INDEXES = (
+    Index(
+        EVENTS,
+        [("aggregateId", 1), ("aggregateVersion", 1)],
+        "Reads a stream in order, and lets only one writer have a version.",
+        unique=True,
+    ),
+    Index(
+        EVENTS,
+        [("aggregateType", 1), ("aggregateId", 1), ("aggregateVersion", 1)],
+        "Reads all streams of a type in order: rebuild, export, type-level queries; "
+        "and finds the head of each by skipping from stream to stream.",
+    ),
+    Index(
+        EVENTS,
+        [("aggregateId", 1), ("aggregateType", 1), ("aggregateVersion", 1)],
+        "Lists the streams: one entry each, for the first event alone.",
+        partial={"aggregateVersion": 1},
+    ),
+    Index(
+        SNAPSHOTS,
+        [("aggregateType", 1), ("_id", 1), ("aggregateVersion", 1), ("revision", 1)],
+        "Finds stale snapshots without reading a state.",
+    ),
+)
+
+
+async def missing(store: Store) -> list[Index]:
+    """Return the indexes that are not there, or are there with other options."""
+    present = {
+        EVENTS: await _present(store.events),
+        SNAPSHOTS: await _present(store.snapshots),
+    }
+    return [index for index in INDEXES if not _matches(index, present)]
+
+
+async def _present(collection: Documents) -> dict[Any, Any]:
+    with in_time():
+        try:
+            indexes = await collection.index_information()
+        except OperationFailure as error:
+            if error.code != NAMESPACE_NOT_FOUND:
+                raise
+            indexes = {}
+    return {tuple(map(tuple, index["key"])): index for index in indexes.values()}
+
+
+def _matches(index: Index, present: dict[str, dict[Any, Any]]) -> bool:
+    found = present[index.collection].get(tuple(index.keys))
+    return (
+        found is not None
+        and bool(found.get("unique")) == index.unique
+        and dict(found.get("partialFilterExpression") or {}) == index.partial
+    )
+
+
+async def ensure(store: Store) -> list[Index]:
+    """
+    Create the indexes that are missing and return them.
+
+    Collections come into being with their first index, so that a later append
+    inside a transaction need not create one.
+    """
+    created = await missing(store)
+    for index in created:
+        collection = store.events if index.collection == EVENTS else store.snapshots
+        # Not bounded in time: on a large collection a build may take hours.
+        await collection.create_index(list(index.keys), **index.options)
+    return created

@@ -1,0 +1,519 @@
+"""
+Clients and collections: the one module that owns a connection.
+
+Where MongoDB is, first match wins: ``Mongo.connect(url)``;
+``OSSY_EVENT_STORE["URL"]``; ``OSSY_EVENT_STORE["DATABASE"]``, an alias in
+``DATABASES``; the environment's ``DB_URL``. Nothing connects before the first use.
+
+There is one ``MongoClient`` a process and one ``AsyncMongoClient`` an event loop.
+Concerns and codecs are set on the collections, so that a client borrowed from
+django-mongodb-backend gives the same guarantees as one of our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import sys
+import threading
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import pymongo
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.driver_info import DriverInfo
+from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.uri_parser import parse_uri
+from pymongo.write_concern import WriteConcern
+
+from . import embedded
+from .conf import SETTING, Settings, get_settings
+from .exceptions import StoreUnavailable
+from .faces import (
+    CODEC,
+    AwaitableClient,
+    AwaitableCollection,
+    BlockingClient,
+    BlockingCollection,
+    Client,
+    Document,
+    Documents,
+    drive,
+)
+from .faults import short_reason
+
+EVENTS = "eventstore"
+SNAPSHOTS = "aggregates"
+LEASES = "leases"
+
+DEFAULT_NAME = "event_store"
+EMBEDDED = "embedded://"
+SCHEMES = ("mongodb://", "mongodb+srv://", EMBEDDED)
+
+_MAJORITY: dict[str, Any] = {
+    "codec_options": CODEC,
+    "read_preference": ReadPreference.PRIMARY,
+    "write_concern": WriteConcern("majority"),
+    "read_concern": ReadConcern("majority"),
+}
+# A snapshot is a cache: losing one costs a replay, so it need not wait for a majority.
+_CACHE: dict[str, Any] = {
+    "codec_options": CODEC,
+    "read_preference": ReadPreference.PRIMARY,
+    "write_concern": WriteConcern(1),
+    "read_concern": ReadConcern("local"),
+}
+OPTIONS = {EVENTS: _MAJORITY, SNAPSHOTS: _CACHE, LEASES: _MAJORITY}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the store lives, and ``origin``: which setting said so."""
+
+    origin: str
+    url: str = field(default="", repr=False)
+    alias: str | None = None
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def borrows(self) -> bool:
+        """Whether the client belongs to django-mongodb-backend."""
+        return self.alias is not None and engine_of(self.alias) == "mongodb"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The store through one face: its client and its collections."""
+
+    client: Client
+    events: Documents
+    snapshots: Documents
+    leases: Documents
+    # Set when somebody else's transaction is open: the same store outside of it.
+    apart: Store | None = None
+
+
+def engine_of(alias: str) -> str | None:
+    """Return ``"mongodb"`` or ``"djongo"``, or None for any other engine."""
+    engine = str(connections.settings[alias].get("ENGINE", ""))
+    last = engine.rpartition(".")[2]
+    return {"django_mongodb_backend": "mongodb", "djongo": "djongo"}.get(last)
+
+
+# --- where ------------------------------------------------------------------
+
+
+_connected: str | None = None  # what Mongo.connect(url) was given
+
+
+def resolve() -> Source:
+    """
+    Return where the store lives, without connecting.
+
+    Raises:
+        ImproperlyConfigured: nothing says where, or what does is wrong.
+    """
+    global _resolved
+    settings = get_settings()
+    alias = settings.DATABASE if not (_connected or settings.URL) else None
+    # What the answer depends on: parsing a URL at every call would cost as much as
+    # a query on this machine.
+    key = (
+        _connected,
+        id(settings),
+        os.environ.get("DB_URL"),
+        os.environ.get("DB_NAME"),
+        is_test_run(),
+        alias and connections.settings.get(alias, {}).get("NAME"),
+    )
+    if _resolved is None or _resolved[0] != key:
+        _resolved = (key, _resolve(settings))
+    return _resolved[1]
+
+
+_resolved: tuple[tuple[object, ...], Source] | None = None
+
+
+def _resolve(settings: Settings) -> Source:
+    if _connected:
+        return _of_url(_connected, "The URL given to Mongo.connect()")
+    if settings.URL:
+        return _of_url(settings.URL, f"{SETTING}['URL']")
+    if settings.DATABASE:
+        return _of_alias(settings.DATABASE)
+    if url := os.environ.get("DB_URL"):
+        return _of_url(url, "the environment's DB_URL")
+    raise ImproperlyConfigured(
+        "Nothing says where the event store's MongoDB is. Set one of "
+        f"{SETTING}['URL'], {SETTING}['DATABASE'] (an alias in DATABASES), the "
+        "environment variable DB_URL, or call Mongo.connect(url)."
+    )
+
+
+def _of_url(url: str, origin: str) -> Source:
+    if not url.startswith(SCHEMES):
+        raise ImproperlyConfigured(
+            f"{origin} must begin with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}."
+        )
+    settings = get_settings()
+    name = settings.NAME or os.environ.get("DB_NAME") or ""
+    if not url.startswith(EMBEDDED):
+        name = _name_in(url, origin) or name
+    return Source(
+        origin,
+        url=url,
+        name=_test_name(name or DEFAULT_NAME),
+        options=settings.OPTIONS,
+    )
+
+
+def _name_in(url: str, origin: str) -> str | None:
+    if not url.startswith("mongodb://"):
+        # The rest of an srv URL is only known after a look-up in the DNS.
+        path = url.partition("://")[2].partition("?")[0].partition("/")[2]
+        return path or None
+    try:
+        name: str | None = parse_uri(url)["database"]
+    except (PyMongoError, ValueError):
+        # The driver's own text may hold a piece of the password.
+        raise ImproperlyConfigured(
+            f"{origin} is not a valid MongoDB URL. User name and password must be "
+            "percent-encoded: mongodb://user:p%40ss@host:27017/name"
+        ) from None
+    return name
+
+
+def _of_alias(alias: str) -> Source:
+    origin = f"{SETTING}['DATABASE'] = {alias!r}"
+    if alias not in connections.settings:
+        known = ", ".join(sorted(connections.settings))
+        raise ImproperlyConfigured(f"{origin}: DATABASES has only {known}.")
+    engine = engine_of(alias)
+    if engine is None:
+        raise ImproperlyConfigured(
+            f"{origin}: its ENGINE must be django_mongodb_backend or djongo."
+        )
+    if engine == "mongodb":
+        return Source(origin, alias=alias)
+    # djongo closes its client, which all threads share, at the end of a request,
+    # so it is neither imported nor borrowed: its settings build one of our own.
+    client = dict(connections.settings[alias].get("CLIENT") or {})
+    return Source(
+        origin,
+        url=str(client.pop("host", "mongodb://localhost:27017")),
+        alias=alias,
+        name=_test_name(str(connections.settings[alias]["NAME"] or "djongo_test")),
+        options={**client, **get_settings().OPTIONS},
+    )
+
+
+def _test_name(name: str) -> str:
+    """
+    Return the database that tests may write to.
+
+    Django renames the databases in ``DATABASES`` for a test run, but knows nothing
+    of a URL: without this a test would append to the real store.
+    """
+    if not is_test_run():
+        return name
+    name = name if name.startswith("test_") else f"test_{name}"
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    return f"{name}_{worker}" if worker else name
+
+
+def is_test_run() -> bool:
+    """Whether Django runs tests in this process."""
+    # Set by setup_test_environment(), which Django's runner and pytest-django call.
+    # A process that never imported the module is not testing.
+    test_utils = sys.modules.get("django.test.utils")
+    return test_utils is not None and hasattr(test_utils._TestState, "saved_data")
+
+
+# --- clients ----------------------------------------------------------------
+
+
+def _client_arguments(source: Source) -> dict[str, Any]:
+    """Return the arguments that build a client of our own, of either face."""
+    milliseconds = round(get_settings().TIMEOUT * 1000)
+    arguments: dict[str, Any] = {
+        "appname": "ossy_event_store",
+        "serverSelectionTimeoutMS": milliseconds,
+        "connectTimeoutMS": milliseconds,
+        "connect": False,
+    }
+    if "://" in source.url:
+        # An argument beats what the URL says, so leave out what it says itself.
+        query = source.url.partition("?")[2].lower()
+        arguments = {k: v for k, v in arguments.items() if f"{k.lower()}=" not in query}
+    url = source.url
+    if url.startswith(EMBEDDED):
+        url = embedded.start(url.removeprefix(EMBEDDED), get_settings().MONGOD)
+    return {**arguments, **source.options, "host": url, "driver": _driver()}
+
+
+def _driver() -> DriverInfo:
+    from . import __version__
+
+    return DriverInfo("ossy-event-store", __version__)
+
+
+def _build(make: Any, source: Source, arguments: Mapping[str, Any]) -> Any:
+    try:
+        return make(**arguments)
+    except (PyMongoError, ValueError, TypeError) as error:
+        if isinstance(error, TypeError) or not source.url:
+            raise
+        # The driver's own text may hold a piece of the password.
+        raise ImproperlyConfigured(
+            f"{source.origin} or {SETTING}['OPTIONS'] is not what MongoClient takes "
+            f"({type(error).__name__})."
+        ) from None
+
+
+class _Process:
+    """What one process holds; a forked child starts with a new, empty one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.blocking: tuple[Source, MongoClient[Document], Store] | None = None
+        self.awaitable: WeakKeyDictionary[
+            asyncio.AbstractEventLoop,
+            tuple[Source, AsyncMongoClient[Document], Store, Any],
+        ] = WeakKeyDictionary()
+
+
+_process = _Process()
+
+
+def _after_fork() -> None:
+    global _process
+    _process = _Process()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@atexit.register
+def _close_own_client() -> None:
+    held = _process.blocking
+    if held is not None and held[0].url:  # else it is borrowed
+        held[1].close()
+
+
+def blocking() -> Store:
+    """Return the store's blocking face, connecting on first use."""
+    source = resolve()
+    if source.borrows:
+        return _borrowed(cast(str, source.alias))
+    held = _process.blocking
+    if held is not None and held[0] == source:
+        return held[2]
+    with _process.lock:
+        held = _process.blocking
+        if held is None or held[0] != source:
+            if held is not None:
+                held[1].close()
+            client = _build(MongoClient, source, _client_arguments(source))
+            held = (source, client, _blocking_store(client, source.name))
+            _process.blocking = held
+        return held[2]
+
+
+def _blocking_store(client: MongoClient[Document], name: str) -> Store:
+    database = client[name]
+
+    def collection(name: str) -> BlockingCollection:
+        return BlockingCollection(database.get_collection(name, **OPTIONS[name]))
+
+    return Store(
+        BlockingClient(client),
+        collection(EVENTS),
+        collection(SNAPSHOTS),
+        collection(LEASES),
+    )
+
+
+def _borrowed(alias: str) -> Store:
+    """Return the store over the client of django-mongodb-backend."""
+    connection: Any = connections[alias]
+    with explained():
+        # Through Django's own door: pytest-django's blocker and the guard against
+        # blocking calls in a coroutine both stand there.
+        connection.ensure_connection()
+    client, name = connection.connection, connection.database.name
+    held = _process.blocking
+    if held is None or held[1] is not client or held[0].name != name:
+        client.append_metadata(_driver())
+        held = (Source(alias, name=name), client, _blocking_store(client, name))
+        _process.blocking = held
+    store = held[2]
+    if connection.session is None:
+        return store
+    return replace(
+        store,
+        events=BlockingCollection(raw(store.events), connection.session),
+        snapshots=BlockingCollection(raw(store.snapshots), connection.session),
+        apart=store,
+    )
+
+
+def raw(documents: Documents) -> Collection[Document]:
+    """Return the PyMongo collection behind a blocking face."""
+    return cast(BlockingCollection, documents).raw
+
+
+def async_raw(documents: Documents) -> AsyncCollection[Document]:
+    """Return the PyMongo collection behind an awaitable face."""
+    return cast(AwaitableCollection, documents).raw
+
+
+async def awaitable() -> Store:
+    """Return the store's awaitable face for the running loop."""
+    source = resolve()
+    loop = asyncio.get_running_loop()
+    held = _process.awaitable.get(loop)
+    if held is not None and held[0] == source and _same_name(held[2], source):
+        return held[2]
+    if held is not None:
+        await held[3].aclose()
+    with _process.lock:
+        if source.borrows:
+            connection: Any = connections[cast(str, source.alias)]
+            arguments = {**connection.get_connection_params(), "driver": _driver()}
+            name = connection.settings_dict["NAME"]
+        else:
+            arguments, name = _client_arguments(source), source.name
+        client = _build(AsyncMongoClient, source, arguments)
+    closing = _closed_with_the_loop(client)
+    await closing.__anext__()
+    store = _awaitable_store(client, name)
+    _process.awaitable[loop] = (source, client, store, closing)
+    return store
+
+
+def _same_name(store: Store, source: Source) -> bool:
+    if not source.borrows:
+        return True
+    name = connections[cast(str, source.alias)].settings_dict["NAME"]
+    return bool(async_raw(store.events).database.name == name)
+
+
+async def _closed_with_the_loop(
+    client: AsyncMongoClient[Document],
+) -> AsyncGenerator[None, None]:
+    # A loop closes its asynchronous generators when it ends, and so this client:
+    # asyncio.run() a request would otherwise leave one client behind each time.
+    try:
+        yield
+    finally:
+        await client.close()
+
+
+def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
+    database = client[name]
+
+    def collection(name: str) -> AwaitableCollection:
+        return AwaitableCollection(database.get_collection(name, **OPTIONS[name]))
+
+    return Store(
+        AwaitableClient(client),
+        collection(EVENTS),
+        collection(SNAPSHOTS),
+        collection(LEASES),
+    )
+
+
+# --- time and errors --------------------------------------------------------
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn a server that was not reached into one short ``StoreUnavailable``."""
+    try:
+        yield
+    except ServerSelectionTimeoutError as error:
+        raise StoreUnavailable(short_reason(error)) from None
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Bound everything inside by the setting ``TIMEOUT``, and explain its errors."""
+    with explained(), pymongo.timeout(get_settings().TIMEOUT):
+        yield
+
+
+# --- public -----------------------------------------------------------------
+
+
+class Mongo:
+    """
+    The connection, for those who want to see it.
+
+    A project that sets ``OSSY_EVENT_STORE`` or ``DB_URL`` needs none of this: the
+    first use connects.
+    """
+
+    @classmethod
+    def connect(cls, url: str | None = None) -> Database[Document]:
+        """
+        Connect, make sure that a server answers, and return the database.
+
+        Args:
+            url: ``mongodb://``, ``mongodb+srv://`` or ``embedded://``; it holds for
+                the whole process from now on. Without it the settings decide.
+
+        Raises:
+            StoreUnavailable: no server answered within the setting ``TIMEOUT``.
+            ImproperlyConfigured: nothing says where, or the URL is malformed.
+        """
+        _use(url)
+        store = blocking()
+        with in_time():
+            drive(store.client.command("ping"))
+        return raw(store.events).database
+
+    @classmethod
+    async def aconnect(cls, url: str | None = None) -> AsyncDatabase[Document]:
+        """Connect the running loop; see ``connect()``."""
+        _use(url)
+        store = await awaitable()
+        with in_time():
+            await store.client.command("ping")
+        return async_raw(store.events).database
+
+    @classmethod
+    def close(cls) -> None:
+        """Close this process's blocking client and forget ``connect(url)``."""
+        _use(None, forget=True)
+        _close_own_client()
+        _process.blocking = None
+
+    @classmethod
+    async def aclose(cls) -> None:
+        """Close the running loop's client; the end of the loop does so as well."""
+        held = _process.awaitable.pop(asyncio.get_running_loop(), None)
+        if held is not None:
+            await held[3].aclose()
+
+
+def _use(url: str | None, *, forget: bool = False) -> None:
+    global _connected
+    if url is not None:
+        _of_url(url, "The URL given to Mongo.connect()")
+        _connected = url
+    elif forget:
+        _connected = None

@@ -1,0 +1,120 @@
+"""
+The aggregate classes of a project, by type, and how they are found.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import autodiscover_modules
+
+from .aggregate import Aggregate
+from .exceptions import UnknownAggregateType
+from .folding import check_reducer, name_of
+
+MODULE = "aggregate"
+
+R = TypeVar("R", bound=type)
+
+_registered: dict[str, Any] = {}
+
+
+def register_aggregate(Root: R) -> R:
+    """
+    Register an aggregate class for rebuilds; also a class decorator.
+
+    Returns:
+        The class itself. To register one class again is no error.
+
+    Raises:
+        ImproperlyConfigured: it is not an aggregate class, or another class has
+            the same ``aggregate_type``.
+    """
+    check_reducer(Root)
+    kind: str = Root.aggregate_type  # type: ignore[attr-defined]
+    other = _registered.get(kind)
+    # A module that is imported anew, as by importlib.reload, makes the class anew.
+    if other is not None and name_of(other) != name_of(Root):
+        raise ImproperlyConfigured(
+            f"Two aggregate classes are called {kind!r}: {name_of(other)} and "
+            f"{name_of(Root)}. An aggregate_type belongs to one class."
+        )
+    _registered[kind] = Root
+    return Root
+
+
+def registered() -> dict[str, Any]:
+    """Return the registered classes by type, in order of type."""
+    return dict(sorted(_registered.items()))
+
+
+def root_of(aggregate_type: str) -> Any:
+    """
+    Return the class registered under a type.
+
+    Raises:
+        UnknownAggregateType: there is none.
+    """
+    try:
+        return _registered[aggregate_type]
+    except KeyError:
+        raise UnknownAggregateType(aggregate_type, sorted(_registered)) from None
+
+
+def discover() -> Sequence[str]:
+    """
+    Import the module ``aggregate`` of every installed app and register its classes.
+
+    Returns:
+        The names of the modules found.
+
+    Raises:
+        ImproperlyConfigured: a module's exports are wrong; it names the module.
+        Exception: what a module raises while it is imported, as it is.
+    """
+    autodiscover_modules(MODULE)
+    found = []
+    for app in apps.get_app_configs():
+        name = f"{app.name}.{MODULE}"
+        if (module := sys.modules.get(name)) is not None:
+            found.append(name)
+            _register_exports(module)
+    return found
+
+
+def _register_exports(module: Any) -> None:
+    """Register the readme's exports, ``Aggregate`` and ``id``, if it has them."""
+    Root = getattr(module, "Aggregate", None)
+    name = getattr(module, "id", None)
+    if Root is Aggregate:  # the module imported the store's own class
+        Root = None
+    if name is builtins.id:
+        name = None
+    if Root is None and name is None:
+        return
+    where = module.__name__
+    if Root is None:
+        raise ImproperlyConfigured(
+            f"{where} exports id = {name!r} but no Aggregate. Export both, or decorate "
+            "its classes with @register_aggregate."
+        )
+    try:
+        check_reducer(Root)
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f"{where}.Aggregate: {error}") from None
+    if name is None:
+        raise ImproperlyConfigured(
+            f"{where} exports Aggregate ({name_of(Root)}) but no id. Add "
+            f"id = {Root.aggregate_type!r}."
+        )
+    if name != Root.aggregate_type:
+        raise ImproperlyConfigured(
+            f"{where}: id is {name!r}, but {name_of(Root)}.aggregate_type is "
+            f"{Root.aggregate_type!r}. They must be equal."
+        )
+    register_aggregate(Root)

@@ -1,0 +1,114 @@
+"""
+Snapshots: the folded state of a stream, a cache that may be lost at any time.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import bson
+from bson.errors import BSONError
+from pymongo.errors import DuplicateKeyError
+
+from .events import stored_state
+from .exceptions import InvalidState
+from .faces import CODEC, Document
+from .folding import revision_of
+from .mongo import Store
+
+logger = logging.getLogger("ossy_event_store")
+
+MAX_BYTES = 16 * 1024 * 1024 - 1024  # MongoDB's limit of a document, less the frame
+
+
+def build_snapshot(
+    Root: Any, aggregate_id: str, version: int, state: Mapping[str, Any]
+) -> Document:
+    """
+    Return the snapshot document of a state.
+
+    Raises:
+        InvalidState: the state is not what MongoDB can hold.
+    """
+    document = {
+        "_id": aggregate_id,
+        "aggregateType": Root.aggregate_type,
+        "aggregateVersion": version,
+        "revision": revision_of(Root),
+        "state": stored_state(state, Root.aggregate_type),
+        "saved": dt.datetime.now(dt.UTC),
+    }
+    try:
+        encoded = bson.encode(document, codec_options=CODEC)
+    except (BSONError, ValueError, OverflowError) as error:
+        raise InvalidState("state", str(error)) from None
+    if len(encoded) > MAX_BYTES:
+        reason = (
+            f"{len(encoded):,} bytes; a document of MongoDB has at most {MAX_BYTES:,}"
+        )
+        raise InvalidState("state", reason)
+    return document
+
+
+def is_usable(snapshot: Document | None, Root: Any) -> bool:
+    """Whether the reducer as it is now has folded this snapshot."""
+    return (
+        snapshot is not None
+        and snapshot.get("aggregateType") == Root.aggregate_type
+        and snapshot.get("revision") == revision_of(Root)
+        and isinstance(snapshot.get("state"), dict)
+    )
+
+
+def older_than(snapshot: Document) -> Document:
+    """Return the filter for a stored snapshot that this one may replace."""
+    version = snapshot["aggregateVersion"]
+    return {
+        "_id": {"$eq": snapshot["_id"]},
+        "$or": [
+            {"aggregateVersion": {"$lt": version}},
+            # The same version folded by another revision of the reducer.
+            {"aggregateVersion": version, "revision": {"$ne": snapshot["revision"]}},
+            # Written by something else in this collection: not a snapshot of ours.
+            {"aggregateVersion": {"$not": {"$type": "number"}}},
+        ],
+    }
+
+
+async def save_snapshot(store: Store, snapshot: Document) -> bool:
+    """
+    Store the snapshot unless a newer one is there; return whether it was stored.
+
+    An upsert whose filter does not match tries to insert, and fails on ``_id``.
+    That may mean "a newer one is there" or "an older one came in between", so it
+    is looked at again: to swallow the error loses the newest snapshot now and then.
+    """
+    query = older_than(snapshot)
+    while True:
+        try:
+            return await store.snapshots.replace_one(query, snapshot, upsert=True) > 0
+        except DuplicateKeyError:
+            if await store.snapshots.find_one(query, projection={"_id": 1}) is None:
+                return False
+
+
+async def discard(store: Store, snapshot: Document, head: int) -> None:
+    """Delete a snapshot that leads its stream, unless it changed meanwhile."""
+    logger.warning(
+        "Snapshot of %s %r is at version %s, its stream ends at %s: discarded. Events "
+        "that a majority never had were lost in a failover.",
+        snapshot.get("aggregateType"),
+        snapshot["_id"],
+        snapshot.get("aggregateVersion"),
+        head,
+    )
+    await store.snapshots.delete_one(
+        {
+            "_id": {"$eq": snapshot["_id"]},
+            "aggregateVersion": snapshot.get("aggregateVersion"),
+            "saved": snapshot.get("saved"),
+        }
+    )
