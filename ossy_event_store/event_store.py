@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from django.utils.functional import classproperty
 from pymongo.asynchronous.collection import AsyncCollection
@@ -303,8 +303,8 @@ def _documents(
         documents.append(
             build_event(
                 event,
-                aggregate_id=event.get("aggregateId", ""),
-                aggregate_type=event.get("aggregateType", ""),
+                aggregate_id=cast(str, event.get("aggregateId")),
+                aggregate_type=cast(str, event.get("aggregateType")),
                 version=(expected or 0) + index + 1,
                 created=event.get("created") or now,
             )

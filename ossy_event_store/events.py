@@ -13,6 +13,7 @@ import math
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -40,8 +41,20 @@ FIELDS = (
 FIXED_AT_APPEND = ("aggregateVersion", "created")
 
 MAX_ID_LENGTH = 255
-MAX_DEPTH = 64  # MongoDB itself stops at 180
-MAX_BYTES = 4 * 1024 * 1024  # of one event; MongoDB itself stops at 16 MiB
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an event may hold: levels of nesting, bytes of BSON, and NaN or not."""
+
+    depth: int
+    size: int
+    nan: bool
+
+
+NEW = Limits(depth=64, size=4 * 1024 * 1024, nan=False)
+# A copy of an event that is stored elsewhere: whatever MongoDB itself can hold.
+COPY = Limits(depth=178, size=16 * 1024 * 1024, nan=True)
 
 _INT64 = range(-(2**63), 2**63)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -80,20 +93,20 @@ class _Unstorable(Exception):
         self.reason = reason
 
 
-def _string(value: str, path: str, nan: bool) -> str:
+def _string(value: str, path: str, limits: Limits) -> str:
     if not value.isascii() and _SURROGATE.search(value):
         raise _Unstorable(path, "holds half of a surrogate pair, which is not text")
     return str.__str__(value)
 
 
-def _integer(value: int, path: str, nan: bool) -> int:
+def _integer(value: int, path: str, limits: Limits) -> int:
     if value not in _INT64:
         raise _Unstorable(path, "MongoDB holds integers of 64 bits; use a string")
     return value if type(value) is bson.Int64 else int(value)
 
 
-def _float(value: float, path: str, nan: bool) -> float:
-    if not nan and not math.isfinite(value):
+def _float(value: float, path: str, limits: Limits) -> float:
+    if not limits.nan and not math.isfinite(value):
         raise _Unstorable(path, f"{value} is not a fact; use None")
     return float(value)
 
@@ -104,7 +117,7 @@ def milliseconds(value: dt.datetime) -> dt.datetime:
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
-def _datetime(value: dt.datetime, path: str, nan: bool) -> dt.datetime:
+def _datetime(value: dt.datetime, path: str, limits: Limits) -> dt.datetime:
     if value.utcoffset() is None:
         raise _Unstorable(
             path, "this datetime has no time zone; use django.utils.timezone.now()"
@@ -115,13 +128,13 @@ def _datetime(value: dt.datetime, path: str, nan: bool) -> dt.datetime:
         raise _Unstorable(path, "this datetime is beyond the years of UTC") from None
 
 
-def _same(value: Any, path: str, nan: bool) -> Any:
+def _same(value: Any, path: str, limits: Limits) -> Any:
     return value
 
 
 # A value of an exact type finds its rule in one look-up; a subclass, as an enum
 # member or Django's SafeString, is stored as the plain value it stands for.
-_RULES: dict[type, Callable[[Any, str, bool], Any]] = {
+_RULES: dict[type, Callable[[Any, str, Limits], Any]] = {
     str: _string,
     bool: _same,
     int: _integer,
@@ -154,34 +167,34 @@ _INSTEAD = (
 )
 
 
-def _rule(kind: type) -> Callable[[Any, str, bool], Any] | None:
+def _rule(kind: type) -> Callable[[Any, str, Limits], Any] | None:
     for known in (str, bson.Int64, bool, int, float, bytes, dt.datetime, uuid.UUID):
         if issubclass(kind, known):
             return _RULES[known]
     return None
 
 
-def _stored(value: Any, path: str, depth: int, nan: bool) -> Any:
+def _stored(value: Any, path: str, depth: int, limits: Limits) -> Any:
     """Return ``value`` as MongoDB gives it back, or raise ``_Unstorable``."""
     kind = type(value)
     if kind is dict or (kind not in _RULES and isinstance(value, Mapping)):
-        return _stored_mapping(value, path, depth, nan)
+        return _stored_mapping(value, path, depth, limits)
     if kind is list or kind is tuple:
-        _check_depth(path, depth)
+        _check_depth(path, depth, limits)
         return [
-            _stored(item, f"{path}[{index}]", depth + 1, nan)
+            _stored(item, f"{path}[{index}]", depth + 1, limits)
             for index, item in enumerate(value)
         ]
     rule = _RULES.get(kind) or _rule(kind)
     if rule is None:
         raise _Unstorable(path, _unsupported(value))
-    return rule(value, path, nan)
+    return rule(value, path, limits)
 
 
 def _stored_mapping(
-    value: Mapping[Any, Any], path: str, depth: int, nan: bool
+    value: Mapping[Any, Any], path: str, depth: int, limits: Limits
 ) -> Document:
-    _check_depth(path, depth)
+    _check_depth(path, depth, limits)
     stored = {}
     for key, item in value.items():
         where = f"{path}.{key}" if path else str(key)
@@ -191,13 +204,13 @@ def _stored_mapping(
             )
         if "\0" in key:
             raise _Unstorable(where, "a key must not contain a NUL character")
-        stored[_string(key, where, nan)] = _stored(item, where, depth + 1, nan)
+        stored[_string(key, where, limits)] = _stored(item, where, depth + 1, limits)
     return stored
 
 
-def _check_depth(path: str, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise _Unstorable(path[:80] + "…", f"nested deeper than {MAX_DEPTH} levels")
+def _check_depth(path: str, depth: int, limits: Limits) -> None:
+    if depth > limits.depth:
+        raise _Unstorable(path[:80] + "…", f"nested deeper than {limits.depth} levels")
 
 
 def _unsupported(value: object) -> str:
@@ -221,7 +234,7 @@ def stored_state(state: object, aggregate_type: str) -> Document:
             f"{aggregate_type}.view must return a dict, not {type(state).__name__}",
         )
     try:
-        return _stored_mapping(state, "state", 1, nan=True)
+        return _stored_mapping(state, "state", 1, COPY)
     except _Unstorable as error:
         raise InvalidState(error.path, error.reason) from None
 
@@ -304,14 +317,14 @@ def build_event(
     )
 
 
-def checked_document(document: Mapping[str, Any], *, nan: bool = False) -> Document:
+def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Document:
     """
     Return ``document`` as MongoDB gives it back, if it is a whole, storable event.
 
     Args:
         document: the fields of an event; ``metadata`` may be missing, as in events
             of the Node package.
-        nan: whether NaN and infinity pass, as they must in a copy of old events.
+        limits: ``NEW``, or ``COPY`` for an event that is stored elsewhere.
 
     Raises:
         InvalidEvent: with the path in the event and the reason.
@@ -319,15 +332,15 @@ def checked_document(document: Mapping[str, Any], *, nan: bool = False) -> Docum
     _check_fields(document)
     try:
         encoded = bson.encode(
-            _stored_mapping(document, "", 0, nan), codec_options=CODEC
+            _stored_mapping(document, "", 0, limits), codec_options=CODEC
         )
     except _Unstorable as error:
         raise InvalidEvent(error.path, error.reason) from None
     except (BSONError, ValueError, OverflowError) as error:
         # What hides inside a BSON type of its own, such as the scope of a Code.
         raise InvalidEvent("payload", str(error)) from None
-    if len(encoded) > MAX_BYTES:
-        reason = f"{len(encoded):,} bytes; an event may have {MAX_BYTES:,}"
+    if len(encoded) > limits.size:
+        reason = f"{len(encoded):,} bytes; an event may have {limits.size:,}"
         raise InvalidEvent("payload", reason)
     return bson.decode(encoded, CODEC)
 

@@ -10,6 +10,7 @@ Every error of the store, one tree.
     ├── EventNotFound            no event answers the query (ObjectDoesNotExist)
     ├── IdempotencyConflict      this event id is taken by other content
     ├── InvalidEvent             refused before anything was sent (ValueError)
+    ├── InvalidLine              a line of a file to import (ValueError)
     ├── InvalidQuery             a query the store does not run (ValueError)
     ├── InvalidState             a reducer returned what cannot be stored (ValueError)
     ├── OutcomeUnknown           stored or not: try again with the same event ids
@@ -38,6 +39,7 @@ __all__ = [
     "EventStoreError",
     "IdempotencyConflict",
     "InvalidEvent",
+    "InvalidLine",
     "InvalidQuery",
     "InvalidState",
     "OutcomeUnknown",
@@ -149,6 +151,20 @@ class _Refused(EventStoreError, ValueError):
 
 class InvalidEvent(_Refused):
     """The event was refused before anything was sent."""
+
+
+class InvalidLine(EventStoreError, ValueError):
+    """Line number ``line`` of a file is not an event that can be imported."""
+
+    def __init__(self, line: int, path: str, reason: str) -> None:
+        super().__init__(line, path, reason)
+        self.line = line
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        where = f"line {self.line}" + (f", {self.path}" if self.path else "")
+        return f"{where}: {self.reason}"
 
 
 class InvalidQuery(_Refused):

@@ -1,0 +1,56 @@
+"""
+Event sourcing for Django on MongoDB.
+
+``Aggregate`` loads streams and appends to them, ``EventStore`` is the raw event
+I/O below, ``AggregateRebuild`` folds snapshots anew, ``Mongo`` is the connection.
+"""
+
+from .aggregate import Aggregate
+from .event_store import EventStore
+from .exceptions import (
+    AggregateNotFound,
+    AggregateTypeMismatch,
+    ConcurrencyError,
+    EventNotFound,
+    EventStoreError,
+    IdempotencyConflict,
+    InvalidEvent,
+    InvalidLine,
+    InvalidQuery,
+    InvalidState,
+    OutcomeUnknown,
+    ReducerError,
+    StoreUnavailable,
+    TransactionsUnavailable,
+    UnknownAggregateType,
+)
+from .mongo import Mongo
+from .rebuild import AggregateRebuild, RebuildReport
+from .registry import register_aggregate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Aggregate",
+    "AggregateNotFound",
+    "AggregateRebuild",
+    "AggregateTypeMismatch",
+    "ConcurrencyError",
+    "EventNotFound",
+    "EventStore",
+    "EventStoreError",
+    "IdempotencyConflict",
+    "InvalidEvent",
+    "InvalidLine",
+    "InvalidQuery",
+    "InvalidState",
+    "Mongo",
+    "OutcomeUnknown",
+    "RebuildReport",
+    "ReducerError",
+    "StoreUnavailable",
+    "TransactionsUnavailable",
+    "UnknownAggregateType",
+    "__version__",
+    "register_aggregate",
+]

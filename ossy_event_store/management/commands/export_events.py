@@ -1,0 +1,130 @@
+"""``manage.py export_events``: bring events out, one JSON object a line."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from ... import mongo, streams
+from ...faces import Document, drive, drive_each
+from ...transfer import TransferReport, export_events
+from ._base import WRONG_USE, Progress, StoreCommand
+
+
+class Command(StoreCommand):
+    """Export events, stream by stream, each in order of version."""
+
+    help = (
+        "Exports events as JSON objects, one a line, stream by stream in order of "
+        "version. import_events brings them back equal."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Say what can be chosen."""
+        parser.add_argument(
+            "--type",
+            dest="types",
+            action="append",
+            metavar="T",
+            help="Only streams of this type; may be given several times.",
+        )
+        parser.add_argument(
+            "--id",
+            dest="ids",
+            action="append",
+            metavar="ID",
+            help="Only this stream; may be given several times.",
+        )
+        parser.add_argument(
+            "-o",
+            "--output",
+            default="-",
+            metavar="FILE",
+            help="Write to this file, gzipped if it ends in .gz; default: stdout.",
+        )
+
+    def run(self, **options: Any) -> None:
+        """Export what was asked for."""
+        store = mongo.blocking()
+        queries = _queries(options["types"], options["ids"])
+        total = None if queries != [{}] else drive(store.events.count())
+        # The events may go to stdout, so what is said of them does not.
+        progress = Progress(self.stderr, total, options["verbosity"])
+        report = TransferReport()
+
+        def show(current: TransferReport) -> None:
+            nonlocal report
+            report = current
+            progress.show(report.events, report.seconds)
+
+        try:
+            with written(options["output"]) as file:
+                for lines in drive_each(export_events(store, queries, show)):
+                    file.write(lines.encode())
+        except BrokenPipeError:
+            # The reader, head for one, has had enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        finally:
+            progress.end()
+        if options["verbosity"] >= 1 and options["output"] != "-":
+            self.stderr.write(
+                f"{report.events:,} events in {report.seconds:.1f} s "
+                f"({report.rate:,.0f} events/s)",
+                self.style.SUCCESS,
+            )
+
+
+def _queries(types: Sequence[str] | None, ids: Sequence[str] | None) -> list[Document]:
+    """Return one filter a type, after making sure that all names exist."""
+    store = mongo.blocking()
+    if types:
+        known = drive(streams.types(store))
+        for kind in types:
+            if kind not in known:
+                names = ", ".join(known) or "none"
+                raise CommandError(
+                    f"There are no events of type {kind!r}. Types: {names}.",
+                    returncode=WRONG_USE,
+                )
+    for aggregate_id in ids or ():
+        if drive(streams.type_of(store, aggregate_id)) is None:
+            reason = streams.unknown_id(store, aggregate_id)
+            raise CommandError(reason, returncode=WRONG_USE)
+    some = {"aggregateId": {"$in": list(ids)}} if ids else {}
+    if not types:
+        return [some]
+    return [{"aggregateType": {"$eq": kind}, **some} for kind in dict.fromkeys(types)]
+
+
+@contextmanager
+def written(name: str) -> Iterator[IO[bytes]]:
+    """Open the output; a file appears under its name only once it is whole."""
+    if name == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = Path(name)
+    part = path.with_name(path.name + ".part")
+    try:
+        raw = part.open("wb")
+    except OSError as error:
+        reason = f"{name}: {error.strerror or error}"
+        raise CommandError(reason, returncode=WRONG_USE) from None
+    try:
+        with raw:
+            if path.suffix == ".gz":
+                # No name and no date inside: equal events give an equal file.
+                with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+                    yield file  # type: ignore[misc]
+            else:
+                yield raw
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,58 @@
+"""
+Which streams and types there are: bounded look-ups on indexes.
+"""
+
+from __future__ import annotations
+
+from .events import check_id
+from .faces import Document, drive
+from .mongo import Store, in_time
+
+NEAR = 5  # ids shown on either side of one that is not there
+
+_FIRST: Document = {"aggregateVersion": 1}
+_NAMES = {"_id": 0, "aggregateId": 1, "aggregateType": 1}
+
+
+async def type_of(store: Store, aggregate_id: str) -> str | None:
+    """Return the type of a stream, or None if there is no such stream."""
+    check_id(aggregate_id)
+    with in_time():
+        first = await store.events.find_one(
+            {**_FIRST, "aggregateId": {"$eq": aggregate_id}}, projection=_NAMES
+        )
+    return first["aggregateType"] if first else None
+
+
+async def types(store: Store) -> list[str]:
+    """Return the types of all streams, in order."""
+    pipeline: list[Document] = [
+        {"$sort": {"aggregateType": 1}},
+        {"$group": {"_id": "$aggregateType"}},
+    ]
+    found: list[str] = []
+    with in_time():
+        async for batch in store.events.aggregate(pipeline, 1000):
+            found += [group["_id"] for group in batch]
+    return sorted(found)
+
+
+async def near(store: Store, aggregate_id: str) -> list[str]:
+    """Return ids of streams that would stand beside this one in order."""
+    below: list[Document] = []
+    with in_time():
+        for operator, direction in (("$lt", -1), ("$gt", 1)):
+            below += await store.events.find(
+                {**_FIRST, "aggregateId": {operator: aggregate_id}},
+                projection=_NAMES,
+                sort=[("aggregateId", direction)],
+                limit=NEAR,
+            )
+    return sorted(stream["aggregateId"] for stream in below)
+
+
+def unknown_id(store: Store, aggregate_id: str) -> str:
+    """Return the message for an id that no stream has, with the ids around it."""
+    ids = drive(near(store, aggregate_id))
+    around = f" Ids around it: {', '.join(ids)}." if ids else " The store is empty."
+    return f"There is no stream {aggregate_id!r}.{around}"
