@@ -26,7 +26,8 @@ from .conf import SETTING, get_settings, problems
 from .exceptions import EventStoreError
 from .faces import drive
 from .faults import short_reason
-from .mongo import EMBEDDED, Source, in_time
+from .mongo import in_time
+from .sources import EMBEDDED, Source, engine_of, resolve
 
 CATALOGUE: Mapping[str, str] = {
     "E001": f"``{SETTING}`` has an unknown key or a value of the wrong kind.",
@@ -69,7 +70,7 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     if found:
         return [_error("E001", problem.message, problem.hint) for problem in found]
     try:
-        source = mongo.resolve()
+        source = resolve()
     except ImproperlyConfigured as error:
         return [_error("E002", str(error))]
     return list(_doubts(source))
@@ -83,7 +84,7 @@ def _doubts(source: Source) -> Iterator[CheckMessage]:
             f"{SETTING} has both URL and DATABASE; URL is used.",
             "Remove one of them.",
         )
-    if source.alias and mongo.engine_of(source.alias) == "djongo":
+    if source.alias and engine_of(source.alias) == "djongo":
         database = connections.settings[source.alias]
         if database.get("HOST") and not database.get("CLIENT"):
             yield _warning(
@@ -100,7 +101,7 @@ def _doubts(source: Source) -> Iterator[CheckMessage]:
 def check_deployment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Check what a development set-up may have and a deployed one may not."""
     try:
-        source = mongo.resolve()
+        source = resolve()
     except ImproperlyConfigured:
         return []  # E002 says so
     if source.url.startswith(EMBEDDED):
@@ -159,7 +160,7 @@ def check_server(
 ) -> list[CheckMessage]:
     """Ask the server what it is and which indexes it has."""
     try:
-        source = mongo.resolve()
+        source = resolve()
     except ImproperlyConfigured:
         return []  # E002 says so
     if (source.alias or DEFAULT_DB_ALIAS) not in (databases or ()):

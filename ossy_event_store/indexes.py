@@ -44,6 +44,11 @@ class Index:
         return options
 
 
+SNAPSHOT_HEADS = Index(
+    SNAPSHOTS,
+    [("aggregateType", 1), ("_id", 1), ("aggregateVersion", 1), ("revision", 1)],
+    "Finds stale snapshots without reading a state.",
+)
 INDEXES = (
     Index(
         EVENTS,
@@ -63,11 +68,7 @@ INDEXES = (
         "Lists the streams: one entry each, for the first event alone.",
         partial={"aggregateVersion": 1},
     ),
-    Index(
-        SNAPSHOTS,
-        [("aggregateType", 1), ("_id", 1), ("aggregateVersion", 1), ("revision", 1)],
-        "Finds stale snapshots without reading a state.",
-    ),
+    SNAPSHOT_HEADS,
 )
 
 

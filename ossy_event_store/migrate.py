@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
 from pymongo.errors import PyMongoError
 
-from . import indexes, mongo
+from . import indexes, mongo, sources
 from .exceptions import EventStoreError
 from .faces import drive
 from .faults import short_reason
@@ -29,13 +29,13 @@ def ensure_indexes(*, using: str, verbosity: int = 1, **kwargs: Any) -> None:
     ``manage.py ensure_event_store`` makes them.
     """
     try:
-        source = mongo.resolve()
+        source = sources.resolve()
         if using != (source.alias or DEFAULT_DB_ALIAS):
             return
         key = (source.origin + source.url, source.name)
         if key in _done:
             return
-        if mongo.is_test_run():
+        if sources.is_test_run():
             _done.add(key)
         created = drive(indexes.ensure(mongo.blocking()))
     except ImproperlyConfigured:

@@ -1,13 +1,10 @@
 """
 Clients and collections: the one module that owns a connection.
 
-Where MongoDB is, first match wins: ``Mongo.connect(url)``;
-``OSSY_EVENT_STORE["URL"]``; ``OSSY_EVENT_STORE["DATABASE"]``, an alias in
-``DATABASES``; the environment's ``DB_URL``. Nothing connects before the first use.
-
-There is one ``MongoClient`` a process and one ``AsyncMongoClient`` an event loop.
-Concerns and codecs are set on the collections, so that a client borrowed from
-django-mongodb-backend gives the same guarantees as one of our own.
+Nothing connects before the first use. There is one ``MongoClient`` a process and one
+``AsyncMongoClient`` an event loop. Concerns and codecs are set on the collections,
+so that a client borrowed from django-mongodb-backend gives the same guarantees as
+one of our own.
 """
 
 from __future__ import annotations
@@ -15,11 +12,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-import sys
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -35,11 +31,10 @@ from pymongo.driver_info import DriverInfo
 from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
-from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from . import embedded
-from .conf import SETTING, Settings, get_settings
+from .conf import SETTING, get_settings
 from .exceptions import StoreUnavailable
 from .faces import (
     CODEC,
@@ -53,14 +48,11 @@ from .faces import (
     drive,
 )
 from .faults import short_reason
+from .sources import EMBEDDED, Source, resolve, use
 
 EVENTS = "eventstore"
 SNAPSHOTS = "aggregates"
 LEASES = "leases"
-
-DEFAULT_NAME = "event_store"
-EMBEDDED = "embedded://"
-SCHEMES = ("mongodb://", "mongodb+srv://", EMBEDDED)
 
 _MAJORITY: dict[str, Any] = {
     "codec_options": CODEC,
@@ -78,22 +70,6 @@ _CACHE: dict[str, Any] = {
 OPTIONS = {EVENTS: _MAJORITY, SNAPSHOTS: _CACHE, LEASES: _MAJORITY}
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the store lives, and ``origin``: which setting said so."""
-
-    origin: str
-    url: str = field(default="", repr=False)
-    alias: str | None = None
-    name: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def borrows(self) -> bool:
-        """Whether the client belongs to django-mongodb-backend."""
-        return self.alias is not None and engine_of(self.alias) == "mongodb"
-
-
 @dataclass(frozen=True, slots=True)
 class Store:
     """The store through one face: its client and its collections."""
@@ -104,142 +80,6 @@ class Store:
     leases: Documents
     # Set when somebody else's transaction is open: the same store outside of it.
     apart: Store | None = None
-
-
-def engine_of(alias: str) -> str | None:
-    """Return ``"mongodb"`` or ``"djongo"``, or None for any other engine."""
-    engine = str(connections.settings[alias].get("ENGINE", ""))
-    last = engine.rpartition(".")[2]
-    return {"django_mongodb_backend": "mongodb", "djongo": "djongo"}.get(last)
-
-
-# --- where ------------------------------------------------------------------
-
-
-_connected: str | None = None  # what Mongo.connect(url) was given
-
-
-def resolve() -> Source:
-    """
-    Return where the store lives, without connecting.
-
-    Raises:
-        ImproperlyConfigured: nothing says where, or what does is wrong.
-    """
-    global _resolved
-    settings = get_settings()
-    alias = settings.DATABASE if not (_connected or settings.URL) else None
-    # What the answer depends on: parsing a URL at every call would cost as much as
-    # a query on this machine.
-    key = (
-        _connected,
-        id(settings),
-        os.environ.get("DB_URL"),
-        os.environ.get("DB_NAME"),
-        is_test_run(),
-        alias and connections.settings.get(alias, {}).get("NAME"),
-    )
-    if _resolved is None or _resolved[0] != key:
-        _resolved = (key, _resolve(settings))
-    return _resolved[1]
-
-
-_resolved: tuple[tuple[object, ...], Source] | None = None
-
-
-def _resolve(settings: Settings) -> Source:
-    if _connected:
-        return _of_url(_connected, "The URL given to Mongo.connect()")
-    if settings.URL:
-        return _of_url(settings.URL, f"{SETTING}['URL']")
-    if settings.DATABASE:
-        return _of_alias(settings.DATABASE)
-    if url := os.environ.get("DB_URL"):
-        return _of_url(url, "the environment's DB_URL")
-    raise ImproperlyConfigured(
-        "Nothing says where the event store's MongoDB is. Set one of "
-        f"{SETTING}['URL'], {SETTING}['DATABASE'] (an alias in DATABASES), the "
-        "environment variable DB_URL, or call Mongo.connect(url)."
-    )
-
-
-def _of_url(url: str, origin: str) -> Source:
-    if not url.startswith(SCHEMES):
-        raise ImproperlyConfigured(
-            f"{origin} must begin with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}."
-        )
-    settings = get_settings()
-    name = settings.NAME or os.environ.get("DB_NAME") or ""
-    if not url.startswith(EMBEDDED):
-        name = _name_in(url, origin) or name
-    return Source(
-        origin,
-        url=url,
-        name=_test_name(name or DEFAULT_NAME),
-        options=settings.OPTIONS,
-    )
-
-
-def _name_in(url: str, origin: str) -> str | None:
-    if not url.startswith("mongodb://"):
-        # The rest of an srv URL is only known after a look-up in the DNS.
-        path = url.partition("://")[2].partition("?")[0].partition("/")[2]
-        return path or None
-    try:
-        name: str | None = parse_uri(url)["database"]
-    except (PyMongoError, ValueError):
-        # The driver's own text may hold a piece of the password.
-        raise ImproperlyConfigured(
-            f"{origin} is not a valid MongoDB URL. User name and password must be "
-            "percent-encoded: mongodb://user:p%40ss@host:27017/name"
-        ) from None
-    return name
-
-
-def _of_alias(alias: str) -> Source:
-    origin = f"{SETTING}['DATABASE'] = {alias!r}"
-    if alias not in connections.settings:
-        known = ", ".join(sorted(connections.settings))
-        raise ImproperlyConfigured(f"{origin}: DATABASES has only {known}.")
-    engine = engine_of(alias)
-    if engine is None:
-        raise ImproperlyConfigured(
-            f"{origin}: its ENGINE must be django_mongodb_backend or djongo."
-        )
-    if engine == "mongodb":
-        return Source(origin, alias=alias)
-    # djongo closes its client, which all threads share, at the end of a request,
-    # so it is neither imported nor borrowed: its settings build one of our own.
-    client = dict(connections.settings[alias].get("CLIENT") or {})
-    return Source(
-        origin,
-        url=str(client.pop("host", "mongodb://localhost:27017")),
-        alias=alias,
-        name=_test_name(str(connections.settings[alias]["NAME"] or "djongo_test")),
-        options={**client, **get_settings().OPTIONS},
-    )
-
-
-def _test_name(name: str) -> str:
-    """
-    Return the database that tests may write to.
-
-    Django renames the databases in ``DATABASES`` for a test run, but knows nothing
-    of a URL: without this a test would append to the real store.
-    """
-    if not is_test_run():
-        return name
-    name = name if name.startswith("test_") else f"test_{name}"
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    return f"{name}_{worker}" if worker else name
-
-
-def is_test_run() -> bool:
-    """Whether Django runs tests in this process."""
-    # Set by setup_test_environment(), which Django's runner and pytest-django call.
-    # A process that never imported the module is not testing.
-    test_utils = sys.modules.get("django.test.utils")
-    return test_utils is not None and hasattr(test_utils._TestState, "saved_data")
 
 
 # --- clients ----------------------------------------------------------------
@@ -480,7 +320,8 @@ class Mongo:
             StoreUnavailable: no server answered within the setting ``TIMEOUT``.
             ImproperlyConfigured: nothing says where, or the URL is malformed.
         """
-        _use(url)
+        if url is not None:
+            use(url)
         store = blocking()
         with in_time():
             drive(store.client.command("ping"))
@@ -489,7 +330,8 @@ class Mongo:
     @classmethod
     async def aconnect(cls, url: str | None = None) -> AsyncDatabase[Document]:
         """Connect the running loop; see ``connect()``."""
-        _use(url)
+        if url is not None:
+            use(url)
         store = await awaitable()
         with in_time():
             await store.client.command("ping")
@@ -498,7 +340,7 @@ class Mongo:
     @classmethod
     def close(cls) -> None:
         """Close this process's blocking client and forget ``connect(url)``."""
-        _use(None, forget=True)
+        use(None)
         _close_own_client()
         _process.blocking = None
 
@@ -508,12 +350,3 @@ class Mongo:
         held = _process.awaitable.pop(asyncio.get_running_loop(), None)
         if held is not None:
             await held[3].aclose()
-
-
-def _use(url: str | None, *, forget: bool = False) -> None:
-    global _connected
-    if url is not None:
-        _of_url(url, "The URL given to Mongo.connect()")
-        _connected = url
-    elif forget:
-        _connected = None

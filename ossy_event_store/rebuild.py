@@ -12,37 +12,29 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
-import pymongo
-from pymongo import InsertOne, ReplaceOne
-from pymongo.errors import BulkWriteError, CursorNotFound, PyMongoError
-
 from . import mongo
-from .append import head
-from .conf import get_settings
 from .events import check_id, read_event
 from .exceptions import AggregateNotFound, InvalidState, ReducerError
 from .faces import Document, drive
-from .faults import Fault, classify, key_pattern
-from .folding import fold, revision_of
+from .folding import fold
 from .mongo import Store, explained, in_time
 from .registry import register_aggregate, registered, root_of
-from .snapshots import build_snapshot, discard, save_snapshot
+from .scan import scan
+from .snapshots import build_snapshot, write_snapshots
+from .stale import stale_ids
 
 logger = logging.getLogger("ossy_event_store")
 
-BATCH = 1000  # events a round trip
 WRITE = 500  # snapshots a bulk write, at most
 LONG = 5000  # events of one stream held at once
 ASK = 200  # stale streams folded by one scan
 KEPT = 1000  # failures kept in a report
-
-_IN_ORDER = [("aggregateId", 1), ("aggregateVersion", 1)]
 
 
 @dataclass
@@ -190,7 +182,7 @@ async def rebuild(
     for Root in roots:
         if stale:
             chosen = None if ids is None else set(ids)
-            async with aclosing(_stale_ids(store, Root)) as found:
+            async with aclosing(stale_ids(store, Root)) as found:
                 async for some in found:
                     await work.run_ids(
                         Root, [i for i in some if chosen is None or i in chosen]
@@ -263,7 +255,7 @@ class _Rebuild:
     async def _write(self) -> None:
         snapshots, self.snapshots = self.snapshots, []
         with in_time():
-            saved = await _write_snapshots(self.store, snapshots)
+            saved = await write_snapshots(self.store, snapshots)
         self.report.saved += saved
         self.report.newer += len(snapshots) - saved
 
@@ -308,200 +300,3 @@ class _Stream:
             raise ReducerError(
                 self.Root.aggregate_type, self.id, self.version, str(error)
             ) from None
-
-
-# --- read -------------------------------------------------------------------
-
-
-async def scan(store: Store, query: Document) -> AsyncGenerator[list[Document], None]:
-    """
-    Yield the events of a query in batches, in order of stream and version.
-
-    A connection that breaks, or a primary that goes, does not end the scan: it is
-    opened again where it stood, until the time-out passes without a batch.
-    """
-    last: tuple[str, int] | None = None
-    since = time.monotonic()
-    while True:
-        try:
-            async with aclosing(_batches(store, _from(query, last))) as batches:
-                async for batch in batches:
-                    rest = _after(batch, last)
-                    if rest:
-                        last = rest[-1]["aggregateId"], rest[-1]["aggregateVersion"]
-                        yield rest
-                    since = time.monotonic()
-            return
-        except PyMongoError as error:
-            broken = classify(error) in (Fault.UNKNOWN, Fault.UNSENT, Fault.TRANSIENT)
-            if not broken and not isinstance(error, CursorNotFound):
-                raise
-            if time.monotonic() - since > get_settings().TIMEOUT:
-                raise
-            logger.warning("The scan broke off (%s); resuming.", type(error).__name__)
-        await store.client.pause(0.2)
-
-
-async def _batches(
-    store: Store, query: Document
-) -> AsyncGenerator[list[Document], None]:
-    """Yield batches, each within the time-out."""
-    async with aclosing(store.events.batches(query, BATCH, sort=_IN_ORDER)) as batches:
-        while True:
-            with pymongo.timeout(get_settings().TIMEOUT):
-                batch = await anext(batches, None)
-            if batch is None:
-                return
-            yield batch
-
-
-def _from(query: Document, last: tuple[str, int] | None) -> Document:
-    if last is None:
-        return query
-    return {**query, "aggregateId": {**query.get("aggregateId", {}), "$gte": last[0]}}
-
-
-def _after(batch: list[Document], last: tuple[str, int] | None) -> list[Document]:
-    """Leave out what a scan that was opened again has given before."""
-    if last is None or batch[0]["aggregateId"] != last[0]:
-        return batch
-    return [
-        event
-        for event in batch
-        if (event["aggregateId"], event["aggregateVersion"]) > last
-    ]
-
-
-async def _stale_ids(store: Store, Root: Any) -> AsyncGenerator[list[str], None]:
-    """Yield the ids of streams whose snapshot is not current; reads indexes only."""
-    kind = _of_type(Root)
-    heads = _each(store.events.aggregate(_heads(kind), BATCH * 10))
-    snapshots = _each(
-        store.snapshots.batches(
-            kind,
-            BATCH * 10,
-            projection=["aggregateVersion", "revision"],
-            sort=[("_id", -1)],
-            hint=[
-                ("aggregateType", 1),
-                ("_id", 1),
-                ("aggregateVersion", 1),
-                ("revision", 1),
-            ],
-        )
-    )
-    revision = revision_of(Root)
-    stale: list[str] = []
-    async with aclosing(heads), aclosing(snapshots):
-        async for stream, snapshot in _merge(heads, snapshots):
-            if stream is None:
-                await _discard_if_ahead(store, snapshot["_id"])
-            elif not _is_current(stream, snapshot, revision):
-                stale.append(stream["_id"])
-            if len(stale) >= BATCH:
-                yield stale
-                stale = []
-    yield stale
-
-
-def _heads(kind: Document) -> list[Document]:
-    """Return the pipeline that skips from stream to stream on the type's index."""
-    return [
-        {"$match": kind},
-        {"$sort": {"aggregateType": -1, "aggregateId": -1, "aggregateVersion": -1}},
-        {"$group": {"_id": "$aggregateId", "version": {"$first": "$aggregateVersion"}}},
-    ]
-
-
-async def _each(
-    batches: AsyncGenerator[list[Document], None],
-) -> AsyncGenerator[Document, None]:
-    last = None
-    async with aclosing(batches):
-        async for batch in batches:
-            for document in batch:
-                if last is not None and document["_id"] >= last:
-                    raise RuntimeError(
-                        "The server gave stream heads out of order; run a full rebuild."
-                    )
-                last = document["_id"]
-                yield document
-
-
-async def _merge(
-    heads: AsyncGenerator[Document, None], snapshots: AsyncGenerator[Document, None]
-) -> AsyncGenerator[tuple[Any, Any], None]:
-    """Yield pairs of head and snapshot of one stream, by descending id."""
-    stream, snapshot = await anext(heads, None), await anext(snapshots, None)
-    while stream is not None or snapshot is not None:
-        if snapshot is None or (stream is not None and stream["_id"] > snapshot["_id"]):
-            yield stream, None
-            stream = await anext(heads, None)
-        elif stream is None or stream["_id"] < snapshot["_id"]:
-            yield None, snapshot
-            snapshot = await anext(snapshots, None)
-        else:
-            yield stream, snapshot
-            stream, snapshot = await anext(heads, None), await anext(snapshots, None)
-
-
-def _is_current(stream: Document, snapshot: Document | None, revision: str) -> bool:
-    return (
-        snapshot is not None
-        and snapshot.get("aggregateVersion") == stream["version"]
-        and snapshot.get("revision") == revision
-    )
-
-
-# --- write ------------------------------------------------------------------
-
-
-async def _write_snapshots(store: Store, snapshots: list[Document]) -> int:
-    """Write snapshots unless newer ones are there; return how many were written."""
-    if not snapshots:
-        return 0
-    there = {
-        found["_id"]: found.get("aggregateVersion")
-        for found in await store.snapshots.find(
-            {"_id": {"$in": [snapshot["_id"] for snapshot in snapshots]}},
-            projection=["aggregateVersion"],
-        )
-    }
-    requests = [_request(s, s["_id"] in there) for s in snapshots]
-    try:
-        saved = await store.snapshots.bulk_write(requests, ordered=False)
-    except BulkWriteError as error:
-        if key_pattern(error) is None:
-            raise
-        # Somebody saved one of them for the first time just now: one by one, then.
-        return sum([await save_snapshot(store, snapshot) for snapshot in snapshots])
-    if saved < len(snapshots):
-        for snapshot in snapshots:
-            version = there.get(snapshot["_id"])
-            ahead = isinstance(version, int) and version > snapshot["aggregateVersion"]
-            if ahead and await _discard_if_ahead(store, snapshot["_id"]):
-                saved += await save_snapshot(store, snapshot)
-    return saved
-
-
-def _request(
-    snapshot: Document, exists: bool
-) -> InsertOne[Document] | ReplaceOne[Document]:
-    # An insert is twice as fast as an upsert, and a first rebuild has only inserts.
-    if not exists:
-        return InsertOne(snapshot)
-    # A rebuild replaces its own version as well: the state may be what was wrong.
-    newer = {"aggregateVersion": {"$gt": snapshot["aggregateVersion"]}}
-    return ReplaceOne({"_id": snapshot["_id"], "$nor": [newer]}, snapshot)
-
-
-async def _discard_if_ahead(store: Store, aggregate_id: str) -> bool:
-    """Delete a snapshot that leads its stream; a live append only seems to lead."""
-    with in_time():
-        snapshot = await store.snapshots.find_one({"_id": {"$eq": aggregate_id}})
-        last = await head(store, aggregate_id)
-        version = last["aggregateVersion"] if last else 0
-        if snapshot is None or not snapshot.get("aggregateVersion", 0) > version:
-            return False
-        await discard(store, snapshot, version)
-    return True

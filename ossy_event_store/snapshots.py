@@ -11,13 +11,16 @@ from typing import Any
 
 import bson
 from bson.errors import BSONError
-from pymongo.errors import DuplicateKeyError
+from pymongo import InsertOne, ReplaceOne
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
+from .append import head
 from .events import stored_state
 from .exceptions import InvalidState
 from .faces import CODEC, Document
+from .faults import key_pattern
 from .folding import revision_of
-from .mongo import Store
+from .mongo import Store, in_time
 
 logger = logging.getLogger("ossy_event_store")
 
@@ -112,3 +115,54 @@ async def discard(store: Store, snapshot: Document, head: int) -> None:
             "saved": snapshot.get("saved"),
         }
     )
+
+
+async def write_snapshots(store: Store, snapshots: list[Document]) -> int:
+    """Write snapshots unless newer ones are there; return how many were written."""
+    if not snapshots:
+        return 0
+    there = {
+        found["_id"]: found.get("aggregateVersion")
+        for found in await store.snapshots.find(
+            {"_id": {"$in": [snapshot["_id"] for snapshot in snapshots]}},
+            projection=["aggregateVersion"],
+        )
+    }
+    requests = [_request(s, s["_id"] in there) for s in snapshots]
+    try:
+        saved = await store.snapshots.bulk_write(requests, ordered=False)
+    except BulkWriteError as error:
+        if key_pattern(error) is None:
+            raise
+        # Somebody saved one of them for the first time just now: one by one, then.
+        return sum([await save_snapshot(store, snapshot) for snapshot in snapshots])
+    if saved < len(snapshots):
+        for snapshot in snapshots:
+            version = there.get(snapshot["_id"])
+            ahead = isinstance(version, int) and version > snapshot["aggregateVersion"]
+            if ahead and await discard_if_ahead(store, snapshot["_id"]):
+                saved += await save_snapshot(store, snapshot)
+    return saved
+
+
+def _request(
+    snapshot: Document, exists: bool
+) -> InsertOne[Document] | ReplaceOne[Document]:
+    # An insert is twice as fast as an upsert, and a first rebuild has only inserts.
+    if not exists:
+        return InsertOne(snapshot)
+    # A rebuild replaces its own version as well: the state may be what was wrong.
+    newer = {"aggregateVersion": {"$gt": snapshot["aggregateVersion"]}}
+    return ReplaceOne({"_id": snapshot["_id"], "$nor": [newer]}, snapshot)
+
+
+async def discard_if_ahead(store: Store, aggregate_id: str) -> bool:
+    """Delete a snapshot that leads its stream; a live append only seems to lead."""
+    with in_time():
+        snapshot = await store.snapshots.find_one({"_id": {"$eq": aggregate_id}})
+        last = await head(store, aggregate_id)
+        version = last["aggregateVersion"] if last else 0
+        if snapshot is None or not snapshot.get("aggregateVersion", 0) > version:
+            return False
+        await discard(store, snapshot, version)
+    return True

@@ -22,7 +22,7 @@ from django.core.signals import request_started
 from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 from pymongo.errors import OperationFailure, PyMongoError
 
-from . import leases, mongo
+from . import leases, mongo, sources
 from .conf import get_settings
 from .exceptions import EventStoreError
 from .faces import drive
@@ -51,7 +51,7 @@ def begin() -> None:
 
 def serves() -> bool:
     """Whether this process is a web server's, told by who is setting Django up."""
-    if mongo.is_test_run():
+    if sources.is_test_run():
         return False
     if len(sys.argv) > 1 and sys.argv[1].startswith("runserver"):
         # The parent only watches files; the child, or the only process, serves.
@@ -68,7 +68,7 @@ def serves() -> bool:
 
 def _on_request(**kwargs: object) -> None:
     request_started.disconnect(dispatch_uid="ossy_event_store.startup")
-    if not mongo.is_test_run():
+    if not sources.is_test_run():
         _begin(may_block=False)
 
 

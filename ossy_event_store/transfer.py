@@ -24,7 +24,7 @@ from .exceptions import InvalidEvent, InvalidLine
 from .extended_json import Malformed, decode, dumps, encode, iso, loads, parse_date
 from .faces import CODEC, Document
 from .mongo import Store, in_time
-from .rebuild import scan
+from .scan import scan
 
 BATCH = 1000
 REMEMBERED = 50_000  # streams whose last version is kept at hand

@@ -1,0 +1,183 @@
+"""
+Where the store's MongoDB is, from the settings alone; nothing connects here.
+
+First match wins: ``Mongo.connect(url)``; ``OSSY_EVENT_STORE["URL"]``;
+``OSSY_EVENT_STORE["DATABASE"]``, an alias in ``DATABASES``; the environment's
+``DB_URL``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from pymongo.errors import PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from .conf import SETTING, Settings, get_settings
+
+DEFAULT_NAME = "event_store"
+EMBEDDED = "embedded://"
+SCHEMES = ("mongodb://", "mongodb+srv://", EMBEDDED)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the store lives, and ``origin``: which setting said so."""
+
+    origin: str
+    url: str = field(default="", repr=False)
+    alias: str | None = None
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def borrows(self) -> bool:
+        """Whether the client belongs to django-mongodb-backend."""
+        return self.alias is not None and engine_of(self.alias) == "mongodb"
+
+
+def engine_of(alias: str) -> str | None:
+    """Return ``"mongodb"`` or ``"djongo"``, or None for any other engine."""
+    engine = str(connections.settings[alias].get("ENGINE", ""))
+    last = engine.rpartition(".")[2]
+    return {"django_mongodb_backend": "mongodb", "djongo": "djongo"}.get(last)
+
+
+_connected: str | None = None  # what Mongo.connect(url) was given
+
+
+def resolve() -> Source:
+    """
+    Return where the store lives, without connecting.
+
+    Raises:
+        ImproperlyConfigured: nothing says where, or what does is wrong.
+    """
+    global _resolved
+    settings = get_settings()
+    alias = settings.DATABASE if not (_connected or settings.URL) else None
+    # What the answer depends on: parsing a URL at every call would cost as much as
+    # a query on this machine.
+    key = (
+        _connected,
+        id(settings),
+        os.environ.get("DB_URL"),
+        os.environ.get("DB_NAME"),
+        is_test_run(),
+        alias and connections.settings.get(alias, {}).get("NAME"),
+    )
+    if _resolved is None or _resolved[0] != key:
+        _resolved = (key, _resolve(settings))
+    return _resolved[1]
+
+
+_resolved: tuple[tuple[object, ...], Source] | None = None
+
+
+def _resolve(settings: Settings) -> Source:
+    if _connected:
+        return _of_url(_connected, "The URL given to Mongo.connect()")
+    if settings.URL:
+        return _of_url(settings.URL, f"{SETTING}['URL']")
+    if settings.DATABASE:
+        return _of_alias(settings.DATABASE)
+    if url := os.environ.get("DB_URL"):
+        return _of_url(url, "the environment's DB_URL")
+    raise ImproperlyConfigured(
+        "Nothing says where the event store's MongoDB is. Set one of "
+        f"{SETTING}['URL'], {SETTING}['DATABASE'] (an alias in DATABASES), the "
+        "environment variable DB_URL, or call Mongo.connect(url)."
+    )
+
+
+def _of_url(url: str, origin: str) -> Source:
+    if not url.startswith(SCHEMES):
+        raise ImproperlyConfigured(
+            f"{origin} must begin with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}."
+        )
+    settings = get_settings()
+    name = settings.NAME or os.environ.get("DB_NAME") or ""
+    if not url.startswith(EMBEDDED):
+        name = _name_in(url, origin) or name
+    return Source(
+        origin,
+        url=url,
+        name=_test_name(name or DEFAULT_NAME),
+        options=settings.OPTIONS,
+    )
+
+
+def _name_in(url: str, origin: str) -> str | None:
+    if not url.startswith("mongodb://"):
+        # The rest of an srv URL is only known after a look-up in the DNS.
+        path = url.partition("://")[2].partition("?")[0].partition("/")[2]
+        return path or None
+    try:
+        name: str | None = parse_uri(url)["database"]
+    except (PyMongoError, ValueError):
+        # The driver's own text may hold a piece of the password.
+        raise ImproperlyConfigured(
+            f"{origin} is not a valid MongoDB URL. User name and password must be "
+            "percent-encoded: mongodb://user:p%40ss@host:27017/name"
+        ) from None
+    return name
+
+
+def _of_alias(alias: str) -> Source:
+    origin = f"{SETTING}['DATABASE'] = {alias!r}"
+    if alias not in connections.settings:
+        known = ", ".join(sorted(connections.settings))
+        raise ImproperlyConfigured(f"{origin}: DATABASES has only {known}.")
+    engine = engine_of(alias)
+    if engine is None:
+        raise ImproperlyConfigured(
+            f"{origin}: its ENGINE must be django_mongodb_backend or djongo."
+        )
+    if engine == "mongodb":
+        return Source(origin, alias=alias)
+    # djongo closes its client, which all threads share, at the end of a request,
+    # so it is neither imported nor borrowed: its settings build one of our own.
+    client = dict(connections.settings[alias].get("CLIENT") or {})
+    return Source(
+        origin,
+        url=str(client.pop("host", "mongodb://localhost:27017")),
+        alias=alias,
+        name=_test_name(str(connections.settings[alias]["NAME"] or "djongo_test")),
+        options={**client, **get_settings().OPTIONS},
+    )
+
+
+def _test_name(name: str) -> str:
+    """
+    Return the database that tests may write to.
+
+    Django renames the databases in ``DATABASES`` for a test run, but knows nothing
+    of a URL: without this a test would append to the real store.
+    """
+    if not is_test_run():
+        return name
+    name = name if name.startswith("test_") else f"test_{name}"
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    return f"{name}_{worker}" if worker else name
+
+
+def is_test_run() -> bool:
+    """Whether Django runs tests in this process."""
+    # Set by setup_test_environment(), which Django's runner and pytest-django call.
+    # A process that never imported the module is not testing.
+    test_utils = sys.modules.get("django.test.utils")
+    return test_utils is not None and hasattr(test_utils._TestState, "saved_data")
+
+
+def use(url: str | None) -> None:
+    """Let ``url`` decide for this process, or, with None, the settings again."""
+    global _connected
+    if url is not None:
+        _of_url(url, "The URL given to Mongo.connect()")
+    _connected = url
