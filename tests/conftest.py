@@ -1,0 +1,85 @@
+"""
+One server a run, one database a worker, emptied before each test that asks for it.
+"""
+
+import asyncio
+
+import pytest
+from django.conf import settings
+
+from ossy_event_store import EventStore, indexes, mongo
+from ossy_event_store.faces import drive
+
+
+@pytest.fixture(scope="session")
+def _store_ready(django_db_setup, django_db_blocker):
+    """Let the store be reached, through Django's own door where it lives there."""
+    if settings.STORE == "url":
+        drive(indexes.ensure(mongo.blocking()))
+        yield
+        return
+    with django_db_blocker.unblock():
+        drive(indexes.ensure(mongo.blocking()))
+        yield
+
+
+@pytest.fixture
+def store(_store_ready):
+    """The blocking face of an empty store with its indexes."""
+    store = mongo.blocking()
+    for documents in (store.events, store.snapshots, store.leases):
+        mongo.raw(documents).delete_many({})
+    return store
+
+
+@pytest.fixture
+def lend(store):
+    """Append some events to the stream of a book, past every check of the domain."""
+
+    def lend(aggregate_id, *types):
+        return EventStore.append_events(
+            [
+                {
+                    "aggregateId": aggregate_id,
+                    "aggregateType": "Book",
+                    "type": kind,
+                    "payload": {"to": "ann", "title": "Emma"},
+                }
+                for kind in types
+            ]
+        )
+
+    return lend
+
+
+class Face:
+    """Calls a method of the blocking face, or its twin with an ``a`` in front."""
+
+    def __init__(self, runner=None):
+        self.runner = runner
+
+    def __call__(self, method, *args, **kwargs):
+        if self.runner is None:
+            return method(*args, **kwargs)
+        twin = getattr(method.__self__, f"a{method.__name__}")
+        return self.runner.run(twin(*args, **kwargs))
+
+    def list(self, method, *args, **kwargs):
+        """Call a method that iterates, and return all of its items."""
+        if self.runner is None:
+            return list(method(*args, **kwargs))
+        twin = getattr(method.__self__, f"a{method.__name__}")
+
+        async def items():
+            return [item async for item in twin(*args, **kwargs)]
+
+        return self.runner.run(items())
+
+
+@pytest.fixture(params=["blocking", "awaitable"])
+def face(request):
+    if request.param == "blocking":
+        yield Face()
+        return
+    with asyncio.Runner() as runner:
+        yield Face(runner)

@@ -1,0 +1,84 @@
+"""
+Settings of the test run.
+
+The event store's server is ``TEST_MONGODB_URL`` if that is set, else an embedded
+one of this run's own. ``TEST_STORE`` says how the store reaches it: by ``url``,
+through a ``django_mongodb_backend`` alias, or through a ``djongo`` alias.
+"""
+
+import os
+
+from ossy_event_store import embedded
+
+SERVER = os.environ.get("TEST_MONGODB_URL") or embedded.start("")
+STORE = os.environ.get("TEST_STORE", "url")
+
+SECRET_KEY = "only for tests"
+USE_TZ = True
+DEBUG = False
+ROOT_URLCONF = "tests.urls"
+ALLOWED_HOSTS = ["*"]
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "ossy_event_store",
+    "tests.library",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+if STORE == "url":
+    DATABASES = {
+        "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+    }
+    OSSY_EVENT_STORE = {"URL": SERVER, "NAME": "store"}
+elif STORE == "mongodb":
+    DATABASES = {
+        "default": {
+            "ENGINE": "django_mongodb_backend",
+            "HOST": SERVER,
+            "NAME": "store",
+        }
+    }
+    OSSY_EVENT_STORE = {"DATABASE": "default"}
+    DEFAULT_AUTO_FIELD = "django_mongodb_backend.fields.ObjectIdAutoField"
+    INSTALLED_APPS[:3] = [
+        "tests.mongo_apps.MongoAdminConfig",
+        "tests.mongo_apps.MongoAuthConfig",
+        "tests.mongo_apps.MongoContentTypesConfig",
+    ]
+    MIGRATION_MODULES = {
+        "admin": "tests.mongo_migrations.admin",
+        "auth": "tests.mongo_migrations.auth",
+        "contenttypes": "tests.mongo_migrations.contenttypes",
+    }
+else:
+    DATABASES = {
+        "default": {
+            "ENGINE": "djongo",
+            "NAME": "store",
+            "CLIENT": {"host": SERVER},
+        }
+    }
+    OSSY_EVENT_STORE = {"DATABASE": "default"}

@@ -1,0 +1,202 @@
+"""Raw event I/O through both faces."""
+
+import datetime as dt
+
+import pytest
+
+from ossy_event_store import (
+    AggregateTypeMismatch,
+    ConcurrencyError,
+    EventNotFound,
+    EventStore,
+    IdempotencyConflict,
+    InvalidEvent,
+    InvalidQuery,
+)
+from ossy_event_store import event_store as module
+
+LENT = {"type": "BookLent", "aggregateId": "b-1", "aggregateType": "Book"}
+
+
+def versions(aggregate_id="b-1"):
+    stream = EventStore.get_event_stream(aggregate_id)
+    return [event["aggregateVersion"] for event in stream]
+
+
+def test_an_event_is_appended_where_the_stream_ends(store, face):
+    assert face(EventStore.append_event, LENT)["aggregateVersion"] == 1
+    assert face(EventStore.append_event, LENT)["aggregateVersion"] == 2
+
+
+def test_the_returned_document_is_the_stored_one(store, face):
+    moment = dt.datetime(
+        2026, 3, 1, 10, 15, 0, 123456, dt.timezone(dt.timedelta(0, 3600))
+    )
+    event = face(
+        EventStore.append_event, {**LENT, "payload": {"at": moment, "n": (1, 2)}}
+    )
+    assert EventStore.get_event_stream("b-1") == [event]
+    assert event["payload"]["at"] == moment.replace(microsecond=123000)
+    assert event["payload"]["n"] == [1, 2]
+
+
+@pytest.mark.parametrize("expected", [1, 2, 7])
+def test_a_wrong_guess_of_the_version_cannot_make_a_hole(store, face, expected):
+    with pytest.raises(ConcurrencyError) as error:
+        face(EventStore.append_event, LENT, expected_version=expected)
+    assert error.value.actual_version == 0
+    assert versions() == []
+
+
+def test_a_version_that_is_taken_is_a_lost_race(store, face):
+    face(EventStore.append_events, [LENT, LENT])
+    with pytest.raises(ConcurrencyError) as error:
+        face(EventStore.append_event, LENT, expected_version=1)
+    assert (error.value.expected_version, error.value.actual_version) == (1, 2)
+    with pytest.raises(ConcurrencyError):
+        face(EventStore.append_event, LENT, expected_version=0)
+    assert versions() == [1, 2]
+
+
+def test_the_expected_version_is_met(store, face):
+    face(EventStore.append_event, LENT, expected_version=0)
+    face(EventStore.append_event, LENT, expected_version=1)
+    face(EventStore.append_event, {**LENT, "aggregateVersion": 3})
+    assert versions() == [1, 2, 3]
+
+
+def test_a_version_in_the_event_must_agree_with_the_expected_one(store, face):
+    with pytest.raises(InvalidEvent, match="the expected version makes it 1"):
+        face(
+            EventStore.append_event,
+            {**LENT, "aggregateVersion": 3},
+            expected_version=0,
+        )
+
+
+@pytest.mark.parametrize("wrong", [True, "1", 1.0, [1]])
+def test_an_expected_version_is_a_whole_number(store, face, wrong):
+    with pytest.raises(TypeError, match="expected_version"):
+        face(EventStore.append_event, LENT, expected_version=wrong)
+
+
+def test_several_events_are_appended_together(store, face):
+    events = face(EventStore.append_events, [LENT, LENT, LENT])
+    assert [event["aggregateVersion"] for event in events] == [1, 2, 3]
+
+
+def test_events_of_two_streams_are_not_one_append(store, face):
+    with pytest.raises(InvalidEvent, match="more than one stream"):
+        face(EventStore.append_events, [LENT, {**LENT, "aggregateId": "b-2"}])
+    assert versions() == []
+
+
+def test_a_stream_keeps_its_type(store, face):
+    face(EventStore.append_event, LENT)
+    with pytest.raises(AggregateTypeMismatch):
+        face(EventStore.append_event, {**LENT, "aggregateType": "Reader"})
+
+
+def test_the_same_event_id_is_stored_once_wherever_the_stream_ends(store, face):
+    first = face(EventStore.append_event, {**LENT, "id": "x"})
+    face(EventStore.append_event, LENT)
+    assert face(EventStore.append_event, {**LENT, "id": "x"}) == first
+    with pytest.raises(IdempotencyConflict):
+        face(EventStore.append_event, {**LENT, "id": "x", "createdBy": "eve"})
+    assert versions() == [1, 2]
+
+
+def test_an_event_names_its_stream(store, face):
+    for name in ("aggregateId", "aggregateType", "type"):
+        event = {key: value for key, value in LENT.items() if key != name}
+        with pytest.raises(InvalidEvent, match=f"{name}: missing"):
+            face(EventStore.append_event, event)
+
+
+def test_no_event_is_no_append(store, face):
+    with pytest.raises(InvalidEvent, match="no event was given"):
+        face(EventStore.append_events, [])
+
+
+def test_a_stream_is_read_after_a_version(store, face):
+    face(EventStore.append_events, [LENT] * 5)
+    events = face(EventStore.get_event_stream, "b-1", from_version=3)
+    assert [event["aggregateVersion"] for event in events] == [4, 5]
+    assert face(EventStore.get_event_stream, "nowhere") == []
+
+
+@pytest.mark.parametrize("wrong", [{"$ne": None}, ["b-1"], b"b-1", None, 1])
+def test_only_a_string_is_an_id(store, face, wrong):
+    face(EventStore.append_event, LENT)
+    with pytest.raises(TypeError, match="aggregate_id must be a string"):
+        face(EventStore.get_event_stream, wrong)
+
+
+def test_every_stream_is_listed_once_over_pages(store, face, monkeypatch):
+    monkeypatch.setattr(module, "PAGE", 3)
+    for number in range(7):
+        event = {**LENT, "aggregateId": f"b-{number}"}
+        EventStore.append_events([event, event])
+    EventStore.append_event({**LENT, "aggregateId": "r-1", "aggregateType": "Reader"})
+    streams = face.list(EventStore.get_event_streams)
+    assert [stream["aggregateId"] for stream in streams] == [
+        *(f"b-{number}" for number in range(7)),
+        "r-1",
+    ]
+    assert face.list(EventStore.get_event_streams, "Reader") == [
+        {"aggregateId": "r-1", "aggregateType": "Reader"}
+    ]
+
+
+def test_the_streams_are_listed_from_an_index_alone(store):
+    EventStore.append_events([LENT] * 50)
+    plan = (
+        EventStore.collection.find(
+            {"aggregateVersion": 1, "aggregateId": {"$gt": ""}},
+            {"_id": 0, "aggregateId": 1, "aggregateType": 1},
+        )
+        .sort("aggregateId")
+        .limit(10)
+        .explain()
+    )["executionStats"]
+    assert (plan["totalDocsExamined"], plan["totalKeysExamined"]) == (0, 1)
+
+
+def test_events_are_found_by_a_query(store, face):
+    face(EventStore.append_events, [LENT, {**LENT, "createdBy": "ann"}, LENT])
+    query = {"aggregateId": {"$eq": "b-1"}, "createdBy": None}
+    found = face(EventStore.find_events, query, sort=[("aggregateVersion", -1)])
+    assert [event["aggregateVersion"] for event in found] == [3, 1]
+    assert len(face(EventStore.find_events, query, limit=1)) == 1
+    assert face(EventStore.find_event, {"createdBy": "ann"})["aggregateVersion"] == 2
+
+
+def test_finding_nothing_is_an_error(store, face):
+    for method in (EventStore.find_event, EventStore.find_events):
+        with pytest.raises(EventNotFound, match="'nobody'"):
+            face(method, {"createdBy": "nobody"})
+
+
+def test_a_query_runs_no_code(store, face):
+    with pytest.raises(InvalidQuery, match=r"query\.\$or\[0\]\.\$where"):
+        face(EventStore.find_events, {"$or": [{"$where": "true"}]})
+
+
+def test_a_pipeline_is_run(store, face):
+    face(EventStore.append_events, [LENT, LENT])
+    pipeline = [{"$group": {"_id": "$aggregateId", "n": {"$sum": 1}}}]
+    assert face(EventStore.aggregate, pipeline) == [{"_id": "b-1", "n": 2}]
+
+
+def test_a_pipeline_cannot_write(store, face):
+    face(EventStore.append_event, LENT)
+    for stage in ({"$out": "eventstore"}, {"$merge": {"into": "eventstore"}}):
+        with pytest.raises(InvalidQuery, match="not a stage that only reads"):
+            face(EventStore.aggregate, [{"$match": {}}, stage])
+    assert versions() == [1]
+
+
+def test_the_collection_itself_has_majority_concerns(store):
+    assert EventStore.collection.write_concern.document == {"w": "majority"}
+    assert EventStore.collection.read_concern.level == "majority"
+    assert EventStore.collection.name == "eventstore"
