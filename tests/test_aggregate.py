@@ -74,7 +74,7 @@ def test_several_events_get_consecutive_versions(store, face):
 
 def test_of_several_events_none_is_stored_when_one_is_refused(store, face):
     book = face(Aggregate.of, Book, BOUGHT)
-    with pytest.raises(InvalidEvent, match="payload.when"):
+    with pytest.raises(InvalidEvent, match=r"payload\.when"):
         face(book.add, LENT, {"type": "BookLent", "payload": {"when": object()}})
     assert len(EventStore.get_event_stream(book.id)) == book.version == 1
 
@@ -175,9 +175,7 @@ def test_an_aggregate_of_another_type_is_a_mismatch(store, face):
     assert (mismatch.value.expected, mismatch.value.actual) == ("Reader", "Book")
 
 
-@pytest.mark.parametrize(
-    "subject", [{"$ne": None}["$ne"], ["a"], b"a", 7, True, ObjectId()]
-)
+@pytest.mark.parametrize("subject", [None, ["a"], b"a", 7, True, ObjectId()])
 def test_an_id_that_is_not_a_string_never_reaches_a_query(store, face, subject):
     with pytest.raises(TypeError):
         face(Aggregate.of, Book, subject)
