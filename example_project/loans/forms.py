@@ -1,0 +1,45 @@
+from django import forms
+from nanoid import generate
+
+
+class ApplyForm(forms.Form):
+    """
+    What the applicant tells us, and ``key``, which names this one form.
+
+    The key becomes the id of the event: a second click on the button, or a browser
+    that sends the form again, finds the application that is there already.
+    """
+
+    applicant = forms.CharField(
+        label="Your name",
+        max_length=80,
+        widget=forms.TextInput(attrs={"autocomplete": "name"}),
+    )
+    amount = forms.IntegerField(
+        label="Amount in euro",
+        min_value=500,
+        max_value=1_000_000,
+        help_text="Whole euro, from 500 to 1,000,000.",
+        widget=forms.NumberInput(attrs={"inputmode": "numeric", "step": 1}),
+    )
+    key = forms.CharField(
+        required=False, min_length=21, max_length=21, widget=forms.HiddenInput
+    )
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, label_suffix="", **kwargs)
+        self.fields["key"].initial = generate
+
+    def event(self, created_by):
+        """Return the first event of the new application's stream."""
+        data = self.cleaned_data
+        event = {
+            "type": "A_SUBMITTED",
+            "payload": {
+                "lifecycle": "COMPLETE",
+                "amountRequested": data["amount"],
+                "applicant": data["applicant"],
+            },
+            "createdBy": created_by,
+        }
+        return event | ({"id": data["key"]} if data["key"] else {})

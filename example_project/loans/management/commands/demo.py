@@ -1,0 +1,119 @@
+import errno
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.core.management.commands.runserver import naiveip_re
+
+APPLICATIONS = Path(settings.BASE_DIR) / "demo" / "applications.jsonl"
+LOGIN = PASSWORD = "admin"
+
+
+class Command(BaseCommand):
+    help = (
+        "Fill the example with invented applications and start it: migrate, make the "
+        "superuser admin/admin, import demo/applications.jsonl, rebuild snapshots, "
+        "runserver. Run it as often as you like. For development only."
+    )
+
+    def add_arguments(self, parser):
+        parser.add_argument(
+            "addrport",
+            nargs="?",
+            default="127.0.0.1:8000",
+            metavar="ADDRPORT",
+            help="Port, or address:port, as for runserver (default: %(default)s).",
+        )
+        parser.add_argument(
+            "--no-server",
+            action="store_false",
+            dest="server",
+            help="Prepare everything, but do not start the server.",
+        )
+
+    def handle(self, *, addrport, server, verbosity, **options):
+        if not settings.DEBUG:
+            raise CommandError(
+                "DEBUG is off: demo makes a superuser with a known password, "
+                "so it runs in development only."
+            )
+        site = site_of(addrport)
+        if server:
+            check_port(*site)
+        self.prepare(verbosity)
+        self.say_where(*site)
+        if server:
+            # A new process image, as runserver's autoreloader starts again whatever
+            # command it was started with, and would repeat all of the above.
+            self.stdout.flush()
+            self.stderr.flush()
+            command = [sys.executable, sys.argv[0], "runserver", addrport]
+            os.execv(sys.executable, command)
+
+    def prepare(self, verbosity):
+        quiet = max(0, verbosity - 1)
+        call_command("migrate", interactive=False, verbosity=quiet)
+        self.has_known_login = make_superuser()
+        self.stdout.write("The applications of the demo, all of them invented:")
+        call_command("import_events", str(APPLICATIONS), verbosity=verbosity)
+        call_command(
+            "rebuild_aggregates", stale=True, interactive=False, verbosity=verbosity
+        )
+
+    def say_where(self, host, port):
+        address = f"http://{host}:{port}/"
+        self.stdout.write("")
+        self.stdout.write(self.style.SUCCESS(f"  Loan desk  {address}"))
+        self.stdout.write(self.style.SUCCESS(f"  Admin      {address}admin/"))
+        if self.has_known_login:
+            self.stdout.write(f"  Login      {LOGIN}, password {PASSWORD}")
+            self.stdout.write("             (everybody knows it: for this demo only)")
+        else:
+            self.stdout.write("  Login      the superuser that you made yourself")
+        self.stdout.write("")
+
+
+def make_superuser():
+    """Make a superuser if there is none; return whether the known login works."""
+    users = get_user_model().objects
+    superusers = users.filter(is_superuser=True)
+    if not superusers.exists():
+        users.create_superuser(LOGIN, password=PASSWORD)
+    known = superusers.filter(username=LOGIN).first()
+    return known is not None and known.check_password(PASSWORD)
+
+
+def site_of(addrport):
+    """Return host, as in a URL, and port of what runserver takes."""
+    match = re.match(naiveip_re, addrport)
+    if match is None:
+        raise CommandError(f"{addrport!r} is not a port, nor an address:port.")
+    host, _, _, _, port = match.groups()
+    return host or "127.0.0.1", int(port)
+
+
+def check_port(host, port):
+    """Raise a ``CommandError`` if nothing can listen there."""
+    kind = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    try:
+        with socket.socket(kind) as probe:
+            # As runserver does: closed connections of the last run do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.strip("[]"), port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise CommandError(
+                f"Something else listens at {host}:{port}. "
+                f"Choose another port: manage.py demo {port + 1}"
+            ) from None
+        raise CommandError(
+            f"Nothing can listen at {host}:{port}: {error.strerror}."
+        ) from None
+    except OverflowError:
+        raise CommandError(f"{port} is not a port.") from None

@@ -1,0 +1,25 @@
+from django.urls import path, register_converter
+from django.urls.converters import StringConverter
+
+from . import views
+
+
+class ApplicationId(StringConverter):
+    """What the store takes as an id, less the slash."""
+
+    regex = "[^/\0]{1,255}"
+
+
+register_converter(ApplicationId, "application_id")
+
+app_name = "loans"
+urlpatterns = [
+    path("", views.application_list, name="list"),
+    path("apply/", views.apply, name="apply"),
+    path("applications/<application_id:application_id>/", views.detail, name="detail"),
+    path(
+        "applications/<application_id:application_id>/withdraw/",
+        views.withdraw,
+        name="withdraw",
+    ),
+]

@@ -1,0 +1,137 @@
+"""
+The pages. Reads take snapshots or streams; writes add an event.
+
+Plain views: what the library needs is in the few lines that name ``Aggregate`` and
+``EventStore``.
+"""
+
+from functools import wraps
+
+from django.contrib import messages
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from ossy_event_store import (
+    Aggregate,
+    AggregateNotFound,
+    AggregateTypeMismatch,
+    ConcurrencyError,
+    EventStore,
+    IdempotencyConflict,
+)
+
+from .aggregate import LoanApplication
+from .forms import ApplyForm
+from .rules import NotOpen, must_be_open
+
+PER_PAGE = 25
+LAST = "\U0010ffff"  # sorts after every other character
+
+
+def who(request):
+    """Return the name that goes into an event's ``createdBy``."""
+    return request.user.get_username() or "web"
+
+
+def not_found_page(view):
+    """Answer with a page of ours when there is no such application."""
+
+    @wraps(view)
+    def wrapped(request, application_id):
+        try:
+            return view(request, application_id)
+        except (AggregateNotFound, AggregateTypeMismatch):
+            context = {"application_id": application_id}
+            return render(request, "404.html", context, status=404)
+
+    return wrapped
+
+
+@require_GET
+def application_list(request):
+    prefix = request.GET.get("q", "").strip()
+    after, before = request.GET.get("after", ""), request.GET.get("before", "")
+    context = {"q": prefix, **read_page(prefix, after, before)}
+    return render(request, "loans/list.html", context)
+
+
+def read_page(prefix, after, before):
+    """
+    Return one page of snapshots whose id starts with ``prefix``, by id.
+
+    The page begins after the id ``after`` or ends before the id ``before``, so its
+    cost does not grow with its number; the store's index on type and id answers it.
+    """
+    ids = {"$gte": prefix, "$lt": prefix + LAST}
+    if before:
+        ids["$lt"] = min(before, ids["$lt"])
+    elif after:
+        ids["$gt"] = after
+    found = list(
+        Aggregate.collection.find(
+            {"aggregateType": LoanApplication.aggregate_type, "_id": ids},
+            projection={"state": 1},
+            sort=[("_id", -1 if before else 1)],
+            limit=PER_PAGE + 1,  # one more, to know whether there is a next page
+        )
+    )
+    page, more = found[:PER_PAGE], len(found) > PER_PAGE
+    if before:
+        page.reverse()
+    first, last = (page[0]["_id"], page[-1]["_id"]) if page else (None, None)
+    return {
+        "applications": [
+            {"id": snapshot["_id"], **snapshot["state"]} for snapshot in page
+        ],
+        "before": first if (more if before else after) else None,
+        "after": last if (before or more) else None,
+    }
+
+
+@require_http_methods(["GET", "POST"])
+def apply(request):
+    form = ApplyForm(request.POST or None)
+    if not form.is_valid():
+        return render(request, "loans/apply.html", {"form": form})
+    try:
+        application = Aggregate.of(LoanApplication, form.event(who(request))).save()
+    except IdempotencyConflict:
+        messages.error(request, "This form was sent before. Please fill in a new one.")
+        return redirect("loans:apply")
+    messages.success(request, "Your application has arrived.")
+    return redirect("loans:detail", application.id)
+
+
+@require_GET
+@not_found_page
+def detail(request, application_id):
+    application = Aggregate.of(LoanApplication, application_id)
+    context = {
+        "application": application.view(),
+        "version": application.version,
+        "history": EventStore.get_event_stream(application_id),
+    }
+    return render(request, "loans/detail.html", context)
+
+
+@require_POST
+@not_found_page
+def withdraw(request, application_id):
+    event = {
+        "type": "A_CANCELLED",
+        "payload": {"lifecycle": "COMPLETE", "reason": "withdrawn by the applicant"},
+        "createdBy": who(request),
+    }
+    try:
+        application = Aggregate.of(LoanApplication, application_id)
+        application.validate(must_be_open).add(event).save()
+    except NotOpen as error:
+        messages.error(request, f"{error} It cannot be withdrawn.")
+    except ConcurrencyError:
+        messages.warning(
+            request,
+            "Somebody else changed it meanwhile. Look again, then decide.",
+        )
+    else:
+        messages.success(request, "The application is withdrawn.")
+    return redirect("loans:detail", application_id)

@@ -1,0 +1,9 @@
+"""For a server that speaks WSGI."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "loans_site.settings")
+
+application = get_wsgi_application()
