@@ -52,7 +52,12 @@ if STORE == "url":
     DATABASES = {
         "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
     }
-    OSSY_EVENT_STORE = {"URL": SERVER, "NAME": "store"}
+    OSSY_EVENT_STORE = {
+        "URL": SERVER,
+        "NAME": os.environ.get("TEST_STORE_NAME", "store"),
+        "REBUILD_ON_STARTUP": os.environ.get("TEST_REBUILD", "background"),
+        "TIMEOUT": float(os.environ.get("TEST_TIMEOUT", "10")),
+    }
 elif STORE == "mongodb":
     DATABASES = {
         "default": {

@@ -1,0 +1,190 @@
+"""What a process does when it starts, by what kind it is."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from django.conf import settings as django_settings
+from django.core.signals import request_started
+
+from ossy_event_store import Aggregate, leases, mongo, startup
+from ossy_event_store.faces import drive
+
+ON_URL = pytest.mark.skipif(
+    django_settings.STORE != "url", reason="the servers connect by URL"
+)
+
+
+def until(condition, seconds=40):
+    """Return what ``condition`` gives once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.05)
+    return result
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextmanager
+def serving(tmp_path, *command, **environment):
+    """Run a server; give a function for its log and one for its answer."""
+    log = tmp_path / "log"
+    port = free_port()
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, *(part.format(port=port) for part in command)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        )
+
+    def answer():
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
+                return page.read()
+        except (urllib.error.URLError, ConnectionError):
+            assert process.poll() is None, log.read_text()
+            return None
+
+    try:
+        yield log.read_text, answer
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def here(store):
+    return {
+        "TEST_MONGODB_URL": django_settings.SERVER,
+        "TEST_STORE_NAME": mongo.raw(store.events).database.name,
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+    }
+
+
+GUNICORN = ("-m", "gunicorn", "-w", "4", "-b", "127.0.0.1:{port}", "tests.wsgi")
+
+
+@ON_URL
+@pytest.mark.slow
+def test_of_four_gunicorn_workers_exactly_one_rebuilds(store, lend, tmp_path):
+    pytest.importorskip("gunicorn")
+    for number in range(30):
+        lend(f"b-{number}", "BookBought", "BookLent")
+    with serving(tmp_path, *GUNICORN, **here(store)) as (log, answer):
+        until(answer)
+        until(lambda: log().count("Start-up rebuild: ") == 4)
+        text = log()
+    assert len(re.findall(r"Start-up rebuild: 30 streams, 60 events", text)) == 1
+    assert text.count("every snapshot is current") == 3
+    assert Aggregate.collection.count_documents({"aggregateVersion": 2}) == 30
+
+
+@ON_URL
+@pytest.mark.slow
+def test_with_mongodb_down_the_site_serves_and_says_so(tmp_path):
+    pytest.importorskip("gunicorn")
+    nowhere = {
+        "TEST_MONGODB_URL": f"mongodb://ann:secret@127.0.0.1:{free_port()}",
+        "TEST_TIMEOUT": "0.5",
+    }
+    with serving(tmp_path, *GUNICORN, **nowhere) as (log, answer):
+        assert until(answer) == b"served"
+        until(lambda: log().count("to be tried again") >= 4)
+        assert answer() == b"served"
+        text = log()
+    assert "secret" not in text
+    assert "Traceback" not in text
+
+
+@ON_URL
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [[], ["--noreload"]])
+def test_runserver_rebuilds_in_the_process_that_serves(store, lend, tmp_path, option):
+    lend("b-1", "BookBought")
+    command = ("-m", "django", "runserver", "127.0.0.1:{port}", *option)
+    with serving(tmp_path, *command, **here(store)) as (_, answer):
+        until(answer)
+        until(lambda: Aggregate.find("b-1"))
+    lease = mongo.raw(store.leases).find_one({"_id": startup.LEASE})
+    assert lease["fence"] == 1
+
+
+@ON_URL
+@pytest.mark.slow
+def test_blocking_means_before_the_first_request(store, lend, tmp_path):
+    pytest.importorskip("gunicorn")
+    lend("b-1", "BookBought")
+    command = [part if part != "4" else "1" for part in GUNICORN]
+    blocking = {**here(store), "TEST_REBUILD": "blocking"}
+    with serving(tmp_path, *command, **blocking) as (_, answer):
+        until(answer)
+        assert Aggregate.find("b-1")["aggregateVersion"] == 1
+
+
+def test_tests_do_not_serve(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["manage.py", "runserver", "--noreload"])
+    assert not startup.serves()
+
+
+@pytest.mark.parametrize(
+    ("argv", "child", "serves"),
+    [
+        (["manage.py", "runserver"], None, False),
+        (["manage.py", "runserver"], "true", True),
+        (["manage.py", "runserver", "--noreload"], None, True),
+        (["manage.py", "migrate"], None, False),
+        (["manage.py", "shell"], None, False),
+        (["manage.py", "import_events", "x"], None, False),
+        (["celery", "worker"], None, False),
+        (["python"], None, False),
+    ],
+)
+def test_which_processes_serve(monkeypatch, argv, child, serves):
+    monkeypatch.setattr(startup.sources, "is_test_run", lambda: False)
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.delenv("RUN_MAIN", raising=False)
+    if child:
+        monkeypatch.setenv("RUN_MAIN", child)
+    assert startup.serves() is serves
+
+
+def test_a_server_known_only_by_its_requests_begins_with_the_first(monkeypatch):
+    begun = []
+    monkeypatch.setattr(startup.sources, "is_test_run", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["odd-server"])
+    monkeypatch.setattr(startup, "_begin", lambda **kwargs: begun.append(kwargs))
+    startup.begin()
+    assert begun == []
+    request_started.send(sender=None)
+    request_started.send(sender=None)
+    assert begun == [{"may_block": False}]
+
+
+def test_a_rebuild_is_left_to_the_process_that_holds_the_lease(store, lend):
+    lend("b-1", "BookBought")
+    assert drive(leases.acquire(store, startup.LEASE, "other", 30))
+    assert startup.rebuild_stale("me") is None
+    drive(leases.release(store, startup.LEASE, "other"))
+    assert startup.rebuild_stale("me").saved == 1
+    assert drive(leases.acquire(store, startup.LEASE, "other", 30))
+
+
+def test_it_can_be_switched_off(settings, monkeypatch):
+    off = {**settings.OSSY_EVENT_STORE, "REBUILD_ON_STARTUP": False}
+    settings.OSSY_EVENT_STORE = off
+    started = []
+    monkeypatch.setattr(startup.threading, "Thread", started.append)
+    startup._begin()
+    assert started == []
