@@ -10,21 +10,24 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import math
-import re
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import bson
 from bson import ObjectId
-from bson.datetime_ms import DatetimeMS
-from bson.decimal128 import Decimal128
 from bson.errors import BSONError
 
 from .exceptions import InvalidEvent, InvalidState
 from .faces import CODEC, Document
+from .values import (
+    COPY,
+    HALF_A_SURROGATE,
+    NEW,
+    Limits,
+    Unstorable,
+    is_text,
+    stored_mapping,
+)
 
 FIELDS = (
     "_id",
@@ -41,23 +44,6 @@ FIELDS = (
 FIXED_AT_APPEND = ("aggregateVersion", "created")
 
 MAX_ID_LENGTH = 255
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an event may hold: levels of nesting, bytes of BSON, and NaN or not."""
-
-    depth: int
-    size: int
-    nan: bool
-
-
-NEW = Limits(depth=64, size=4 * 1024 * 1024, nan=False)
-# A copy of an event that is stored elsewhere: whatever MongoDB itself can hold.
-COPY = Limits(depth=178, size=16 * 1024 * 1024, nan=True)
-
-_INT64 = range(-(2**63), 2**63)
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def check_id(value: object, name: str = "aggregate_id") -> str:
@@ -79,146 +65,9 @@ def _wrong_with_name(value: str) -> str | None:
         return f"must have 1 to {MAX_ID_LENGTH} characters, it has {len(value)}"
     if "\0" in value:
         return "must not contain a NUL character"
-    if _SURROGATE.search(value):
-        return "holds half of a surrogate pair, which is not text"
+    if not is_text(value):
+        return HALF_A_SURROGATE
     return None
-
-
-# --- values -----------------------------------------------------------------
-
-
-class _Unstorable(Exception):
-    def __init__(self, path: str, reason: str) -> None:
-        self.path = path
-        self.reason = reason
-
-
-def _string(value: str, path: str, limits: Limits) -> str:
-    if not value.isascii() and _SURROGATE.search(value):
-        raise _Unstorable(path, "holds half of a surrogate pair, which is not text")
-    return str.__str__(value)
-
-
-def _integer(value: int, path: str, limits: Limits) -> int:
-    if value not in _INT64:
-        raise _Unstorable(path, "MongoDB holds integers of 64 bits; use a string")
-    return value if type(value) is bson.Int64 else int(value)
-
-
-def _float(value: float, path: str, limits: Limits) -> float:
-    if not limits.nan and not math.isfinite(value):
-        raise _Unstorable(path, f"{value} is not a fact; use None")
-    return float(value)
-
-
-def milliseconds(value: dt.datetime) -> dt.datetime:
-    """Return an aware datetime as MongoDB holds it: UTC, whole milliseconds."""
-    value = value.astimezone(dt.UTC)
-    return value.replace(microsecond=value.microsecond // 1000 * 1000)
-
-
-def _datetime(value: dt.datetime, path: str, limits: Limits) -> dt.datetime:
-    if value.utcoffset() is None:
-        raise _Unstorable(
-            path, "this datetime has no time zone; use django.utils.timezone.now()"
-        )
-    try:
-        return milliseconds(value)
-    except OverflowError:
-        raise _Unstorable(path, "this datetime is beyond the years of UTC") from None
-
-
-def _same(value: Any, path: str, limits: Limits) -> Any:
-    return value
-
-
-# A value of an exact type finds its rule in one look-up; a subclass, as an enum
-# member or Django's SafeString, is stored as the plain value it stands for.
-_RULES: dict[type, Callable[[Any, str, Limits], Any]] = {
-    str: _string,
-    bool: _same,
-    int: _integer,
-    float: _float,
-    type(None): _same,
-    dt.datetime: _datetime,
-    uuid.UUID: _same,
-    bytes: _same,
-    ObjectId: _same,
-    Decimal128: _same,
-    DatetimeMS: _same,
-    bson.Int64: _integer,
-    bson.Binary: _same,
-    bson.Code: _same,
-    bson.DBRef: _same,
-    bson.MaxKey: _same,
-    bson.MinKey: _same,
-    bson.Regex: _same,
-    bson.Timestamp: _same,
-    re.Pattern: _same,
-}
-
-_INSTEAD = (
-    (Decimal, "use bson.Decimal128 or a string"),
-    (dt.datetime, "use a datetime with a time zone"),
-    (dt.date, "use an ISO 8601 string or a datetime"),
-    (dt.time, "use an ISO 8601 string"),
-    (dt.timedelta, "use a number of seconds"),
-    ((set, frozenset), "use a list"),
-)
-
-
-def _rule(kind: type) -> Callable[[Any, str, Limits], Any] | None:
-    for known in (str, bson.Int64, bool, int, float, bytes, dt.datetime, uuid.UUID):
-        if issubclass(kind, known):
-            return _RULES[known]
-    return None
-
-
-def _stored(value: Any, path: str, depth: int, limits: Limits) -> Any:
-    """Return ``value`` as MongoDB gives it back, or raise ``_Unstorable``."""
-    kind = type(value)
-    if kind is dict or (kind not in _RULES and isinstance(value, Mapping)):
-        return _stored_mapping(value, path, depth, limits)
-    if kind is list or kind is tuple:
-        _check_depth(path, depth, limits)
-        return [
-            _stored(item, f"{path}[{index}]", depth + 1, limits)
-            for index, item in enumerate(value)
-        ]
-    rule = _RULES.get(kind) or _rule(kind)
-    if rule is None:
-        raise _Unstorable(path, _unsupported(value))
-    return rule(value, path, limits)
-
-
-def _stored_mapping(
-    value: Mapping[Any, Any], path: str, depth: int, limits: Limits
-) -> Document:
-    _check_depth(path, depth, limits)
-    stored = {}
-    for key, item in value.items():
-        where = f"{path}.{key}" if path else str(key)
-        if not isinstance(key, str):
-            raise _Unstorable(
-                where, f"a key must be a string, not {type(key).__name__}"
-            )
-        if "\0" in key:
-            raise _Unstorable(where, "a key must not contain a NUL character")
-        stored[_string(key, where, limits)] = _stored(item, where, depth + 1, limits)
-    return stored
-
-
-def _check_depth(path: str, depth: int, limits: Limits) -> None:
-    if depth > limits.depth:
-        raise _Unstorable(path[:80] + "…", f"nested deeper than {limits.depth} levels")
-
-
-def _unsupported(value: object) -> str:
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    for unsupported, instead in _INSTEAD:
-        if isinstance(value, unsupported):
-            return f"MongoDB has no type for {kind}; {instead}"
-    return f"MongoDB has no type for {kind}"
 
 
 def stored_state(state: object, aggregate_type: str) -> Document:
@@ -234,9 +83,9 @@ def stored_state(state: object, aggregate_type: str) -> Document:
             f"{aggregate_type}.view must return a dict, not {type(state).__name__}",
         )
     try:
-        return _stored_mapping(state, "state", 1, COPY)
-    except _Unstorable as error:
-        raise InvalidState(error.path, error.reason) from None
+        return stored_mapping(state, COPY, depth=1)
+    except Unstorable as error:
+        raise InvalidState(error.inside("state").path, error.reason) from None
 
 
 # --- events -----------------------------------------------------------------
@@ -331,10 +180,8 @@ def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Docum
     """
     _check_fields(document)
     try:
-        encoded = bson.encode(
-            _stored_mapping(document, "", 0, limits), codec_options=CODEC
-        )
-    except _Unstorable as error:
+        encoded = bson.encode(stored_mapping(document, limits), codec_options=CODEC)
+    except Unstorable as error:
         raise InvalidEvent(error.path, error.reason) from None
     except (BSONError, ValueError, OverflowError) as error:
         # What hides inside a BSON type of its own, such as the scope of a Code.

@@ -21,6 +21,7 @@ from bson.datetime_ms import DatetimeMS
 from bson.errors import BSONError
 
 from .faces import CODEC
+from .values import Unstorable
 
 _OPTIONS = json_util.JSONOptions(
     json_mode=json_util.JSONMode.CANONICAL,
@@ -28,22 +29,13 @@ _OPTIONS = json_util.JSONOptions(
     tz_aware=True,
     tzinfo=dt.UTC,
 )
+_PLAIN = frozenset((str, int, bool, type(None)))
 _INT32 = range(-(2**31), 2**31)
 _ESCAPE = "$document"
 
 
-class Malformed(ValueError):
+class Malformed(Unstorable):
     """What stands at ``path`` is not extended JSON, for ``reason``."""
-
-    def __init__(self, reason: str, path: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.path = path
-
-    def inside(self, key: str) -> Malformed:
-        """Return the same, seen from one level further out."""
-        joint = "" if not self.path or self.path.startswith("[") else "."
-        return Malformed(self.reason, f"{key}{joint}{self.path}")
 
 
 # --- out --------------------------------------------------------------------
@@ -52,7 +44,7 @@ class Malformed(ValueError):
 def encode(value: Any) -> Any:
     """Return a BSON value as what ``json.dumps`` takes."""
     kind = type(value)
-    if kind is str or kind is int or value is None or kind is bool:
+    if kind in _PLAIN:
         return value
     if kind is dict:
         return _encode_document(value)
@@ -114,9 +106,7 @@ def loads(line: str) -> Any:
         Malformed: it is not JSON.
     """
     try:
-        return json.loads(
-            line, parse_constant=_refuse, object_pairs_hook=_without_doubles
-        )
+        return _DECODER.decode(line)
     except json.JSONDecodeError as error:
         raise Malformed(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
@@ -136,6 +126,9 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
+_DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_without_doubles)
+
+
 def decode(value: Any) -> Any:
     """
     Return the BSON value of what ``encode`` returned.
@@ -146,7 +139,7 @@ def decode(value: Any) -> Any:
     if isinstance(value, dict):
         return _decode_object(value)
     if isinstance(value, list):
-        return [_inside(f"[{index}]", item) for index, item in enumerate(value)]
+        return [_inside(index, item) for index, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
         raise Malformed("a number too large for a double")
     return value
@@ -167,10 +160,13 @@ def _decode_object(value: dict[str, Any]) -> Any:
 
 
 def _decoded(value: dict[str, Any]) -> dict[str, Any]:
-    return {key: _inside(key, item) for key, item in value.items()}
+    return {
+        key: item if type(item) in _PLAIN else _inside(key, item)
+        for key, item in value.items()
+    }
 
 
-def _inside(key: str, value: Any) -> Any:
+def _inside(key: str | int, value: Any) -> Any:
     try:
         return decode(value)
     except Malformed as error:

@@ -19,12 +19,13 @@ from typing import Any
 import bson
 from pymongo.errors import BulkWriteError
 
-from .events import COPY, FIELDS, checked_document, from_milliseconds
+from .events import FIELDS, checked_document, from_milliseconds
 from .exceptions import InvalidEvent, InvalidLine
 from .extended_json import Malformed, decode, dumps, encode, iso, loads, parse_date
 from .faces import CODEC, Document
 from .mongo import Store, in_time
 from .scan import scan
+from .values import COPY
 
 BATCH = 1000
 REMEMBERED = 50_000  # streams whose last version is kept at hand

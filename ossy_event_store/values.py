@@ -1,0 +1,222 @@
+"""
+What MongoDB can hold: check a value, and return it as MongoDB gives it back. Pure.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Self
+
+import bson
+from bson import ObjectId
+from bson.datetime_ms import DatetimeMS
+from bson.decimal128 import Decimal128
+
+from .faces import Document
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an event may hold: levels of nesting, bytes of BSON, and NaN or not."""
+
+    depth: int
+    size: int
+    nan: bool
+
+
+NEW = Limits(depth=64, size=4 * 1024 * 1024, nan=False)
+# A copy of an event that is stored elsewhere: whatever MongoDB itself can hold.
+COPY = Limits(depth=178, size=16 * 1024 * 1024, nan=True)
+
+_INT64 = range(-(2**63), 2**63)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+HALF_A_SURROGATE = "holds half of a surrogate pair, which is not text"
+_SHOWN = 80  # characters of a path that is very deep
+
+
+class Unstorable(ValueError):
+    """
+    What stands at ``path`` cannot be stored, for ``reason``.
+
+    The path is put together on the way out, so that it costs nothing otherwise.
+    """
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path = path
+
+    def inside(self, key: object) -> Self:
+        """Note that this happened at ``key``, a name or an index in a list."""
+        place = f"[{key}]" if isinstance(key, int) else str(key)
+        joint = "" if not self.path or self.path.startswith("[") else "."
+        self.path = f"{place}{joint}{self.path}"
+        if len(self.path) > 2 * _SHOWN:
+            self.path = f"{self.path[:_SHOWN]}…"
+        return self
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can be encoded: no half of a surrogate pair in it."""
+    return value.isascii() or not _SURROGATE.search(value)
+
+
+def _string(value: str, limits: Limits) -> str:
+    if not is_text(value):
+        raise Unstorable(HALF_A_SURROGATE)
+    return str.__str__(value)
+
+
+def _integer(value: int, limits: Limits) -> int:
+    if value not in _INT64:
+        raise Unstorable("MongoDB holds integers of 64 bits; use a string")
+    return value if type(value) is bson.Int64 else int(value)
+
+
+def _float(value: float, limits: Limits) -> float:
+    if not limits.nan and not math.isfinite(value):
+        raise Unstorable(f"{value} is not a fact; use None")
+    return float(value)
+
+
+def milliseconds(value: dt.datetime) -> dt.datetime:
+    """Return an aware datetime as MongoDB holds it: UTC, whole milliseconds."""
+    value = value.astimezone(dt.UTC)
+    return value.replace(microsecond=value.microsecond // 1000 * 1000)
+
+
+def _datetime(value: dt.datetime, limits: Limits) -> dt.datetime:
+    if value.utcoffset() is None:
+        raise Unstorable(
+            "this datetime has no time zone; use django.utils.timezone.now()"
+        )
+    try:
+        return milliseconds(value)
+    except OverflowError:
+        raise Unstorable("this datetime is beyond the years of UTC") from None
+
+
+def _same(value: Any, limits: Limits) -> Any:
+    return value
+
+
+def _list(value: Any, limits: Limits, depth: int) -> list[Any]:
+    _check_depth(depth, limits)
+    items = []
+    for item in value:
+        try:
+            items.append(_stored(item, limits, depth + 1))
+        except Unstorable as error:
+            raise error.inside(len(items)) from None
+    return items
+
+
+# A value of an exact type finds its rule in one look-up; a subclass, as an enum
+# member or Django's SafeString, is stored as the plain value it stands for.
+_RULES: dict[type, Callable[[Any, Limits], Any]] = {
+    str: _string,
+    bool: _same,
+    int: _integer,
+    float: _float,
+    type(None): _same,
+    dt.datetime: _datetime,
+    uuid.UUID: _same,
+    bytes: _same,
+    ObjectId: _same,
+    Decimal128: _same,
+    DatetimeMS: _same,
+    bson.Int64: _integer,
+    bson.Binary: _same,
+    bson.Code: _same,
+    bson.DBRef: _same,
+    bson.MaxKey: _same,
+    bson.MinKey: _same,
+    bson.Regex: _same,
+    bson.Timestamp: _same,
+    re.Pattern: _same,
+}
+
+_INSTEAD = (
+    (Decimal, "use bson.Decimal128 or a string"),
+    (dt.datetime, "use a datetime with a time zone"),
+    (dt.date, "use an ISO 8601 string or a datetime"),
+    (dt.time, "use an ISO 8601 string"),
+    (dt.timedelta, "use a number of seconds"),
+    ((set, frozenset), "use a list"),
+)
+
+
+def _rule(kind: type) -> Callable[[Any, Limits], Any] | None:
+    for known in (str, bson.Int64, bool, int, float, bytes, dt.datetime, uuid.UUID):
+        if issubclass(kind, known):
+            return _RULES[known]
+    return None
+
+
+def _stored(value: Any, limits: Limits, depth: int) -> Any:
+    kind = type(value)
+    if kind is dict or (kind not in _RULES and isinstance(value, Mapping)):
+        return stored_mapping(value, limits, depth)
+    if kind is list or kind is tuple:
+        return _list(value, limits, depth)
+    rule = _RULES.get(kind) or _rule(kind)
+    if rule is None:
+        raise Unstorable(_unsupported(value))
+    return rule(value, limits)
+
+
+def stored_mapping(
+    value: Mapping[Any, Any], limits: Limits, depth: int = 0
+) -> Document:
+    """
+    Return a mapping as a dict of plain values, as MongoDB gives them back.
+
+    Args:
+        value: the mapping.
+        limits: what it may hold.
+        depth: how deep it stands in its document already.
+
+    Raises:
+        Unstorable: with path and reason.
+    """
+    _check_depth(depth, limits)
+    stored = {}
+    for key, item in value.items():
+        if type(item) is str and type(key) is str and item.isascii() and key.isascii():
+            # By far the most, and nothing can be wrong with them but a NUL.
+            if "\0" in key:
+                raise Unstorable("a key must not contain a NUL character", key)
+            stored[key] = item
+            continue
+        try:
+            stored[_key(key, limits)] = _stored(item, limits, depth + 1)
+        except Unstorable as error:
+            raise error.inside(key if isinstance(key, str) else repr(key)) from None
+    return stored
+
+
+def _key(key: object, limits: Limits) -> str:
+    if not isinstance(key, str):
+        raise Unstorable(f"a key must be a string, not {type(key).__name__}")
+    if "\0" in key:
+        raise Unstorable("a key must not contain a NUL character")
+    return _string(key, limits)
+
+
+def _check_depth(depth: int, limits: Limits) -> None:
+    if depth > limits.depth:
+        raise Unstorable(f"nested deeper than {limits.depth} levels")
+
+
+def _unsupported(value: object) -> str:
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    for unsupported, instead in _INSTEAD:
+        if isinstance(value, unsupported):
+            return f"MongoDB has no type for {kind}; {instead}"
+    return f"MongoDB has no type for {kind}"
