@@ -1,0 +1,102 @@
+"""The store beside, or inside, Django's own database."""
+
+import asyncio
+
+import pytest
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.db import connection
+from django.urls import reverse
+
+from ossy_event_store import (
+    Aggregate,
+    ConcurrencyError,
+    EventStore,
+    indexes,
+    migrate,
+    mongo,
+)
+from ossy_event_store.faces import drive
+from tests.library.aggregate import Book
+
+INSIDE = pytest.mark.skipif(
+    settings.STORE != "mongodb", reason="needs a django_mongodb_backend alias"
+)
+BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
+
+
+@pytest.mark.django_db
+def test_a_superuser_logs_in_to_the_admin(client):
+    get_user_model().objects.create_superuser("ann", "ann@example.org", "secret")
+    assert client.login(username="ann", password="secret")
+    assert client.get(reverse("admin:index")).status_code == 200
+
+
+@pytest.mark.django_db
+def test_migrate_makes_the_indexes(store):
+    mongo.raw(store.events).drop_indexes()
+    migrate._done.clear()
+    call_command("migrate", verbosity=0)
+    assert drive(indexes.missing(store)) == []
+
+
+@pytest.mark.django_db
+def test_no_migration_is_missing():
+    call_command("makemigrations", "ossy_event_store", check=True, dry_run=True)
+
+
+@pytest.fixture
+def atomic():
+    transaction = pytest.importorskip("django_mongodb_backend.transaction")
+    return transaction.atomic
+
+
+@INSIDE
+@pytest.mark.django_db(transaction=True)
+def test_an_append_joins_the_open_transaction(store, atomic):
+    with atomic():
+        book = Aggregate.of(Book, BOUGHT)
+        book.add({"type": "BookReturned"}, {"type": "BookReturned"})
+        assert len(EventStore.get_event_stream(book.id)) == 3
+        assert asyncio.run(EventStore.aget_event_stream(book.id)) == []
+    assert len(EventStore.get_event_stream(book.id)) == 3
+
+
+@INSIDE
+@pytest.mark.django_db(transaction=True)
+def test_a_rolled_back_transaction_takes_its_events_with_it(store, atomic):
+    def fail(events, saved_state):
+        raise ZeroDivisionError
+
+    first = {**BOUGHT, "aggregateId": "b-1"}
+    with pytest.raises(ZeroDivisionError), atomic():
+        Aggregate.of(Book, first).save().validate(fail)
+    assert EventStore.get_event_stream("b-1") == []
+    assert Aggregate.find("b-1") is None
+
+
+@INSIDE
+@pytest.mark.django_db(transaction=True)
+def test_a_lost_race_inside_a_transaction_is_a_concurrency_error(store, atomic):
+    book = Aggregate.of(Book, BOUGHT)
+    stale = Aggregate.of(Book, book.id)
+    book.add({"type": "BookReturned"})
+    with pytest.raises(ConcurrencyError) as error, atomic():
+        stale.add({"type": "BookReturned"})
+    assert error.value.actual_version == 2
+
+
+@INSIDE
+@pytest.mark.django_db(transaction=True)
+def test_a_known_event_id_inside_a_transaction_is_no_error(store, atomic):
+    book = Aggregate.of(Book, {**BOUGHT, "id": "x"})
+    with atomic():
+        Aggregate.of(Book, {**BOUGHT, "id": "x", "aggregateId": book.id})
+        book.add({"type": "BookReturned"})
+    assert len(EventStore.get_event_stream(book.id)) == 2
+
+
+@INSIDE
+def test_the_client_is_djangos_own(store):
+    assert mongo.raw(store.events).database.client is connection.connection
