@@ -30,7 +30,6 @@ _OPTIONS = json_util.JSONOptions(
     tzinfo=dt.UTC,
 )
 _PLAIN = frozenset((str, int, bool, type(None)))
-_INT32 = range(-(2**31), 2**31)
 _ESCAPE = "$document"
 
 
@@ -64,7 +63,8 @@ def _encode_special(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {"$numberDouble": _spelled(value)}
     if isinstance(value, Int64):
-        return {"$numberLong": str(value)} if value in _INT32 else int(value)
+        small = -(2**31) <= value < 2**31
+        return {"$numberLong": str(value)} if small else int(value)
     if isinstance(value, dt.datetime):
         return {"$date": iso(value)}
     if isinstance(value, DatetimeMS):

@@ -34,7 +34,6 @@ NEW = Limits(depth=64, size=4 * 1024 * 1024, nan=False)
 # A copy of an event that is stored elsewhere: whatever MongoDB itself can hold.
 COPY = Limits(depth=178, size=16 * 1024 * 1024, nan=True)
 
-_INT64 = range(-(2**63), 2**63)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 HALF_A_SURROGATE = "holds half of a surrogate pair, which is not text"
 _SHOWN = 80  # characters of a path that is very deep
@@ -74,7 +73,8 @@ def _string(value: str, limits: Limits) -> str:
 
 
 def _integer(value: int, limits: Limits) -> int:
-    if value not in _INT64:
+    # Compared, not looked up in a range: that would count up for a subclass of int.
+    if not -(2**63) <= value < 2**63:
         raise Unstorable("MongoDB holds integers of 64 bits; use a string")
     return value if type(value) is bson.Int64 else int(value)
 
