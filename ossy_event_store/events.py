@@ -7,6 +7,7 @@ path of the value and the reason, before anything is sent.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import difflib
 import math
@@ -46,14 +47,14 @@ FIXED_AT_APPEND = ("aggregateVersion", "created")
 MAX_ID_LENGTH = 255
 
 
-def check_id(value: object, name: str = "aggregate_id") -> str:
+def check_id(value: Any, name: str = "aggregate_id") -> str:
     """
     Return ``value`` if it can be an id: a string of 1 to 255 characters.
 
     Anything else, above all a dict or a list that came in with a request, is
     ``TypeError`` before it reaches a query.
     """
-    if not isinstance(value, str):
+    if not issubclass(type(value), str):  # a lazy string only looks like one
         raise TypeError(f"{name} must be a string, not {type(value).__name__}.")
     if reason := _wrong_with_name(value):
         raise ValueError(f"{name} {reason}.")
@@ -123,14 +124,14 @@ def unknown_key(key: object, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(str(key), known, n=1)
     if key == "_id":
         close = ["id"]
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-    return f"not a key of an event; {hint} Other data belongs into payload or metadata"
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}."
+    return f"not a key of an event; {hint} Other data belongs into payload or metadata."
 
 
-def _check_name(value: object, path: str) -> str:
+def _check_name(value: Any, path: str) -> str:
     if value is None:
         raise InvalidEvent(path, "missing")
-    if not isinstance(value, str):
+    if not issubclass(type(value), str):  # a lazy string only looks like one
         raise InvalidEvent(path, f"must be a string, not {type(value).__name__}")
     if reason := _wrong_with_name(value):
         raise InvalidEvent(path, reason)
@@ -180,16 +181,52 @@ def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Docum
     """
     _check_fields(document)
     try:
-        encoded = bson.encode(stored_mapping(document, limits), codec_options=CODEC)
+        encoded = _encoded(stored_mapping(document, limits))
+        stored: Document = bson.decode(encoded, CODEC)
     except Unstorable as error:
         raise InvalidEvent(error.path, error.reason) from None
     except (BSONError, ValueError, OverflowError) as error:
-        # What hides inside a BSON type of its own, such as the scope of a Code.
-        raise InvalidEvent("payload", str(error)) from None
+        # A value of a BSON type that is malformed in itself, as a UUID of 3 bytes.
+        raise InvalidEvent(_unencodable(document), str(error)) from None
     if len(encoded) > limits.size:
+        path = max("payload", "metadata", key=lambda name: _size(document.get(name)))
         reason = f"{len(encoded):,} bytes; an event may have {limits.size:,}"
-        raise InvalidEvent("payload", reason)
-    return bson.decode(encoded, CODEC)
+        raise InvalidEvent(path, reason)
+    if b"$ref" in encoded:
+        _check_dbrefs(stored, encoded)
+    return stored
+
+
+def _check_dbrefs(stored: Document, encoded: bytes) -> None:
+    if _encoded(stored) != encoded:
+        raise InvalidEvent("payload", _LIKE_A_DBREF)
+    for name in ("payload", "metadata"):
+        if not isinstance(stored.get(name, {}), dict):
+            raise InvalidEvent(name, _LIKE_A_DBREF)
+
+
+_LIKE_A_DBREF = (
+    'holds a dict with "$ref" and "$id", which is read as a bson.DBRef and would not '
+    "come back equal; use other keys"
+)
+
+
+def _encoded(document: Mapping[str, Any]) -> bytes:
+    return bson.encode(document, codec_options=CODEC)
+
+
+def _size(value: object) -> int:
+    return len(_encoded({"": value}))
+
+
+def _unencodable(document: Mapping[str, Any]) -> str:
+    """Return the field that cannot be encoded and decoded."""
+    for name in ("metadata", "payload"):
+        try:
+            bson.decode(_encoded({name: document.get(name)}), CODEC)
+        except (BSONError, ValueError, OverflowError):
+            return name
+    return "payload"
 
 
 def _check_fields(document: Mapping[str, Any]) -> None:
@@ -224,12 +261,8 @@ def differences(stored: Mapping[str, Any], sent: Mapping[str, Any]) -> list[str]
         for name in FIELDS
         if name not in FIXED_AT_APPEND
         and (name != "metadata" or name in stored)
-        and _bytes(stored.get(name)) != _bytes(sent.get(name))
+        and _encoded({"": stored.get(name)}) != _encoded({"": sent.get(name)})
     ]
-
-
-def _bytes(value: object) -> bytes:
-    return bson.encode({"": value}, codec_options=CODEC)
 
 
 def read_event(document: Document) -> Document:
@@ -242,7 +275,9 @@ def read_event(document: Document) -> Document:
         document["metadata"] = {}
     created = document.get("created")
     if isinstance(created, (int, float)):
-        document["created"] = from_milliseconds(created)
+        # A number that no date can have stays what it is.
+        with contextlib.suppress(OverflowError, ValueError):
+            document["created"] = from_milliseconds(created)
     return document
 
 

@@ -137,6 +137,11 @@ class IdempotencyConflict(EventStoreError):
         )
 
 
+def _text(message: str) -> str:
+    """Return a message that can be written anywhere, whatever a key holds."""
+    return message.encode("utf-8", "backslashreplace").decode()
+
+
 class _Refused(EventStoreError, ValueError):
     """``path`` names the place in the document, ``reason`` what is wrong there."""
 
@@ -146,7 +151,7 @@ class _Refused(EventStoreError, ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}" if self.path else self.reason
+        return _text(f"{self.path}: {self.reason}" if self.path else self.reason)
 
 
 class InvalidEvent(_Refused):
@@ -164,7 +169,7 @@ class InvalidLine(EventStoreError, ValueError):
 
     def __str__(self) -> str:
         where = f"line {self.line}" + (f", {self.path}" if self.path else "")
-        return f"{where}: {self.reason}"
+        return _text(f"{where}: {self.reason}")
 
 
 class InvalidQuery(_Refused):

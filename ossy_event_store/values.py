@@ -106,6 +106,17 @@ def _same(value: Any, limits: Limits) -> Any:
     return value
 
 
+def _code(value: bson.Code, limits: Limits) -> bson.Code:
+    if value.scope is None:
+        return value
+    return bson.Code(str(value), stored_mapping(value.scope, limits))
+
+
+def _dbref(value: bson.DBRef, limits: Limits) -> bson.DBRef:
+    stored_mapping(value.as_doc(), limits)
+    return value
+
+
 def _list(value: Any, limits: Limits, depth: int) -> list[Any]:
     _check_depth(depth, limits)
     items = []
@@ -133,8 +144,8 @@ _RULES: dict[type, Callable[[Any, Limits], Any]] = {
     DatetimeMS: _same,
     bson.Int64: _integer,
     bson.Binary: _same,
-    bson.Code: _same,
-    bson.DBRef: _same,
+    bson.Code: _code,
+    bson.DBRef: _dbref,
     bson.MaxKey: _same,
     bson.MinKey: _same,
     bson.Regex: _same,

@@ -105,6 +105,7 @@ def test_each_loop_has_a_client_that_ends_with_it(store):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".* after loop.shutdown_asyncgens")
         for _ in range(3):
             asyncio.run(use())
         assert len({id(client) for client in clients}) == 3
