@@ -65,7 +65,7 @@ class Aggregate:
 
     @property
     def version(self) -> int:
-        """Version of the last event: the next one appended is one more."""
+        """Version of the last event; the next one appended is one more."""
         if self.events:
             version: int = self.events[-1]["aggregateVersion"]
             return version

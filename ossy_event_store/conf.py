@@ -66,8 +66,9 @@ class Settings:
         default="background",
         metadata={
             "doc": "Whether a process that starts to serve brings stale snapshots up "
-            "to date: in a thread (``'background'``), before the first request "
-            "(``'blocking'``), or not at all (``False``)."
+            "to date: in a thread (``'background'``), before the first request if "
+            "it can be done at once, else in a thread (``'blocking'``), or not at all "
+            "(``False``)."
         },
     )
     MONGOD: str | None = field(

@@ -118,6 +118,7 @@ class EventStore:
         An id without events gives an empty list.
         """
         check_id(aggregate_id)
+        _check_version(from_version, "from_version")
         with in_time():
             return drive(load_stream(mongo.blocking(), aggregate_id, from_version))
 
@@ -127,6 +128,7 @@ class EventStore:
     ) -> list[Document]:
         """See ``get_event_stream()``."""
         check_id(aggregate_id)
+        _check_version(from_version, "from_version")
         with in_time():
             return await load_stream(
                 await mongo.awaitable(), aggregate_id, from_version
@@ -306,24 +308,24 @@ def _documents(
                 aggregate_id=cast(str, event.get("aggregateId")),
                 aggregate_type=cast(str, event.get("aggregateType")),
                 version=(expected or 0) + index + 1,
-                created=event.get("created") or now,
+                created=now if event.get("created") is None else event["created"],
             )
         )
     return documents, expected
 
 
+def _check_version(value: object, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}.")
+    if value < 0:
+        raise ValueError(f"{name} is {value}; versions begin at 0.")
+
+
 def _expected(
     events: Sequence[Mapping[str, Any]], expected_version: int | None
 ) -> int | None:
-    if isinstance(expected_version, bool) or not isinstance(
-        expected_version, (int, type(None))
-    ):
-        kind = type(expected_version).__name__
-        raise TypeError(f"expected_version must be a whole number or None, not {kind}.")
-    if expected_version is not None and expected_version < 0:
-        raise ValueError(
-            f"expected_version is {expected_version}; versions begin at 0."
-        )
+    if expected_version is not None:
+        _check_version(expected_version, "expected_version")
     for index, event in enumerate(events):
         if event.get("aggregateVersion") is None:
             continue

@@ -61,9 +61,9 @@ def check_id(value: Any, name: str = "aggregate_id") -> str:
     return str.__str__(value)
 
 
-def _wrong_with_name(value: str) -> str | None:
-    if not 1 <= len(value) <= MAX_ID_LENGTH:
-        return f"must have 1 to {MAX_ID_LENGTH} characters, it has {len(value)}"
+def _wrong_with_name(value: str, longest: int = MAX_ID_LENGTH) -> str | None:
+    if not 1 <= len(value) <= longest:
+        return f"must have 1 to {longest} characters, it has {len(value)}"
     if "\0" in value:
         return "must not contain a NUL character"
     if not is_text(value):
@@ -128,12 +128,12 @@ def unknown_key(key: object, known: Sequence[str]) -> str:
     return f"not a key of an event; {hint} Other data belongs into payload or metadata."
 
 
-def _check_name(value: Any, path: str) -> str:
+def _check_name(value: Any, path: str, longest: int = MAX_ID_LENGTH) -> str:
     if value is None:
         raise InvalidEvent(path, "missing")
     if not issubclass(type(value), str):  # a lazy string only looks like one
         raise InvalidEvent(path, f"must be a string, not {type(value).__name__}")
-    if reason := _wrong_with_name(value):
+    if reason := _wrong_with_name(value, longest):
         raise InvalidEvent(path, reason)
     return str.__str__(value)
 
@@ -179,7 +179,7 @@ def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Docum
     Raises:
         InvalidEvent: with the path in the event and the reason.
     """
-    _check_fields(document)
+    _check_fields(document, limits)
     try:
         encoded = _encoded(stored_mapping(document, limits))
         stored: Document = bson.decode(encoded, CODEC)
@@ -229,11 +229,11 @@ def _unencodable(document: Mapping[str, Any]) -> str:
     return "payload"
 
 
-def _check_fields(document: Mapping[str, Any]) -> None:
-    if not isinstance(document["_id"], ObjectId):
-        _check_name(document["_id"], "id")
+def _check_fields(document: Mapping[str, Any], limits: Limits) -> None:
     for name in ("aggregateId", "aggregateType", "type"):
         _check_name(document[name], name)
+    if not isinstance(document["_id"], ObjectId):
+        _check_name(document["_id"], "id", limits.id_length)
     check_version(document["aggregateVersion"])
     for name in ("payload", "metadata"):
         if not isinstance(document.get(name, {}), Mapping):
@@ -271,8 +271,8 @@ def read_event(document: Document) -> Document:
 
     The Node package writes no ``metadata`` and ``created`` as milliseconds.
     """
-    if "metadata" not in document:
-        document["metadata"] = {}
+    document.setdefault("metadata", {})
+    document.setdefault("createdBy", None)
     created = document.get("created")
     if isinstance(created, (int, float)):
         # A number that no date can have stays what it is.

@@ -9,13 +9,14 @@ Every error of the store, one tree.
     ├── ConcurrencyError         another writer was faster: load and decide again
     ├── EventNotFound            no event answers the query (ObjectDoesNotExist)
     ├── IdempotencyConflict      this event id is taken by other content
+    ├── IndexConflict            an index cannot be made beside what is there
     ├── InvalidEvent             refused before anything was sent (ValueError)
     ├── InvalidLine              a line of a file to import (ValueError)
     ├── InvalidQuery             a query the store does not run (ValueError)
     ├── InvalidState             a reducer returned what cannot be stored (ValueError)
     ├── OutcomeUnknown           stored or not: try again with the same event ids
     ├── ReducerError             a reducer raised while a stream was folded
-    ├── StoreUnavailable         MongoDB could not be reached in time; nothing was sent
+    ├── StoreUnavailable         MongoDB did not answer in time; no event was sent
     ├── TransactionsUnavailable  several events at once need a replica set
     └── UnknownAggregateType     no class is registered under this type (LookupError)
 
@@ -38,6 +39,7 @@ __all__ = [
     "EventNotFound",
     "EventStoreError",
     "IdempotencyConflict",
+    "IndexConflict",
     "InvalidEvent",
     "InvalidLine",
     "InvalidQuery",
@@ -137,6 +139,19 @@ class IdempotencyConflict(EventStoreError):
         )
 
 
+class IndexConflict(EventStoreError):
+    """Index ``name`` on ``collection`` cannot be made, for ``reason``."""
+
+    def __init__(self, collection: str, name: str, reason: str) -> None:
+        super().__init__(collection, name, reason)
+        self.collection = collection
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"Index {self.name} on {self.collection} cannot be made: {self.reason}"
+
+
 def _text(message: str) -> str:
     """Return a message that can be written anywhere, whatever a key holds."""
     return message.encode("utf-8", "backslashreplace").decode()
@@ -224,7 +239,7 @@ class ReducerError(EventStoreError):
 
 
 class StoreUnavailable(EventStoreError):
-    """MongoDB was not reached within the time-out; nothing was sent."""
+    """MongoDB did not answer in time, or broke off; no event was sent."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

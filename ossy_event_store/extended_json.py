@@ -1,21 +1,27 @@
 """
 BSON values as JSON and back, equal to the byte. Pure.
 
-MongoDB's Extended JSON in its relaxed form, with two additions: an integer that
-was stored in 64 bits though 32 would do keeps its ``$numberLong``; and a document
-with a key that begins with ``$`` is wrapped as ``{"$document": {…}}``, since
-``{"$oid": "x"}`` may be a payload as well as an id.
+MongoDB's Extended JSON in its relaxed form, with three additions: an integer that
+was stored in 64 bits though 32 would do keeps its ``$numberLong``; a NaN of other
+bits than the usual one names them, ``{"$numberDouble": "NaN(fff8000000000000)"}``;
+and a document with a key that begins with ``$`` is wrapped as
+``{"$document": {…}}``, since ``{"$oid": "x"}`` may be a payload as well as an id.
 """
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import json
 import math
-from collections.abc import Mapping
+import re
+import struct
+import uuid
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from bson import DBRef, Int64, json_util
+from bson import Binary, DBRef, Decimal128, Int64, ObjectId, json_util
+from bson.binary import UUID_SUBTYPE
 from bson.code import Code
 from bson.datetime_ms import DatetimeMS
 from bson.errors import BSONError
@@ -31,6 +37,9 @@ _OPTIONS = json_util.JSONOptions(
 )
 _PLAIN = frozenset((str, int, bool, type(None)))
 _ESCAPE = "$document"
+# fromisoformat cuts off what is finer than it knows, and takes it in an offset too.
+_FINER = re.compile(r"[.,]\d{3}\d*[1-9]|[+-][\d:]+[.,]")
+_NAN = "7ff8000000000000"
 
 
 class Malformed(Unstorable):
@@ -69,6 +78,12 @@ def _encode_special(value: Any) -> Any:
         return {"$date": iso(value)}
     if isinstance(value, DatetimeMS):
         return {"$date": {"$numberLong": str(int(value))}}
+    if isinstance(value, bytes):
+        kind = getattr(value, "subtype", 0)
+        text = base64.b64encode(value).decode()
+        return {"$binary": {"base64": text, "subType": f"{kind:02x}"}}
+    if isinstance(value, Decimal128):
+        return _encode_decimal(value)
     if isinstance(value, DBRef):
         return {key: encode(item) for key, item in value.as_doc().items()}
     if isinstance(value, Code) and value.scope is not None:
@@ -76,9 +91,16 @@ def _encode_special(value: Any) -> Any:
     return json_util.default(value, _OPTIONS)
 
 
+def _encode_decimal(value: Decimal128) -> Any:
+    if Decimal128(str(value)).bid == value.bid:
+        return {"$numberDecimal": str(value)}
+    return {"$numberDecimal": f"{value}({value.bid.hex()})"}
+
+
 def _spelled(value: float) -> str:
     if math.isnan(value):
-        return "NaN"
+        bits = struct.pack(">d", value).hex()
+        return "NaN" if bits == _NAN else f"NaN({bits})"
     return "Infinity" if value > 0 else "-Infinity"
 
 
@@ -111,6 +133,10 @@ def loads(line: str) -> Any:
         raise Malformed(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise Malformed("nested too deep") from None
+    except ValueError as error:
+        if isinstance(error, Malformed):
+            raise
+        raise Malformed("a number of too many digits") from None
 
 
 def _refuse(name: str) -> None:
@@ -136,6 +162,13 @@ def decode(value: Any) -> Any:
     Raises:
         Malformed: with path and reason.
     """
+    try:
+        return _decode(value)
+    except RecursionError:
+        raise Malformed("nested too deep") from None
+
+
+def _decode(value: Any) -> Any:
     if isinstance(value, dict):
         return _decode_object(value)
     if isinstance(value, list):
@@ -146,16 +179,23 @@ def decode(value: Any) -> Any:
 
 
 def _decode_object(value: dict[str, Any]) -> Any:
-    if value.keys() == {_ESCAPE} and isinstance(value[_ESCAPE], dict):
-        return _decoded(value[_ESCAPE])
-    if "$date" in value and len(value) == 1:
-        return _decode_date(value["$date"])
+    if len(value) == 1:
+        ((key, inner),) = value.items()
+        if key == _ESCAPE and isinstance(inner, dict):
+            return _decoded(inner)
+        if key in _TYPES:
+            try:
+                return _TYPES[key](inner)
+            except Malformed:
+                raise
+            except (TypeError, ValueError, ArithmeticError, KeyError, BSONError):
+                raise Malformed(f"not extended JSON: {key} has a wrong value") from None
     decoded = _decoded(value)
     if not any(key.startswith("$") for key in value):
         return decoded
     try:
         return json_util.object_hook(decoded, _OPTIONS)
-    except (TypeError, ValueError, ArithmeticError, KeyError, BSONError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, BSONError) as error:
         raise Malformed(f"not extended JSON: {error}") from None
 
 
@@ -168,18 +208,69 @@ def _decoded(value: dict[str, Any]) -> dict[str, Any]:
 
 def _inside(key: str | int, value: Any) -> Any:
     try:
-        return decode(value)
+        return _decode(value)
     except Malformed as error:
         raise error.inside(key) from None
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
 def _decode_date(value: Any) -> Any:
-    if isinstance(value, dict) and value.keys() == {"$numberLong"}:
-        try:
-            return DatetimeMS(int(value["$numberLong"]))
-        except (TypeError, ValueError):
-            raise Malformed("$date is not a number of milliseconds") from None
-    return parse_date(value)
+    if not isinstance(value, dict):
+        return parse_date(value)
+    if value.keys() != {"$numberLong"}:
+        raise ValueError(value)
+    return DatetimeMS(_decode_long(value["$numberLong"]))
+
+
+def _decode_long(value: Any) -> Int64:
+    number = Int64(_text(value))
+    if not -(2**63) <= number < 2**63:
+        raise Malformed("a number of more than 64 bits")
+    return number
+
+
+def _decode_double(value: Any) -> float:
+    if _text(value).startswith("NaN("):
+        number: float
+        (number,) = struct.unpack(">d", bytes.fromhex(value[4:-1]))
+        return number
+    return float(value)
+
+
+def _decode_decimal(value: Any) -> Decimal128:
+    text, _, bits = _text(value).partition("(")
+    return Decimal128.from_bid(bytes.fromhex(bits[:-1])) if bits else Decimal128(text)
+
+
+def _decode_binary(value: Any) -> Any:
+    if value.keys() != {"base64", "subType"}:
+        raise ValueError(value)
+    content = base64.b64decode(_text(value["base64"]), validate=True)
+    kind = int(_text(value["subType"]), 16)
+    if kind == 0:
+        return content
+    if kind == UUID_SUBTYPE and len(content) == 16:
+        return uuid.UUID(bytes=content)
+    return Binary(content, kind)
+
+
+# One look-up for the common ones, and no leniency: json_util makes up a new id for
+# {"$oid": null}, and drops what is not base64.
+_TYPES: dict[str, Callable[[Any], Any]] = {
+    "$oid": lambda value: ObjectId(_text(value)),
+    "$date": _decode_date,
+    "$numberLong": _decode_long,
+    "$numberInt": lambda value: int(_text(value)),
+    "$numberDouble": _decode_double,
+    "$numberDecimal": _decode_decimal,
+    "$binary": _decode_binary,
+    "$uuid": lambda value: uuid.UUID(_text(value)),
+}
 
 
 def parse_date(value: Any) -> dt.datetime:
@@ -191,14 +282,14 @@ def parse_date(value: Any) -> dt.datetime:
     """
     if not isinstance(value, str):
         raise Malformed(f"expected an ISO 8601 string, not {type(value).__name__}")
+    if _FINER.search(value):
+        raise Malformed(f"{value[:40]!r} is finer than a millisecond")
     try:
         date = dt.datetime.fromisoformat(value)
     except ValueError:
         raise Malformed(f"{value[:40]!r} is not an ISO 8601 date and time") from None
     if date.utcoffset() is None:
         raise Malformed(f"{value!r} has no time zone; add Z or +00:00")
-    if date.microsecond % 1000:
-        raise Malformed(f"{value!r} is finer than a millisecond, which MongoDB holds")
     try:
         return date.astimezone(dt.UTC)
     except OverflowError:

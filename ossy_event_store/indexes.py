@@ -12,10 +12,13 @@ from typing import Any
 
 from pymongo.errors import OperationFailure
 
+from .exceptions import IndexConflict
 from .faces import Documents
+from .faults import DUPLICATE_KEY
 from .mongo import EVENTS, SNAPSHOTS, Store, in_time
 
 NAMESPACE_NOT_FOUND = 26
+OTHER_OPTIONS = (85, 86)
 
 
 @dataclass(frozen=True)
@@ -112,5 +115,25 @@ async def ensure(store: Store) -> list[Index]:
     for index in created:
         collection = store.events if index.collection == EVENTS else store.snapshots
         # Not bounded in time: on a large collection a build may take hours.
-        await collection.create_index(list(index.keys), **index.options)
+        try:
+            await collection.create_index(list(index.keys), **index.options)
+        except OperationFailure as error:
+            if reason := _conflict(index, error):
+                raise IndexConflict(index.collection, index.name, reason) from None
+            raise
     return created
+
+
+def _conflict(index: Index, error: OperationFailure) -> str | None:
+    if error.code in OTHER_OPTIONS:
+        return (
+            "one with the same keys or name and other options is there. If nothing "
+            f"else needs it: db.{index.collection}.dropIndex({dict(index.keys)!r})"
+        )
+    if error.code == DUPLICATE_KEY:
+        twice = (error.details or {}).get("keyValue")
+        return (
+            f"several documents have {twice!r}, and only one may. The events of such a "
+            "stream must be put right by hand first."
+        )
+    return None

@@ -28,7 +28,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.driver_info import DriverInfo
-from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import ConnectionFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
@@ -282,11 +282,13 @@ def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn a server that was not reached into one short ``StoreUnavailable``."""
+    """Turn a server that does not answer into one short ``StoreUnavailable``."""
     try:
         yield
-    except ServerSelectionTimeoutError as error:
-        raise StoreUnavailable(short_reason(error)) from None
+    except PyMongoError as error:
+        if error.timeout or isinstance(error, ConnectionFailure):
+            raise StoreUnavailable(short_reason(error)) from None
+        raise
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .exceptions import InvalidQuery
+from .mongo import EVENTS, SNAPSHOTS
 
 STAGES = frozenset(
     (
@@ -39,7 +40,7 @@ STAGES = frozenset(
     )
 )
 RUN_CODE = frozenset(("$accumulator", "$function", "$where"))
-OWN_COLLECTIONS = ("eventstore", "aggregates")
+OWN_COLLECTIONS = (EVENTS, SNAPSHOTS)
 
 
 def check_query(query: object, path: str = "query") -> Mapping[str, Any]:

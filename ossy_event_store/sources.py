@@ -140,6 +140,7 @@ def _of_alias(alias: str) -> Source:
             f"{origin}: its ENGINE must be django_mongodb_backend or djongo."
         )
     if engine == "mongodb":
+        _check_test_name(alias, origin)
         return Source(origin, alias=alias)
     # djongo closes its client, which all threads share, at the end of a request,
     # so it is neither imported nor borrowed: its settings build one of our own.
@@ -163,8 +164,23 @@ def _test_name(name: str) -> str:
     if not is_test_run():
         return name
     name = name if name.startswith("test_") else f"test_{name}"
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    runner = sys.modules.get("django.test.runner")  # manage.py test --parallel
+    number: int = getattr(runner, "_worker_id", 0)
+    worker = os.environ.get("PYTEST_XDIST_WORKER") or number
     return f"{name}_{worker}" if worker else name
+
+
+def _check_test_name(alias: str, origin: str) -> None:
+    """Refuse the real database to a test for which Django has not renamed it."""
+    database = connections.settings[alias]
+    name = str(database.get("NAME") or "")
+    of_tests = (database.get("TEST") or {}).get("NAME")
+    if is_test_run() and name != of_tests and not name.startswith("test_"):
+        raise ImproperlyConfigured(
+            f"{origin}: this test would use the database {name!r} itself. Ask for the "
+            "test database: inherit from django.test.TestCase, or mark the test with "
+            "pytest.mark.django_db."
+        )
 
 
 def is_test_run() -> bool:

@@ -20,11 +20,14 @@ YIELD = 1000  # stale ids at a time
 
 async def stale_ids(store: Store, Root: Any) -> AsyncGenerator[list[str], None]:
     """Yield the ids of streams whose snapshot is not current; reads indexes only."""
+    # Ids that are no strings are not of this store's making, and cannot be merged.
     kind = {"aggregateType": {"$eq": Root.aggregate_type}}
-    heads = _each(store.events.aggregate(_heads(kind), BATCH))
+    heads = _each(
+        store.events.aggregate(_heads({**kind, "aggregateId": {"$gte": ""}}), BATCH)
+    )
     snapshots = _each(
         store.snapshots.batches(
-            kind,
+            {**kind, "_id": {"$gte": ""}},
             BATCH,
             projection=["aggregateVersion", "revision"],
             sort=[("_id", -1)],

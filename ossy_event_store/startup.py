@@ -78,21 +78,19 @@ def _begin(*, may_block: bool = True) -> None:
     if _begun_in == os.getpid() or not wanted:
         return
     _begun_in = os.getpid()
-    if wanted == "blocking" and may_block:
-        _keep_trying(tries=1)
+    if wanted == "blocking" and may_block and _try(leases.new_owner()):
         return
     threading.Thread(
         target=_keep_trying, name="ossy_event_store.rebuild", daemon=True
     ).start()
 
 
-def _keep_trying(tries: int | None = None) -> None:
+def _keep_trying() -> None:
     """Rebuild under the lease; while that cannot be done, try again later."""
-    if tries is None:
-        # Not before every app is ready: a reducer may use what another sets up.
-        apps.ready_event.wait()
+    # Not before every app is ready: a reducer may use what another sets up.
+    apps.ready_event.wait()
     owner = leases.new_owner()
-    for attempt in itertools.islice(itertools.count(1), tries):
+    for attempt in itertools.count(1):
         if attempt > 1:
             time.sleep(min(LONGEST_WAIT, 2.0 ** min(attempt, 6)))
         if _try(owner):
@@ -112,6 +110,10 @@ def _try(owner: str) -> bool:
             "Snapshots are not rebuilt yet, to be tried again: %s", short_reason(error)
         )
         return False
+    except Exception:
+        # A thread that dies would say so to nobody who reads the site's log.
+        logger.exception("Snapshots are not rebuilt.")
+        return True
 
 
 def rebuild_stale(owner: str) -> RebuildReport | None:

@@ -4,8 +4,10 @@ Which streams and types there are: bounded look-ups on indexes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .events import check_id
-from .faces import Document, drive
+from .faces import Document
 from .mongo import Store, in_time
 
 NEAR = 5  # ids shown on either side of one that is not there
@@ -51,8 +53,28 @@ async def near(store: Store, aggregate_id: str) -> list[str]:
     return sorted(stream["aggregateId"] for stream in below)
 
 
-def unknown_id(store: Store, aggregate_id: str) -> str:
-    """Return the message for an id that no stream has, with the ids around it."""
-    ids = drive(near(store, aggregate_id))
-    around = f" Ids around it: {', '.join(ids)}." if ids else " The store is empty."
-    return f"There is no stream {aggregate_id!r}.{around}"
+async def reason_against(
+    store: Store, aggregate_id: str, kinds: Sequence[str] | None
+) -> str | None:
+    """
+    Return why a stream cannot be worked on, or None if it can.
+
+    Args:
+        store: one face of the store.
+        aggregate_id: the stream that was asked for.
+        kinds: the types that are allowed; None allows any.
+    """
+    try:
+        kind = await type_of(store, aggregate_id)
+    except ValueError as error:
+        return str(error)
+    if kind is None:
+        ids = await near(store, aggregate_id)
+        around = f" Ids around it: {', '.join(ids)}." if ids else " The store is empty."
+        return f"There is no stream {aggregate_id!r}.{around}"
+    if kinds and kind not in kinds:
+        known = ", ".join(kinds)
+        return (
+            f"Stream {aggregate_id!r} is of type {kind!r}, which is not among {known}."
+        )
+    return None

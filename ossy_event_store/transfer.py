@@ -9,6 +9,7 @@ is compared and passed over.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -91,8 +92,9 @@ def line_of(event: Document) -> str:
     if out["_id"] == derived_id(event["aggregateId"], event["aggregateVersion"]):
         del out["_id"]
     created = out["created"]
-    if isinstance(created, (int, float)):
-        created = from_milliseconds(created)  # by the Node package
+    if isinstance(created, (int, float)):  # by the Node package
+        with contextlib.suppress(OverflowError, ValueError):
+            created = from_milliseconds(created)
     line = {key: encode(value) for key, value in out.items() if key != "created"}
     line["created"] = iso(created) if hasattr(created, "year") else encode(created)
     # In the order in which the document has them.
@@ -123,9 +125,18 @@ def read_line(text: str) -> Document:
     document["created"] = _created(line["created"])
     document.setdefault("payload", {})
     document.setdefault("createdBy", None)
-    if document.get("_id") is None:
-        document["_id"] = derived_id(line["aggregateId"], line["aggregateVersion"])
-    return checked_document({k: document[k] for k in FIELDS if k in document}, COPY)
+    if "_id" not in line:
+        document["_id"] = derived_id(
+            document["aggregateId"], document["aggregateVersion"]
+        )
+    try:
+        return checked_document({k: document[k] for k in FIELDS if k in document}, COPY)
+    except InvalidEvent as error:
+        if error.path != "id":
+            raise
+        raise InvalidEvent("_id", error.reason) from None
+    except RecursionError:
+        raise Malformed("nested too deep") from None
 
 
 def _created(value: Any) -> Any:
@@ -133,9 +144,9 @@ def _created(value: Any) -> Any:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return from_milliseconds(value)
         return decode(value) if isinstance(value, dict) else parse_date(value)
-    except Malformed as error:
-        raise error.inside("created") from None
-    except OverflowError:
+    except (OverflowError, ValueError) as error:
+        if isinstance(error, Malformed):
+            raise error.inside("created") from None
         raise Malformed("beyond the years that a date can have", "created") from None
 
 
@@ -153,6 +164,7 @@ async def import_events(
     lines: Iterable[tuple[int, str]],
     *,
     dry_run: bool = False,
+    report: TransferReport | None = None,
     progress: Progress | None = None,
 ) -> TransferReport:
     """
@@ -165,12 +177,14 @@ async def import_events(
         store: one face of the store.
         lines: number and text of each line.
         dry_run: check every line, and store nothing.
+        report: is kept up to date meanwhile; a new one by default.
         progress: called with the report after every batch.
 
     Raises:
-        InvalidLine: with number, path and reason. The batches before it are stored.
+        InvalidLine: with number, path and reason; some or all of the lines before
+            it are stored, and nothing after it.
     """
-    work = _Import(store, dry_run)
+    work = _Import(store, dry_run, report or TransferReport())
     began = time.monotonic()
     for batch in _batches(lines):
         work.report.events += len(batch)
@@ -201,10 +215,10 @@ def _batches(
 
 
 class _Import:
-    def __init__(self, store: Store, dry_run: bool) -> None:
+    def __init__(self, store: Store, dry_run: bool, report: TransferReport) -> None:
         self.store = store
         self.dry_run = dry_run
-        self.report = TransferReport()
+        self.report = report
         self.heads: OrderedDict[str, _Head] = OrderedDict()
 
     async def take(self, batch: list[tuple[int, Document]]) -> None:
@@ -217,7 +231,8 @@ class _Import:
         pending = {event["_id"]: event for _, event in new}
         await self._compare(present, pending)
         await self._insert(new)
-        while len(self.heads) > REMEMBERED:
+        # A dry run stores nothing to look a forgotten stream up in.
+        while len(self.heads) > REMEMBERED and not self.dry_run:
             self.heads.popitem(last=False)
 
     async def _look_up(self, ids: set[str]) -> None:
@@ -276,7 +291,7 @@ class _Import:
             other = there.get(event["_id"])
             if other is None and self._only_in_this_file(event):
                 continue
-            if other is None or _bytes(other) != _bytes(event):
+            if other is None or not _same(other, event):
                 raise InvalidLine(
                     number,
                     "aggregateVersion",
@@ -290,7 +305,21 @@ class _Import:
         stored = self.heads[event["aggregateId"]].stored
         return self.dry_run and event["aggregateVersion"] > stored
 
+    async def _check_ids(self, new: list[tuple[int, Document]]) -> None:
+        """Find ids that are taken, as the unique index would when they are stored."""
+        ids = [event["_id"] for _, event in new]
+        found = await self.store.events.find(
+            {"_id": {"$in": ids}}, projection={"_id": 1}
+        )
+        taken = {event["_id"] for event in found}
+        for number, event in new:
+            if event["_id"] in taken:
+                raise InvalidLine(number, *_refusal(event, {"keyPattern": {"_id": 1}}))
+            taken.add(event["_id"])
+
     async def _insert(self, new: list[tuple[int, Document]]) -> None:
+        if self.dry_run:
+            await self._check_ids(new)
         if self.dry_run or not new:
             return
         try:
@@ -301,6 +330,7 @@ class _Import:
             failures = (error.details or {}).get("writeErrors")
             if not failures:
                 raise
+            self.report.stored += failures[0]["index"]
             number, event = new[failures[0]["index"]]
             raise InvalidLine(number, *_refusal(event, failures[0])) from None
         for _, event in new:
@@ -324,5 +354,12 @@ def _heads(query: Document) -> list[Document]:
     ]
 
 
-def _bytes(event: Document) -> bytes:
-    return bson.encode(event, codec_options=CODEC)
+def _same(stored: Document, event: Document) -> bool:
+    """Whether a stored event is the one of a line, to the byte."""
+    if isinstance(stored["created"], (int, float)):  # by the Node package
+        stored = {**stored, "created": from_milliseconds(stored["created"])}
+    ours = {field: stored[field] for field in FIELDS if field in stored}
+    theirs = {field: event[field] for field in FIELDS if field in event}
+    return bson.encode(ours, codec_options=CODEC) == bson.encode(
+        theirs, codec_options=CODEC
+    )

@@ -23,16 +23,18 @@ from .faces import Document
 
 @dataclass(frozen=True)
 class Limits:
-    """What an event may hold: levels of nesting, bytes of BSON, and NaN or not."""
+    """What an event may hold: levels of nesting, bytes of BSON, NaN, letters of an id."""
 
     depth: int
     size: int
     nan: bool
+    id_length: int
 
 
-NEW = Limits(depth=64, size=4 * 1024 * 1024, nan=False)
-# A copy of an event that is stored elsewhere: whatever MongoDB itself can hold.
-COPY = Limits(depth=178, size=16 * 1024 * 1024, nan=True)
+NEW = Limits(depth=64, size=4 * 1024 * 1024, nan=False, id_length=255)
+# A copy of an event that is stored elsewhere: whatever MongoDB itself can hold, and an
+# id made of the longest stream's id and a version.
+COPY = Limits(depth=178, size=16 * 1024 * 1024, nan=True, id_length=280)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 HALF_A_SURROGATE = "holds half of a surrogate pair, which is not text"

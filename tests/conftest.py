@@ -11,6 +11,15 @@ from ossy_event_store import EventStore, indexes, mongo
 from ossy_event_store.faces import drive
 
 
+def pytest_collection_modifyitems(items):
+    if settings.STORE != "mongodb":
+        return
+    # Django renames the database of an alias only for tests that ask for it.
+    for item in items:
+        if "store" in item.fixturenames:
+            item.add_marker(pytest.mark.django_db)
+
+
 @pytest.fixture(scope="session")
 def _store_ready(django_db_setup, django_db_blocker):
     """Let the store be reached, through Django's own door where it lives there."""

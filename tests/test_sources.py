@@ -83,6 +83,12 @@ def test_outside_of_tests_the_name_is_as_it_was_given(settings, monkeypatch):
     assert sources.resolve().name == "shop"
 
 
+def test_each_process_of_djangos_parallel_run_has_a_database(settings, monkeypatch):
+    settings.OSSY_EVENT_STORE = {"URL": "mongodb://host/shop"}
+    monkeypatch.setattr("django.test.runner._worker_id", 2, raising=False)
+    assert sources._test_name("shop") == "test_shop_2"
+
+
 def test_each_worker_of_a_parallel_run_has_a_database(settings, monkeypatch):
     settings.OSSY_EVENT_STORE = {"URL": "mongodb://host/shop"}
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw3")
@@ -101,8 +107,22 @@ def test_a_djongo_alias_gives_a_client_of_our_own(settings):
     assert not source.borrows
 
 
-def test_a_mongodb_backend_alias_is_borrowed_from(settings):
+def test_a_mongodb_backend_alias_is_borrowed_from(settings, monkeypatch):
     settings.OSSY_EVENT_STORE = {"DATABASE": "documents"}
+    monkeypatch.setitem(DATABASES["documents"], "NAME", "test_site")
+    assert sources.resolve().borrows
+
+
+def test_a_test_is_kept_from_the_real_database_of_an_alias(settings):
+    settings.OSSY_EVENT_STORE = {"DATABASE": "documents"}
+    with pytest.raises(ImproperlyConfigured, match="would use the database 'site'"):
+        sources.resolve()
+
+
+def test_the_name_that_an_alias_has_for_tests_may_be_any(settings, monkeypatch):
+    settings.OSSY_EVENT_STORE = {"DATABASE": "documents"}
+    monkeypatch.setitem(DATABASES["documents"], "NAME", "trial")
+    monkeypatch.setitem(DATABASES["documents"], "TEST", {"NAME": "trial"})
     assert sources.resolve().borrows
 
 

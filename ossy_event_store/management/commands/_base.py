@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 
 from ...exceptions import EventStoreError
 from ...faults import short_reason
+from ...mongo import explained
 
 WRONG_USE = 2
 INTERRUPTED = 130
@@ -23,7 +24,8 @@ class StoreCommand(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command; see ``run()`` for what it does."""
         try:
-            self.run(**options)
+            with explained():
+                self.run(**options)
         except (EventStoreError, ImproperlyConfigured) as error:
             raise CommandError(str(error)) from None
         except PyMongoError as error:
@@ -102,6 +104,11 @@ class Progress:
         if self.drawn:
             self.out.write("\r\x1b[K", ending="")
             self.drawn = False
+
+
+def distinct(values: Sequence[str] | None) -> list[str] | None:
+    """Return what was chosen, each once; None if nothing was."""
+    return list(dict.fromkeys(values)) if values else None
 
 
 def duration(seconds: float) -> str:

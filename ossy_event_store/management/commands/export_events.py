@@ -5,17 +5,21 @@ from __future__ import annotations
 import gzip
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import (
+    CommandError,
+    CommandParser,
+    OutputWrapper,
+)
 
 from ... import mongo, streams
 from ...faces import Document, drive, drive_each
 from ...transfer import TransferReport, export_events
-from ._base import WRONG_USE, Progress, StoreCommand
+from ._base import WRONG_USE, Progress, StoreCommand, distinct
 
 
 class Command(StoreCommand):
@@ -53,7 +57,7 @@ class Command(StoreCommand):
     def run(self, **options: Any) -> None:
         """Export what was asked for."""
         store = mongo.blocking()
-        queries = _queries(options["types"], options["ids"])
+        queries = _queries(distinct(options["types"]), distinct(options["ids"]))
         total = None if queries != [{}] else drive(store.events.count())
         # The events may go to stdout, so what is said of them does not.
         progress = Progress(self.stderr, total, options["verbosity"])
@@ -65,9 +69,9 @@ class Command(StoreCommand):
             progress.show(report.events, report.seconds)
 
         try:
-            with written(options["output"]) as file:
+            with written(options["output"], self.stdout) as write:
                 for lines in drive_each(export_events(store, queries, show)):
-                    file.write(lines.encode())
+                    write(lines)
         except BrokenPipeError:
             # The reader, head for one, has had enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,37 +98,54 @@ def _queries(types: Sequence[str] | None, ids: Sequence[str] | None) -> list[Doc
                     returncode=WRONG_USE,
                 )
     for aggregate_id in ids or ():
-        if drive(streams.type_of(store, aggregate_id)) is None:
-            reason = streams.unknown_id(store, aggregate_id)
+        reason = drive(streams.reason_against(store, aggregate_id, types))
+        if reason:
             raise CommandError(reason, returncode=WRONG_USE)
     some = {"aggregateId": {"$in": list(ids)}} if ids else {}
     if not types:
         return [some]
-    return [{"aggregateType": {"$eq": kind}, **some} for kind in dict.fromkeys(types)]
+    return [{"aggregateType": {"$eq": kind}, **some} for kind in types]
 
 
 @contextmanager
-def written(name: str) -> Iterator[IO[bytes]]:
+def written(name: str, stdout: OutputWrapper) -> Iterator[Callable[[str], object]]:
     """Open the output; a file appears under its name only once it is whole."""
     if name == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        yield from _to_stdout(stdout)
         return
-    path = Path(name)
-    part = path.with_name(path.name + ".part")
+    path = Path(os.path.realpath(name))  # a link stays a link
     try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as device:  # a pipe cannot be written beside and moved
+                yield lambda text: device.write(text.encode())
+            return
+        part = path.with_name(path.name + ".part")
         raw = part.open("wb")
-    except OSError as error:
-        reason = f"{name}: {error.strerror or error}"
+    except (OSError, ValueError) as error:
+        reason = f"{name or repr(name)}: {getattr(error, 'strerror', None) or error}"
         raise CommandError(reason, returncode=WRONG_USE) from None
     try:
         with raw:
-            if path.suffix == ".gz":
-                # No name and no date inside: equal events give an equal file.
-                with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-                    yield file  # type: ignore[misc]
-            else:
-                yield raw
+            yield from _into(raw, gzipped=path.suffix == ".gz")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _into(raw: IO[bytes], *, gzipped: bool) -> Iterator[Callable[[str], object]]:
+    if not gzipped:
+        yield lambda text: raw.write(text.encode())
+        return
+    # No name and no date inside: equal events give an equal file.
+    with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+        yield lambda text: file.write(text.encode())
+
+
+def _to_stdout(stdout: OutputWrapper) -> Iterator[Callable[[str], object]]:
+    if stdout._out is not sys.stdout or not hasattr(sys.stdout, "buffer"):
+        yield lambda text: stdout.write(text, ending="")
+        return
+    # As bytes, whatever encoding the terminal's locale has.
+    sys.stdout.flush()
+    yield lambda text: sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()

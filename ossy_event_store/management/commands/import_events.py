@@ -50,7 +50,6 @@ class Command(StoreCommand):
             progress = Progress(self.stdout, None, options["verbosity"])
 
             def show(report: TransferReport) -> None:
-                self.report = report
                 share = position()
                 if share:
                     progress.total = round(report.events / share)
@@ -62,6 +61,7 @@ class Command(StoreCommand):
                         mongo.blocking(),
                         numbered(file),
                         dry_run=dry_run,
+                        report=self.report,
                         progress=show,
                     )
                 )
@@ -74,8 +74,8 @@ class Command(StoreCommand):
 
     def _stopped(self, error: InvalidLine) -> str:
         return (
-            f"{error}. Nothing of its batch was stored; {self.report.stored:,} events "
-            "before it were. Mend the line and run the import again."
+            f"{error}. {self.report.stored:,} events before it were stored. Mend the "
+            "line and run the import again."
         )
 
     def interrupted(self) -> str:

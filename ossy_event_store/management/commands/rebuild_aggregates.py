@@ -12,7 +12,7 @@ from ... import mongo, streams
 from ...faces import drive
 from ...rebuild import AggregateRebuild, RebuildReport
 from ...registry import registered
-from ._base import WRONG_USE, Progress, StoreCommand
+from ._base import WRONG_USE, Progress, StoreCommand, distinct
 
 SHOWN = 20  # failures written out
 
@@ -58,7 +58,8 @@ class Command(StoreCommand):
 
     def run(self, **options: Any) -> None:
         """Rebuild, and end with the exit code that says how it went."""
-        types, ids, stale = options["types"], options["ids"], options["stale"]
+        types, ids = distinct(options["types"]), distinct(options["ids"])
+        stale = options["stale"]
         _check_types(types)
         _check_ids(ids, types)
         if not (types or ids or stale) and options["interactive"]:
@@ -97,7 +98,11 @@ class Command(StoreCommand):
         if not sys.stdin.isatty():
             return
         question = "Rebuild the snapshots of every registered type? [y/N] "
-        if input(question).strip().lower() not in ("y", "yes"):
+        try:
+            answer = input(question)
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
             raise CommandError("Nothing was rebuilt.", returncode=WRONG_USE)
 
     def interrupted(self) -> str:
@@ -129,14 +134,7 @@ def _check_types(types: Sequence[str] | None) -> None:
 def _check_ids(ids: Sequence[str] | None, types: Sequence[str] | None) -> None:
     known = list(types or registered())
     for aggregate_id in ids or ():
-        kind = drive(streams.type_of(mongo.blocking(), aggregate_id))
-        if kind is None:
-            raise CommandError(
-                streams.unknown_id(mongo.blocking(), aggregate_id), returncode=WRONG_USE
-            )
-        if kind not in known:
-            raise CommandError(
-                f"Stream {aggregate_id!r} is of type {kind!r}, which is not among "
-                f"{', '.join(known)}.",
-                returncode=WRONG_USE,
-            )
+        store = mongo.blocking()
+        reason = drive(streams.reason_against(store, aggregate_id, known))
+        if reason:
+            raise CommandError(reason, returncode=WRONG_USE)
