@@ -72,14 +72,7 @@ class FromCode(SphinxDirective):
         return node.children
 
 
-def without_type(app, what, name, obj, options, lines):
-    """Keep napoleon from reading ``This: that`` as a type and its description."""
-    if what == "property" and lines:
-        lines[0] = lines[0].replace(": ", "; ")
-
-
 def setup(app):
-    app.connect("autodoc-process-docstring", without_type, priority=400)
     for name in from_code.GENERATED:
         app.add_directive(name, FromCode)
     return {"parallel_read_safe": True}

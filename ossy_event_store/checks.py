@@ -10,6 +10,7 @@ run.
 from __future__ import annotations
 
 import ipaddress
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -87,7 +88,7 @@ def _doubts(source: Source) -> Iterator[CheckMessage]:
         )
     if source.alias and engine_of(source.alias) == "djongo":
         database = connections.settings[source.alias]
-        if database.get("HOST") and not database.get("CLIENT"):
+        if database.get("HOST") and not (database.get("CLIENT") or {}).get("host"):
             yield _warning(
                 "W002",
                 f"DATABASES[{source.alias!r}] has a HOST, which djongo ignores: it "
@@ -133,10 +134,14 @@ def _hosts_without_tls(source: Source) -> list[str]:
         database = connections.settings[source.alias]
         url = str(database.get("HOST") or "localhost")
         options = {k.lower(): v for k, v in (database.get("OPTIONS") or {}).items()}
-    if url.startswith("mongodb+srv://") or options.get("tls") or options.get("ssl"):
+    if options.get("tls") or options.get("ssl"):
         return []
+    if url.startswith("mongodb+srv://"):
+        # TLS unless it is switched off; the hosts are only in the DNS.
+        off = re.search(r"[?&](tls|ssl)=false", url, re.IGNORECASE)
+        return [url.partition("://")[2].rpartition("@")[2].split("/")[0]] if off else []
     try:
-        parsed = parse_uri(url)
+        parsed = parse_uri(url if "://" in url else f"mongodb://{url}")
     except (PyMongoError, ValueError):
         return []
     if parsed["options"].get("tls"):

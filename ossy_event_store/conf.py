@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -31,6 +32,7 @@ class Settings:
 
     URL: str | None = field(
         default=None,
+        repr=False,
         metadata={
             "doc": "Where MongoDB is: ``mongodb://``, ``mongodb+srv://``, or "
             "``embedded://FOLDER`` for a server of the store's own in development "
@@ -53,6 +55,7 @@ class Settings:
     )
     OPTIONS: Mapping[str, Any] = field(
         default_factory=dict,
+        repr=False,
         metadata={"doc": "Further keyword arguments for PyMongo's ``MongoClient``."},
     )
     TIMEOUT: float = field(
@@ -93,7 +96,9 @@ class Problem:
 
 
 def _is_seconds(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value > 0 and math.isfinite(value)
 
 
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {

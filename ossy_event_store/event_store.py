@@ -216,14 +216,14 @@ class EventStore:
         Only stages that read the store are run; others, nested ones too, are
         ``InvalidQuery``.
         """
-        check_pipeline(pipeline)
+        pipeline = check_pipeline(pipeline)
         with in_time():
             return drive(_aggregate(mongo.blocking(), pipeline))
 
     @classmethod
     async def aaggregate(cls, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
         """See ``aggregate()``."""
-        check_pipeline(pipeline)
+        pipeline = check_pipeline(pipeline)
         with in_time():
             return await _aggregate(await mongo.awaitable(), pipeline)
 

@@ -17,7 +17,7 @@ import math
 import re
 import struct
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from bson import Binary, DBRef, Decimal128, Int64, ObjectId, json_util
@@ -35,6 +35,7 @@ _OPTIONS = json_util.JSONOptions(
     tz_aware=True,
     tzinfo=dt.UTC,
 )
+_WRONG = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 _PLAIN = frozenset((str, int, bool, type(None)))
 _ESCAPE = "$document"
 # fromisoformat cuts off what is finer than it knows, and takes it in an offset too.
@@ -62,33 +63,47 @@ def encode(value: Any) -> Any:
 
 
 def _encode_document(value: dict[str, Any]) -> dict[str, Any]:
-    encoded = {key: encode(item) for key, item in value.items()}
-    if any(key.startswith("$") for key in value):
+    encoded = {}
+    for key, item in value.items():  # a comprehension would be one more frame a level
+        encoded[key] = encode(item)
+    if _has_dollar(value):
         return {_ESCAPE: encoded}
     return encoded
 
 
 def _encode_special(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"$numberDouble": _spelled(value)}
-    if isinstance(value, Int64):
-        small = -(2**31) <= value < 2**31
-        return {"$numberLong": str(value)} if small else int(value)
-    if isinstance(value, dt.datetime):
-        return {"$date": iso(value)}
-    if isinstance(value, DatetimeMS):
-        return {"$date": {"$numberLong": str(int(value))}}
-    if isinstance(value, bytes):
-        kind = getattr(value, "subtype", 0)
-        text = base64.b64encode(value).decode()
-        return {"$binary": {"base64": text, "subType": f"{kind:02x}"}}
-    if isinstance(value, Decimal128):
-        return _encode_decimal(value)
-    if isinstance(value, DBRef):
-        return {key: encode(item) for key, item in value.as_doc().items()}
-    if isinstance(value, Code) and value.scope is not None:
-        return {"$code": str(value), "$scope": encode(dict(value.scope))}
+    for kind, encoded in _ENCODERS:
+        if isinstance(value, kind):
+            return encoded(value)
     return json_util.default(value, _OPTIONS)
+
+
+def _encode_float(value: float) -> Any:
+    return value if math.isfinite(value) else {"$numberDouble": _spelled(value)}
+
+
+def _encode_int64(value: Int64) -> Any:
+    small = -(2**31) <= value < 2**31
+    return {"$numberLong": str(value)} if small else int(value)
+
+
+def _encode_bytes(value: bytes) -> Any:
+    text = base64.b64encode(value).decode()
+    return {"$binary": {"base64": text, "subType": f"{_subtype(value):02x}"}}
+
+
+def _subtype(value: bytes) -> int:
+    return value.subtype if isinstance(value, Binary) else 0
+
+
+def _encode_dbref(value: DBRef) -> Any:
+    return {key: encode(item) for key, item in value.as_doc().items()}
+
+
+def _encode_code(value: Code) -> Any:
+    if value.scope is None:
+        return {"$code": str(value)}
+    return {"$code": str(value), "$scope": encode(dict(value.scope))}
 
 
 def _encode_decimal(value: Decimal128) -> Any:
@@ -115,6 +130,18 @@ def dumps(document: Mapping[str, Any]) -> str:
     return json.dumps(
         document, ensure_ascii=False, allow_nan=False, separators=(",", ":")
     )
+
+
+_ENCODERS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (float, _encode_float),
+    (Int64, _encode_int64),
+    (dt.datetime, lambda value: {"$date": iso(value)}),
+    (DatetimeMS, lambda value: {"$date": {"$numberLong": str(int(value))}}),
+    (bytes, _encode_bytes),
+    (Decimal128, _encode_decimal),
+    (DBRef, _encode_dbref),
+    (Code, _encode_code),
+)
 
 
 # --- in ---------------------------------------------------------------------
@@ -169,66 +196,71 @@ def decode(value: Any) -> Any:
 
 
 def _decode(value: Any) -> Any:
+    # Few frames a level: MongoDB nests 180 deep, and Python's stack is not endless.
     if isinstance(value, dict):
-        return _decode_object(value)
+        if len(value) == 1:
+            ((key, inner),) = value.items()
+            if key in _TYPES:
+                return _decode_type(key, inner)
+            if key == _ESCAPE and isinstance(inner, dict):
+                return dict(_decoded(inner.items()))
+        decoded = dict(_decoded(value.items()))
+        return _decode_rest(decoded) if _has_dollar(value) else decoded
     if isinstance(value, list):
-        return [_inside(index, item) for index, item in enumerate(value)]
+        return [item for _, item in _decoded(enumerate(value))]
     if isinstance(value, float) and not math.isfinite(value):
         raise Malformed("a number too large for a double")
     return value
 
 
-def _decode_object(value: dict[str, Any]) -> Any:
-    if len(value) == 1:
-        ((key, inner),) = value.items()
-        if key == _ESCAPE and isinstance(inner, dict):
-            return _decoded(inner)
-        if key in _TYPES:
-            try:
-                return _TYPES[key](inner)
-            except Malformed:
-                raise
-            except (TypeError, ValueError, ArithmeticError, KeyError, BSONError):
-                raise Malformed(f"not extended JSON: {key} has a wrong value") from None
-    decoded = _decoded(value)
-    if not any(key.startswith("$") for key in value):
-        return decoded
+def _decoded(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    for key, item in items:
+        try:
+            yield key, item if type(item) in _PLAIN else _decode(item)
+        except Malformed as error:
+            raise error.inside(key) from None
+
+
+def _has_dollar(value: Mapping[str, Any]) -> bool:
+    return any(key.startswith("$") for key in value)
+
+
+def _decode_type(key: str, value: Any) -> Any:
     try:
-        return json_util.object_hook(decoded, _OPTIONS)
-    except (TypeError, ValueError, ArithmeticError, LookupError, BSONError) as error:
+        return _TYPES[key](value)
+    except Malformed:
+        raise
+    except (*_WRONG, BSONError) as error:
         raise Malformed(f"not extended JSON: {error}") from None
 
 
-def _decoded(value: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: item if type(item) in _PLAIN else _inside(key, item)
-        for key, item in value.items()
-    }
-
-
-def _inside(key: str | int, value: Any) -> Any:
+def _decode_rest(decoded: dict[str, Any]) -> Any:
+    """Decode the types that are rare, or no type at all."""
     try:
-        return _decode(value)
-    except Malformed as error:
-        raise error.inside(key) from None
+        return json_util.object_hook(decoded, _OPTIONS)
+    except (*_WRONG, BSONError) as error:
+        raise Malformed(f"not extended JSON: {error}") from None
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(value)
+        raise TypeError(f"expected a string, not {type(value).__name__}")
     return value
 
 
 def _decode_date(value: Any) -> Any:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or value.keys() != {"$numberLong"}:
         return parse_date(value)
-    if value.keys() != {"$numberLong"}:
-        raise ValueError(value)
-    return DatetimeMS(_decode_long(value["$numberLong"]))
+    try:
+        return DatetimeMS(_whole(value["$numberLong"]))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, Malformed):
+            raise
+        raise Malformed("$date is not a number of milliseconds") from None
 
 
-def _decode_long(value: Any) -> Int64:
-    number = Int64(_text(value))
+def _whole(value: Any) -> int:
+    number = int(_text(value))
     if not -(2**63) <= number < 2**63:
         raise Malformed("a number of more than 64 bits")
     return number
@@ -248,13 +280,13 @@ def _decode_decimal(value: Any) -> Decimal128:
 
 
 def _decode_binary(value: Any) -> Any:
-    if value.keys() != {"base64", "subType"}:
-        raise ValueError(value)
+    if not isinstance(value, dict) or value.keys() != {"base64", "subType"}:
+        raise ValueError("$binary needs base64 and subType")
     content = base64.b64decode(_text(value["base64"]), validate=True)
     kind = int(_text(value["subType"]), 16)
     if kind == 0:
         return content
-    if kind == UUID_SUBTYPE and len(content) == 16:
+    if kind == UUID_SUBTYPE:
         return uuid.UUID(bytes=content)
     return Binary(content, kind)
 
@@ -264,7 +296,7 @@ def _decode_binary(value: Any) -> Any:
 _TYPES: dict[str, Callable[[Any], Any]] = {
     "$oid": lambda value: ObjectId(_text(value)),
     "$date": _decode_date,
-    "$numberLong": _decode_long,
+    "$numberLong": lambda value: Int64(_whole(value)),
     "$numberInt": lambda value: int(_text(value)),
     "$numberDouble": _decode_double,
     "$numberDecimal": _decode_decimal,

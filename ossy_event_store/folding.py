@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from django.core.exceptions import ImproperlyConfigured
 
+from .events import check_id
 from .exceptions import ReducerError
 from .faces import Document
 
@@ -56,11 +57,14 @@ def check_reducer(Root: Any) -> Any:
             "aggregate_type and view(events, saved_state)."
         )
     kind = getattr(Root, "aggregate_type", None)
-    if not isinstance(kind, str) or not kind:
+    try:
+        check_id(kind, "aggregate_type")
+    except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(
             f"{name_of(Root)} needs an attribute aggregate_type, a string such as "
-            f"{Root.__name__!r}; found {kind!r}."
-        )
+            f"{Root.__name__!r}; found {kind!r}: {error}"
+        ) from None
+    own_revision(Root)
     view = getattr(Root, "view", None)
     if not callable(view):
         raise ImproperlyConfigured(
@@ -76,6 +80,16 @@ def check_reducer(Root: Any) -> Any:
     return Root
 
 
+def own_revision(Root: Any) -> str | None:
+    """Return the class's attribute ``revision``, if it has one."""
+    own = getattr(Root, "revision", None)
+    if own is None or (isinstance(own, str) and own):
+        return own
+    raise ImproperlyConfigured(
+        f"{name_of(Root)}.revision must be a string that is not empty, not {own!r}."
+    )
+
+
 @functools.cache
 def revision_of(Root: Any) -> str:
     """
@@ -86,14 +100,9 @@ def revision_of(Root: Any) -> str:
     function that the reducer uses often stands beside it. Comments and layout do
     not count. What it imports is not seen; set ``revision`` when that matters.
     """
-    own = getattr(Root, "revision", None)
-    if own is not None:
-        if not isinstance(own, str) or not own:
-            raise ImproperlyConfigured(
-                f"{name_of(Root)}.revision must be a string, not {own!r}."
-            )
+    if own := own_revision(Root):
         return own
-    parts = [_source(cls) for cls in Root.__mro__ if cls.__module__ != "builtins"]
+    parts = [_source(cls) for cls in Root.__mro__ if cls is not object]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -115,8 +124,16 @@ def _functions(cls: type) -> Iterable[Any]:
 
 
 def _shape(code: CodeType) -> str:
-    constants = (_shape(c) if isinstance(c, CodeType) else c for c in code.co_consts)
-    return repr((code.co_code, code.co_names, code.co_varnames, *constants))
+    constants = [_constant(constant) for constant in code.co_consts]
+    return repr((code.co_code, code.co_names, code.co_varnames, constants))
+
+
+def _constant(value: object) -> str:
+    if isinstance(value, CodeType):
+        return _shape(value)
+    if isinstance(value, frozenset):  # whose order differs from process to process
+        return repr(sorted(map(repr, value)))
+    return repr(value)
 
 
 def fold(Root: Any, events: list[Document], state: dict[str, Any]) -> Mapping[str, Any]:
@@ -126,7 +143,10 @@ def fold(Root: Any, events: list[Document], state: dict[str, Any]) -> Mapping[st
     Raises:
         ReducerError: with the version of the first event it cannot fold.
     """
-    before = copy.deepcopy(state)
+    try:
+        before = copy.deepcopy(state)  # to find the culprit, if there is one
+    except Exception as error:
+        raise _error_at(Root, events[0], error) from error
     try:
         result: Mapping[str, Any] = Root.view(events, state)
         return result
@@ -145,9 +165,14 @@ def _reducer_error(
         except Exception as first:
             culprit, error = event, first
             break
+    return _error_at(Root, culprit, error)
+
+
+def _error_at(Root: Any, event: Document, error: Exception) -> ReducerError:
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = type(error).__name__  # it cannot even be printed
     return ReducerError(
-        Root.aggregate_type,
-        culprit["aggregateId"],
-        culprit["aggregateVersion"],
-        f"{type(error).__name__}: {error}"[:500],
+        Root.aggregate_type, event["aggregateId"], event["aggregateVersion"], text[:500]
     )

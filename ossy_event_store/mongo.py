@@ -113,7 +113,7 @@ def _driver() -> DriverInfo:
 def _build(make: Any, source: Source, arguments: Mapping[str, Any]) -> Any:
     try:
         return make(**arguments)
-    except (PyMongoError, ValueError, TypeError) as error:
+    except (PyMongoError, ValueError, TypeError, OSError) as error:
         if isinstance(error, TypeError) or not source.url:
             raise
         # The driver's own text may hold a piece of the password.

@@ -53,7 +53,7 @@ def check_query(query: object, path: str = "query") -> Mapping[str, Any]:
     if not isinstance(query, Mapping):
         raise InvalidQuery(path, f"must be a dict, not {type(query).__name__}")
     for where, key in _keys(query, path):
-        if key in RUN_CODE:
+        if key in RUN_CODE or str(key).startswith("$_internal"):
             raise InvalidQuery(where, "runs code on the server, which is refused")
     return query
 
@@ -76,7 +76,7 @@ def check_pipeline(pipeline: object, path: str = "pipeline") -> Sequence[Any]:
             raise InvalidQuery(f"{where}.{name}", "not a stage that only reads")
         check_query(stage, where)
         _check_body(name, body, f"{where}.{name}")
-    return pipeline
+    return list(pipeline)
 
 
 def _check_body(name: str, body: Any, path: str) -> None:
@@ -85,10 +85,12 @@ def _check_body(name: str, body: Any, path: str) -> None:
             check_pipeline(nested, f"{path}.{facet}")
     if name in ("$lookup", "$graphLookup", "$unionWith"):
         body = {"coll": body} if isinstance(body, str) else body
-        source = body.get("coll", body.get("from")) if isinstance(body, Mapping) else ""
-        if source is not None and source not in OWN_COLLECTIONS:
-            allowed = " and ".join(OWN_COLLECTIONS)
-            raise InvalidQuery(path, f"reads {source!r}; only {allowed} may be read")
+        if not isinstance(body, Mapping):
+            raise InvalidQuery(path, "must be a dict")
+        for source in (body[key] for key in ("coll", "from") if key in body):
+            if source not in OWN_COLLECTIONS:
+                own = " and ".join(OWN_COLLECTIONS)
+                raise InvalidQuery(path, f"reads {source!r}; only {own} may be read")
         if "pipeline" in body:
             check_pipeline(body["pipeline"], f"{path}.pipeline")
 

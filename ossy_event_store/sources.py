@@ -22,6 +22,7 @@ from pymongo.uri_parser import parse_uri
 from .conf import SETTING, Settings, get_settings
 
 DEFAULT_NAME = "event_store"
+LONGEST_NAME = 58  # MongoDB's 63, less the prefix that a test run adds
 EMBEDDED = "embedded://"
 SCHEMES = ("mongodb://", "mongodb+srv://", EMBEDDED)
 
@@ -66,18 +67,18 @@ def resolve() -> Source:
     # a query on this machine.
     key = (
         _connected,
-        id(settings),
         os.environ.get("DB_URL"),
         os.environ.get("DB_NAME"),
         is_test_run(),
         alias and connections.settings.get(alias, {}).get("NAME"),
     )
-    if _resolved is None or _resolved[0] != key:
-        _resolved = (key, _resolve(settings))
-    return _resolved[1]
+    held = _resolved
+    if held is None or held[0] is not settings or held[1] != key:
+        held = _resolved = (settings, key, _resolve(settings))
+    return held[2]
 
 
-_resolved: tuple[tuple[object, ...], Source] | None = None
+_resolved: tuple[Settings, tuple[object, ...], Source] | None = None
 
 
 def _resolve(settings: Settings) -> Source:
@@ -102,24 +103,24 @@ def _of_url(url: str, origin: str) -> Source:
             f"{origin} must begin with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}."
         )
     settings = get_settings()
-    name = settings.NAME or os.environ.get("DB_NAME") or ""
-    if not url.startswith(EMBEDDED):
-        name = _name_in(url, origin) or name
+    name = None if url.startswith(EMBEDDED) else _name_in(url, origin)
+    where = origin if name else f"{SETTING}['NAME'] or DB_NAME"
+    name = name or settings.NAME or os.environ.get("DB_NAME") or DEFAULT_NAME
+    _check_name(name, where)
     return Source(
         origin,
         url=url,
-        name=_test_name(name or DEFAULT_NAME),
+        name=_test_name(name),
         options=settings.OPTIONS,
     )
 
 
 def _name_in(url: str, origin: str) -> str | None:
-    if not url.startswith("mongodb://"):
-        # The rest of an srv URL is only known after a look-up in the DNS.
-        path = url.partition("://")[2].partition("?")[0].partition("/")[2]
-        return path or None
     try:
-        name: str | None = parse_uri(url)["database"]
+        if url.startswith("mongodb://"):
+            name: str | None = parse_uri(url)["database"]
+        else:
+            name = _name_in_srv(url)
     except (PyMongoError, ValueError):
         # The driver's own text may hold a piece of the password.
         raise ImproperlyConfigured(
@@ -127,6 +128,26 @@ def _name_in(url: str, origin: str) -> str | None:
             "percent-encoded: mongodb://user:p%40ss@host:27017/name"
         ) from None
     return name
+
+
+def _name_in_srv(url: str) -> str | None:
+    """Check the shape of an srv URL; its options need a look-up in the DNS."""
+    rest = url.removeprefix("mongodb+srv://").partition("?")[0]
+    authority, _, name = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    if "." not in host.strip(".") or set(host) & set(",:") or set(name) & set("/@"):
+        raise ValueError
+    if at and ("@" in user or user.count(":") > 1):
+        raise ValueError
+    return name or None
+
+
+def _check_name(name: str, origin: str) -> None:
+    if set(name) & set(' ."$/\\\0') or len(name.encode()) > LONGEST_NAME:
+        raise ImproperlyConfigured(
+            f"{origin}: the name of a database has at most {LONGEST_NAME} bytes, and "
+            'no space or any of . " $ / \\'
+        )
 
 
 def _of_alias(alias: str) -> Source:

@@ -74,7 +74,5 @@ async def reason_against(
         return f"There is no stream {aggregate_id!r}.{around}"
     if kinds and kind not in kinds:
         known = ", ".join(kinds)
-        return (
-            f"Stream {aggregate_id!r} is of type {kind!r}, which is not among {known}."
-        )
+        return f"Stream {aggregate_id!r} is of type {kind!r}, not of {known}."
     return None

@@ -112,15 +112,7 @@ def read_line(text: str) -> Document:
         Malformed: with path and reason.
         InvalidEvent: likewise.
     """
-    line = loads(text)
-    if not isinstance(line, dict):
-        raise Malformed(f"expected a JSON object, not {type(line).__name__}")
-    for name in _REQUIRED:
-        if line.get(name) is None:
-            raise Malformed("missing", name)
-    for name in line:
-        if name not in FIELDS:
-            raise Malformed(f"not a field of an event: {', '.join(FIELDS)}", name)
+    line = _checked_names(loads(text))
     document = decode({k: v for k, v in line.items() if k != "created"})
     document["created"] = _created(line["created"])
     document.setdefault("payload", {})
@@ -132,11 +124,20 @@ def read_line(text: str) -> Document:
     try:
         return checked_document({k: document[k] for k in FIELDS if k in document}, COPY)
     except InvalidEvent as error:
-        if error.path != "id":
-            raise
-        raise InvalidEvent("_id", error.reason) from None
-    except RecursionError:
-        raise Malformed("nested too deep") from None
+        path = "_id" if error.path == "id" else error.path
+        raise InvalidEvent(path, error.reason) from None
+
+
+def _checked_names(line: Any) -> dict[str, Any]:
+    if not isinstance(line, dict):
+        raise Malformed(f"expected a JSON object, not {type(line).__name__}")
+    for name in _REQUIRED:
+        if line.get(name) is None:
+            raise Malformed("missing", name)
+    for name in line:
+        if name not in FIELDS:
+            raise Malformed(f"not a field of an event: {', '.join(FIELDS)}", name)
+    return line
 
 
 def _created(value: Any) -> Any:
@@ -176,7 +177,8 @@ async def import_events(
     Args:
         store: one face of the store.
         lines: number and text of each line.
-        dry_run: check every line, and store nothing.
+        dry_run: check every line against the store, and store nothing. What two
+            lines of the file far apart do to each other is not seen.
         report: is kept up to date meanwhile; a new one by default.
         progress: called with the report after every batch.
 

@@ -23,7 +23,7 @@ from .faces import Document
 
 @dataclass(frozen=True)
 class Limits:
-    """What an event may hold: levels of nesting, bytes of BSON, NaN, letters of an id."""
+    """What an event may hold: levels of nesting, bytes, NaN, characters of an id."""
 
     depth: int
     size: int

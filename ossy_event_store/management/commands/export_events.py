@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from django.core.management.base import (
     CommandError,
@@ -142,10 +142,11 @@ def _into(raw: IO[bytes], *, gzipped: bool) -> Iterator[Callable[[str], object]]
 
 
 def _to_stdout(stdout: OutputWrapper) -> Iterator[Callable[[str], object]]:
-    if stdout._out is not sys.stdout or not hasattr(sys.stdout, "buffer"):
+    if getattr(stdout, "_out", None) is not sys.stdout:
         yield lambda text: stdout.write(text, ending="")
         return
     # As bytes, whatever encoding the terminal's locale has.
-    sys.stdout.flush()
-    yield lambda text: sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
+    stdout.flush()
+    raw: IO[bytes] = cast(Any, stdout)._out.buffer
+    yield lambda text: raw.write(text.encode())
+    raw.flush()

@@ -39,7 +39,8 @@ class Command(StoreCommand):
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="Check every line against the store, and store nothing.",
+            help="Check every line against the store, and store nothing. Two lines far "
+            "apart that contradict each other are found by the import alone.",
         )
 
     def run(self, **options: Any) -> None:

@@ -1,0 +1,186 @@
+"""Errors are facts: attributes, a message that says what to do, and pickles."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+from bson import ObjectId
+from django.core.exceptions import ObjectDoesNotExist
+
+import ossy_event_store
+from ossy_event_store import exceptions
+from ossy_event_store.exceptions import (
+    AggregateNotFound,
+    AggregateTypeMismatch,
+    ConcurrencyError,
+    EventNotFound,
+    EventStoreError,
+    IdempotencyConflict,
+    IndexConflict,
+    InvalidEvent,
+    InvalidLine,
+    InvalidQuery,
+    InvalidState,
+    OutcomeUnknown,
+    ReducerError,
+    StoreUnavailable,
+    TransactionsUnavailable,
+    UnknownAggregateType,
+)
+
+OID = ObjectId("65e0a1b2c3d4e5f601234567")
+
+ERRORS = [
+    (
+        AggregateNotFound("Book", "b"),
+        {"aggregate_type": "Book", "aggregate_id": "b"},
+        "There is no Book 'b'.",
+    ),
+    (
+        AggregateTypeMismatch("b", "Book", "Cook"),
+        {"aggregate_id": "b", "expected": "Book", "actual": "Cook"},
+        "Stream 'b' holds events of type 'Cook', expected 'Book'.",
+    ),
+    (
+        ConcurrencyError("b", 2, 3),
+        {"aggregate_id": "b", "expected_version": 2, "actual_version": 3},
+        "Stream 'b': expected version 2, found version 3. Nothing was written",
+    ),
+    (
+        ConcurrencyError("b", 0, 3),
+        {"expected_version": 0},
+        "Stream 'b': expected no such stream, found version 3.",
+    ),
+    (
+        EventNotFound({"type": "x"}),
+        {"query": {"type": "x"}},
+        "No event answers the query {'type': 'x'}.",
+    ),
+    (
+        IdempotencyConflict("e", ["type", "payload"]),
+        {"event_id": "e", "differences": ("type", "payload")},
+        "Event 'e' is stored already with another type, payload. Nothing was written.",
+    ),
+    (
+        IndexConflict("eventstore", "a_1", "it is there"),
+        {"collection": "eventstore", "name": "a_1", "reason": "it is there"},
+        "Index a_1 on eventstore cannot be made: it is there",
+    ),
+    (
+        InvalidEvent("payload.a", "no"),
+        {"path": "payload.a", "reason": "no"},
+        "payload.a: no",
+    ),
+    (InvalidEvent("", "no"), {"path": "", "reason": "no"}, "no"),
+    (
+        InvalidLine(3, "type", "missing"),
+        {"line": 3, "path": "type", "reason": "missing"},
+        "line 3, type: missing",
+    ),
+    (InvalidLine(3, "", "not JSON"), {"path": ""}, "line 3: not JSON"),
+    (InvalidQuery("query.$where", "no"), {"path": "query.$where"}, "query.$where: no"),
+    (InvalidState("state", "no"), {"path": "state", "reason": "no"}, "state: no"),
+    (
+        OutcomeUnknown([OID, "e"]),
+        {"event_ids": (OID, "e")},
+        "It is not known whether the events ObjectId('65e0a1b2c3d4e5f601234567'), 'e'",
+    ),
+    (
+        ReducerError("Book", "b", 2, "KeyError: 'to'"),
+        {
+            "aggregate_type": "Book",
+            "aggregate_id": "b",
+            "version": 2,
+            "error": "KeyError: 'to'",
+        },
+        "Book 'b', version 2: KeyError: 'to'",
+    ),
+    (
+        StoreUnavailable("refused"),
+        {"reason": "refused"},
+        "The event store is not available: refused",
+    ),
+    (TransactionsUnavailable(), {}, "Several events at once need a transaction"),
+    (
+        UnknownAggregateType("Cook", ["Book", "Reader"]),
+        {"aggregate_type": "Cook", "registered": ("Book", "Reader")},
+        "No aggregate class is registered under 'Cook'. Registered: Book, Reader.",
+    ),
+    (UnknownAggregateType("Cook", []), {"registered": ()}, "No aggregate class"),
+]
+EACH = pytest.mark.parametrize("error", [e for e, _, _ in ERRORS], ids=repr)
+
+
+@pytest.mark.parametrize(("error", "facts", "message"), ERRORS, ids=lambda e: "")
+def test_an_error_carries_its_facts(error, facts, message):
+    assert {name: getattr(error, name) for name in facts} == facts
+
+
+@pytest.mark.parametrize(("error", "facts", "message"), ERRORS, ids=lambda e: "")
+def test_an_error_says_what_is_wrong(error, facts, message):
+    assert str(error).startswith(message)
+
+
+@EACH
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_an_error_can_be_pickled(error, protocol):
+    twin = pickle.loads(pickle.dumps(error, protocol))
+    assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))
+
+
+@EACH
+def test_an_error_can_be_copied(error):
+    assert vars(copy.deepcopy(error)) == vars(error)
+
+
+@EACH
+def test_the_message_of_an_error_is_one_line(error):
+    assert "\n" not in str(error)
+
+
+@EACH
+def test_the_representation_of_an_error_names_its_class(error):
+    assert repr(error).startswith(type(error).__name__)
+
+
+def everything():
+    """Every error class of the module, but its bases."""
+    classes = [v for v in vars(exceptions).values() if inspect.isclass(v)]
+    own = [cls for cls in classes if cls.__module__ == exceptions.__name__]
+    return {cls for cls in own if not cls.__name__.startswith("_")} - {EventStoreError}
+
+
+def test_every_error_is_tested_here():
+    assert {type(error) for error, _, _ in ERRORS} == everything()
+
+
+def test_every_error_is_of_one_tree():
+    assert all(issubclass(cls, EventStoreError) for cls in everything())
+
+
+def test_every_error_can_be_imported_from_the_package():
+    names = {cls.__name__ for cls in everything()} | {"EventStoreError"}
+    assert names <= set(ossy_event_store.__all__)
+    assert names == set(exceptions.__all__)
+
+
+def test_every_error_stands_in_the_drawing_of_the_tree():
+    drawn = exceptions.__doc__
+    assert all(f"── {cls.__name__} " in drawn for cls in everything())
+
+
+@pytest.mark.parametrize(
+    ("cls", "base"),
+    [
+        (AggregateNotFound, ObjectDoesNotExist),
+        (EventNotFound, ObjectDoesNotExist),
+        (InvalidEvent, ValueError),
+        (InvalidLine, ValueError),
+        (InvalidQuery, ValueError),
+        (InvalidState, ValueError),
+        (UnknownAggregateType, LookupError),
+    ],
+)
+def test_an_error_is_also_what_django_or_python_calls_it(cls, base):
+    assert issubclass(cls, base)
