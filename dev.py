@@ -56,7 +56,7 @@ def example(arguments):
     folder = HERE / ".tox" / "example" / BIN.name
     python = str(folder / "python")
     manage = str(HERE / "example_project" / "manage.py")
-    os.execv(python, [python, manage, "demo", *arguments])
+    return os.execv(python, [python, manage, "demo", *arguments])
 
 
 if __name__ == "__main__":

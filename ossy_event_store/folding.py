@@ -72,7 +72,7 @@ def check_reducer(Root: Any) -> Any:
         )
     try:
         inspect.signature(view).bind([], {})
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(
             f"{name_of(Root)}.view must take (events, saved_state) and be a "
             f"@staticmethod or @classmethod: {error}."

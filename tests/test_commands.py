@@ -452,6 +452,7 @@ def test_an_export_goes_on_quietly_when_its_reader_has_had_enough(
     with os.fdopen(write, "w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         call_command("export_events", stderr=io.StringIO())
+        monkeypatch.undo()  # what tidies up after the test looks at stdout
 
 
 def test_export_drop_import_and_export_are_equal_to_the_byte(books, tmp_path):

@@ -123,7 +123,7 @@ def test_every_problem_is_told():
 
 def test_reading_wrong_settings_is_improperly_configured(nowhere):
     nowhere.OSSY_EVENT_STORE = {"URI": "x"}
-    with pytest.raises(ImproperlyConfigured, match="has no key 'URI'. Did you mean"):
+    with pytest.raises(ImproperlyConfigured, match=r"has no key 'URI'\. Did you mean"):
         get_settings()
 
 

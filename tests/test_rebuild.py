@@ -134,7 +134,7 @@ def test_a_snapshot_without_a_stream_is_discarded(store, face, lend, caplog):
     assert set(states()) == {"b-2"}
 
 
-def test_a_newer_snapshot_is_left(store, face, lend, monkeypatch):
+def test_a_newer_snapshot_is_left(store, lend, monkeypatch):
     lend("b-1", "BookBought")
     built = snapshots.build_snapshot
 
@@ -146,7 +146,7 @@ def test_a_newer_snapshot_is_left(store, face, lend, monkeypatch):
         return snapshot
 
     monkeypatch.setattr(rebuild, "build_snapshot", appended_meanwhile)
-    report = face(AggregateRebuild.build_and_save_all)
+    report = AggregateRebuild.build_and_save_all()
     assert (report.streams, report.saved, report.newer) == (1, 0, 1)
     assert states()["b-1"][0] == 2
 
