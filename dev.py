@@ -38,9 +38,7 @@ def ensure_tox():
     print("Making .venv with tox ...", flush=True)
     venv.create(VENV, with_pip=True, clear=True)
     python = BIN / "python"
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "tox>=4.20"], check=True
-    )
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "tox>=4.20"], check=True)
     ready.touch()
 
 

@@ -185,7 +185,7 @@ def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Docum
         stored: Document = bson.decode(encoded, CODEC)
     except Unstorable as error:
         raise InvalidEvent(error.path, error.reason) from None
-    except (BSONError, ValueError, OverflowError) as error:
+    except _UNENCODABLE as error:
         # A value of a BSON type that is malformed in itself, as a UUID of 3 bytes.
         raise InvalidEvent(_unencodable(document), str(error)) from None
     if len(encoded) > limits.size:
@@ -205,6 +205,8 @@ def _check_dbrefs(stored: Document, encoded: bytes) -> None:
             raise InvalidEvent(name, _LIKE_A_DBREF)
 
 
+# SystemError: what PyMongo before 4.14 says of a Binary of subtype 255.
+_UNENCODABLE = (BSONError, ValueError, OverflowError, SystemError)
 _LIKE_A_DBREF = (
     'holds a dict with "$ref" and "$id", which is read as a bson.DBRef and would not '
     "come back equal; use other keys"
@@ -224,7 +226,7 @@ def _unencodable(document: Mapping[str, Any]) -> str:
     for name in ("metadata", "payload"):
         try:
             bson.decode(_encoded({name: document.get(name)}), CODEC)
-        except (BSONError, ValueError, OverflowError):
+        except _UNENCODABLE:
             return name
     return "payload"
 

@@ -117,6 +117,8 @@ def _of_url(url: str, origin: str) -> Source:
 
 def _name_in(url: str, origin: str) -> str | None:
     try:
+        if "@" in url.partition("://")[2].partition("/")[2].partition("?")[0]:
+            raise ValueError  # a password with a slash in it, read as a path
         if url.startswith("mongodb://"):
             name: str | None = parse_uri(url)["database"]
         else:

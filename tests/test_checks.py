@@ -208,6 +208,13 @@ def test_w007_heeds_the_options(settings, options, found):
 
 
 @pytest.mark.parametrize(
+    "url", ["mongodb://10.0.0.1/x?tls=true", "mongodb+srv://db.example.com/x"]
+)
+def test_w007_heeds_the_options_before_the_url(settings, url):
+    assert ids(deployed(settings, url, OPTIONS={"tls": False})) == ["W007"]
+
+
+@pytest.mark.parametrize(
     ("database", "found"),
     [
         ({"HOST": "mongodb://10.0.0.1"}, ["W007"]),

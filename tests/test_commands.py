@@ -426,7 +426,12 @@ def test_an_output_that_cannot_be_written_is_wrong_use(
     assert failure("export_events", output=name).returncode == WRONG_USE
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+NAMED_PIPES = pytest.mark.skipif(
+    not hasattr(os, "mkfifo"), reason="no named pipes here"
+)
+
+
+@NAMED_PIPES
 def test_an_export_into_a_named_pipe_leaves_the_pipe(books, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -435,6 +440,49 @@ def test_an_export_into_a_named_pipe_leaves_the_pipe(books, tmp_path):
     assert pipe.is_fifo()
     assert os.read(reader, 1 << 16).count(b"\n") == 4
     os.close(reader)
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    """A named pipe whose reader is there; ``pipe(name)`` returns its path."""
+    readers = []
+
+    def pipe(name):
+        os.mkfifo(tmp_path / name)
+        readers.append(os.open(tmp_path / name, os.O_RDONLY | os.O_NONBLOCK))
+        return str(tmp_path / name), readers[-1]
+
+    yield pipe
+    for reader in readers:
+        os.close(reader)
+
+
+@NAMED_PIPES
+def test_an_export_into_a_pipe_is_gzipped_if_its_name_says_so(books, pipe):
+    name, reader = pipe("pipe.gz")
+    run("export_events", output=name)
+    assert gzip.decompress(os.read(reader, 1 << 16)).count(b"\n") == 4
+
+
+@NAMED_PIPES
+@pytest.mark.parametrize("error", [ValueError("no"), OSError("no")], ids=repr)
+def test_what_breaks_an_export_into_a_pipe_is_not_blamed_on_the_pipe(
+    books, pipe, monkeypatch, error
+):
+    async def export(*args):
+        yield "half\n"
+        raise error
+
+    monkeypatch.setattr(export_command, "export_events", export)
+    with pytest.raises(type(error)):
+        run("export_events", output=pipe("pipe")[0])
+
+
+def test_an_export_through_a_link_is_gzipped_if_the_link_says_so(books, tmp_path):
+    (tmp_path / "link.gz").symlink_to(tmp_path / "latest")
+    run("export_events", output=str(tmp_path / "link.gz"))
+    run("import_events", str(tmp_path / "link.gz"))
+    assert gzip.decompress((tmp_path / "latest").read_bytes()).count(b"\n") == 4
 
 
 def test_an_export_through_a_link_leaves_the_link(books, tmp_path):

@@ -270,6 +270,8 @@ def told_about(action):
 @example(f"mongodb://ann:p?{SECRET}=1@127.0.0.1:1/name")
 @example(f"mongodb://ann:p/{SECRET}@127.0.0.1:1/name")
 @example(f"mongodb+srv://ann:p/{SECRET}@x.example.com/name")
+@example(f"mongodb://ann:1/{SECRET}@127.0.0.1:1/name")
+@example(f"mongodb://ann:1/{SECRET}@127.0.0.1:1")
 def test_the_checks_never_tell_a_password(url):
     with override_settings(OSSY_EVENT_STORE={"URL": url}):
         assert SECRET not in told_about(lambda: check_settings(None))

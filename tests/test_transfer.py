@@ -577,6 +577,19 @@ def test_an_event_of_the_node_package_that_is_there_is_passed_over(store, node):
     assert counts(bring(store, exported(store))) == (1, 0, 1)
 
 
+@pytest.mark.parametrize("field", ["createdBy", "payload"])
+def test_an_event_of_the_node_package_without_a_field_is_passed_over(
+    store, node, field
+):
+    EventStore.collection.update_one({}, {"$unset": {field: ""}})
+    assert counts(bring(store, exported(store))) == (1, 0, 1)
+
+
+def test_an_event_without_a_date_does_not_end_an_export(store, node):
+    EventStore.collection.update_one({}, {"$unset": {"created": ""}})
+    assert len(exported(store)) == 1
+
+
 def test_milliseconds_in_a_line_are_a_date(store):
     assert read_line(line(created=1709209815123))["created"] == NOW
 
