@@ -104,5 +104,18 @@ def test_a_known_event_id_inside_a_transaction_is_no_error(store, atomic):
 
 
 @INSIDE
+@pytest.mark.django_db(transaction=True)
+def test_an_older_save_inside_a_transaction_leaves_it_whole(store, atomic):
+    book = Aggregate.of(Book, BOUGHT)
+    old = Aggregate.of(Book, book.id)
+    book.add({"type": "BookReturned"}).save()
+    with atomic():
+        old.save()
+        Aggregate.of(Book, {**BOUGHT, "aggregateId": "other"}).save()
+    assert Aggregate.find(book.id)["aggregateVersion"] == 2
+    assert Aggregate.find("other")["aggregateVersion"] == 1
+
+
+@INSIDE
 def test_the_client_is_djangos_own(store):
     assert mongo.raw(store.events).database.client is connection.connection

@@ -125,6 +125,18 @@ def test_a_stream_is_read_after_a_version(store, face):
     assert face(EventStore.get_event_stream, "nowhere") == []
 
 
+@pytest.mark.parametrize("wrong", ["1", None, 1.5, True, {"$gt": 0}])
+def test_a_stream_is_read_after_a_whole_number(store, face, wrong):
+    with pytest.raises(TypeError, match="from_version must be a whole number"):
+        face(EventStore.get_event_stream, "b-1", from_version=wrong)
+
+
+@pytest.mark.parametrize("wrong", [0, "", "2026-01-01", False])
+def test_a_date_that_is_none_is_refused(store, face, wrong):
+    with pytest.raises(InvalidEvent, match="created: must be a datetime"):
+        face(EventStore.append_event, {**LENT, "created": wrong})
+
+
 @pytest.mark.parametrize("wrong", [{"$ne": None}, ["b-1"], b"b-1", None, 1])
 def test_only_a_string_is_an_id(store, face, wrong):
     face(EventStore.append_event, LENT)

@@ -1,6 +1,7 @@
 """Rebuild: full and stale, one and all, on streams that misbehave too."""
 
 import pytest
+from bson import ObjectId
 from pymongo.errors import AutoReconnect
 
 from ossy_event_store import (
@@ -263,6 +264,12 @@ def test_a_scan_goes_on_where_it_broke_off(store, lend, monkeypatch):
     events = [e for batch in drive_each(scan.scan(flaky, {})) for e in batch]
     keys = [(e["aggregateId"], e["aggregateVersion"]) for e in events]
     assert keys == [(f"b-{n}", v) for n in range(4) for v in range(1, 5)]
+
+
+def test_a_document_of_another_program_is_passed_over(store, face, lend):
+    Aggregate.collection.insert_one({"_id": ObjectId(), "aggregateType": "Book"})
+    lend("b-1", "BookBought")
+    assert face(AggregateRebuild.build_and_save_all, stale=True).saved == 1
 
 
 def test_heads_out_of_order_are_noticed(store):

@@ -182,6 +182,35 @@ def test_a_rebuild_is_left_to_the_process_that_holds_the_lease(store, lend):
     assert drive(leases.acquire(store, startup.LEASE, "other", 30))
 
 
+def test_blocking_goes_on_in_a_thread_when_it_cannot_be_done_at_once(
+    store, settings, monkeypatch
+):
+    blocking = {**settings.OSSY_EVENT_STORE, "REBUILD_ON_STARTUP": "blocking"}
+    settings.OSSY_EVENT_STORE = blocking
+    started = []
+    monkeypatch.setattr(
+        startup.threading, "Thread", lambda **kw: started.append(kw) or Stub()
+    )
+    monkeypatch.setattr(startup, "_begun_in", None)
+    assert drive(leases.acquire(store, startup.LEASE, "other", 30))
+    startup._begin()
+    assert [thread["target"] for thread in started] == [startup._keep_trying]
+
+
+class Stub:
+    def start(self):
+        pass
+
+
+def test_an_error_that_nobody_thought_of_is_logged(store, monkeypatch, caplog):
+    def fail(owner):
+        raise LookupError("oh")
+
+    monkeypatch.setattr(startup, "rebuild_stale", fail)
+    assert startup._try("me")
+    assert "LookupError: oh" in caplog.text
+
+
 def test_it_can_be_switched_off(settings, monkeypatch):
     off = {**settings.OSSY_EVENT_STORE, "REBUILD_ON_STARTUP": False}
     settings.OSSY_EVENT_STORE = off
