@@ -134,17 +134,18 @@ def _hosts_without_tls(source: Source) -> list[str]:
         database = connections.settings[source.alias]
         url = str(database.get("HOST") or "localhost")
         options = {k.lower(): v for k, v in (database.get("OPTIONS") or {}).items()}
-    if options.get("tls") or options.get("ssl"):
+    given = options.get("tls", options.get("ssl"))  # beats what the URL says
+    if given:
         return []
     if url.startswith("mongodb+srv://"):
         # TLS unless it is switched off; the hosts are only in the DNS.
-        off = re.search(r"[?&](tls|ssl)=false", url, re.IGNORECASE)
+        off = given is False or re.search(r"[?&](tls|ssl)=false", url, re.IGNORECASE)
         return [url.partition("://")[2].rpartition("@")[2].split("/")[0]] if off else []
     try:
         parsed = parse_uri(url if "://" in url else f"mongodb://{url}")
     except (PyMongoError, ValueError):
         return []
-    if parsed["options"].get("tls"):
+    if given is None and parsed["options"].get("tls"):
         return []
     return [host for host, _ in parsed["nodelist"]]
 

@@ -35,7 +35,7 @@ _OPTIONS = json_util.JSONOptions(
     tz_aware=True,
     tzinfo=dt.UTC,
 )
-_WRONG = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+_WRONG = (TypeError, ValueError, ArithmeticError, LookupError, struct.error)
 _PLAIN = frozenset((str, int, bool, type(None)))
 _ESCAPE = "$document"
 # fromisoformat cuts off what is finer than it knows, and takes it in an offset too.
@@ -267,11 +267,13 @@ def _whole(value: Any) -> int:
 
 
 def _decode_double(value: Any) -> float:
-    if _text(value).startswith("NaN("):
-        number: float
-        (number,) = struct.unpack(">d", bytes.fromhex(value[4:-1]))
-        return number
-    return float(value)
+    if not _text(value).startswith("NaN("):
+        return float(value)
+    number: float
+    (number,) = struct.unpack(">d", bytes.fromhex(value[4:-1]))
+    if not math.isnan(number) or not value.endswith(")"):
+        raise ValueError(f"{value!r} is not the bits of a NaN")
+    return number
 
 
 def _decode_decimal(value: Any) -> Decimal128:

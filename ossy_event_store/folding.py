@@ -112,13 +112,12 @@ def _source(cls: type) -> str:
         return ast.unparse(ast.parse(source))
     except (OSError, TypeError, KeyError, SyntaxError):
         # Typed into a shell, or frozen: the compiled code is the next best.
-        functions = (inspect.unwrap(f) for f in _functions(cls))
-        return "".join(_shape(function.__code__) for function in functions)
+        return "".join(_shape(function.__code__) for function in _functions(cls))
 
 
 def _functions(cls: type) -> Iterable[Any]:
     for value in vars(cls).values():
-        function = getattr(value, "__func__", value)
+        function = inspect.unwrap(getattr(value, "__func__", value))
         if inspect.isfunction(function):
             yield function
 

@@ -10,6 +10,7 @@ is compared and passed over.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -91,12 +92,15 @@ def line_of(event: Document) -> str:
     out = dict(event)
     if out["_id"] == derived_id(event["aggregateId"], event["aggregateVersion"]):
         del out["_id"]
-    created = out["created"]
+    created = out.get("created")
     if isinstance(created, (int, float)):  # by the Node package
         with contextlib.suppress(OverflowError, ValueError):
             created = from_milliseconds(created)
     line = {key: encode(value) for key, value in out.items() if key != "created"}
-    line["created"] = iso(created) if hasattr(created, "year") else encode(created)
+    if "created" in out:
+        line["created"] = (
+            iso(created) if isinstance(created, dt.datetime) else encode(created)
+        )
     # In the order in which the document has them.
     return dumps({key: line[key] for key in out})
 
@@ -358,8 +362,10 @@ def _heads(query: Document) -> list[Document]:
 
 def _same(stored: Document, event: Document) -> bool:
     """Whether a stored event is the one of a line, to the byte."""
-    if isinstance(stored["created"], (int, float)):  # by the Node package
-        stored = {**stored, "created": from_milliseconds(stored["created"])}
+    stored = {"payload": {}, "createdBy": None, **stored}
+    if isinstance(stored.get("created"), (int, float)):  # by the Node package
+        with contextlib.suppress(OverflowError, ValueError):
+            stored["created"] = from_milliseconds(stored["created"])
     ours = {field: stored[field] for field in FIELDS if field in stored}
     theirs = {field: event[field] for field in FIELDS if field in event}
     return bson.encode(ours, codec_options=CODEC) == bson.encode(

@@ -108,14 +108,14 @@ def _same(value: Any, limits: Limits) -> Any:
     return value
 
 
-def _code(value: bson.Code, limits: Limits) -> bson.Code:
+def _code(value: bson.Code, limits: Limits, depth: int) -> bson.Code:
     if value.scope is None:
         return value
-    return bson.Code(str(value), stored_mapping(value.scope, limits))
+    return bson.Code(str(value), stored_mapping(value.scope, limits, depth + 1))
 
 
-def _dbref(value: bson.DBRef, limits: Limits) -> bson.DBRef:
-    stored_mapping(value.as_doc(), limits)
+def _dbref(value: bson.DBRef, limits: Limits, depth: int) -> bson.DBRef:
+    stored_mapping(value.as_doc(), limits, depth + 1)
     return value
 
 
@@ -146,13 +146,18 @@ _RULES: dict[type, Callable[[Any, Limits], Any]] = {
     DatetimeMS: _same,
     bson.Int64: _integer,
     bson.Binary: _same,
-    bson.Code: _code,
-    bson.DBRef: _dbref,
     bson.MaxKey: _same,
     bson.MinKey: _same,
     bson.Regex: _same,
     bson.Timestamp: _same,
     re.Pattern: _same,
+}
+
+_NESTED: dict[type, Callable[[Any, Limits, int], Any]] = {
+    list: _list,
+    tuple: _list,
+    bson.Code: _code,
+    bson.DBRef: _dbref,
 }
 
 _INSTEAD = (
@@ -176,8 +181,8 @@ def _stored(value: Any, limits: Limits, depth: int) -> Any:
     kind = type(value)
     if kind is dict or (kind not in _RULES and isinstance(value, Mapping)):
         return stored_mapping(value, limits, depth)
-    if kind is list or kind is tuple:
-        return _list(value, limits, depth)
+    if kind in _NESTED:
+        return _NESTED[kind](value, limits, depth)
     rule = _RULES.get(kind) or _rule(kind)
     if rule is None:
         raise Unstorable(_unsupported(value))

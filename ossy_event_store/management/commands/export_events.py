@@ -114,22 +114,29 @@ def written(name: str, stdout: OutputWrapper) -> Iterator[Callable[[str], object
         yield from _to_stdout(stdout)
         return
     path = Path(os.path.realpath(name))  # a link stays a link
+    gzipped = name.endswith(".gz")
+    if path.exists() and not path.is_file():
+        # A pipe or a device cannot be written beside it and moved.
+        with _open(path, name) as raw:
+            yield from _into(raw, gzipped=gzipped)
+        return
+    part = Path(f"{path}.part")
     try:
-        if path.exists() and not path.is_file():
-            with path.open("wb") as device:  # a pipe cannot be written beside and moved
-                yield lambda text: device.write(text.encode())
-            return
-        part = path.with_name(path.name + ".part")
-        raw = part.open("wb")
-    except (OSError, ValueError) as error:
-        reason = f"{name or repr(name)}: {getattr(error, 'strerror', None) or error}"
-        raise CommandError(reason, returncode=WRONG_USE) from None
-    try:
-        with raw:
-            yield from _into(raw, gzipped=path.suffix == ".gz")
+        with _open(part, name) as raw:
+            yield from _into(raw, gzipped=gzipped)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _open(path: Path, name: str) -> IO[bytes]:
+    try:
+        if not name:
+            raise ValueError("a file needs a name")
+        return path.open("wb")
+    except (OSError, ValueError) as error:
+        reason = f"{name or repr(name)}: {getattr(error, 'strerror', None) or error}"
+        raise CommandError(reason, returncode=WRONG_USE) from None
 
 
 def _into(raw: IO[bytes], *, gzipped: bool) -> Iterator[Callable[[str], object]]:
