@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from django.conf import settings as django_settings
@@ -119,6 +120,32 @@ def test_runserver_rebuilds_in_the_process_that_serves(store, lend, tmp_path, op
         until(lambda: Aggregate.find("b-1"))
     lease = mongo.raw(store.leases).find_one({"_id": startup.LEASE})
     assert lease["fence"] == 1
+
+
+@ON_URL
+@pytest.mark.slow
+def test_an_embedded_server_survives_reloads_and_ends_with_the_last_owner(tmp_path):
+    folder = tmp_path / "mongo"
+    here = {
+        "TEST_MONGODB_URL": f"embedded://{folder}",
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+    }
+
+    def mongod():
+        lock = folder / "data" / "mongod.lock"
+        return lock.read_text().strip() if lock.exists() else ""
+
+    urls = Path(__file__).with_name("urls.py")
+    command = ("-m", "django", "runserver", "127.0.0.1:{port}")
+    with serving(tmp_path, *command, **here) as (log, answer):
+        until(answer)
+        first = until(mongod)
+        until(lambda: urls.touch() or log().count("Starting development") >= 2)
+        until(answer)
+        command = [sys.executable, "-m", "django", "ensure_event_store"]
+        subprocess.run(command, check=True, env={**os.environ, **here})
+        assert mongod() == first
+    until(lambda: not mongod())  # a clean end empties the lock
 
 
 @ON_URL
