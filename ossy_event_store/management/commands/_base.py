@@ -7,7 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, OutputWrapper
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    OutputWrapper,
+)
 from pymongo.errors import PyMongoError
 
 from ...exceptions import EventStoreError
@@ -104,6 +109,24 @@ class Progress:
         if self.drawn:
             self.out.write("\r\x1b[K", ending="")
             self.drawn = False
+
+
+def add_selection(parser: CommandParser) -> None:
+    """Add the options that choose streams, ``types`` and ``ids``."""
+    parser.add_argument(
+        "--type",
+        dest="types",
+        action="append",
+        metavar="T",
+        help="Only streams of this type; may be given several times.",
+    )
+    parser.add_argument(
+        "--id",
+        dest="ids",
+        action="append",
+        metavar="ID",
+        help="Only this stream; may be given several times.",
+    )
 
 
 def distinct(values: Sequence[str] | None) -> list[str] | None:

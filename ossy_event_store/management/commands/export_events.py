@@ -19,7 +19,7 @@ from django.core.management.base import (
 from ... import mongo, streams
 from ...faces import Document, drive, drive_each
 from ...transfer import TransferReport, export_events
-from ._base import WRONG_USE, Progress, StoreCommand, distinct
+from ._base import WRONG_USE, Progress, StoreCommand, add_selection, distinct
 
 
 class Command(StoreCommand):
@@ -32,20 +32,7 @@ class Command(StoreCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Say what can be chosen."""
-        parser.add_argument(
-            "--type",
-            dest="types",
-            action="append",
-            metavar="T",
-            help="Only streams of this type; may be given several times.",
-        )
-        parser.add_argument(
-            "--id",
-            dest="ids",
-            action="append",
-            metavar="ID",
-            help="Only this stream; may be given several times.",
-        )
+        add_selection(parser)
         parser.add_argument(
             "-o",
             "--output",

@@ -12,7 +12,7 @@ from ... import mongo, streams
 from ...faces import drive
 from ...rebuild import AggregateRebuild, RebuildReport
 from ...registry import registered
-from ._base import WRONG_USE, Progress, StoreCommand, distinct
+from ._base import WRONG_USE, Progress, StoreCommand, add_selection, distinct
 
 SHOWN = 20  # failures written out
 
@@ -28,20 +28,7 @@ class Command(StoreCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Say what can be chosen."""
-        parser.add_argument(
-            "--type",
-            dest="types",
-            action="append",
-            metavar="T",
-            help="Only aggregates of this type; may be given several times.",
-        )
-        parser.add_argument(
-            "--id",
-            dest="ids",
-            action="append",
-            metavar="ID",
-            help="Only this stream; may be given several times.",
-        )
+        add_selection(parser)
         parser.add_argument(
             "--stale",
             action="store_true",
