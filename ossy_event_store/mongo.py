@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 import pymongo
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from django.utils.asyncio import async_unsafe
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
@@ -154,8 +155,17 @@ def _close_own_client() -> None:
         held[1].close()
 
 
+@async_unsafe(
+    "This method blocks, and would hold up every other task of this event loop. "
+    "Await its twin with an 'a' in front, or use sync_to_async."
+)
 def blocking() -> Store:
-    """Return the store's blocking face, connecting on first use."""
+    """
+    Return the store's blocking face, connecting on first use.
+
+    Raises:
+        SynchronousOnlyOperation: called in a coroutine, as with Django's ORM.
+    """
     source = resolve()
     if source.borrows:
         return _borrowed(cast(str, source.alias))
@@ -165,9 +175,9 @@ def blocking() -> Store:
     with _process.lock:
         held = _process.blocking
         if held is None or held[0] != source:
-            if held is not None:
-                held[1].close()
+            # Before the old one is closed: this may fail, and then that one is kept.
             client = _build(MongoClient, source, _client_arguments(source))
+            _close_own_client()
             held = (source, client, _blocking_store(client, source.name))
             _process.blocking = held
         return held[2]
@@ -228,8 +238,6 @@ async def awaitable() -> Store:
     held = _process.awaitable.get(loop)
     if held is not None and held[0] == source and _same_name(held[2], source):
         return held[2]
-    if held is not None:
-        await held[3].aclose()
     with _process.lock:
         if source.borrows:
             connection: Any = connections[cast(str, source.alias)]
@@ -238,6 +246,8 @@ async def awaitable() -> Store:
         else:
             arguments, name = _client_arguments(source), source.name
         client = _build(AsyncMongoClient, source, arguments)
+    if held is not None:
+        await held[3].aclose()
     closing = _closed_with_the_loop(client)
     await closing.__anext__()
     store = _awaitable_store(client, name)

@@ -11,6 +11,7 @@ import warnings
 
 import pytest
 from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
 from ossy_event_store import Aggregate, EventStore, Mongo, StoreUnavailable, mongo
 from tests.library.aggregate import Book
@@ -73,6 +74,16 @@ def test_a_closed_store_connects_again(store, lend):
 
 
 @ON_URL
+def test_settings_that_no_client_takes_leave_the_old_one_open(store, settings):
+    good = settings.OSSY_EVENT_STORE
+    settings.OSSY_EVENT_STORE = {**good, "OPTIONS": {"maxPoolSize": -7}}
+    with pytest.raises(ImproperlyConfigured):
+        mongo.blocking()
+    settings.OSSY_EVENT_STORE = good
+    assert EventStore.get_event_stream("b-1") == []
+
+
+@ON_URL
 def test_a_forked_child_has_a_client_of_its_own(store, lend):
     lend("b-1", "BookBought")
     parent = id(mongo.raw(store.events).database.client)
@@ -112,6 +123,14 @@ def test_each_loop_has_a_client_that_ends_with_it(store):
         assert all(client._closed for client in clients)
         clients.clear()
         gc.collect()
+
+
+def test_a_blocking_call_in_a_coroutine_is_refused_as_the_orm_refuses_it(store):
+    async def use():
+        EventStore.get_event_stream("b-1")
+
+    with pytest.raises(SynchronousOnlyOperation, match="twin with an 'a' in front"):
+        asyncio.run(use())
 
 
 def test_many_tasks_share_one_client(store):
