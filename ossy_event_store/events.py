@@ -273,10 +273,13 @@ def read_event(document: Document) -> Document:
 
     The Node package writes no ``metadata`` and ``created`` as milliseconds.
     """
-    document.setdefault("metadata", {})
-    document.setdefault("createdBy", None)
+    # Looked up rather than set by default: this runs for every event of a rebuild.
+    if "metadata" not in document:
+        document["metadata"] = {}
+    if "createdBy" not in document:
+        document["createdBy"] = None
     created = document.get("created")
-    if isinstance(created, (int, float)):
+    if type(created) is not dt.datetime and isinstance(created, (int, float)):
         # A number that no date can have stays what it is.
         with contextlib.suppress(OverflowError, ValueError):
             document["created"] = from_milliseconds(created)

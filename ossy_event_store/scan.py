@@ -34,10 +34,11 @@ async def scan(store: Store, query: Document) -> AsyncGenerator[list[Document], 
     last: tuple[str, int] | None = None
     since = time.monotonic()
     while True:
+        given = last  # what was given before this scan was opened
         try:
-            async with aclosing(_batches(store, _from(query, last))) as batches:
+            async with aclosing(_batches(store, _from(query, given))) as batches:
                 async for batch in batches:
-                    rest = _after(batch, last)
+                    rest = _after(batch, given) if given else batch
                     if rest:
                         last = rest[-1]["aggregateId"], rest[-1]["aggregateVersion"]
                         yield rest
@@ -72,9 +73,9 @@ def _from(query: Document, last: tuple[str, int] | None) -> Document:
     return {**query, "aggregateId": {**query.get("aggregateId", {}), "$gte": last[0]}}
 
 
-def _after(batch: list[Document], last: tuple[str, int] | None) -> list[Document]:
+def _after(batch: list[Document], last: tuple[str, int]) -> list[Document]:
     """Leave out what a scan that was opened again has given before."""
-    if last is None or batch[0]["aggregateId"] != last[0]:
+    if batch[0]["aggregateId"] != last[0]:
         return batch
     return [
         event

@@ -123,6 +123,9 @@ def _list(value: Any, limits: Limits, depth: int) -> list[Any]:
     _check_depth(depth, limits)
     items = []
     for item in value:
+        if type(item) is str and item.isascii():
+            items.append(item)
+            continue
         try:
             items.append(_stored(item, limits, depth + 1))
         except Unstorable as error:
@@ -179,6 +182,8 @@ def _rule(kind: type) -> Callable[[Any, Limits], Any] | None:
 
 def _stored(value: Any, limits: Limits, depth: int) -> Any:
     kind = type(value)
+    if kind is int and -(2**31) <= value < 2**31:
+        return value
     if kind is dict or (kind not in _RULES and isinstance(value, Mapping)):
         return stored_mapping(value, limits, depth)
     if kind in _NESTED:
@@ -206,16 +211,15 @@ def stored_mapping(
     _check_depth(depth, limits)
     stored = {}
     for key, item in value.items():
-        if type(item) is str and type(key) is str and item.isascii() and key.isascii():
-            # By far the most, and nothing can be wrong with them but a NUL.
-            if "\0" in key:
-                raise Unstorable("a key must not contain a NUL character", key)
-            stored[key] = item
-            continue
         try:
-            stored[_key(key, limits)] = _stored(item, limits, depth + 1)
+            if not (type(key) is str and key.isascii() and "\0" not in key):
+                key = _key(key, limits)
+            # By far the most values are plain text or none, with nothing to check.
+            if not (item is None or (type(item) is str and item.isascii())):
+                item = _stored(item, limits, depth + 1)
         except Unstorable as error:
             raise error.inside(key if isinstance(key, str) else repr(key)) from None
+        stored[key] = item
     return stored
 
 
