@@ -1,5 +1,7 @@
 """Rebuild: full and stale, one and all, on streams that misbehave too."""
 
+import gc
+
 import pytest
 from bson import ObjectId
 from pymongo.errors import AutoReconnect
@@ -270,6 +272,21 @@ def test_a_document_of_another_program_is_passed_over(store, face, lend):
     Aggregate.collection.insert_one({"_id": ObjectId(), "aggregateType": "Book"})
     lend("b-1", "BookBought")
     assert face(AggregateRebuild.build_and_save_all, stale=True).saved == 1
+
+
+def test_the_garbage_collector_is_as_it_was_afterwards(store, face, lend, broken):
+    lend("b-1", "BookBought")
+    before, during = gc.get_threshold(), []
+    report = face(
+        AggregateRebuild.build_and_save_all,
+        progress=lambda report: during.append(gc.get_threshold()[0]),
+    )
+    assert report.saved == 1
+    assert during[0] > before[0]
+    assert gc.get_threshold() == before
+    with rebuild._fewer_collections(), rebuild._fewer_collections():
+        pass
+    assert gc.get_threshold() == before
 
 
 def test_heads_out_of_order_are_noticed(store):

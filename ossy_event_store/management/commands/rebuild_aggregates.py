@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -64,17 +63,11 @@ class Command(StoreCommand):
             failed = f", {report.failed:,} FAILED" if report.failed else ""
             progress.show(report.events, report.seconds, streams + failed)
 
-        thresholds = gc.get_threshold()
-        # Events hold no cycles, and looking for some takes a sixth of the time.
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
         try:
             report = AggregateRebuild.build_and_save_all(
                 types=types, ids=ids, stale=stale, progress=show
             )
         finally:
-            gc.set_threshold(*thresholds)
-            gc.unfreeze()
             progress.end()
         self._tell(report, options["verbosity"])
 
