@@ -232,6 +232,7 @@ class _Rebuild:
         self.report = RebuildReport()
         self.began = time.monotonic()
         self.snapshots: list[Document] = []
+        self.first: bool | None = None  # whether there was no snapshot to begin with
 
     def tick(self) -> None:
         self.report.seconds = time.monotonic() - self.began
@@ -279,7 +280,9 @@ class _Rebuild:
     async def _write(self) -> None:
         snapshots, self.snapshots = self.snapshots, []
         with in_time():
-            saved = await write_snapshots(self.store, snapshots)
+            if self.first is None:
+                self.first = await self.store.snapshots.count() == 0
+            saved = await write_snapshots(self.store, snapshots, first=self.first)
         self.report.saved += saved
         self.report.newer += len(snapshots) - saved
 

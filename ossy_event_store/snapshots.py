@@ -128,17 +128,25 @@ async def discard(store: Store, snapshot: Document, head: int) -> None:
     )
 
 
-async def write_snapshots(store: Store, snapshots: list[Document]) -> int:
-    """Write snapshots unless newer ones are there; return how many were written."""
+async def write_snapshots(
+    store: Store, snapshots: list[Document], *, first: bool = False
+) -> int:
+    """
+    Write snapshots unless newer ones are there; return how many were written.
+
+    Args:
+        store: one face of the store.
+        snapshots: one a stream.
+        first: whether there were none when the rebuild began, so that it need not
+            look; one that somebody saved meanwhile is noticed all the same.
+    """
     if not snapshots:
         return 0
-    there = {
-        found["_id"]: found.get("aggregateVersion")
-        for found in await store.snapshots.find(
-            {"_id": {"$in": [snapshot["_id"] for snapshot in snapshots]}},
-            projection=["aggregateVersion"],
-        )
-    }
+    ids = {"_id": {"$in": [snapshot["_id"] for snapshot in snapshots]}}
+    found: list[Document] = []
+    if not first:
+        found = await store.snapshots.find(ids, projection=["aggregateVersion"])
+    there = {snapshot["_id"]: snapshot.get("aggregateVersion") for snapshot in found}
     requests = [_request(s, s["_id"] in there) for s in snapshots]
     try:
         saved = await store.snapshots.bulk_write(requests, ordered=False)
