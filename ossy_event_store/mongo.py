@@ -207,7 +207,8 @@ def _borrowed(alias: str) -> Store:
     client, name = connection.connection, connection.database.name
     held = _process.blocking
     if held is None or held[1] is not client or held[0].name != name:
-        client.append_metadata(_driver())
+        if pymongo.version_tuple >= (4, 14):  # before, a client had no such method
+            client.append_metadata(_driver())
         held = (Source(alias, name=name), client, _blocking_store(client, name))
         _process.blocking = held
     store = held[2]
