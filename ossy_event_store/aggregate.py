@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -16,7 +17,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 
 from . import mongo
-from .append import append, head
+from .append import append, head, until_won
 from .event_store import load_stream
 from .events import build_event, check_event, check_id
 from .exceptions import (
@@ -32,6 +33,7 @@ from .snapshots import build_snapshot, discard, is_usable, save_snapshot
 
 Event = Mapping[str, Any]
 View = Callable[[list[Document], dict[str, Any]], Any]
+Decision = Event | Iterable[Event] | None
 
 _SET_BY_THE_STORE = {
     "aggregateVersion": "the store sets it; load the aggregate to append at its end",
@@ -127,7 +129,59 @@ class Aggregate:
             store = await mongo.awaitable()
             return await _of(cls, store, Root, plan, snapshot)
 
-    # --- append
+    # --- decide and append
+
+    @classmethod
+    def execute(
+        cls,
+        Root: Any,
+        aggregate_id: str,
+        decide: Callable[[Self], Decision],
+        *,
+        attempts: int | None = None,
+    ) -> Self:
+        """
+        Load, decide, append; after a lost race load again and decide again.
+
+        Args:
+            Root: the aggregate class.
+            aggregate_id: the stream. It may have no events yet: ``decide`` then
+                gets an aggregate at version 0.
+            decide: a plain function that gets the aggregate and returns what
+                happens: one event, several (stored all or none), or None or an
+                empty list. It may run several times, so it only looks and decides;
+                what it raises passes through, and nothing is stored.
+            attempts: how often to decide at most; by default as often as the
+                setting ``TIMEOUT`` gives time for, which bounds all of this.
+
+        Returns:
+            The aggregate with the new events, ready to ``save()``.
+
+        Raises:
+            ConcurrencyError: the last attempt lost its race as well.
+            TypeError: ``decide`` is no plain function, or returned no events.
+            AggregateTypeMismatch, InvalidEvent, IdempotencyConflict,
+            OutcomeUnknown, TransactionsUnavailable, StoreUnavailable: see ``add()``.
+        """
+        plan = _Decider(cls, Root, aggregate_id, decide, attempts)
+        with in_time():
+            aggregate: Self = drive(plan.execute(mongo.blocking()))
+        return aggregate
+
+    @classmethod
+    async def aexecute(
+        cls,
+        Root: Any,
+        aggregate_id: str,
+        decide: Callable[[Self], Decision],
+        *,
+        attempts: int | None = None,
+    ) -> Self:
+        """See ``execute()``; ``decide`` is a plain function here too."""
+        plan = _Decider(cls, Root, aggregate_id, decide, attempts)
+        with in_time():
+            aggregate: Self = await plan.execute(await mongo.awaitable())
+        return aggregate
 
     def add(self, event: Event, *more: Event) -> Self:
         """
@@ -179,6 +233,16 @@ class Aggregate:
         for event in stored:
             if event["aggregateVersion"] == self.version + 1:
                 self.events.append(event)
+
+    def _followed_by(self, events: list[Document]) -> Self:
+        """Return the aggregate anew, with the events that came since."""
+        return type(self)(
+            self.Root,
+            self.id,
+            [*self.events, *events],
+            self._saved_state,
+            self.saved_version,
+        )
 
     # --- state
 
@@ -336,6 +400,66 @@ async def load(
     if snapshot:
         return cls(Root, aggregate_id, events[1:], snapshot["state"], version)
     return cls(Root, aggregate_id, events)
+
+
+class _Decider:
+    """One call of ``execute()``: its checked arguments, and what it does."""
+
+    def __init__(
+        self, cls: Any, Root: Any, aggregate_id: str, decide: Any, attempts: Any
+    ) -> None:
+        self.cls = cls
+        self.Root = check_reducer(Root)
+        self.id = check_id(aggregate_id)
+        if not callable(decide):
+            raise TypeError(
+                f"decide must be a function, not {type(decide).__name__}: it gets the "
+                "aggregate and returns events."
+            )
+        self.decide = decide
+        if attempts is not None and not (type(attempts) is int and attempts > 0):
+            raise ValueError(
+                f"attempts must be a whole number from 1, not {attempts!r}"
+            )
+        self.attempts = attempts
+        self.seen: Any = None  # the aggregate of the attempt before
+
+    async def execute(self, store: Store) -> Any:
+        return await until_won(store, self.id, lambda: self._once(store), self.attempts)
+
+    async def _once(self, store: Store) -> Any:
+        self.seen = aggregate = await self._load(store)
+        events = _decided(self.decide(aggregate))
+        if events:
+            aggregate._take(await append(store, aggregate._documents(*events)))
+        return aggregate
+
+    async def _load(self, store: Store) -> Any:
+        """Return the aggregate anew; after a lost race only what is new is read."""
+        seen = self.seen
+        if seen is not None and seen.version:
+            new = await load_stream(store, self.id, seen.version)
+            return seen._followed_by(new)
+        try:
+            return await load(self.cls, store, self.Root, self.id)
+        except AggregateNotFound:
+            return self.cls(self.Root, self.id, [])
+
+
+def _decided(decision: Any) -> list[Event]:
+    """Return the events that ``decide`` returned."""
+    if decision is None:
+        return []
+    if isinstance(decision, Mapping):
+        return [decision]
+    if inspect.iscoroutine(decision):
+        decision.close()  # it never runs, so it should not warn of that either
+    elif isinstance(decision, Iterable) and not isinstance(decision, (str, bytes)):
+        return list(decision)
+    raise TypeError(
+        "decide must return an event (a dict), several of them, or None, "
+        f"not {type(decision).__name__}."
+    )
 
 
 async def _find_snapshot(store: Store, aggregate_id: str) -> Document | None:

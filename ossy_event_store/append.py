@@ -10,10 +10,12 @@ and version settles races between writers; the unique ``_id`` settles repeats.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
 
 from pymongo.errors import PyMongoError
 
+from .conf import get_settings
 from .events import differences, read_event
 from .exceptions import (
     AggregateTypeMismatch,
@@ -27,7 +29,10 @@ from .faces import Document
 from .faults import Fault, classify, key_pattern, lacks_transactions
 from .mongo import Store
 
-_OWN_INDEXES = ({"_id"}, {"aggregateId", "aggregateVersion"})
+T = TypeVar("T")
+
+_VERSION = {"aggregateId", "aggregateVersion"}
+_OWN_INDEXES = ({"_id"}, _VERSION)
 _HEAD = {"_id": 0, "aggregateVersion": 1, "aggregateType": 1}
 
 
@@ -57,20 +62,56 @@ async def append_at(
             the time was up.
         AggregateTypeMismatch: the stream belongs to another type.
     """
+
+    async def once() -> list[Document]:
+        version = await _start(store, documents[0], expected_version)
+        return await append(store, _numbered(documents, version))
+
+    if expected_version is not None:
+        return await once()
+    return await until_won(store, documents[0]["aggregateId"], once)
+
+
+async def until_won(
+    store: Store,
+    aggregate_id: str,
+    once: Callable[[], Awaitable[T]],
+    attempts: int | None = None,
+) -> T:
+    """
+    Run ``once`` again after each race that it lost on the stream.
+
+    Args:
+        store: one face of the store; the caller bounds the time.
+        aggregate_id: the stream; a race lost on another one is not ours to repeat.
+        once: reads where the stream is, and appends there.
+        attempts: how often at most; None until the time is up.
+
+    Raises:
+        ConcurrencyError: of the last race, when attempts or time are used up, or
+            at once in a transaction of somebody else, which a lost race ends.
+    """
     lost: ConcurrencyError | None = None
-    for attempt in _attempts():
-        try:
-            version = await _start(store, documents[0], expected_version)
-            return await append(store, _numbered(documents, version))
-        except ConcurrencyError as error:
-            if expected_version is not None or store.apart:
+    place = store.turns.place(aggregate_id, get_settings().TIMEOUT / 4)
+    try:
+        if place.is_wanted:
+            await place.take()
+        for attempt in _attempts():
+            try:
+                return await once()
+            except ConcurrencyError as error:
+                ours = error.aggregate_id == aggregate_id
+                if not ours or store.apart or attempt == attempts:
+                    raise
+                lost = error
+            except PyMongoError as error:
+                if lost is not None and error.timeout:
+                    raise lost from None
                 raise
-            lost = error
-        except PyMongoError as error:
-            if lost is not None and error.timeout:
-                raise lost from None
-            raise
-        await store.client.pause(_backoff(attempt))
+            if not await place.take():  # the others are of another process
+                await store.client.pause(_backoff(attempt))
+    finally:
+        place.leave()
     raise AssertionError("unreachable")  # pragma: no cover
 
 
@@ -129,7 +170,13 @@ async def append(store: Store, documents: list[Document]) -> list[Document]:
             if fault is Fault.FATAL or (fault is Fault.UNSENT and not uncertain):
                 raise
             uncertain = uncertain or fault is Fault.UNKNOWN
+            # The index on _id refuses first: then no event of ours is there.
+            lost = not uncertain and set(key_pattern(error) or ()) == _VERSION
         try:
+            if lost:
+                last = await head(store, documents[0]["aggregateId"])
+                _check_race(last, documents[0])
+                # It is taken by an event that a majority does not have yet.
             settled = await _settle(store, documents)
         except PyMongoError:
             raise OutcomeUnknown([event["_id"] for event in documents]) from None

@@ -50,6 +50,7 @@ from .faces import (
 )
 from .faults import short_reason
 from .sources import EMBEDDED, Source, resolve, use
+from .turns import Turns, awaitable_turns, blocking_turns
 
 EVENTS = "eventstore"
 SNAPSHOTS = "aggregates"
@@ -79,6 +80,7 @@ class Store:
     events: Documents
     snapshots: Documents
     leases: Documents
+    turns: Turns
     # Set when somebody else's transaction is open: the same store outside of it.
     apart: Store | None = None
 
@@ -194,6 +196,7 @@ def _blocking_store(client: MongoClient[Document], name: str) -> Store:
         collection(EVENTS),
         collection(SNAPSHOTS),
         collection(LEASES),
+        blocking_turns(),
     )
 
 
@@ -285,6 +288,7 @@ def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
         collection(EVENTS),
         collection(SNAPSHOTS),
         collection(LEASES),
+        awaitable_turns(),
     )
 
 

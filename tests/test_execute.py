@@ -1,0 +1,312 @@
+"""Decide and append in one call, however many others do the same."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ossy_event_store import (
+    Aggregate,
+    AggregateTypeMismatch,
+    ConcurrencyError,
+    EventStore,
+    InvalidEvent,
+)
+from tests.library.aggregate import Book, Reader
+
+BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
+LENT = {"type": "BookLent", "payload": {"to": "ann"}}
+RETURNED = {"type": "BookReturned"}
+
+
+def types(aggregate_id="book"):
+    return [event["type"] for event in EventStore.get_event_stream(aggregate_id)]
+
+
+def lend_if_free(book):
+    return None if book.view().get("lent_to") else LENT
+
+
+def test_what_is_decided_is_appended(store, lend, face):
+    lend("book", "BookBought")
+    book = face(Aggregate.execute, Book, "book", lend_if_free)
+    assert book.version == 2
+    assert book.view()["lent_to"] == "ann"
+    assert types() == ["BookBought", "BookLent"]
+
+
+def test_nothing_decided_is_nothing_appended(store, lend, face):
+    lend("book", "BookBought", "BookLent")
+    for nothing in (None, [], (), iter(())):
+        book = face(Aggregate.execute, Book, "book", lambda book: nothing)  # noqa: B023
+        assert book.version == 2
+    assert types() == ["BookBought", "BookLent"]
+
+
+def test_several_events_are_appended_together(store, lend, face):
+    def decide(book):
+        yield LENT
+        yield RETURNED
+
+    lend("book", "BookBought")
+    assert face(Aggregate.execute, Book, "book", decide).version == 3
+
+
+def test_a_stream_may_begin_with_it(store, face):
+    seen = []
+
+    def decide(book):
+        seen.append((book.version, list(book.events), book.saved_state))
+        return BOUGHT
+
+    assert face(Aggregate.execute, Book, "new", decide).version == 1
+    assert seen == [(0, [], {})]
+    assert types("new") == ["BookBought"]
+
+
+class Rivals:
+    """Others, in a thread of their own, who are faster as often as they are told."""
+
+    def __init__(self, *kinds):
+        self.kinds = list(kinds)
+
+    def write(self, version):
+        if self.kinds:
+            thread = threading.Thread(target=self._append, args=(version,))
+            thread.start()
+            thread.join()
+
+    def _append(self, version):
+        event = {"aggregateId": "book", "aggregateType": "Book", "payload": {"to": "x"}}
+        event["type"] = self.kinds.pop(0)
+        EventStore.append_event(event, expected_version=version)
+
+
+def test_after_a_lost_race_it_decides_again_on_what_came_between(store, lend, face):
+    lend("book", "BookBought")
+    rivals, seen = Rivals("BookLent", "BookReturned"), []
+
+    def decide(book):
+        seen.append([event["type"] for event in book.events])
+        rivals.write(book.version)
+        return {"type": "BookRead"}
+
+    book = face(Aggregate.execute, Book, "book", decide)
+    assert seen == [
+        ["BookBought"],
+        ["BookBought", "BookLent"],
+        ["BookBought", "BookLent", "BookReturned"],
+    ]
+    assert types() == ["BookBought", "BookLent", "BookReturned", "BookRead"]
+    assert book.events == EventStore.get_event_stream("book")
+    assert book.view()["loans"] == 1
+
+
+def test_after_a_lost_race_the_snapshot_still_counts(store, lend, face):
+    lend("book", "BookBought", "BookLent")
+    Aggregate.of(Book, "book").save()
+    rivals = Rivals("BookReturned", "BookLent")
+
+    def decide(book):
+        rivals.write(book.version)
+        return RETURNED
+
+    book = face(Aggregate.execute, Book, "book", decide)
+    assert (book.saved_version, book.version) == (2, 5)
+    assert book.view() == {"loans": 2, "title": "Emma", "lent_to": None}
+
+
+def test_two_who_begin_a_stream_are_one_after_the_other(store, face):
+    rivals, seen = Rivals("BookBought"), []
+
+    def decide(book):
+        seen.append(book.version)
+        rivals.write(book.version)
+        return RETURNED
+
+    assert face(Aggregate.execute, Book, "book", decide).version == 2
+    assert seen == [0, 1]
+
+
+def test_the_last_failure_surfaces_as_it_is(store, lend, face):
+    lend("book", "BookBought")
+    rivals = Rivals("BookLent", "BookReturned", "BookLent")
+
+    def decide(book):
+        rivals.write(book.version)
+        return RETURNED
+
+    with pytest.raises(ConcurrencyError) as caught:
+        face(Aggregate.execute, Book, "book", decide, attempts=2)
+    assert (caught.value.expected_version, caught.value.actual_version) == (2, 3)
+    assert types() == ["BookBought", "BookLent", "BookReturned"]
+
+
+def test_time_ends_it_with_the_race_that_was_lost(store, lend, face, settings):
+    if settings.STORE == "url":
+        settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 0.5}
+    else:
+        settings.OSSY_EVENT_STORE = {"DATABASE": "default", "TIMEOUT": 0.5}
+    lend("book", "BookBought")
+    rivals = Rivals(*["BookRead"] * 1000)
+
+    def decide(book):
+        rivals.write(book.version)
+        return RETURNED
+
+    with pytest.raises(ConcurrencyError):
+        face(Aggregate.execute, Book, "book", decide)
+    assert "BookReturned" not in types()
+
+
+def test_what_decide_raises_passes_through(store, lend, face):
+    lend("book", "BookBought")
+
+    def decide(book):
+        raise LookupError("no such reader")
+
+    with pytest.raises(LookupError, match="no such reader"):
+        face(Aggregate.execute, Book, "book", decide)
+    assert types() == ["BookBought"]
+
+
+def test_a_race_lost_on_another_stream_is_not_repeated(store, lend, face):
+    lend("book", "BookBought")
+    calls = []
+
+    def decide(book):
+        calls.append(1)
+        raise ConcurrencyError("another", 3, 4)
+
+    with pytest.raises(ConcurrencyError):
+        face(Aggregate.execute, Book, "book", decide)
+    assert len(calls) == 1
+
+
+def test_a_stream_of_another_type_is_refused(store, lend, face):
+    lend("book", "BookBought")
+    with pytest.raises(AggregateTypeMismatch):
+        face(Aggregate.execute, Reader, "book", lambda reader: BOUGHT)
+
+
+def test_a_wrong_event_is_refused_and_nothing_is_stored(store, lend, face):
+    lend("book", "BookBought")
+    with pytest.raises(InvalidEvent, match=r"payload\.at"):
+        face(
+            Aggregate.execute,
+            Book,
+            "book",
+            lambda book: [LENT, {"type": "X", "payload": {"at": {1}}}],
+        )
+    assert types() == ["BookBought"]
+
+
+@pytest.mark.parametrize("decision", ["BookLent", b"x", 7, True])
+def test_what_is_no_event_is_a_type_error(store, face, decision):
+    with pytest.raises(TypeError, match="must return an event"):
+        face(Aggregate.execute, Book, "book", lambda book: decision)
+
+
+def test_an_async_decide_is_a_type_error(store, face):
+    async def decide(book):
+        return LENT
+
+    with pytest.raises(TypeError, match="not coroutine"):
+        face(Aggregate.execute, Book, "book", decide)
+
+
+@pytest.mark.parametrize("attempts", [0, -1, 1.5, True, "2"])
+def test_attempts_are_a_whole_number_from_1(store, face, attempts):
+    with pytest.raises(ValueError, match="attempts must be"):
+        face(Aggregate.execute, Book, "book", lend_if_free, attempts=attempts)
+
+
+@pytest.mark.parametrize("wrong", [None, LENT])
+def test_decide_is_a_function(store, face, wrong):
+    with pytest.raises(TypeError, match="decide must be a function"):
+        face(Aggregate.execute, Book, "book", wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"$gt": ""}, ["a"], None, b"book"])
+def test_an_id_is_a_string(store, face, wrong):
+    with pytest.raises(TypeError, match="aggregate_id"):
+        face(Aggregate.execute, Book, wrong, lend_if_free)
+
+
+def test_the_same_id_again_is_the_same_event(store, lend, face):
+    lend("book", "BookBought")
+    event = {**LENT, "id": "loan-17"}
+    first = face(Aggregate.execute, Book, "book", lambda book: event)
+    again = face(Aggregate.execute, Book, "book", lambda book: event)
+    assert first.version == again.version == 2
+    assert types() == ["BookBought", "BookLent"]
+
+
+def numbers(aggregate_id):
+    events = EventStore.get_event_stream(aggregate_id)
+    assert [e["aggregateVersion"] for e in events] == list(range(1, len(events) + 1))
+    return sorted(event["payload"]["n"] for event in events)
+
+
+def test_of_200_threads_all_get_through(store):
+    def write(n):
+        return Aggregate.execute(
+            Book, "hot", lambda book: {"type": "BookRead", "payload": {"n": n}}
+        ).version
+
+    with ThreadPoolExecutor(200) as pool:
+        versions = list(pool.map(write, range(200)))
+    assert sorted(versions) == list(range(1, 201))
+    assert numbers("hot") == list(range(200))
+
+
+def test_of_200_tasks_all_get_through(store):
+    async def write(n):
+        event = {"type": "BookRead", "payload": {"n": n}}
+        return (await Aggregate.aexecute(Book, "hot", lambda book: event)).version
+
+    async def write_all():
+        return await asyncio.gather(*map(write, range(200)))
+
+    assert sorted(asyncio.run(write_all())) == list(range(1, 201))
+    assert numbers("hot") == list(range(200))
+
+
+def test_writers_of_one_process_that_meet_take_turns(store):
+    decided = Counter()
+
+    def write(n):
+        def decide(book):
+            decided[n] += 1
+            return {"type": "BookRead", "payload": {"n": n}}
+
+        Aggregate.execute(Book, "hot", decide)
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(write, range(200)))
+    # Without turns each of them loses most of its races: some 5 decisions an event.
+    assert sum(decided.values()) < 2.5 * 200
+
+
+def test_who_decides_about_two_streams_at_once_is_not_stuck(store, lend):
+    """Each of two holds a turn and asks for the other's; both go on all the same."""
+    lend("a", "BookBought")
+    lend("b", "BookBought")
+    began = time.monotonic()
+
+    def write(outer, inner):
+        for _ in range(3):
+            Aggregate.execute(
+                Book,
+                outer,
+                lambda book: Aggregate.execute(Book, inner, lambda b: RETURNED) and [],
+            )
+            Aggregate.execute(Book, outer, lambda book: RETURNED)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, *zip(*[("a", "b"), ("b", "a")] * 4, strict=True)))
+    assert len(types("a")) == len(types("b")) == 1 + 8 * 3
+    assert time.monotonic() - began < 30
