@@ -13,8 +13,13 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakValueDictionary
+
+# Of this thread or task: two that each had a turn, and asked for the other's, would
+# wait for each other.
+_has_turn = ContextVar("has_turn", default=False)
 
 
 class Turns:
@@ -51,16 +56,18 @@ class Place:
         return self.name in self.turns.locks
 
     async def take(self) -> bool:
-        """Wait for the turn; False when this place had its wait before."""
-        if self.lock is not None:
+        """Wait for the turn; False when that would help nobody."""
+        if self.lock is not None or _has_turn.get():
             return False
         self.lock = self.turns.locks.setdefault(self.name, self.turns.new_lock())
         self.has_turn = await self.turns.acquire(self.lock, self.patience)
+        _has_turn.set(self.has_turn)
         return True
 
     def leave(self) -> None:
         """Let the next one go on."""
         if self.has_turn:
+            _has_turn.set(False)
             self.lock.release()
 
 
