@@ -26,6 +26,7 @@ from .values import (
     NEW,
     Limits,
     Unstorable,
+    Walk,
     is_text,
     stored_mapping,
 )
@@ -180,9 +181,12 @@ def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Docum
         InvalidEvent: with the path in the event and the reason.
     """
     _check_fields(document, limits)
+    walk = Walk(limits)
     try:
-        encoded = _encoded(stored_mapping(document, limits))
-        stored: Document = bson.decode(encoded, CODEC)
+        stored = stored_mapping(document, walk)
+        encoded = _encoded(stored)
+        if not walk.exact or b"$ref" in encoded:
+            stored = bson.decode(encoded, CODEC)
     except Unstorable as error:
         raise InvalidEvent(error.path, error.reason) from None
     except _UNENCODABLE as error:

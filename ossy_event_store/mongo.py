@@ -13,8 +13,8 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -295,22 +295,37 @@ def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
 # --- time and errors --------------------------------------------------------
 
 
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turn a server that does not answer into one short ``StoreUnavailable``."""
-    try:
-        yield
-    except PyMongoError as error:
-        if error.timeout or isinstance(error, ConnectionFailure):
+class _Explained:
+    # Classes, not generators: these two surround every operation.
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, PyMongoError) and (
+            error.timeout or isinstance(error, ConnectionFailure)
+        ):
             raise StoreUnavailable(short_reason(error)) from None
-        raise
 
 
-@contextmanager
-def in_time() -> Iterator[None]:
+class _InTime(_Explained):
+    def __enter__(self) -> None:
+        self.limit = pymongo.timeout(get_settings().TIMEOUT)
+        self.limit.__enter__()
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self.limit.__exit__(kind, error, traceback)
+        super().__exit__(kind, error, traceback)
+
+
+def explained() -> AbstractContextManager[None]:
+    """Turn a server that does not answer into one short ``StoreUnavailable``."""
+    return _Explained()
+
+
+def in_time() -> AbstractContextManager[None]:
     """Bound everything inside by the setting ``TIMEOUT``, and explain its errors."""
-    with explained(), pymongo.timeout(get_settings().TIMEOUT):
-        yield
+    return _InTime()
 
 
 # --- public -----------------------------------------------------------------

@@ -36,6 +36,18 @@ NEW = Limits(depth=64, size=4 * 1024 * 1024, nan=False, id_length=255)
 # id made of the longest stream's id and a version.
 COPY = Limits(depth=178, size=16 * 1024 * 1024, nan=True, id_length=280)
 
+
+@dataclass(slots=True)
+class Walk:
+    """
+    One walk through a document: its limits, and ``exact`` while all it found comes
+    back from MongoDB just as ``stored_mapping()`` gives it.
+    """
+
+    limits: Limits
+    exact: bool = True
+
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 HALF_A_SURROGATE = "holds half of a surrogate pair, which is not text"
 _SHOWN = 80  # characters of a path that is very deep
@@ -68,21 +80,21 @@ def is_text(value: str) -> bool:
     return value.isascii() or not _SURROGATE.search(value)
 
 
-def _string(value: str, limits: Limits) -> str:
+def _string(value: str, walk: Walk) -> str:
     if not is_text(value):
         raise Unstorable(HALF_A_SURROGATE)
     return str.__str__(value)
 
 
-def _integer(value: int, limits: Limits) -> int:
+def _integer(value: int, walk: Walk) -> int:
     # Compared, not looked up in a range: that would count up for a subclass of int.
     if not -(2**63) <= value < 2**63:
         raise Unstorable("MongoDB holds integers of 64 bits; use a string")
     return value if type(value) is bson.Int64 else int(value)
 
 
-def _float(value: float, limits: Limits) -> float:
-    if not limits.nan and not math.isfinite(value):
+def _float(value: float, walk: Walk) -> float:
+    if not walk.limits.nan and not math.isfinite(value):
         raise Unstorable(f"{value} is not a fact; use None")
     return float(value)
 
@@ -93,7 +105,7 @@ def milliseconds(value: dt.datetime) -> dt.datetime:
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
-def _datetime(value: dt.datetime, limits: Limits) -> dt.datetime:
+def _datetime(value: dt.datetime, walk: Walk) -> dt.datetime:
     if value.utcoffset() is None:
         raise Unstorable(
             "this datetime has no time zone; use django.utils.timezone.now()"
@@ -104,30 +116,30 @@ def _datetime(value: dt.datetime, limits: Limits) -> dt.datetime:
         raise Unstorable("this datetime is beyond the years of UTC") from None
 
 
-def _same(value: Any, limits: Limits) -> Any:
+def _same(value: Any, walk: Walk) -> Any:
     return value
 
 
-def _code(value: bson.Code, limits: Limits, depth: int) -> bson.Code:
+def _code(value: bson.Code, walk: Walk, depth: int) -> bson.Code:
     if value.scope is None:
         return value
-    return bson.Code(str(value), stored_mapping(value.scope, limits, depth + 1))
+    return bson.Code(str(value), _mapping(value.scope, walk, depth + 1))
 
 
-def _dbref(value: bson.DBRef, limits: Limits, depth: int) -> bson.DBRef:
-    stored_mapping(value.as_doc(), limits, depth + 1)
+def _dbref(value: bson.DBRef, walk: Walk, depth: int) -> bson.DBRef:
+    _mapping(value.as_doc(), walk, depth + 1)
     return value
 
 
-def _list(value: Any, limits: Limits, depth: int) -> list[Any]:
-    _check_depth(depth, limits)
+def _list(value: Any, walk: Walk, depth: int) -> list[Any]:
+    _check_depth(depth, walk)
     items = []
     for item in value:
         if type(item) is str and item.isascii():
             items.append(item)
             continue
         try:
-            items.append(_stored(item, limits, depth + 1))
+            items.append(_stored(item, walk, depth + 1))
         except Unstorable as error:
             raise error.inside(len(items)) from None
     return items
@@ -135,7 +147,7 @@ def _list(value: Any, limits: Limits, depth: int) -> list[Any]:
 
 # A value of an exact type finds its rule in one look-up; a subclass, as an enum
 # member or Django's SafeString, is stored as the plain value it stands for.
-_RULES: dict[type, Callable[[Any, Limits], Any]] = {
+_RULES: dict[type, Callable[[Any, Walk], Any]] = {
     str: _string,
     bool: _same,
     int: _integer,
@@ -156,9 +168,7 @@ _RULES: dict[type, Callable[[Any, Limits], Any]] = {
     re.Pattern: _same,
 }
 
-_NESTED: dict[type, Callable[[Any, Limits, int], Any]] = {
-    list: _list,
-    tuple: _list,
+_NESTED: dict[type, Callable[[Any, Walk, int], Any]] = {
     bson.Code: _code,
     bson.DBRef: _dbref,
 }
@@ -173,67 +183,81 @@ _INSTEAD = (
 )
 
 
-def _rule(kind: type) -> Callable[[Any, Limits], Any] | None:
+def _rule(kind: type) -> Callable[[Any, Walk], Any] | None:
     for known in (str, bson.Int64, bool, int, float, bytes, dt.datetime, uuid.UUID):
         if issubclass(kind, known):
             return _RULES[known]
     return None
 
 
-def _stored(value: Any, limits: Limits, depth: int) -> Any:
+# The types that come back as what they are; of other values MongoDB makes its own.
+_EXACT = frozenset(
+    (str, bool, float, type(None), dt.datetime, uuid.UUID, bytes, ObjectId)
+)
+
+
+def _stored(value: Any, walk: Walk, depth: int) -> Any:
     kind = type(value)
     if kind is int and -(2**31) <= value < 2**31:
         return value
     if kind is dict or (kind not in _RULES and isinstance(value, Mapping)):
-        return stored_mapping(value, limits, depth)
+        return _mapping(value, walk, depth)
+    if kind is list or kind is tuple:
+        return _list(value, walk, depth)
+    if kind not in _EXACT:
+        walk.exact = False
     if kind in _NESTED:
-        return _NESTED[kind](value, limits, depth)
+        return _NESTED[kind](value, walk, depth)
     rule = _RULES.get(kind) or _rule(kind)
     if rule is None:
         raise Unstorable(_unsupported(value))
-    return rule(value, limits)
+    return rule(value, walk)
 
 
 def stored_mapping(
-    value: Mapping[Any, Any], limits: Limits, depth: int = 0
+    value: Mapping[Any, Any], walk: Walk | Limits, depth: int = 0
 ) -> Document:
     """
     Return a mapping as a dict of plain values, as MongoDB gives them back.
 
     Args:
         value: the mapping.
-        limits: what it may hold.
+        walk: what it may hold.
         depth: how deep it stands in its document already.
 
     Raises:
         Unstorable: with path and reason.
     """
-    _check_depth(depth, limits)
+    return _mapping(value, Walk(walk) if isinstance(walk, Limits) else walk, depth)
+
+
+def _mapping(value: Mapping[Any, Any], walk: Walk, depth: int) -> Document:
+    _check_depth(depth, walk)
     stored = {}
     for key, item in value.items():
         try:
             if not (type(key) is str and key.isascii() and "\0" not in key):
-                key = _key(key, limits)
+                key = _key(key, walk)
             # By far the most values are plain text or none, with nothing to check.
             if not (item is None or (type(item) is str and item.isascii())):
-                item = _stored(item, limits, depth + 1)
+                item = _stored(item, walk, depth + 1)
         except Unstorable as error:
             raise error.inside(key if isinstance(key, str) else repr(key)) from None
         stored[key] = item
     return stored
 
 
-def _key(key: object, limits: Limits) -> str:
+def _key(key: object, walk: Walk) -> str:
     if not isinstance(key, str):
         raise Unstorable(f"a key must be a string, not {type(key).__name__}")
     if "\0" in key:
         raise Unstorable("a key must not contain a NUL character")
-    return _string(key, limits)
+    return _string(key, walk)
 
 
-def _check_depth(depth: int, limits: Limits) -> None:
-    if depth > limits.depth:
-        raise Unstorable(f"nested deeper than {limits.depth} levels")
+def _check_depth(depth: int, walk: Walk) -> None:
+    if depth > walk.limits.depth:
+        raise Unstorable(f"nested deeper than {walk.limits.depth} levels")
 
 
 def _unsupported(value: object) -> str:
