@@ -547,6 +547,42 @@ def test_a_value_is_built_equal_to_the_byte(value):
     assert to_bytes(built({"v": value})["payload"]["v"]) == to_bytes(value)
 
 
+def kinds(value):
+    """The types of a value and of all that is in it."""
+    if isinstance(value, dict):
+        return [type(value), *((k, kinds(v)) for k, v in value.items())]
+    if isinstance(value, list):
+        return [type(value), *map(kinds, value)]
+    zone = value.tzinfo if isinstance(value, dt.datetime) else None
+    return type(value), zone
+
+
+class Moment(dt.datetime):
+    """As those of libraries that freeze the time."""
+
+
+class Bytes(bytes):
+    pass
+
+
+class Uuid(uuid.UUID):
+    pass
+
+
+@hypothesis_settings(ANY, max_examples=200)
+@given(VALUES)
+@example(2**31)
+@example(Moment(2026, 1, 1, tzinfo=dt.UTC))
+@example(Bytes(b"x"))
+@example(Uuid(int=1))
+@example(re.compile("x"))
+@example([{"a": (Int64(1), -(2**31), -(2**31) - 1)}])
+def test_a_value_is_built_of_the_types_that_it_is_loaded_with(value):
+    event = built({"v": value})
+    loaded = bson.decode(bson.encode(event, codec_options=CODEC), CODEC)
+    assert kinds(loaded) == kinds(event)
+
+
 @hypothesis_settings(ANY, max_examples=80)
 @given(value=VALUES, metadata=st.dictionaries(KEYS, LEAVES, max_size=3))
 def test_an_event_is_built_returned_and_loaded_equal_to_the_byte(
