@@ -20,16 +20,19 @@ from django.core import checks
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
+from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import parse_uri
 
-from . import indexes, mongo
+from . import indexes, mongo, validator
 from .conf import SETTING, get_settings, problems
 from .exceptions import EventStoreError
 from .faces import drive
 from .faults import short_reason
-from .mongo import in_time
+from .mongo import Store, in_time
 from .sources import EMBEDDED, Source, engine_of, resolve
+from .validator import Standing
 
 CATALOGUE: Mapping[str, str] = {
     "E001": f"``{SETTING}`` has an unknown key or a value of the wrong kind.",
@@ -41,6 +44,12 @@ CATALOGUE: Mapping[str, str] = {
     "W005": "The server is standalone: no transactions, and no second copy.",
     "W006": "``embedded://`` is for development and tests (``check --deploy``).",
     "W007": "A remote server is reached without TLS (``check --deploy``).",
+    "W008": "The server's version has a known fault, or gets no more corrections.",
+    "W009": "The set has an arbiter: with one data member down, no event is stored.",
+    "W010": "The connection asks for concerns or a read preference that events ignore.",
+    "W011": "The connection says ``retryWrites=false``.",
+    "W012": "The validator is not that of this version; ``ensure_event_store`` helps.",
+    "W013": "``directConnection=true`` holds to one member of a set of several.",
 }
 
 
@@ -165,7 +174,7 @@ def _is_loopback(host: str) -> bool:
 def check_server(
     app_configs: Any, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """Ask the server what it is and which indexes it has."""
+    """Ask the server what it is, how it is reached, and what it has of the store."""
     try:
         source = resolve()
     except ImproperlyConfigured:
@@ -186,8 +195,20 @@ def check_server(
 
 def _shortcomings() -> Iterator[CheckMessage]:
     store = mongo.blocking()
+    client = mongo.raw(store.events).database.client
     with in_time():
         hello = drive(store.client.command("hello"))
+        build = drive(store.client.command("buildInfo"))
+    yield from _of_the_set(hello)
+    if not resolve().url.startswith(EMBEDDED):  # W006 says that it is no server to keep
+        yield from _of_the_version(build)
+    yield from _of_the_connection(client)
+    yield from _of_the_line(client, hello)
+    yield from _of_the_validator(store)
+    yield from _of_the_indexes(store)
+
+
+def _of_the_set(hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         yield _warning(
             "W005",
@@ -195,6 +216,122 @@ def _shortcomings() -> Iterator[CheckMessage]:
             "refused, and there is no second copy of any event.",
             "Run it as a replica set, if only of one: mongod --replSet NAME.",
         )
+    data = len(hello.get("hosts", ())) + len(hello.get("passives", ()))
+    arbiters = len(hello.get("arbiters", ()))
+    if arbiters and data <= (data + arbiters) // 2 + 1:
+        yield _warning(
+            "W009",
+            f"The set has {data} members with data and {_counted(arbiters)}. An "
+            "arbiter stores nothing: while one of the others is down, no majority can "
+            "acknowledge an event, and appends fail with OutcomeUnknown. Other data of "
+            "this server is by default acknowledged by one member alone.",
+            "Give the set another member with data in place of the arbiter.",
+        )
+
+
+def _counted(arbiters: int) -> str:
+    return "an arbiter" if arbiters == 1 else f"{arbiters} arbiters"
+
+
+# The release of each line that mends SERVER-95524.
+MENDED = {(6, 0): 25, (7, 0): 22, (8, 0): 12}
+OLDEST = (6, 0)  # lines before it get no more corrections
+
+
+def _of_the_version(build: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    major, minor, patch = build["versionArray"][:3]
+    mended = MENDED.get((major, minor))
+    if (major, minor) < OLDEST:
+        yield _warning(
+            "W008",
+            f"MongoDB {build['version']} gets no more corrections, and has faults that "
+            "were mended in later versions (CVE-2025-10060 is one).",
+            "Upgrade to MongoDB 8.0, one major version at a time.",
+        )
+    elif mended is not None and patch < mended:
+        yield _warning(
+            "W008",
+            f"MongoDB {build['version']} has a known fault: an upsert that is tried "
+            "again in a transaction may break a unique index or stop the server "
+            "(CVE-2025-10060). The event store does no such upsert, but another user "
+            "of the server may.",
+            f"Upgrade to MongoDB {major}.{minor}.{mended} or later.",
+        )
+
+
+def _of_the_connection(client: MongoClient[Any]) -> Iterator[CheckMessage]:
+    if asked := list(_ignored(client)):
+        yield _warning(
+            "W010",
+            f"The connection asks for {', '.join(asked)}. The event store does not: it "
+            "writes events with w=majority and reads them with readConcernLevel="
+            "majority from the primary, whatever the connection says.",
+            "Events are safe. What else uses this connection, as the other data of a "
+            "django_mongodb_backend alias, gets what it asks for. Take it out of the "
+            "URL or OPTIONS, unless that is what you want.",
+        )
+    if not client.options.retry_writes:
+        yield _warning(
+            "W011",
+            "The connection says retryWrites=false. When it breaks, as in a failover, "
+            "an append is tried again all the same, at the cost of a look at what is "
+            "stored; but saving a snapshot or importing events fails.",
+            "Take retryWrites=false out of the URL or OPTIONS.",
+        )
+
+
+def _ignored(client: MongoClient[Any]) -> Iterator[str]:
+    """Yield the options of a connection that our collections do not follow."""
+    write = client.write_concern.document
+    if (w := write.get("w", "majority")) != "majority":
+        yield f"w={w}"
+    if write.get("j") is False:
+        yield "journal=false"
+    if "wtimeout" in write:
+        yield f"wtimeoutMS={write['wtimeout']}"
+    if (level := client.read_concern.level) not in (None, "majority"):
+        yield f"readConcernLevel={level}"
+    if client.read_preference != ReadPreference.PRIMARY:
+        yield f"readPreference={client.read_preference.mongos_mode}"
+
+
+def _of_the_line(
+    client: MongoClient[Any], hello: Mapping[str, Any]
+) -> Iterator[CheckMessage]:
+    direct = client.topology_description.topology_type_name == "Single"
+    if direct and len(hello.get("hosts", ())) > 1:
+        yield _warning(
+            "W013",
+            "The connection says directConnection=true, but the server is one of a set "
+            "of several. Once another member becomes the primary, every append fails.",
+            "Take directConnection=true out, and add replicaSet="
+            f"{hello['setName']}; the driver then finds the primary.",
+        )
+
+
+def _of_the_validator(store: Store) -> Iterator[CheckMessage]:
+    try:
+        standing = drive(validator.standing(store))
+    except OperationFailure:
+        return  # it may not be looked at, and most stores have none
+    if standing is Standing.OTHER_VERSION:
+        yield _warning(
+            "W012",
+            "The validator of eventstore is of another version of the event store, or "
+            "was relaxed: it may refuse good events, or let pass what is none.",
+            "Run manage.py ensure_event_store --validator.",
+        )
+    elif standing is Standing.FOREIGN:
+        yield _warning(
+            "W012",
+            "eventstore has a validator that is not of the event store. It may refuse "
+            "events that the event store appends.",
+            "Run manage.py ensure_event_store with --no-validator and then with "
+            "--validator, or silence this.",
+        )
+
+
+def _of_the_indexes(store: Store) -> Iterator[CheckMessage]:
     try:
         missing = drive(indexes.missing(store))
     except OperationFailure as error:

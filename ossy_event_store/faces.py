@@ -95,6 +95,9 @@ class Documents(Protocol):
     async def count(self) -> int: ...
     async def index_information(self) -> Mapping[str, Any]: ...
     async def create_index(self, keys: Any, **options: Any) -> str: ...
+    async def database_command(
+        self, name: str, value: Any = 1, **options: Any
+    ) -> Mapping[str, Any]: ...
 
 
 class BlockingCollection:
@@ -176,6 +179,13 @@ class BlockingCollection:
     async def create_index(self, keys: Any, **options: Any) -> str:
         return self.raw.create_index(keys, **options)
 
+    async def database_command(
+        self, name: str, value: Any = 1, **options: Any
+    ) -> Mapping[str, Any]:
+        """Run a command on the collection's database, at its primary."""
+        answer: Mapping[str, Any] = self.raw.database.command(name, value, **options)
+        return answer
+
 
 class AwaitableCollection:
     """The same over PyMongo's asynchronous collection."""
@@ -255,6 +265,14 @@ class AwaitableCollection:
 
     async def create_index(self, keys: Any, **options: Any) -> str:
         return await self.raw.create_index(keys, **options)
+
+    async def database_command(
+        self, name: str, value: Any = 1, **options: Any
+    ) -> Mapping[str, Any]:
+        answer: Mapping[str, Any] = await self.raw.database.command(
+            name, value, **options
+        )
+        return answer
 
 
 class Client(Protocol):

@@ -24,8 +24,15 @@ from pymongo.errors import (
     WriteConcernError,
 )
 
+UNAUTHORIZED = 13
+FAILED_VALIDATION = 121
 DUPLICATE_KEY = 11000
 MAX_TIME_EXPIRED = 50
+# HostUnreachable, HostNotFound, NetworkTimeout, ExceededTimeLimit, SocketException:
+# the driver repeats these, and what it gave up on may be there.
+LOST_ON_THE_WAY = frozenset({6, 7, 89, 262, 9001})
+# WriteConflict, TemporarilyUnavailable: outside of a transaction without a label.
+TOO_BUSY = frozenset({112, 365})
 ILLEGAL_OPERATION = 20
 TRANSACTION_UNSUPPORTED = 263
 
@@ -46,12 +53,15 @@ def classify(error: PyMongoError) -> Fault:
         return Fault.DUPLICATE
     if error.has_error_label("UnknownTransactionCommitResult"):
         return Fault.UNKNOWN
-    if error.has_error_label("TransientTransactionError"):
-        return Fault.TRANSIENT
     if isinstance(error, ServerSelectionTimeoutError):
         # A retry that finds no server raises the error of the first try instead,
-        # so this one always means that nothing went out.
+        # so this one always means that nothing went out. In a transaction it is
+        # labelled as transient as well, but there is nobody to try again with.
         return Fault.UNSENT
+    if error.has_error_label("TransientTransactionError"):
+        return Fault.TRANSIENT
+    if isinstance(error, OperationFailure) and error.code in TOO_BUSY:
+        return Fault.TRANSIENT
     if _may_be_stored(error):
         return Fault.UNKNOWN
     return Fault.FATAL
@@ -68,7 +78,9 @@ def _may_be_stored(error: PyMongoError) -> bool:
         )
     if isinstance(error, ExecutionTimeout):
         return True
-    return isinstance(error, OperationFailure) and error.code == MAX_TIME_EXPIRED
+    return isinstance(error, OperationFailure) and (
+        error.code == MAX_TIME_EXPIRED or error.code in LOST_ON_THE_WAY
+    )
 
 
 def key_pattern(error: PyMongoError) -> Mapping[str, Any] | None:

@@ -12,13 +12,13 @@ from typing import Any
 import bson
 from bson.errors import BSONError
 from pymongo import InsertOne, ReplaceOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
 from .append import head
 from .events import stored_state
 from .exceptions import InvalidState
 from .faces import CODEC, Document
-from .faults import key_pattern
+from .faults import UNAUTHORIZED, key_pattern
 from .folding import revision_of
 from .mongo import Store, in_time
 
@@ -119,13 +119,18 @@ async def discard(store: Store, snapshot: Document, head: int) -> None:
         snapshot.get("aggregateVersion"),
         head,
     )
-    await store.snapshots.delete_one(
-        {
-            "_id": {"$eq": snapshot["_id"]},
-            "aggregateVersion": snapshot.get("aggregateVersion"),
-            "saved": snapshot.get("saved"),
-        }
-    )
+    ours = {
+        "_id": {"$eq": snapshot["_id"]},
+        "aggregateVersion": snapshot.get("aggregateVersion"),
+        "saved": snapshot.get("saved"),
+    }
+    try:
+        await store.snapshots.delete_one(ours)
+    except OperationFailure as error:
+        if error.code != UNAUTHORIZED:
+            raise
+        # Who may only read can still load the stream from its events.
+        logger.warning("It stays, since this user may not delete a snapshot.")
 
 
 async def write_snapshots(

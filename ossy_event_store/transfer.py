@@ -25,6 +25,7 @@ from .events import FIELDS, checked_document, from_milliseconds
 from .exceptions import InvalidEvent, InvalidLine
 from .extended_json import Malformed, decode, dumps, encode, iso, loads, parse_date
 from .faces import CODEC, Document
+from .faults import FAILED_VALIDATION
 from .mongo import Store, in_time
 from .scan import scan
 from .values import COPY
@@ -349,6 +350,8 @@ def _refusal(event: Document, failure: Document) -> tuple[str, str]:
         return "_id", f"{event['_id']!r} is the id of another event"
     if failure.get("code") == 11000:
         return "aggregateVersion", "somebody else appended this version meanwhile"
+    if failure.get("code") == FAILED_VALIDATION:
+        return "", "the validator of eventstore refused it; see ensure_event_store"
     return "", f"the server refused it (code {failure.get('code')})"
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from django.conf import settings
+from pymongo import MongoClient
 
 from ossy_event_store import EventStore, indexes, mongo
 from ossy_event_store.faces import drive
@@ -32,13 +33,35 @@ def _store_ready(django_db_setup, django_db_blocker):
         yield
 
 
+@pytest.fixture(scope="session")
+def _unbound():
+    """Give a collection with every right, though the run's user may only append."""
+    if not settings.ADMIN:
+        yield mongo.raw
+        return
+    with MongoClient(settings.ADMIN) as client:
+
+        def unbound(documents):
+            raw = mongo.raw(documents)
+            options = mongo.OPTIONS[raw.name]
+            return client[raw.database.name].get_collection(raw.name, **options)
+
+        yield unbound
+
+
 @pytest.fixture
-def store(_store_ready):
+def store(_store_ready, _unbound):
     """The blocking face of an empty store with its indexes."""
     store = mongo.blocking()
     for documents in (store.events, store.snapshots, store.leases):
-        mongo.raw(documents).delete_many({})
+        _unbound(documents).delete_many({})
     return store
+
+
+@pytest.fixture
+def history(store, _unbound):
+    """The events as a collection in which even a role's user may change them."""
+    return _unbound(store.events)
 
 
 @pytest.fixture

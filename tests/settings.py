@@ -12,6 +12,8 @@ from ossy_event_store import embedded
 
 SERVER = os.environ.get("TEST_MONGODB_URL") or embedded.start("")
 STORE = os.environ.get("TEST_STORE", "url")
+# Who may empty the store between tests, where the user of SERVER may only append.
+ADMIN = os.environ.get("TEST_MONGODB_ADMIN_URL")
 
 SECRET_KEY = "only for tests"
 USE_TZ = True

@@ -1,22 +1,40 @@
 """System checks: each id of the catalogue, what it takes, and what it must not say."""
 
 import dataclasses
+from collections import defaultdict
 
 import pytest
 from django.conf import settings as django_settings
 from django.core import checks as django_checks
 from django.core.management import call_command
 from django.db import connections
+from pymongo import MongoClient, monitoring
 from pymongo.errors import OperationFailure
 
-from ossy_event_store import EventStore, checks, indexes, mongo
+from ossy_event_store import (
+    Aggregate,
+    EventStore,
+    Mongo,
+    checks,
+    indexes,
+    mongo,
+    validator,
+)
 from ossy_event_store.checks import (
     CATALOGUE,
     check_deployment,
     check_server,
     check_settings,
 )
-from ossy_event_store.exceptions import StoreUnavailable
+from ossy_event_store.exceptions import (
+    EventStoreError,
+    OutcomeUnknown,
+    StoreUnavailable,
+)
+from ossy_event_store.faces import drive
+from ossy_event_store.sources import Source
+from tests import servers
+from tests.library.aggregate import Book
 
 DEFAULT = ["default"]
 ONLY_URL = pytest.mark.skipif(
@@ -28,6 +46,12 @@ ONLY_URL = pytest.mark.skipif(
 def _no_environment(monkeypatch):
     monkeypatch.delenv("DB_URL", raising=False)
     monkeypatch.delenv("DB_NAME", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _any_version(monkeypatch):
+    # The server of the run may be an old one, as the embedded one is.
+    monkeypatch.setattr(checks, "MENDED", {})
 
 
 @pytest.fixture
@@ -294,11 +318,14 @@ class Answering:
     """A client that answers ``hello`` as it is told to."""
 
     def __init__(self, **hello):
-        self.hello = hello
+        self.answers = {"hello": hello, "buildInfo": build("8.0.12")}
 
     async def command(self, name, **options):
-        assert name == "hello"
-        return self.hello
+        return self.answers[name]
+
+
+def build(version):
+    return {"version": version, "versionArray": [*map(int, version.split(".")), 0]}
 
 
 @pytest.mark.parametrize(
@@ -314,6 +341,304 @@ def test_w005_a_standalone_server(store, monkeypatch, hello, found):
     stub = dataclasses.replace(store, client=Answering(**hello))
     monkeypatch.setattr(checks.mongo, "blocking", lambda: stub)
     assert ids(checks._shortcomings()) == found
+
+
+NOT_MENDED = dict(checks.MENDED)
+
+
+@pytest.fixture
+def mended(monkeypatch):
+    """The table of versions as it is."""
+    monkeypatch.setattr(checks, "MENDED", NOT_MENDED)
+
+
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [
+        ("3.6.23", "MongoDB 8.0"),
+        ("4.4.29", "MongoDB 8.0"),
+        ("5.0.31", "MongoDB 8.0"),
+        ("6.0.5", "MongoDB 6.0.25 or later"),
+        ("6.0.24", "MongoDB 6.0.25 or later"),
+        ("7.0.21", "MongoDB 7.0.22 or later"),
+        ("8.0.11", "MongoDB 8.0.12 or later"),
+        ("6.0.25", None),
+        ("7.0.22", None),
+        ("8.0.12", None),
+        ("8.2.0", None),
+        ("9.0.0", None),
+    ],
+)
+def test_w008_a_version_with_a_known_fault(mended, version, hint):
+    found = list(checks._of_the_version(build(version)))
+    assert ids(found) == (["W008"] if hint else [])
+    assert not hint or (version in found[0].msg and hint in found[0].hint)
+
+
+def test_w008_by_what_the_server_says_it_is(store, monkeypatch):
+    version = EventStore.collection.database.client.server_info()["versionArray"]
+    line, patch = tuple(version[:2]), version[2]
+    monkeypatch.setattr(checks, "MENDED", {line: patch})
+    assert check_server(None, DEFAULT) == []
+    monkeypatch.setattr(checks, "MENDED", {line: patch + 1})
+    assert ids(check_server(None, DEFAULT)) == ["W008"]
+
+
+def test_w008_is_not_said_of_the_embedded_server(store, monkeypatch):
+    monkeypatch.setattr(checks, "OLDEST", (99, 0))
+    assert ids(checks._shortcomings()) == ["W008"]
+    embedded = Source("", url="embedded://", alias=mongo.resolve().alias)
+    monkeypatch.setattr(checks, "resolve", lambda: embedded)
+    assert ids(checks._shortcomings()) == []
+
+
+@pytest.mark.parametrize(
+    ("hosts", "passives", "arbiters", "found"),
+    [
+        (1, 0, 1, ["W009"]),
+        (2, 0, 1, ["W009"]),
+        (1, 1, 1, ["W009"]),
+        (3, 0, 1, ["W009"]),
+        (3, 0, 2, ["W009"]),
+        (4, 0, 1, []),
+        (3, 1, 1, []),
+        (3, 0, 0, []),
+        (2, 0, 0, []),
+    ],
+)
+def test_w009_an_arbiter_that_a_majority_needs(hosts, passives, arbiters, found):
+    hello = {"setName": "rs", "hosts": ["h"] * hosts}
+    if passives:
+        hello["passives"] = ["h"] * passives
+    if arbiters:
+        hello["arbiters"] = ["h"] * arbiters
+    assert ids(checks._of_the_set(hello)) == found
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("w=1", "w=1"),
+        ("w=0", "w=0"),
+        ("w=3", "w=3"),
+        ("journal=false", "journal=false"),
+        ("wtimeoutMS=500", "wtimeoutMS=500"),
+        ("readConcernLevel=local", "readConcernLevel=local"),
+        ("readPreference=secondary", "readPreference=secondary"),
+        ("readPreference=primaryPreferred", "readPreference=primaryPreferred"),
+        ("w=1&wtimeoutMS=9&readConcernLevel=local", "w=1, wtimeoutMS=9, readCon"),
+    ],
+)
+def test_w010_what_events_ignore(query, found):
+    (message,) = of_a_connection(query)
+    assert ids([message]) == ["W010"]
+    assert f"The connection asks for {found}" in message.msg
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "w=majority",
+        "journal=true",
+        "w=majority&retryWrites=true&appName=x",
+        "readConcernLevel=majority",
+        "readPreference=primary",
+    ],
+)
+def test_w010_is_not_said_of_what_events_do_anyway(query):
+    assert of_a_connection(query) == []
+
+
+def test_w011_no_retries():
+    assert ids(of_a_connection("retryWrites=false")) == ["W011"]
+
+
+def of_a_connection(query):
+    with MongoClient(f"mongodb://127.0.0.1/?{query}", connect=False) as client:
+        return list(checks._of_the_connection(client))
+
+
+@ONLY_URL
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"w": 1}, ["W010"]),
+        ({"retryWrites": False}, ["W011"]),
+        ({"w": 1, "retryWrites": False}, ["W010", "W011"]),
+    ],
+    ids=str,
+)
+def test_w010_w011_heed_the_options(store, settings, options, found):
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "OPTIONS": options}
+    assert ids(check_server(None, DEFAULT)) == found
+    Mongo.close()
+
+
+@ONLY_URL
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"w": 1, "journal": False, "wtimeoutMS": 1},
+        {"w": 0},
+        {"readConcernLevel": "local", "readPreference": "secondaryPreferred"},
+    ],
+    ids=str,
+)
+def test_w010_events_ignore_it_indeed(store, settings, options):
+    listener = Listener()
+    options = {**options, "event_listeners": [listener]}
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "OPTIONS": options}
+    event = {"aggregateId": "s", "aggregateType": "S", "type": "Tested"}
+    EventStore.append_event(event)
+    EventStore.append_events([event, event])
+    EventStore.get_event_stream("s")
+    Mongo.close()
+    sent = listener.sent
+    concerns = [command.get("writeConcern") for command in sent["insert"]]
+    assert concerns == [{"w": "majority"}, None]  # the second in a transaction
+    assert [c["writeConcern"] for c in sent["commitTransaction"]] == [{"w": "majority"}]
+    assert {c["readConcern"]["level"] for c in sent["find"]} == {"majority"}
+    # PyMongo adds primaryPreferred for itself on a direct connection.
+    modes = {c.get("$readPreference", {}).get("mode") for c in sent["find"]}
+    assert modes <= {None, "primary", "primaryPreferred"}
+
+
+class Listener(monitoring.CommandListener):
+    """Keeps what is sent, by the name of the command."""
+
+    def __init__(self):
+        self.sent = defaultdict(list)
+
+    def started(self, event):
+        self.sent[event.command_name].append(dict(event.command))
+
+    def succeeded(self, event):
+        pass
+
+    def failed(self, event):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({}, []),
+        (validator._OPTIONS, []),
+        ({**validator._OPTIONS, "validationLevel": "moderate"}, ["W012"]),
+        ({**validator._OPTIONS, "validationAction": "warn"}, ["W012"]),
+        ({"validator": {"$jsonSchema": {"title": validator.TITLE}}}, ["W012"]),
+        ({"validator": {"a": 1}}, ["W012"]),
+    ],
+    ids=["none", "ours", "moderate", "warns", "older", "somebody else's"],
+)
+def test_w012_another_validator(store, options, found):
+    drive(store.events.database_command("collMod", "eventstore", **options))
+    messages = check_server(None, DEFAULT)
+    drive(validator.remove(store))
+    assert ids(messages) == found
+    assert all("--validator" in message.hint for message in messages)
+
+
+def test_w012_is_not_said_where_the_validator_may_not_be_seen(store, monkeypatch):
+    async def refuse(store):
+        raise OperationFailure("not authorized", 13)
+
+    monkeypatch.setattr(checks.validator, "standing", refuse)
+    assert check_server(None, DEFAULT) == []
+
+
+# A set of two members and an arbiter
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    with servers.running(folder / "set", members=2, arbiters=1) as started:
+        yield started
+
+
+@pytest.fixture
+def on_the_pair(pair, settings):
+    """Reach the store on the pair by a URL with these options."""
+    given = settings.OSSY_EVENT_STORE
+
+    def reach(url=None, **options):
+        url = url or pair.url(**options)
+        settings.OSSY_EVENT_STORE = {**given, "URL": url, "TIMEOUT": 3}
+        return mongo.blocking()
+
+    drive(indexes.ensure(reach()))
+    yield reach
+    Mongo.close()
+
+
+slow = pytest.mark.slow
+
+
+@ONLY_URL
+@slow
+def test_w009_on_a_set_with_an_arbiter(on_the_pair):
+    on_the_pair()
+    (message,) = check_server(None, DEFAULT)
+    assert ids([message]) == ["W009"]
+    assert "2 members with data and an arbiter" in message.msg
+
+
+@ONLY_URL
+@slow
+@pytest.mark.parametrize("direct", ["true", "false"])
+def test_w013_a_direct_connection_to_a_set_of_several(on_the_pair, pair, direct):
+    url = f"mongodb://{pair.primary.host}/?directConnection={direct}"
+    on_the_pair(url)
+    messages = check_server(None, DEFAULT)
+    assert ids(messages) == ["W009"] + ["W013"] * (direct == "true")
+    assert direct == "false" or "replicaSet=ossy" in messages[-1].hint
+
+
+@ONLY_URL
+def test_w013_is_not_said_of_a_set_of_one(store, settings):
+    options = {"directConnection": True}
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "OPTIONS": options}
+    assert check_server(None, DEFAULT) == []
+    Mongo.close()
+
+
+BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
+
+
+@ONLY_URL
+@slow
+def test_w011_costs_snapshots_a_retry_and_appends_none(on_the_pair, pair):
+    on_the_pair(retryWrites="false", appName="w011")
+    cut = {"closeConnection": True, "appName": "w011"}
+    with pair.primary.fail_point(
+        "failCommand", {"times": 1}, failCommands=["insert"], **cut
+    ):
+        book = Aggregate.of(Book, BOUGHT)
+    with (
+        pair.primary.fail_point(
+            "failCommand", {"times": 1}, failCommands=["update"], **cut
+        ),
+        pytest.raises(StoreUnavailable),
+    ):
+        book.save()
+
+
+@ONLY_URL
+@slow
+def test_w013_and_w009_are_true(on_the_pair, pair):
+    url = f"mongodb://{pair.secondaries[0].host}/?directConnection=true"
+    on_the_pair(url)
+    with pytest.raises(EventStoreError):
+        Aggregate.of(Book, BOUGHT)
+    on_the_pair()
+    pair.secondaries[0].kill()
+    with pytest.raises(OutcomeUnknown):
+        Aggregate.of(Book, BOUGHT)
+
+
+# The server that is not there
 
 
 @ONLY_URL

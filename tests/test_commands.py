@@ -503,10 +503,10 @@ def test_an_export_goes_on_quietly_when_its_reader_has_had_enough(
         monkeypatch.undo()  # what tidies up after the test looks at stdout
 
 
-def test_export_drop_import_and_export_are_equal_to_the_byte(books, tmp_path):
+def test_export_drop_import_and_export_are_equal_to_the_byte(books, history, tmp_path):
     before = stored()
     export(tmp_path)
-    EventStore.collection.delete_many({})
+    history.delete_many({})
     run("import_events", str(tmp_path / "out.jsonl"))
     assert stored() == before
     first = (tmp_path / "out.jsonl").read_bytes()

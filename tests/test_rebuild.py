@@ -1,5 +1,6 @@
 """Rebuild: full and stale, one and all, on streams that misbehave too."""
 
+import dataclasses
 import gc
 
 import pytest
@@ -14,7 +15,6 @@ from ossy_event_store import (
     EventStore,
     ReducerError,
     UnknownAggregateType,
-    mongo,
     rebuild,
     scan,
     snapshots,
@@ -119,21 +119,21 @@ def test_a_stale_rebuild_folds_what_another_revision_folded(store, face, lend):
     assert (report.streams, report.saved) == (1, 1)
 
 
-def test_a_snapshot_ahead_of_its_stream_is_replaced(store, face, lend, caplog):
+def test_a_snapshot_ahead_of_its_stream_is_replaced(history, face, lend, caplog):
     lend("b-1", "BookBought", "BookLent")
     AggregateRebuild.build_and_save_all()
-    EventStore.collection.delete_one({"aggregateId": "b-1", "aggregateVersion": 2})
+    history.delete_one({"aggregateId": "b-1", "aggregateVersion": 2})
     report = face(AggregateRebuild.build_and_save_all, stale=True)
     assert (report.streams, report.saved) == (1, 1)
     assert states()["b-1"][0] == 1
     assert "discarded" in caplog.text
 
 
-def test_a_snapshot_without_a_stream_is_discarded(store, face, lend, caplog):
+def test_a_snapshot_without_a_stream_is_discarded(history, face, lend, caplog):
     lend("b-1", "BookBought")
     lend("b-2", "BookBought")
     AggregateRebuild.build_and_save_all()
-    EventStore.collection.delete_many({"aggregateId": "b-1"})
+    history.delete_many({"aggregateId": "b-1"})
     face(AggregateRebuild.build_and_save_all, stale=True)
     assert set(states()) == {"b-2"}
 
@@ -231,12 +231,12 @@ def test_progress_is_reported_as_it_goes(store, lend, monkeypatch):
     assert seen[-1] == 1
 
 
-def test_a_stale_check_with_nothing_stale_reads_no_document(store, lend):
+def test_a_stale_check_with_nothing_stale_reads_no_document(history, lend):
     """By the profiler's count of what each query examined."""
     for number in range(20):
         lend(f"b-{number}", "BookBought", "BookLent")
     AggregateRebuild.build_and_save_all()
-    database = EventStore.collection.database
+    database = history.database
     database.command("profile", 2)
     try:
         AggregateRebuild.build_and_save_all(stale=True)
@@ -251,11 +251,11 @@ def test_a_stale_check_with_nothing_stale_reads_no_document(store, lend):
     assert sum(p["keysExamined"] for p in read) <= 2 * 20 + 4
 
 
-def test_a_full_rebuild_asks_no_query_a_stream(store, lend):
+def test_a_full_rebuild_asks_no_query_a_stream(history, lend):
     for number in range(50):
         lend(f"b-{number}", "BookBought")
 
-    database = EventStore.collection.database
+    database = history.database
     database.command("profile", 2)
     try:
         AggregateRebuild.build_and_save_all(types=["Book"])
@@ -283,7 +283,7 @@ def test_a_scan_goes_on_where_it_broke_off(store, lend, monkeypatch):
                 if not left:
                     raise AutoReconnect("the primary is gone")
 
-    flaky = mongo.Store(store.client, Flaky(), store.snapshots, store.leases)
+    flaky = dataclasses.replace(store, events=Flaky())
     events = [e for batch in drive_each(scan.scan(flaky, {})) for e in batch]
     keys = [(e["aggregateId"], e["aggregateVersion"]) for e in events]
     assert keys == [(f"b-{n}", v) for n in range(4) for v in range(1, 5)]

@@ -463,7 +463,7 @@ def test_an_export_of_nothing_is_empty(store):
     assert exported(store) == []
 
 
-def test_out_in_and_out_again_is_the_same_to_the_byte(store, lend, batch):
+def test_out_in_and_out_again_is_the_same_to_the_byte(store, history, lend, batch):
     lend("b", "BookBought", "BookLent")
     EventStore.append_event(
         {
@@ -482,7 +482,7 @@ def test_out_in_and_out_again_is_the_same_to_the_byte(store, lend, batch):
         }
     )
     lines, before = exported(store), stored()
-    EventStore.collection.delete_many({})
+    history.delete_many({})
     bring(store, lines)
     assert stored() == before
     assert exported(store) == lines
@@ -565,10 +565,10 @@ def test_an_event_of_the_node_package_goes_out_with_a_date(store, node):
     assert json.loads(text)["created"] == "2024-02-29T12:30:15.123Z"
 
 
-def test_an_event_of_the_node_package_comes_in_as_it_is_read(store, node):
+def test_an_event_of_the_node_package_comes_in_as_it_is_read(store, node, history):
     before = EventStore.get_event_stream("n")
     lines = exported(store)
-    EventStore.collection.delete_many({})
+    history.delete_many({})
     bring(store, lines)
     assert EventStore.get_event_stream("n") == before
 
@@ -579,14 +579,14 @@ def test_an_event_of_the_node_package_that_is_there_is_passed_over(store, node):
 
 @pytest.mark.parametrize("field", ["createdBy", "payload"])
 def test_an_event_of_the_node_package_without_a_field_is_passed_over(
-    store, node, field
+    store, node, history, field
 ):
-    EventStore.collection.update_one({}, {"$unset": {field: ""}})
+    history.update_one({}, {"$unset": {field: ""}})
     assert counts(bring(store, exported(store))) == (1, 0, 1)
 
 
-def test_an_event_without_a_date_does_not_end_an_export(store, node):
-    EventStore.collection.update_one({}, {"$unset": {"created": ""}})
+def test_an_event_without_a_date_does_not_end_an_export(store, node, history):
+    history.update_one({}, {"$unset": {"created": ""}})
     assert len(exported(store)) == 1
 
 
@@ -595,8 +595,10 @@ def test_milliseconds_in_a_line_are_a_date(store):
 
 
 @pytest.mark.parametrize("created", [8.64e15, float("nan"), 2**62])
-def test_milliseconds_that_no_date_can_have_do_not_end_an_export(node, created, store):
-    EventStore.collection.update_one({}, {"$set": {"created": created}})
+def test_milliseconds_that_no_date_can_have_do_not_end_an_export(
+    node, created, store, history
+):
+    history.update_one({}, {"$set": {"created": created}})
     assert len(exported(store)) == 1
 
 

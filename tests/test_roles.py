@@ -1,0 +1,453 @@
+"""
+The roles of docs/howto/roles.md, on a server with authentication.
+
+The page's own commands make roles and users here, so that what it says is what is
+tested.
+"""
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bson import ObjectId
+from django.conf import settings as django_settings
+from django.core.management import CommandError, call_command
+from pymongo import MongoClient, ReplaceOne, UpdateOne
+from pymongo.errors import BulkWriteError, OperationFailure
+
+from ossy_event_store import (
+    Aggregate,
+    AggregateRebuild,
+    EventStore,
+    Mongo,
+    checks,
+    indexes,
+    leases,
+    mongo,
+    validator,
+)
+from ossy_event_store.faces import drive
+from ossy_event_store.migrate import ensure_indexes
+from tests import servers
+from tests.library.aggregate import Book
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="starts a mongod of its own"),
+    pytest.mark.skipif(django_settings.STORE != "url", reason="connects by URL"),
+]
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs/howto/roles.md").read_text()
+ADMIN, PASSWORD = "admin", "s3cret"
+NOT_ALLOWED = 13
+BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
+LENT = {"type": "BookLent", "payload": {"to": "ann"}}
+RETURNED = {"type": "BookReturned"}
+
+
+def calls(method):
+    """Return the arguments with which the page calls a method of the database."""
+    pattern = rf'^db\.getSiblingDB\("shop"\)\.{method}\((.*?)\)\n(?=db\.|```)'
+    found = re.findall(pattern, PAGE, re.MULTILINE | re.DOTALL)
+    return [
+        json.loads(text.replace("passwordPrompt()", f'"{PASSWORD}"')) for text in found
+    ]
+
+
+def in_database(name, role):
+    """Return a role's arguments for another database than the page's."""
+    return json.loads(json.dumps(role).replace('"shop"', json.dumps(name)))
+
+
+class Guarded:
+    """A server with authentication, and one database with roles and users."""
+
+    def __init__(self, started):
+        self.started = started
+        source = mongo.resolve()
+        self.name = source.name
+        self.admin = MongoClient(self.url(ADMIN, "admin"))
+
+    def url(self, user, source=None):
+        options = {"authSource": source or self.name}
+        login = f"{user}:{PASSWORD}@"
+        return self.started.url(**options).replace("://", f"://{login}")
+
+    @property
+    def database(self):
+        return self.admin[self.name]
+
+
+def begin(started):
+    """Make the first user, through the exception for localhost, and then the page's."""
+    with started.members[0].client() as client:
+        client.admin.command("createUser", ADMIN, pwd=PASSWORD, roles=["root"])
+    guarded = Guarded(started)
+    for role in calls("createRole"):
+        role = in_database(guarded.name, role)
+        guarded.database.command("createRole", role.pop("role"), **role)
+    for user in calls("createUser"):
+        guarded.database.command("createUser", user.pop("user"), **user)
+    return guarded
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("guarded")
+    key = folder / "key"
+    key.write_text("a key for tests alone")
+    key.chmod(0o600)
+    with servers.running(folder / "set", options=("--keyFile", str(key))) as started:
+        guarded = begin(started)
+        with guarded.admin:
+            yield guarded
+
+
+@pytest.fixture
+def become(guarded, settings):
+    """Become a user of the page; the store is empty and has its indexes."""
+    own = settings.OSSY_EVENT_STORE
+
+    def become(user):
+        settings.OSSY_EVENT_STORE = {**own, "URL": guarded.url(user)}
+        return mongo.blocking()
+
+    become("shop_deploy")
+    said("ensure_event_store", "--no-validator")
+    for name in mongo.OPTIONS:
+        guarded.database[name].delete_many({})
+    yield become
+    Mongo.close()
+
+
+@pytest.fixture
+def appender(become):
+    return become("shop_site")
+
+
+@contextlib.contextmanager
+def refused():
+    with pytest.raises((OperationFailure, BulkWriteError)) as caught:
+        yield
+    assert caught.value.code == NOT_ALLOWED, caught.value
+
+
+def said(*command):
+    out = io.StringIO()
+    call_command(*command, stdout=out, stderr=out)
+    return out.getvalue()
+
+
+def test_a_server_with_authentication_refuses_who_does_not_log_in(guarded):
+    with guarded.started.members[0].client() as client, refused():
+        client[guarded.name].eventstore.find_one()
+
+
+def test_the_page_makes_three_roles_and_a_user_of_each():
+    roles = [role["role"] for role in calls("createRole")]
+    assert roles == ["eventStoreAppender", "eventStoreReader", "eventStoreMigrator"]
+    assert [user["roles"] for user in calls("createUser")] == [[role] for role in roles]
+
+
+# The appender does all that a site does
+
+MAIN = (
+    "aggregate",
+    "commands",
+    "concurrency",
+    "event_store",
+    "execute",
+    "leases",
+    "queries",
+    "rebuild",
+    "snapshots",
+    "startup",
+    "transfer",
+)
+# What makes an index, and what has a server of its own.
+NOT_FOR_IT = "not indexes_are_made_once and not embedded and not mongodb_down"
+
+
+def test_the_tests_of_the_store_pass_as_the_appender(become, guarded):
+    files = [f"tests/test_{name}.py" for name in MAIN]
+    env = {
+        **os.environ,
+        "TEST_MONGODB_URL": guarded.url("shop_site"),
+        "TEST_MONGODB_ADMIN_URL": guarded.url(ADMIN, "admin"),
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("-k", NOT_FOR_IT, *files),
+        ],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr
+
+
+def test_the_checks_have_nothing_to_say_to_the_appender(appender, monkeypatch):
+    monkeypatch.setattr(checks, "MENDED", {})  # the server may be an old one
+    assert checks.check_server(None, ["default"]) == []
+    assert "no issues" in said("check", "--database", "default")
+
+
+def test_the_checks_see_the_validator_as_the_appender(become, guarded):
+    become("shop_deploy")
+    said("ensure_event_store", "--validator")
+    guarded.database.command("collMod", mongo.EVENTS, validationAction="warn")
+    become("shop_site")
+    found = [message.id for message in checks.check_server(None, ["default"])]
+    assert "ossy_event_store.W012" in found
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["blocking", "awaitable"])
+def test_the_appender_appends_several_with_the_validator_on(become, is_async):
+    become("shop_deploy")
+    said("ensure_event_store", "--validator")
+    become("shop_site")
+    if is_async:
+        assert asyncio.run(lend_and_save()) == 3
+        return
+    book = Aggregate.of(Book, BOUGHT).add(LENT, RETURNED).save()
+    assert Aggregate.of(Book, book.id).version == 3
+
+
+async def lend_and_save():
+    await Mongo.aconnect()
+    book = await Aggregate.aof(Book, BOUGHT)
+    await book.aadd(LENT, RETURNED)
+    await book.asave()
+    return (await Aggregate.aof(Book, book.id)).version
+
+
+def test_the_appender_settles_what_it_cannot_know(appender, guarded):
+    event = {**BOUGHT, "id": "e-1", "aggregateId": "b-1", "aggregateType": "Book"}
+    stored = EventStore.append_event(event)
+    read = appender.client.find_after_all_writes(appender.events, {"_id": "e-1"})
+    assert drive(read) == [stored]
+
+
+# and nothing that changes an event
+
+COPY = {"_id": ObjectId(), "aggregateId": "s", "aggregateVersion": 1, "type": "T"}
+CHANGED = {"$set": {"type": "Other"}}
+
+
+def merge(when_matched):
+    return [{"$merge": {"into": "eventstore", "whenMatched": when_matched}}]
+
+
+CHANGES = {
+    "update": lambda c: c.update_one({}, CHANGED),
+    "update of many": lambda c: c.update_many({}, CHANGED),
+    "replace": lambda c: c.replace_one({}, COPY),
+    "upsert": lambda c: c.update_one({"_id": 1}, CHANGED, upsert=True),
+    "delete": lambda c: c.delete_one({}),
+    "delete of many": lambda c: c.delete_many({}),
+    "findAndModify": lambda c: c.find_one_and_update({}, CHANGED),
+    "findAndModify that deletes": lambda c: c.find_one_and_delete({}),
+    "bulk update": lambda c: c.bulk_write([UpdateOne({}, CHANGED)]),
+    "bulk replace": lambda c: c.bulk_write([ReplaceOne({}, COPY)]),
+    "drop": lambda c: c.drop(),
+    "drop of the database": lambda c: c.database.client.drop_database(c.database.name),
+    "rename": lambda c: c.rename("old"),
+    "rename onto it": lambda c: c.database.aggregates.rename(c.name, dropTarget=True),
+    "collMod": lambda c: c.database.command("collMod", c.name, validator={}),
+    "createIndex": lambda c: c.create_index("type"),
+    "dropIndexes": lambda c: c.drop_indexes(),
+    "convertToCapped": lambda c: c.database.command(
+        "convertToCapped", c.name, size=1000
+    ),
+    "$out": lambda c: c.aggregate([{"$out": c.name}]),
+    "$out from another": lambda c: c.database.aggregates.aggregate([{"$out": c.name}]),
+    "$merge": lambda c: c.aggregate(merge("replace")),
+    "$merge from another": lambda c: c.database.aggregates.aggregate(merge("merge")),
+    "mapReduce": lambda c: c.database.command(
+        "mapReduce", c.name, map="function(){}", reduce="function(){}", out=c.name
+    ),
+    "bypassDocumentValidation": lambda c: c.insert_one(
+        dict(COPY), bypass_document_validation=True
+    ),
+    "the oplog": lambda c: c.database.client.local["oplog.rs"].find_one(),
+    "applyOps": lambda c: c.database.client.admin.command("applyOps", []),
+    "a role for itself": lambda c: c.database.command(
+        "grantRolesToUser", "shop_site", roles=["eventStoreMigrator"]
+    ),
+}
+WRITES = {
+    **CHANGES,
+    "an event": lambda c: c.insert_one(dict(COPY)),
+    "a snapshot": lambda c: c.database.aggregates.insert_one({"_id": "s"}),
+    "a snapshot's update": lambda c: c.database.aggregates.update_one({}, CHANGED),
+    "a snapshot's end": lambda c: c.database.aggregates.delete_one({}),
+    "a lease": lambda c: c.database.leases.insert_one({"_id": "l"}),
+}
+
+
+def may_not(store, change, guarded):
+    """Try a change; nothing may come of it."""
+    before = everything(guarded)
+    with refused():
+        change(mongo.raw(store.events))
+    assert everything(guarded) == before
+
+
+def everything(guarded):
+    found = {name: list(guarded.database[name].find()) for name in mongo.OPTIONS}
+    return found | {"indexes": guarded.database.eventstore.index_information()}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_appender_may_not_change_events_by(name, appender, guarded):
+    Aggregate.of(Book, BOUGHT).save()
+    may_not(appender, CHANGES[name], guarded)
+
+
+def test_the_appender_may_not_install_the_validator(appender):
+    with pytest.raises(CommandError, match="needs collMod on the collection"):
+        said("ensure_event_store", "--validator")
+
+
+def test_the_appender_that_lacks_an_index_is_told_so(appender, guarded, caplog):
+    guarded.database.eventstore.drop_indexes()
+    ensure_indexes(using="default")
+    with pytest.raises(CommandError, match="not authorized"):
+        said("ensure_event_store")
+    found = {message.id for message in checks.check_server(None, ["default"])}
+    assert "ossy_event_store.W004" in found
+
+
+# The reader
+
+
+@pytest.fixture
+def reader(become):
+    """The store as the reader, with one book of two events and its snapshot."""
+    become("shop_site")
+    book = Aggregate.of(Book, {**BOUGHT, "aggregateId": "b-1"})
+    book.add(LENT).save()
+    return become("shop_report")
+
+
+def test_the_reader_reads_all(reader, tmp_path, monkeypatch):
+    assert Aggregate.of(Book, "b-1").version == 2
+    assert Aggregate.find("b-1")["aggregateVersion"] == 2
+    assert len(EventStore.get_event_stream("b-1")) == 2
+    assert [stream["aggregateId"] for stream in EventStore.get_event_streams()] == [
+        "b-1"
+    ]
+    assert EventStore.find_event({"type": "BookLent"})["aggregateVersion"] == 2
+    assert len(EventStore.find_events({"aggregateId": "b-1"})) == 2
+    assert EventStore.aggregate([{"$count": "events"}]) == [{"events": 2}]
+    said("export_events", "--output", str(tmp_path / "out.jsonl"))
+    assert (tmp_path / "out.jsonl").read_text().count("\n") == 2
+    monkeypatch.setattr(checks, "MENDED", {})
+    assert checks.check_server(None, ["default"]) == []
+
+
+def test_the_reader_verifies_the_store(reader):
+    assert said("verify_event_store")
+
+
+def test_the_reader_reads_a_stream_whose_snapshot_is_ahead_of_it(reader, guarded):
+    guarded.database.eventstore.delete_one({"aggregateVersion": 2})
+    assert Aggregate.of(Book, "b-1").version == 1
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_the_reader_may_not_write_by(name, reader, guarded):
+    may_not(reader, WRITES[name], guarded)
+
+
+def test_the_reader_appends_saves_and_rebuilds_nothing(reader, guarded):
+    before = everything(guarded)
+    book = Aggregate.of(Book, "b-1")
+    for attempt in (
+        lambda: book.add(LENT),
+        lambda: book.add(LENT, RETURNED),
+        book.save,
+        AggregateRebuild.build_and_save_all,
+        lambda: drive(leases.acquire(reader, "l", "me", 1)),
+    ):
+        with refused():
+            attempt()
+    assert everything(guarded) == before
+
+
+# The migrator
+
+
+def test_the_migrator_makes_all_in_an_empty_database(become, guarded):
+    for name in mongo.OPTIONS:
+        guarded.database[name].drop()
+    store = become("shop_deploy")
+    assert said("ensure_event_store", "--validator").count("Made ") == len(
+        indexes.INDEXES
+    )
+    assert drive(indexes.missing(store)) == []
+    assert drive(validator.standing(store)) is validator.Standing.CURRENT
+    assert "Took the validator off" in said("ensure_event_store", "--no-validator")
+
+
+@pytest.mark.django_db
+def test_the_migrator_migrates(become, guarded, monkeypatch):
+    for name in mongo.OPTIONS:
+        guarded.database[name].drop()
+    store = become("shop_deploy")
+    monkeypatch.setattr("ossy_event_store.migrate._done", set())
+    said("migrate")
+    assert drive(indexes.missing(store)) == []
+
+
+def test_the_migrator_is_told_of_events_that_do_not_fit(become, guarded):
+    guarded.database.eventstore.insert_one({"_id": "n-1"})
+    become("shop_deploy")
+    assert "'n-1'" in said("ensure_event_store", "--validator")
+
+
+def test_a_migrator_that_may_not_read_events_installs_it_too(become, guarded):
+    role = in_database(guarded.name, calls("createRole")[2])
+    privileges = role["privileges"]
+    privileges[0]["actions"].remove("find")
+    guarded.database.command("createRole", "blind", privileges=privileges, roles=[])
+    guarded.database.command("createUser", "blind", pwd=PASSWORD, roles=["blind"])
+    become("blind")
+    text = said("ensure_event_store", "--validator")
+    assert "Installed the validator" in text
+    assert "This user may not look at what is stored already." in text
+
+
+@pytest.mark.parametrize("several", [[LENT], [LENT, RETURNED]], ids=["one", "two"])
+def test_the_migrator_may_not_append(become, guarded, several):
+    become("shop_site")
+    book = Aggregate.of(Book, BOUGHT)
+    become("shop_deploy")
+    before = everything(guarded)
+    with refused():
+        book.add(*several)
+    with refused():
+        Aggregate.of(Book, BOUGHT)
+    assert everything(guarded) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["update", "delete", "drop", "rename", "$out", "dropIndexes", "findAndModify"],
+)
+def test_the_migrator_may_not_change_events_by(name, become, guarded):
+    become("shop_site")
+    Aggregate.of(Book, BOUGHT)
+    may_not(become("shop_deploy"), CHANGES[name], guarded)
