@@ -47,29 +47,37 @@ class Index:
         return options
 
 
+STREAM_VERSIONS = Index(
+    EVENTS,
+    [("aggregateId", 1), ("aggregateVersion", 1)],
+    "Reads a stream in order, and lets only one writer have a version.",
+    unique=True,
+)
+TYPE_VERSIONS = Index(
+    EVENTS,
+    [("aggregateType", 1), ("aggregateId", 1), ("aggregateVersion", 1)],
+    "Reads all streams of a type in order: rebuild, export, type-level queries; "
+    "and finds the head of each by skipping from stream to stream.",
+)
+FIRST_EVENTS = Index(
+    EVENTS,
+    [("aggregateId", 1), ("aggregateType", 1), ("aggregateVersion", 1)],
+    "Lists the streams: one entry each, for the first event alone.",
+    partial={"aggregateVersion": 1},
+)
 SNAPSHOT_HEADS = Index(
     SNAPSHOTS,
     [("aggregateType", 1), ("_id", 1), ("aggregateVersion", 1), ("revision", 1)],
     "Finds stale snapshots without reading a state.",
 )
 INDEXES = (
+    STREAM_VERSIONS,
+    TYPE_VERSIONS,
+    FIRST_EVENTS,
     Index(
         EVENTS,
-        [("aggregateId", 1), ("aggregateVersion", 1)],
-        "Reads a stream in order, and lets only one writer have a version.",
-        unique=True,
-    ),
-    Index(
-        EVENTS,
-        [("aggregateType", 1), ("aggregateId", 1), ("aggregateVersion", 1)],
-        "Reads all streams of a type in order: rebuild, export, type-level queries; "
-        "and finds the head of each by skipping from stream to stream.",
-    ),
-    Index(
-        EVENTS,
-        [("aggregateId", 1), ("aggregateType", 1), ("aggregateVersion", 1)],
-        "Lists the streams: one entry each, for the first event alone.",
-        partial={"aggregateVersion": 1},
+        [("created", 1), ("_id", 1)],
+        "Finds what came since a time: verification, and the feed of events.",
     ),
     SNAPSHOT_HEADS,
 )

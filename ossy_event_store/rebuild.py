@@ -247,7 +247,7 @@ class _Rebuild:
 
     async def run(self, Root: Any, query: Document) -> None:
         """Fold every stream that the query gives, and write the snapshots."""
-        stream = _Stream(Root)
+        stream = StreamFold(Root)
         async with aclosing(scan(self.store, query)) as batches:
             async for batch in batches:
                 for aggregate_id, events in itertools.groupby(
@@ -255,7 +255,7 @@ class _Rebuild:
                 ):
                     if aggregate_id != stream.id:
                         self._finish(stream)
-                        stream = _Stream(Root, aggregate_id)
+                        stream = StreamFold(Root, aggregate_id)
                     stream.take([read_event(event) for event in events])
                 if len(self.snapshots) >= WRITE:
                     await self._write()
@@ -264,7 +264,7 @@ class _Rebuild:
         await self._write()
         self.tick()
 
-    def _finish(self, stream: _Stream) -> None:
+    def _finish(self, stream: StreamFold) -> None:
         if stream.id is None:
             return
         try:
@@ -287,7 +287,7 @@ class _Rebuild:
         self.report.newer += len(snapshots) - saved
 
 
-class _Stream:
+class StreamFold:
     """One stream while it is folded; ``error`` once its reducer has raised."""
 
     def __init__(self, Root: Any, aggregate_id: str | None = None) -> None:
@@ -300,6 +300,7 @@ class _Stream:
         self.error: ReducerError | None = None
 
     def take(self, events: list[Document]) -> None:
+        """Fold some more events, or hold them for a while."""
         self.events += events
         if len(self.events) >= LONG:
             self._fold()
@@ -317,6 +318,12 @@ class _Stream:
                 self.error = error.with_traceback(None)
 
     def snapshot(self) -> Document:
+        """
+        Return the snapshot of all events that were taken.
+
+        Raises:
+            ReducerError: the reducer raised, or its state cannot be stored.
+        """
         self._fold()
         if self.error is not None:
             raise self.error

@@ -1,25 +1,28 @@
 """
-The ordered scan: every event of a query, by stream and version, in flat memory.
+Ordered scans in flat memory, which go on where a broken connection ended them.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, nullcontext
+from typing import Any
 
 import pymongo
 from pymongo.errors import CursorNotFound, PyMongoError
 
 from .conf import get_settings
-from .faces import Document
+from .faces import Document, Documents
 from .faults import Fault, classify
 from .mongo import Store
 
 logger = logging.getLogger("ossy_event_store")
 
 BATCH = 1000  # events a round trip
+
+Keys = Sequence[tuple[str, int]]
 
 _IN_ORDER = [("aggregateId", 1), ("aggregateVersion", 1)]
 
@@ -35,8 +38,9 @@ async def scan(store: Store, query: Document) -> AsyncGenerator[list[Document], 
     since = time.monotonic()
     while True:
         given = last  # what was given before this scan was opened
+        found = _batches(store.events, _from(query, given), BATCH, sort=_IN_ORDER)
         try:
-            async with aclosing(_batches(store, _from(query, given))) as batches:
+            async with aclosing(found) as batches:
                 async for batch in batches:
                     rest = _after(batch, given) if given else batch
                     if rest:
@@ -45,26 +49,96 @@ async def scan(store: Store, query: Document) -> AsyncGenerator[list[Document], 
                     since = time.monotonic()
             return
         except PyMongoError as error:
-            broken = classify(error) in (Fault.UNKNOWN, Fault.UNSENT, Fault.TRANSIENT)
-            if not broken and not isinstance(error, CursorNotFound):
+            if not _may_go_on(error, since):
                 raise
-            if time.monotonic() - since > get_settings().TIMEOUT:
-                raise
-            logger.warning("The scan broke off (%s); resuming.", type(error).__name__)
         await store.client.pause(0.2)
 
 
+async def walk(
+    store: Store,
+    documents: Documents,
+    keys: Keys,
+    query: Document,
+    projection: Document,
+    *,
+    size: int | None = None,
+    indexed: bool = True,
+) -> AsyncGenerator[list[Document], None]:
+    """
+    Yield documents in batches along an index, whatever BSON types stand in it.
+
+    It goes on after a break as ``scan()`` does, and gives no document twice.
+
+    Args:
+        store: one face of the store.
+        documents: the collection of it.
+        keys: those of the index, all ascending.
+        query: which documents.
+        projection: which fields; ``keys`` must be among them.
+        size: documents a round trip.
+        indexed: False if the index is not there. The server sorts then, for as long
+            as it takes, and a break is an error.
+    """
+    last: list[tuple[str, Any]] = []
+    given = 0  # documents with the key that was given last
+    since = time.monotonic()
+    while True:
+        found = _batches(
+            documents,
+            query,
+            size or BATCH,
+            bounded=indexed,
+            projection=projection,
+            **_along(keys, last, indexed),
+        )
+        again = given
+        try:
+            async with aclosing(found) as batches:
+                async for batch in batches:
+                    repeated = _repeated(batch, keys, last, again)
+                    again = again - repeated if repeated == len(batch) else 0
+                    if rest := batch[repeated:]:
+                        given = _tail(rest, keys, last, given)
+                        last = _key(rest[-1], keys)
+                        yield rest
+                    since = time.monotonic()
+            return
+        except PyMongoError as error:
+            if not indexed or not _may_go_on(error, since):
+                raise
+        await store.client.pause(0.2)
+
+
+def _may_go_on(error: PyMongoError, since: float) -> bool:
+    """Whether a scan may be opened again after ``error``."""
+    broken = classify(error) in (Fault.UNKNOWN, Fault.UNSENT, Fault.TRANSIENT)
+    if not broken and not isinstance(error, CursorNotFound):
+        return False
+    if time.monotonic() - since > get_settings().TIMEOUT:
+        return False
+    logger.warning("The scan broke off (%s); resuming.", type(error).__name__)
+    return True
+
+
 async def _batches(
-    store: Store, query: Document
+    documents: Documents,
+    query: Document,
+    size: int,
+    *,
+    bounded: bool = True,
+    **options: Any,
 ) -> AsyncGenerator[list[Document], None]:
     """Yield batches, each within the time-out."""
-    async with aclosing(store.events.batches(query, BATCH, sort=_IN_ORDER)) as batches:
+    async with aclosing(documents.batches(query, size, **options)) as batches:
         while True:
-            with pymongo.timeout(get_settings().TIMEOUT):
+            with pymongo.timeout(get_settings().TIMEOUT) if bounded else nullcontext():
                 batch = await anext(batches, None)
             if batch is None:
                 return
             yield batch
+
+
+# --- scan -------------------------------------------------------------------
 
 
 def _from(query: Document, last: tuple[str, int] | None) -> Document:
@@ -82,3 +156,39 @@ def _after(batch: list[Document], last: tuple[str, int]) -> list[Document]:
         for event in batch
         if (event["aggregateId"], event["aggregateVersion"]) > last
     ]
+
+
+# --- walk -------------------------------------------------------------------
+
+
+def _along(keys: Keys, last: list[tuple[str, Any]], indexed: bool) -> dict[str, Any]:
+    """Return the options that let the server follow the index, from ``last`` on."""
+    if not indexed:
+        return {"sort": keys, "allow_disk_use": True}
+    # A filter with $gte would pass over values of other BSON types; a bound does not.
+    return {"sort": keys, "hint": keys, **({"min": dict(last)} if last else {})}
+
+
+def _key(document: Document, keys: Keys) -> list[tuple[str, Any]]:
+    return [(name, document.get(name)) for name, _ in keys]
+
+
+def _repeated(
+    batch: list[Document], keys: Keys, last: list[tuple[str, Any]], again: int
+) -> int:
+    """Return how many documents at the beginning have been given before."""
+    for number, document in enumerate(batch[:again]):
+        if _key(document, keys) != last:
+            return number
+    return min(again, len(batch))
+
+
+def _tail(
+    batch: list[Document], keys: Keys, last: list[tuple[str, Any]], given: int
+) -> int:
+    """Return how many documents with the last key of ``batch`` are given by now."""
+    key = _key(batch[-1], keys)
+    for number, document in enumerate(reversed(batch)):
+        if _key(document, keys) != key:
+            return number
+    return len(batch) + (given if key == last else 0)

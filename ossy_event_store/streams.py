@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .events import check_id
-from .faces import Document
+from .faces import Document, Documents
 from .mongo import Store, in_time
 
 NEAR = 5  # ids shown on either side of one that is not there
@@ -28,14 +28,19 @@ async def type_of(store: Store, aggregate_id: str) -> str | None:
 
 async def types(store: Store) -> list[str]:
     """Return the types of all streams, in order."""
+    with in_time():
+        return await types_in(store.events)
+
+
+async def types_in(documents: Documents) -> list[str]:
+    """Return the types of events or snapshots, in order; what is no string is none."""
     pipeline: list[Document] = [
         {"$sort": {"aggregateType": 1}},
         {"$group": {"_id": "$aggregateType"}},
     ]
     found: list[str] = []
-    with in_time():
-        async for batch in store.events.aggregate(pipeline, 1000):
-            found += [group["_id"] for group in batch]
+    async for batch in documents.aggregate(pipeline, 1000):
+        found += [group["_id"] for group in batch if isinstance(group["_id"], str)]
     return sorted(found)
 
 

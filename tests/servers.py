@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +141,10 @@ class Servers:
         arbiters: int = 0,
         name: str | None = SET,
         options: tuple[str, ...] = (),
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
+        self.settings = {"electionTimeoutMillis": ELECTION, **(settings or {})}
         if name:
             options = ("--replSet", name, *options)
         count = members + arbiters
@@ -153,7 +158,7 @@ class Servers:
             return
         config = {
             "_id": self.name,
-            "settings": {"electionTimeoutMillis": ELECTION},
+            "settings": self.settings,
             "members": [
                 {"_id": n, "host": member.host, "arbiterOnly": member in self.arbiters}
                 for n, member in enumerate(self.members)
@@ -208,3 +213,128 @@ def running(folder: Path, members: int = 1, **options: Any) -> Iterator[Servers]
         yield servers
     finally:
         servers.stop()
+
+
+class Wire:
+    """
+    A line to a member that loses what it is told to lose.
+
+    Reach it with ``directConnection=true``: a set tells its clients the ports of the
+    members, and they would go around it.
+    """
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.port = 0
+        #: The names of the commands that were passed on, in order.
+        self.said: list[str] = []
+        self._losses: defaultdict[str, deque[str]] = defaultdict(deque)
+        self._connections: set[asyncio.Task[None]] = set()
+
+    def lose(self, command: str, *parts: str) -> None:
+        """
+        Say what happens to the next commands of a name, one word each.
+
+        ``request``: the connection breaks before the server hears of it.
+        ``answer``: it breaks once the server has done it. ``silence``: the server
+        does it, and then nothing comes. ``none``: it goes through.
+        """
+        self._losses[command].extend(parts)
+
+    @property
+    def to_lose(self) -> int:
+        """How many of the losses have not come about."""
+        return sum(map(len, self._losses.values()))
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Wire]:
+        is_open = threading.Event()
+
+        async def serve() -> None:
+            self._ends = asyncio.Event()
+            self._loop = asyncio.get_running_loop()
+            server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+            self.port = server.sockets[0].getsockname()[1]
+            is_open.set()
+            await self._ends.wait()
+            server.close()
+            await asyncio.gather(*self._connections)
+
+        thread = threading.Thread(target=asyncio.run, args=[serve()])
+        thread.start()
+        assert is_open.wait(10)
+        try:
+            yield self
+        finally:
+            self._loop.call_soon_threadsafe(self._ends.set)
+            thread.join()
+
+    def url(self, **options: object) -> str:
+        options = {"directConnection": "true", **options}
+        query = "&".join(f"{key}={value}" for key, value in options.items())
+        return f"mongodb://127.0.0.1:{self.port}/?{query}"
+
+    async def _connect(
+        self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter
+    ) -> None:
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
+        with contextlib.closing(to_client), contextlib.suppress(OSError):
+            server, to_server = await asyncio.open_connection(
+                "127.0.0.1", self.member.port
+            )
+            lost: list[str] = []
+            ways = [
+                asyncio.ensure_future(self._requests(client, to_server, lost)),
+                asyncio.ensure_future(self._answers(server, to_client, lost)),
+                asyncio.ensure_future(self._ends.wait()),
+            ]
+            with contextlib.closing(to_server):
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+        self._connections.discard(connection)
+
+    async def _requests(
+        self,
+        client: asyncio.StreamReader,
+        to_server: asyncio.StreamWriter,
+        lost: list[str],
+    ) -> None:
+        while True:
+            message = await _message(client)
+            command = _command(message)
+            part = self._losses[command].popleft() if self._losses[command] else "none"
+            if part == "request":
+                return
+            self.said.append(command)
+            if part != "none":
+                lost.append(part)
+            to_server.write(message)
+
+    async def _answers(
+        self,
+        server: asyncio.StreamReader,
+        to_client: asyncio.StreamWriter,
+        lost: list[str],
+    ) -> None:
+        while True:
+            message = await _message(server)
+            if "answer" in lost:
+                return
+            if not lost:
+                to_client.write(message)
+
+
+async def _message(reader: asyncio.StreamReader) -> bytes:
+    length = await reader.readexactly(4)
+    return length + await reader.readexactly(int.from_bytes(length, "little") - 4)
+
+
+def _command(message: bytes) -> str:
+    """The first key of an OP_MSG; the first greeting comes in an older form."""
+    if int.from_bytes(message[12:16], "little") != 2013:
+        return "hello"
+    return message[26 : message.index(b"\0", 26)].decode()
