@@ -15,9 +15,10 @@ from django.utils.functional import classproperty
 from nanoid import generate
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
 
 from . import mongo
-from .append import append, head, until_won
+from .append import append, until_won
 from .event_store import load_stream
 from .events import build_event, check_event, check_id
 from .exceptions import (
@@ -25,11 +26,12 @@ from .exceptions import (
     AggregateTypeMismatch,
     IdempotencyConflict,
     InvalidEvent,
+    OutcomeUnknown,
 )
 from .faces import Document, drive
 from .folding import check_reducer
 from .mongo import Store, in_time
-from .snapshots import build_snapshot, discard, is_usable, save_snapshot
+from .snapshots import build_snapshot, discard_if_ahead, is_usable, save_snapshot
 
 Event = Mapping[str, Any]
 View = Callable[[list[Document], dict[str, Any]], Any]
@@ -110,7 +112,7 @@ class Aggregate:
             IdempotencyConflict: the event's id is stored with other content.
             InvalidEvent: the event was refused, with path and reason.
             OutcomeUnknown: the time ran out while the first event was appended.
-            StoreUnavailable: no server was reached; nothing was sent.
+            StoreUnavailable: no server answered in time; nothing was stored.
         """
         check_reducer(Root)
         plan = _plan(Root, subject)
@@ -200,7 +202,7 @@ class Aggregate:
             IdempotencyConflict: the id is stored with other content.
             OutcomeUnknown: the time ran out; add it again with the same ``id``.
             TransactionsUnavailable: several events, on a standalone server.
-            StoreUnavailable: no server was reached; nothing was sent.
+            StoreUnavailable: no server answered in time; nothing was stored.
         """
         documents = self._documents(event, *more)
         with in_time():
@@ -373,7 +375,11 @@ async def _of(
     if event is plan.document:
         return cls(Root, event["aggregateId"], [event])
     # Stored by an earlier try; others may have appended since.
-    return await load(cls, store, Root, event["aggregateId"], use_snapshot)
+    try:
+        return await load(cls, store, Root, event["aggregateId"], use_snapshot)
+    except PyMongoError:
+        # Not "unavailable", which would say that nothing is stored.
+        raise OutcomeUnknown([event["_id"]]) from None
 
 
 async def load(
@@ -388,8 +394,7 @@ async def load(
     # With the event of the snapshot's own version, to see that it is really there.
     events = await load_stream(store, aggregate_id, max(0, version - 1))
     if snapshot and (not events or events[0]["aggregateVersion"] != version):
-        last = await head(store, aggregate_id)
-        await discard(store, snapshot, last["aggregateVersion"] if last else 0)
+        await discard_if_ahead(store, aggregate_id)
         return await load(cls, store, Root, aggregate_id, use_snapshot=False)
     if not events:
         raise AggregateNotFound(Root.aggregate_type, aggregate_id)

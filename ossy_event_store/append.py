@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pymongo.errors import PyMongoError
+from pymongo.errors import ExecutionTimeout, PyMongoError
 
 from .conf import get_settings
 from .events import differences, read_event
@@ -27,7 +27,7 @@ from .exceptions import (
 )
 from .faces import Document
 from .faults import Fault, classify, key_pattern, lacks_transactions
-from .mongo import Store
+from .mongo import Store, time_is_up
 
 T = TypeVar("T")
 
@@ -162,24 +162,21 @@ async def append(store: Store, documents: list[Document]) -> list[Document]:
         return await _append_joined(store, store.apart, documents)
     uncertain = False
     for attempt in _attempts():
+        if time_is_up() and not uncertain:
+            raise ExecutionTimeout("the time was up before the events were sent")
         try:
             await _insert(store, documents)
             return documents
         except PyMongoError as error:
             fault = _fault(error)
-            if fault is Fault.FATAL or (fault is Fault.UNSENT and not uncertain):
+            if fault is Fault.UNSENT and not uncertain:
                 raise
+            if fault is Fault.FATAL:
+                return await _stored_all_the_same(store, documents, error)
             uncertain = uncertain or fault is Fault.UNKNOWN
             # The index on _id refuses first: then no event of ours is there.
             lost = not uncertain and set(key_pattern(error) or ()) == _VERSION
-        try:
-            if lost:
-                last = await head(store, documents[0]["aggregateId"])
-                _check_race(last, documents[0])
-                # It is taken by an event that a majority does not have yet.
-            settled = await _settle(store, documents)
-        except PyMongoError:
-            raise OutcomeUnknown([event["_id"] for event in documents]) from None
+        settled = await _settle(store, documents, lost)
         if settled is not None:
             return settled
         await store.client.pause(_backoff(attempt))
@@ -207,15 +204,61 @@ async def _insert(store: Store, documents: list[Document]) -> None:
         await store.client.in_transaction(store.events, documents)
 
 
-async def _settle(store: Store, documents: list[Document]) -> list[Document] | None:
-    """Return the events if they are stored, None if the write is to be tried again."""
-    ids = [event["_id"] for event in documents]
-    found = await store.client.find_after_all_writes(
-        store.events, {"_id": {"$in": ids}}
-    )
-    if found:
-        return _same_events(found, documents)
-    _check_race(await head(store, documents[0]["aggregateId"]), documents[0])
+async def _stored_all_the_same(
+    store: Store, documents: list[Document], error: PyMongoError
+) -> list[Document]:
+    """
+    Return the events if they are stored though the write was refused for good.
+
+    What was refused may be the driver's own repetition of a try that got through.
+    """
+    try:
+        found = await _find_stored(store, documents)
+    except PyMongoError as other:
+        if other.timeout:
+            raise OutcomeUnknown(_ids(documents)) from None
+        raise error from None
+    if found is None:
+        raise error
+    return found
+
+
+async def _find_stored(
+    store: Store, documents: list[Document]
+) -> list[Document] | None:
+    ids = {"_id": {"$in": _ids(documents)}}
+    found = await store.client.find_after_all_writes(store.events, ids)
+    return _same_events(found, documents) if found else None
+
+
+def _ids(documents: Sequence[Document]) -> list[Any]:
+    return [event["_id"] for event in documents]
+
+
+async def _settle(
+    store: Store, documents: list[Document], lost: bool
+) -> list[Document] | None:
+    """
+    Return the events if they are stored, None if the write is to be tried again.
+
+    Args:
+        store: one face of the store.
+        documents: what was to be stored.
+        lost: whether none of them can be there, since another has a version.
+    """
+    try:
+        if lost:
+            await _check_race(store, documents[0])
+            # It is taken by an event that a majority does not have yet.
+        if (found := await _find_stored(store, documents)) is not None:
+            return found
+        await _check_race(store, documents[0])
+    except PyMongoError as error:
+        final = error.timeout or classify(error) is Fault.FATAL
+        if final and lost:
+            raise  # by whom is not known, but nothing is stored
+        if final:
+            raise OutcomeUnknown(_ids(documents)) from None
     return None
 
 
@@ -230,7 +273,8 @@ def _same_events(found: list[Document], sent: Sequence[Document]) -> list[Docume
     return [stored[event["_id"]] for event in sent]
 
 
-def _check_race(last: Document | None, first: Document) -> None:
+async def _check_race(store: Store, first: Document) -> None:
+    last = await head(store, first["aggregateId"])
     actual = last["aggregateVersion"] if last else 0
     expected = first["aggregateVersion"] - 1
     if actual != expected:
@@ -246,14 +290,13 @@ async def _append_joined(
     A write that fails ends that transaction on the server, so ids are looked up
     before it, and nothing is tried again.
     """
-    ids = [event["_id"] for event in documents]
-    if found := await store.events.find({"_id": {"$in": ids}}):
+    if found := await store.events.find({"_id": {"$in": _ids(documents)}}):
         return _same_events(found, documents)
     try:
         await store.events.insert_many(documents)
     except PyMongoError as error:
         if classify(error) is Fault.DUPLICATE:
-            _check_race(await head(apart, documents[0]["aggregateId"]), documents[0])
+            await _check_race(apart, documents[0])
         raise
     return documents
 

@@ -65,7 +65,7 @@ class EventStore:
             AggregateTypeMismatch: the stream belongs to another type.
             IdempotencyConflict: the id is stored with other content.
             OutcomeUnknown: the time ran out; try again with the same ``id``.
-            StoreUnavailable: no server was reached; nothing was sent.
+            StoreUnavailable: no server answered in time; nothing was stored.
         """
         return cls.append_events([event], expected_version=expected_version)[0]
 

@@ -16,7 +16,7 @@ Every error of the store, one tree.
     ├── InvalidState             a reducer returned what cannot be stored (ValueError)
     ├── OutcomeUnknown           stored or not: try again with the same event ids
     ├── ReducerError             a reducer raised while a stream was folded
-    ├── StoreUnavailable         MongoDB did not answer in time; no event was sent
+    ├── StoreUnavailable         MongoDB did not answer in time; nothing was stored
     ├── TransactionsUnavailable  several events at once need a replica set
     └── UnknownAggregateType     no class is registered under this type (LookupError)
 
@@ -239,7 +239,7 @@ class ReducerError(EventStoreError):
 
 
 class StoreUnavailable(EventStoreError):
-    """MongoDB did not answer in time, or broke off; no event was sent."""
+    """MongoDB did not answer in time, or broke off; no event was stored."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

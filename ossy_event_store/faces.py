@@ -13,11 +13,14 @@ The two collection classes differ by ``await`` and nothing else;
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import datetime as dt
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+import pymongo
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient
@@ -26,6 +29,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.mongo_client import AsyncMongoClient
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
+from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -43,7 +47,18 @@ CODEC: CodecOptions[Document] = CodecOptions(
 MAJORITY = WriteConcern("majority")
 SNAPSHOT = ReadConcern("snapshot")
 
+END = 1.0  # seconds to end a transaction that may have been left open
+
 T = TypeVar("T")
+
+
+def may_be_open(error: PyMongoError) -> bool:
+    """Whether the server may still hold the transaction that failed like this."""
+    return (
+        error.timeout
+        or isinstance(error, ConnectionFailure)
+        or error.has_error_label("UnknownTransactionCommitResult")
+    )
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -284,7 +299,7 @@ class Client(Protocol):
         self, collection: Documents, documents: Sequence[Any]
     ) -> None: ...
     async def find_after_all_writes(
-        self, collection: Documents, query: Filter
+        self, collection: Documents, query: Filter, **options: Any
     ) -> list[Document]: ...
 
 
@@ -307,14 +322,44 @@ class BlockingClient:
         self, collection: Documents, documents: Sequence[Any]
     ) -> None:
         """Insert all documents in one transaction: one try, no retry here."""
-        with (
-            self.raw.start_session() as session,
-            session.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY),
-        ):
-            await collection.insert_many(documents, session=session)
+        with self.raw.start_session() as session:
+            try:
+                with session.start_transaction(
+                    read_concern=SNAPSHOT, write_concern=MAJORITY
+                ):
+                    await collection.insert_many(documents, session=session)
+            except ConfigurationError:
+                self._drop_connections()
+                raise
+            except PyMongoError as error:
+                if may_be_open(error):
+                    contextvars.Context().run(self._end, session.session_id)
+                raise
+
+    def _end(self, session_id: Any) -> None:
+        """
+        End a transaction whose end the server may not have heard of.
+
+        It would hold its stream for a minute. In a context of its own, as the time
+        of the caller may be over.
+        """
+        with contextlib.suppress(PyMongoError), pymongo.timeout(END):
+            self.raw.admin.command("killSessions", [session_id])
+
+    def _drop_connections(self) -> None:
+        """
+        Take no connection from the pool that was opened before now.
+
+        One that was opened while its member was neither primary nor secondary has
+        no sessions, and never will; PyMongo keeps it, and has no public way to drop
+        it.
+        """
+        with contextlib.suppress(AttributeError):
+            for server in list(self.raw._topology._servers.values()):
+                server.pool.reset_without_pause()
 
     async def find_after_all_writes(
-        self, collection: Documents, query: Filter
+        self, collection: Documents, query: Filter, **options: Any
     ) -> list[Document]:
         """
         Find what answers ``query``, once all that the primary has now is settled.
@@ -324,8 +369,12 @@ class BlockingClient:
         earlier try of our own among them.
         """
         with self.raw.start_session(causal_consistency=True) as session:
-            self.raw.admin.command("ping", session=session)
-            return await collection.find(query, session=session)
+            try:
+                self.raw.admin.command("ping", session=session)
+            except ConfigurationError:
+                self._drop_connections()
+                raise
+            return await collection.find(query, session=session, **options)
 
 
 class AwaitableClient:
@@ -346,17 +395,37 @@ class AwaitableClient:
     async def in_transaction(
         self, collection: Documents, documents: Sequence[Any]
     ) -> None:
-        async with (
-            self.raw.start_session() as session,
-            await session.start_transaction(
-                read_concern=SNAPSHOT, write_concern=MAJORITY
-            ),
-        ):
-            await collection.insert_many(documents, session=session)
+        async with self.raw.start_session() as session:
+            try:
+                async with await session.start_transaction(
+                    read_concern=SNAPSHOT, write_concern=MAJORITY
+                ):
+                    await collection.insert_many(documents, session=session)
+            except ConfigurationError:
+                await self._drop_connections()
+                raise
+            except PyMongoError as error:
+                if may_be_open(error):
+                    end = self._end(session.session_id)
+                    await asyncio.create_task(end, context=contextvars.Context())
+                raise
+
+    async def _end(self, session_id: Any) -> None:
+        with contextlib.suppress(PyMongoError), pymongo.timeout(END):
+            await self.raw.admin.command("killSessions", [session_id])
+
+    async def _drop_connections(self) -> None:
+        with contextlib.suppress(AttributeError):
+            for server in list(self.raw._topology._servers.values()):
+                await server.pool.reset_without_pause()
 
     async def find_after_all_writes(
-        self, collection: Documents, query: Filter
+        self, collection: Documents, query: Filter, **options: Any
     ) -> list[Document]:
         async with self.raw.start_session(causal_consistency=True) as session:
-            await self.raw.admin.command("ping", session=session)
-            return await collection.find(query, session=session)
+            try:
+                await self.raw.admin.command("ping", session=session)
+            except ConfigurationError:
+                await self._drop_connections()
+                raise
+            return await collection.find(query, session=session, **options)

@@ -15,6 +15,7 @@ from typing import Any
 
 from pymongo.errors import (
     BulkWriteError,
+    ConfigurationError,
     ConnectionFailure,
     DuplicateKeyError,
     ExecutionTimeout,
@@ -33,6 +34,9 @@ MAX_TIME_EXPIRED = 50
 LOST_ON_THE_WAY = frozenset({6, 7, 89, 262, 9001})
 # WriteConflict, TemporarilyUnavailable: outside of a transaction without a label.
 TOO_BUSY = frozenset({112, 365})
+# The member is primary no more. In an error of the command the driver makes a
+# ConnectionFailure of these; in one of a single write it does not.
+NOT_PRIMARY = frozenset({91, 189, 10058, 10107, 11600, 11602, 13435, 13436})
 ILLEGAL_OPERATION = 20
 TRANSACTION_UNSUPPORTED = 263
 
@@ -62,6 +66,9 @@ def classify(error: PyMongoError) -> Fault:
         return Fault.TRANSIENT
     if isinstance(error, OperationFailure) and error.code in TOO_BUSY:
         return Fault.TRANSIENT
+    if isinstance(error, ConfigurationError):
+        # A connection without sessions, opened while its member had no role.
+        return Fault.TRANSIENT
     if _may_be_stored(error):
         return Fault.UNKNOWN
     return Fault.FATAL
@@ -79,7 +86,9 @@ def _may_be_stored(error: PyMongoError) -> bool:
     if isinstance(error, ExecutionTimeout):
         return True
     return isinstance(error, OperationFailure) and (
-        error.code == MAX_TIME_EXPIRED or error.code in LOST_ON_THE_WAY
+        error.code == MAX_TIME_EXPIRED
+        or error.code in LOST_ON_THE_WAY
+        or error.code in NOT_PRIMARY
     )
 
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import math
 import os
 import threading
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -294,6 +297,9 @@ def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
 
 # --- time and errors --------------------------------------------------------
 
+# PyMongo has the same for itself, but no public way to read it.
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
 
 class _Explained:
     # Classes, not generators: these two surround every operation.
@@ -310,11 +316,15 @@ class _Explained:
 
 class _InTime(_Explained):
     def __enter__(self) -> None:
-        self.limit = pymongo.timeout(get_settings().TIMEOUT)
+        seconds = get_settings().TIMEOUT
+        end = min(_deadline.get(), time.monotonic() + seconds)
+        self.token = _deadline.set(end)
+        self.limit = pymongo.timeout(seconds)
         self.limit.__enter__()
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self.limit.__exit__(kind, error, traceback)
+        _deadline.reset(self.token)
         super().__exit__(kind, error, traceback)
 
 
@@ -326,6 +336,11 @@ def explained() -> AbstractContextManager[None]:
 def in_time() -> AbstractContextManager[None]:
     """Bound everything inside by the setting ``TIMEOUT``, and explain its errors."""
     return _InTime()
+
+
+def time_is_up() -> bool:
+    """Whether the time of ``in_time()`` is over."""
+    return time.monotonic() >= _deadline.get()
 
 
 # --- public -----------------------------------------------------------------

@@ -14,7 +14,6 @@ from bson.errors import BSONError
 from pymongo import InsertOne, ReplaceOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
-from .append import head
 from .events import stored_state
 from .exceptions import InvalidState
 from .faces import CODEC, Document
@@ -181,11 +180,22 @@ def _request(
 
 
 async def discard_if_ahead(store: Store, aggregate_id: str) -> bool:
-    """Delete a snapshot that leads its stream; a live append only seems to lead."""
+    """
+    Delete a snapshot that leads its stream; some only seem to.
+
+    A live append may come between two reads, and a new primary may not know yet
+    what a majority has: so the stream is read once that is settled.
+    """
     with in_time():
         snapshot = await store.snapshots.find_one({"_id": {"$eq": aggregate_id}})
-        last = await head(store, aggregate_id)
-        version = last["aggregateVersion"] if last else 0
+        last = await store.client.find_after_all_writes(
+            store.events,
+            {"aggregateId": {"$eq": aggregate_id}},
+            projection={"_id": 0, "aggregateVersion": 1},
+            sort=[("aggregateVersion", -1)],
+            limit=1,
+        )
+        version = last[0]["aggregateVersion"] if last else 0
         if snapshot is None or not snapshot.get("aggregateVersion", 0) > version:
             return False
         await discard(store, snapshot, version)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import bson
@@ -30,6 +32,8 @@ from .findings import (
 from .values import COPY
 
 _LISTED = 5  # ids, types and paths named in one finding
+
+_ID, _VERSION = itemgetter("aggregateId"), itemgetter("aggregateVersion")
 
 
 # --- events -----------------------------------------------------------------
@@ -148,13 +152,18 @@ class Heads:
 
     def take(self, events: list[Document]) -> None:
         """Follow the versions of some more events."""
-        for event in events:
-            if event["aggregateId"] != self._id:
+        # Stream by stream, not event by event: this runs for the whole store.
+        ids, versions = map(_ID, events), list(map(_VERSION, events))
+        at = 0
+        for aggregate_id, run in groupby(ids):
+            if aggregate_id != self._id:
                 self.end()
-                self._id, self._head, self._dense = event["aggregateId"], 0, True
-            self._head += 1
-            if event["aggregateVersion"] != self._head:
+                self._id, self._head, self._dense = aggregate_id, 0, True
+            first, length = self._head + 1, len(list(run))
+            self._head += length
+            if versions[at : at + length] != list(range(first, first + length)):
                 self._dense = False
+            at += length
 
     def end(self) -> None:
         """Note the end of the stream at hand."""

@@ -14,7 +14,9 @@ from ossy_event_store import (
     ConcurrencyError,
     EventStore,
     InvalidEvent,
+    StoreUnavailable,
 )
+from tests import servers
 from tests.library.aggregate import Book, Reader
 
 BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
@@ -146,17 +148,35 @@ def test_the_last_failure_surfaces_as_it_is(store, lend, face):
 
 
 def test_time_ends_it_with_the_race_that_was_lost(store, lend, face, settings):
-    time_out(settings, 0.5)
+    time_out(settings, 2)
+    end = time.monotonic() + 2.5
     lend("book", "BookBought")
-    rivals = Rivals(*["BookRead"] * 1000)
+    rivals = Rivals("BookRead")
 
     def decide(book):
+        if not rivals.kinds:
+            servers.until(lambda: time.monotonic() > end)
         rivals.write(book.version)
         return RETURNED
 
-    with pytest.raises(ConcurrencyError):
+    with pytest.raises(ConcurrencyError) as caught:
         face(Aggregate.execute, Book, "book", decide)
-    assert "BookReturned" not in types()
+    assert (caught.value.expected_version, caught.value.actual_version) == (1, 2)
+    assert types() == ["BookBought", "BookRead"]
+
+
+def test_who_decides_until_the_time_is_up_has_sent_nothing(store, lend, face, settings):
+    time_out(settings, 0.5)
+    end = time.monotonic() + 1
+    lend("book", "BookBought")
+
+    def decide(book):
+        servers.until(lambda: time.monotonic() > end)
+        return RETURNED
+
+    with pytest.raises(StoreUnavailable, match="time was up before the events were"):
+        face(Aggregate.execute, Book, "book", decide)
+    assert types() == ["BookBought"]
 
 
 def test_what_decide_raises_passes_through(store, lend, face):

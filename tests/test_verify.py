@@ -114,6 +114,7 @@ def look(face=None, **options):
 def told(report):
     """What was found, but for a missing index: kind, stream, versions."""
     assert len(report.findings) == report.total
+    assert report.compared + sum(report.not_compared.values()) == report.snapshots
     return sorted(
         (
             (f.kind, f.aggregate_id, f.versions)
@@ -334,6 +335,21 @@ def test_what_is_broken_in_many_streams_is_told_of_each(library, small):
     assert told(look()) == sorted(expected, key=repr)
 
 
+def test_a_snapshot_with_a_finding_is_not_compared(library):
+    BREAKS["a snapshot ahead"](library, Aggregate.collection, "b-10")
+    BREAKS["a lost stream"](library, Aggregate.collection, "b-09")
+    assert look().not_compared == {findings.UNSOUND: 2}
+
+
+def test_heads_are_those_of_streams_whose_versions_follow_each_other():
+    heads = soundness.Heads()
+    keys = ["a1", "a2", "b1", "b3", "c1", "d2", "e1", "e1", "f1", "f2", "f3"]
+    for key in keys:
+        heads.take([{"aggregateId": key[0], "aggregateVersion": int(key[1])}])
+    heads.end()
+    assert heads.ended == {"a": 2, "b": None, "c": 1, "d": None, "e": None, "f": 3}
+
+
 # --- without the unique index -----------------------------------------------
 
 TWICE = {
@@ -367,7 +383,14 @@ def test_two_events_of_one_version_are_found(library, loose, name, batch, monkey
         assert told(report) == sorted(expected, key=repr), options
         assert report.found["index"] == 1
         # Which of the two a snapshot was folded from is not known.
-        assert report.not_compared["with findings of their own or of their stream"] == 1
+        assert report.not_compared == {findings.UNSOUND: 1}
+
+
+def test_two_events_of_a_list_of_streams_are_told_each_by_itself(anew):
+    anew.drop_index(UNIQUE.name)
+    anew.insert_many(event(["x", "y"], 1) for _ in range(2))
+    report = look()
+    assert told(report) == [("event", None, (1, 1))] * 2
 
 
 def test_a_duplicate_names_the_events(library, loose):
