@@ -163,7 +163,7 @@ async def append(store: Store, documents: list[Document]) -> list[Document]:
     uncertain = False
     for attempt in _attempts():
         if time_is_up() and not uncertain:
-            raise ExecutionTimeout("the time was up before the events were sent")
+            raise ExecutionTimeout("the time was up before the events could be stored")
         try:
             await _insert(store, documents)
             return documents

@@ -29,7 +29,12 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.mongo_client import AsyncMongoClient
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
-from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -54,6 +59,8 @@ T = TypeVar("T")
 
 def may_be_open(error: PyMongoError) -> bool:
     """Whether the server may still hold the transaction that failed like this."""
+    if isinstance(error, ServerSelectionTimeoutError):
+        return False  # or nobody is there to be told
     return (
         error.timeout
         or isinstance(error, ConnectionFailure)

@@ -174,7 +174,7 @@ def test_who_decides_until_the_time_is_up_has_sent_nothing(store, lend, face, se
         servers.until(lambda: time.monotonic() > end)
         return RETURNED
 
-    with pytest.raises(StoreUnavailable, match="time was up before the events were"):
+    with pytest.raises(StoreUnavailable, match="time was up before"):
         face(Aggregate.execute, Book, "book", decide)
     assert types() == ["BookBought"]
 
