@@ -18,7 +18,12 @@ import pymongo
 import pytest
 from django.conf import settings as django_settings
 from nanoid import generate
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    OperationFailure,
+    PyMongoError,
+    WriteError,
+)
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -34,7 +39,7 @@ from ossy_event_store import (
     sources,
 )
 from ossy_event_store.faces import END, drive
-from ossy_event_store.faults import Fault, classify
+from ossy_event_store.faults import NOT_PRIMARY, Fault, classify
 from tests import servers
 from tests.library.aggregate import Book
 from tests.servers import Wire, until
@@ -468,6 +473,22 @@ def test_an_answer_lost_and_all_retries_cut_is_unknown_in_time(member, face, lim
 
 
 INTERRUPTED = 11601
+
+
+def test_an_event_that_is_found_but_not_loaded_is_not_called_unavailable(
+    member, face, limit
+):
+    (event_id,) = new_ids()
+    event = {**raw(generate(), BOUGHT), "id": event_id}
+    book = face(Aggregate.of, Book, event)
+    limit(0.5)
+    snapshots = Aggregate.collection.full_name
+    cut = {"namespace": snapshots, "closeConnection": True}
+    cut = fail_command(member, "alwaysOn", "find", **cut)
+    with cut, pytest.raises(OutcomeUnknown) as caught:
+        face(Aggregate.of, Book, event)
+    assert caught.value.event_ids == (event_id,)
+    assert stored(member, book.id) == [event_id]
 
 
 def test_an_answer_lost_and_a_retry_refused_for_good_give_the_event(member, face):
@@ -1282,6 +1303,12 @@ def test_a_write_concern_that_failed_is_an_unknown_outcome(member, code):
     assert isinstance(many, BulkWriteError)
     assert many.details["writeErrors"] == []
     assert [classify(one), classify(many)] == [Fault.UNKNOWN] * 2
+
+
+@pytest.mark.parametrize("code", sorted(NOT_PRIMARY))
+def test_a_single_write_that_the_primary_gave_up_is_an_unknown_outcome(code):
+    """Seen when a primary steps down during a write; no fail point does it."""
+    assert classify(WriteError("made up", code)) is Fault.UNKNOWN
 
 
 def test_a_duplicate_is_told_alone_among_several_and_in_a_transaction(member):
