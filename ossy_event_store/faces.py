@@ -336,24 +336,27 @@ class BlockingClient:
                 ):
                     await collection.insert_many(documents, session=session)
             except ConfigurationError:
-                self._drop_connections()
+                await self._drop_connections()
                 raise
             except PyMongoError as error:
                 if may_be_open(error):
-                    contextvars.Context().run(self._end, session.session_id)
+                    await self._end(session.session_id)
                 raise
 
-    def _end(self, session_id: Any) -> None:
+    async def _end(self, session_id: Any) -> None:
         """
         End a transaction whose end the server may not have heard of.
 
         It would hold its stream for a minute. In a context of its own, as the time
         of the caller may be over.
         """
+        contextvars.Context().run(drive, self._kill(session_id))
+
+    async def _kill(self, session_id: Any) -> None:
         with contextlib.suppress(PyMongoError), pymongo.timeout(END):
             self.raw.admin.command("killSessions", [session_id])
 
-    def _drop_connections(self) -> None:
+    async def _drop_connections(self) -> None:
         """
         Take no connection from the pool that was opened before now.
 
@@ -379,7 +382,7 @@ class BlockingClient:
             try:
                 self.raw.admin.command("ping", session=session)
             except ConfigurationError:
-                self._drop_connections()
+                await self._drop_connections()
                 raise
             return await collection.find(query, session=session, **options)
 
@@ -413,11 +416,14 @@ class AwaitableClient:
                 raise
             except PyMongoError as error:
                 if may_be_open(error):
-                    end = self._end(session.session_id)
-                    await asyncio.create_task(end, context=contextvars.Context())
+                    await self._end(session.session_id)
                 raise
 
     async def _end(self, session_id: Any) -> None:
+        own = contextvars.Context()
+        await asyncio.create_task(self._kill(session_id), context=own)
+
+    async def _kill(self, session_id: Any) -> None:
         with contextlib.suppress(PyMongoError), pymongo.timeout(END):
             await self.raw.admin.command("killSessions", [session_id])
 
