@@ -70,15 +70,51 @@ SNAPSHOT_HEADS = Index(
     [("aggregateType", 1), ("_id", 1), ("aggregateVersion", 1), ("revision", 1)],
     "Finds stale snapshots without reading a state.",
 )
+
+# The feed of events, by time: of everything, and of what is asked for most.
+TIME = Index(
+    EVENTS,
+    [("created", 1), ("_id", 1)],
+    "Finds what came since a time: verification, and the feed of events.",
+)
+TYPE_TIME = Index(
+    EVENTS,
+    [("aggregateType", 1), ("created", 1), ("_id", 1)],
+    "The feed of one aggregate type; which streams of it were active last.",
+)
+EVENT_TYPE_TIME = Index(
+    EVENTS,
+    [("type", 1), ("created", 1), ("_id", 1)],
+    "The feed of one event type; which event types there are.",
+)
+WHO_TIME = Index(
+    EVENTS,
+    [("createdBy", 1), ("created", 1), ("_id", 1)],
+    "The feed of one person.",
+    partial={"createdBy": {"$type": "string"}},
+)
+CORRELATION = Index(
+    EVENTS,
+    [("metadata.correlationId", 1), ("created", 1), ("_id", 1)],
+    "The events of one correlation, in whatever streams they are.",
+    partial={"metadata.correlationId": {"$type": "string"}},
+)
+CAUSATION = Index(
+    EVENTS,
+    [("metadata.causationId", 1), ("created", 1), ("_id", 1)],
+    "What an event caused.",
+    partial={"metadata.causationId": {"$type": "string"}},
+)
 INDEXES = (
     STREAM_VERSIONS,
     TYPE_VERSIONS,
     FIRST_EVENTS,
-    Index(
-        EVENTS,
-        [("created", 1), ("_id", 1)],
-        "Finds what came since a time: verification, and the feed of events.",
-    ),
+    TIME,
+    TYPE_TIME,
+    EVENT_TYPE_TIME,
+    WHO_TIME,
+    CORRELATION,
+    CAUSATION,
     SNAPSHOT_HEADS,
 )
 

@@ -1,6 +1,58 @@
 """
 No tables: events and snapshots live in MongoDB.
 
-The module exists because Django tells only apps that have one when ``migrate`` is
-done, which is when the indexes are made.
+The models stand for what the admin shows, so that people can be given permissions
+on it; Django makes no table for them and no migration. The module also makes Django
+tell the app when ``migrate`` is done, which is when the indexes are made.
 """
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class Stream(models.Model):
+    """The events of one aggregate: who did what, and when."""
+
+    id = models.CharField(_("stream"), max_length=1024, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+        verbose_name = _("stream")
+        verbose_name_plural = _("streams")
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class Event(models.Model):
+    """What an event holds: its payload, and the state it led to."""
+
+    id = models.CharField(_("event"), max_length=1024, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class Snapshot(models.Model):
+    """The stored state of a stream."""
+
+    id = models.CharField(_("stream"), max_length=1024, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+        permissions = (("rebuild_snapshot", _("Can rebuild snapshot")),)
+        verbose_name = _("snapshot")
+        verbose_name_plural = _("snapshots")
+
+    def __str__(self) -> str:
+        return self.id

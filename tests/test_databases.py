@@ -49,7 +49,8 @@ def test_migrate_makes_the_indexes(store):
 @NOT_DJONGO
 @pytest.mark.django_db
 def test_no_migration_is_missing():
-    call_command("makemigrations", "ossy_event_store", check=True, dry_run=True)
+    # For all apps, as a project does: none of ours has migrations to be missing.
+    call_command("makemigrations", check=True, dry_run=True)
 
 
 @pytest.fixture

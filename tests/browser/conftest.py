@@ -1,0 +1,137 @@
+"""
+A real browser on a real server: Chromium, which Playwright drives.
+
+Playwright's blocking interface runs an event loop in the thread of the tests, and
+Django's database and our store refuse to block in such a thread. Nothing of theirs
+runs in this loop, so ``DJANGO_ALLOW_ASYNC_UNSAFE`` lets them, while the browser is
+open. It changes nothing for the server, whose threads have no loop.
+"""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from tests.browser.chromium import DESKTOP, PATIENCE, VARIANTS, executable
+from tests.browser.troubles import Troubles
+
+if settings.SETTINGS_MODULE != "tests.browser.settings":
+    # The other tests are run without a browser, and without what drives it.
+    collect_ignore_glob = ["test_*.py"]
+
+
+# --- the browser ------------------------------------------------------------
+
+
+@pytest.fixture(scope="package")
+def chromium():
+    """One browser for all tests; each test opens contexts of its own."""
+    path = executable()
+    # Here, as this file is read wherever all tests are collected.
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=PATIENCE)
+    with sync_playwright() as playwright, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        browser = playwright.chromium.launch(executable_path=path, timeout=PATIENCE)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def troubles():
+    return Troubles()
+
+
+@pytest.fixture
+def open_page(site, chromium, troubles):
+    """
+    Open a page in a new context, with the options of Playwright's ``new_context``.
+
+    The test fails in the end if the browser complained of what it did not expect.
+    """
+    with ExitStack() as stack:
+
+        def open_page(**options):
+            options = DESKTOP | {"base_url": site.url} | options
+            context = stack.enter_context(chromium.new_context(**options))
+            stack.callback(troubles.settle, context)
+            context.set_default_timeout(PATIENCE)
+            troubles.watch(context)
+            return context.new_page()
+
+        yield open_page
+
+
+@pytest.fixture
+def variant(request):
+    """The name of the page's variant: parametrize ``page`` with ``indirect=True``."""
+    callspec = getattr(request.node, "callspec", None)
+    return callspec.params.get("page", "light") if callspec else "light"
+
+
+@pytest.fixture
+def page(open_page, variant):
+    return open_page(**VARIANTS[variant])
+
+
+@pytest.fixture
+def shot(variant, tmp_path):
+    """Store a picture of the whole page in the folder that SCREENSHOTS names."""
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+
+    def shot(page, name):
+        path = folder / f"{name}-{variant}.png"
+        page.screenshot(path=path, full_page=True)
+        return path
+
+    return shot
+
+
+# --- the site ---------------------------------------------------------------
+
+
+@pytest.fixture
+def site(live_server, store):
+    """The running server, with an empty event store and no users."""
+    return live_server
+
+
+@pytest.fixture
+def superuser(site):
+    return User.objects.create_superuser("root", password="root")
+
+
+@pytest.fixture
+def staff(site):
+    """Make a user who may enter the admin, and do there what is named."""
+
+    def staff(*permissions, username="clerk"):
+        user = User.objects.create_user(username, password=username, is_staff=True)
+        for permission in permissions:
+            app, codename = permission.split(".")
+            found = Permission.objects.get(
+                content_type__app_label=app, codename=codename
+            )
+            user.user_permissions.add(found)
+        return user
+
+    return staff
+
+
+@pytest.fixture
+def log_in(site):
+    """Give the page's context a session of the user, without the form."""
+
+    def log_in(page, user):
+        client = Client()
+        client.force_login(user)
+        session = client.cookies[settings.SESSION_COOKIE_NAME]
+        cookie = {"name": session.key, "value": session.value, "url": site.url}
+        page.context.add_cookies([cookie])
+
+    return log_in

@@ -1,0 +1,169 @@
+"""The harness itself, on Django's own pages and on pages that are wrong."""
+
+import os
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import expect
+
+from ossy_event_store import EventStore
+from tests.browser.accessibility import axe
+from tests.browser.chromium import VARIANTS, executable
+from tests.browser.keyboard import press_until_focused
+
+in_every_variant = pytest.mark.parametrize("page", VARIANTS, indirect=True)
+
+USERS = "/admin/auth/user/"
+
+
+# --- the site ---------------------------------------------------------------
+
+
+@in_every_variant
+def test_a_person_logs_in_with_the_form(page, superuser, shot):
+    page.goto("/admin/")
+    shot(page, "login")
+    # On the page as a whole, axe misses a heading: Django's has none here.
+    assert axe(page, "#content") == []
+    page.get_by_label("Username").fill("root")
+    page.get_by_label("Password").fill("root")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", name="Site administration")).to_be_visible()
+    shot(page, "index")
+    assert axe(page, "#content") == []
+
+
+def test_every_page_of_the_admin_works_under_the_policy(page, superuser, log_in):
+    log_in(page, superuser)
+    own = f"{USERS}{superuser.pk}"
+    for path in ("/admin/", USERS, f"{USERS}add/", f"{own}/change/", f"{own}/history/"):
+        answer = page.goto(path)
+        assert answer.ok
+        assert answer.headers["content-security-policy"] == "default-src 'self'"
+
+
+def test_staff_may_do_what_is_named(page, staff, log_in, troubles):
+    log_in(page, staff("auth.view_user"))
+    page.goto(USERS)
+    expect(page.locator("#result_list")).to_contain_text("clerk")
+    with troubles.expected(page, "403"):
+        page.goto(f"{USERS}add/")
+
+
+def test_each_context_has_a_session_of_its_own(page, open_page, superuser, log_in):
+    log_in(page, superuser)
+    other = open_page()
+    for each in (page, other):
+        each.goto("/admin/")
+    expect(page.locator("#user-tools")).to_contain_text("root")
+    expect(other.get_by_role("button", name="Log in")).to_be_visible()
+
+
+def test_the_database_and_the_store_are_at_hand_while_a_page_is_open(page, lend):
+    page.goto("/admin/")
+    assert not User.objects.exists()
+    lend("b1", "BookBought", "BookLent")
+    assert len(EventStore.get_event_stream("b1")) == 2
+
+
+# --- the variants -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("page", "query"),
+    [
+        ("light", "(prefers-color-scheme: light)"),
+        ("dark", "(prefers-color-scheme: dark)"),
+        ("narrow", "(width: 390px)"),
+        ("still", "(prefers-reduced-motion: reduce)"),
+    ],
+    indirect=["page"],
+)
+def test_a_variant_reaches_the_page(page, query):
+    page.goto("/admin/")
+    assert page.evaluate("query => matchMedia(query).matches", query)
+
+
+@pytest.mark.parametrize("page", ["narrow"], indirect=True)
+def test_a_shot_is_a_picture_named_after_the_variant(page, shot, tmp_path, monkeypatch):
+    page.goto("/admin/")
+    path = shot(page, "login")
+    assert path.name == "login-narrow.png"
+    picture = path.read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert int.from_bytes(picture[16:20]) == 390
+
+
+# --- what has to be found ---------------------------------------------------
+
+
+def test_axe_finds_an_image_without_a_text(page):
+    page.goto("/wrong/image-without-alt/")
+    [violation] = axe(page)
+    assert (violation.rule, violation.impact) == ("image-alt", "critical")
+    assert "search.svg" in violation.nodes[0]
+    assert "image-alt (critical)" in str(violation)
+
+
+def test_axe_leaves_out_what_is_excluded(page):
+    page.goto("/wrong/image-without-alt/")
+    assert axe(page, exclude=["img"]) == []
+    assert axe(page, "h1") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("inline-script", "inline script violates .* Content Security Policy"),
+        ("inline-style", "inline style violates .* Content Security Policy"),
+        ("foreign-image", "foreign.invalid.* Content Security Policy"),
+        ("missing-script", "404.*nowhere.js"),
+        ("throwing-script", "thrown"),
+    ],
+)
+def test_what_the_browser_complains_of_is_an_error(page, troubles, name, complaint):
+    page.goto(f"/wrong/{name}/")
+    with pytest.raises(AssertionError, match=complaint):
+        troubles.settle(page.context)
+
+
+def test_only_what_is_expected_is_forgiven(page, troubles):
+    with troubles.expected(page, "inline script"):
+        page.goto("/wrong/inline-script/")
+    assert troubles == []
+    page.goto("/wrong/throwing-script/")
+    with troubles.expected(page, "404"):
+        page.goto("/wrong/missing-script/")
+    with pytest.raises(AssertionError, match="thrown"):
+        troubles.settle(page.context)
+
+
+# --- the keyboard -----------------------------------------------------------
+
+
+def test_tab_leads_from_the_name_to_the_button(page):
+    page.goto("/admin/")
+    expect(page.get_by_label("Username")).to_be_focused()
+    way = press_until_focused(page, "[type=submit]")
+    assert ['id="id_password"' in tag for tag in way] == [True, False]
+    assert 'type="submit"' in way[-1]
+
+
+def test_what_tab_does_not_reach_is_an_error(page):
+    page.goto("/admin/")
+    with pytest.raises(AssertionError, match="5 times Tab did not lead to #login-form"):
+        press_until_focused(page, "#login-form", most=5)
+
+
+# --- without a browser ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)]
+)
+def test_without_chromium_tests_are_skipped_but_fail_on_ci(ci, outcome, monkeypatch):
+    monkeypatch.setenv("PATH", os.devnull)
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="There is no Chromium"):
+        executable()

@@ -1,0 +1,129 @@
+"""The pages of the event store, as people use them."""
+
+import json
+
+import pytest
+from playwright.sync_api import expect
+
+from ossy_event_store import Aggregate, EventStore
+from tests.browser.accessibility import axe
+from tests.browser.chromium import VARIANTS
+from tests.browser.keyboard import press_until_focused
+from tests.library.aggregate import Book
+
+in_every_variant = pytest.mark.parametrize("page", VARIANTS, indirect=True)
+
+STREAMS = "/admin/ossy_event_store/stream/"
+EVENTS = "/admin/ossy_event_store/event/"
+BY = {"createdBy": "librarian"}
+
+
+@pytest.fixture
+def books(store):
+    """Forty books, one of them with a history."""
+    for number in range(40):
+        EventStore.append_event(
+            {
+                "aggregateId": f"book-{number:02}",
+                "aggregateType": "Book",
+                "type": "BookBought",
+                "payload": {"title": "Persuasion", "shelf": number},
+                **BY,
+            }
+        )
+    emma = Aggregate.of(Book, "book-07")
+    for name in ("ann", "bob", "eve"):
+        emma.add({"type": "BookLent", "payload": {"to": name}, **BY})
+        emma.add({"type": "BookReturned", "payload": {}, "createdBy": name})
+    emma.save()
+    emma.add({"type": "BookLent", "payload": {"to": "zoe"}, **BY})
+    return emma
+
+
+def change(page):
+    """The one line of what the event at hand changed in the borrower."""
+    return page.locator(".es-changes tr", has_text="lent_to")
+
+
+def test_a_person_finds_a_stream_and_steps_back_through_its_states(
+    page, books, superuser, log_in
+):
+    log_in(page, superuser)
+    page.goto("/admin/")
+    page.get_by_role("link", name="Streams").first.click()
+    page.get_by_label("Stream", exact=True).fill("book-0")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator(".es-table tbody tr")).to_have_count(10)
+    page.get_by_role("link", name="book-07").click()
+
+    expect(page.get_by_role("heading", name="As of version 8")).to_be_visible()
+    expect(change(page)).to_contain_text('"zoe"')
+    page.get_by_role("link", name="Previous").click()
+    expect(page.get_by_role("heading", name="As of version 7")).to_be_visible()
+    expect(change(page)).to_contain_text('"eve"')
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("heading", name="As of version 6")).to_be_visible()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("heading", name="As of version 7")).to_be_visible()
+    assert "version=7" in page.url
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download as JSON lines").click()
+    lines = download.value.path().read_text().splitlines()
+    assert [json.loads(line)["aggregateVersion"] for line in lines] == list(range(1, 9))
+
+    expect(page.locator(".es-behind")).to_be_visible()
+    page.get_by_role("button", name="Rebuild the snapshot").click()
+    expect(page.locator(".messagelist")).to_contain_text("as of version 8")
+    expect(page.get_by_text("gives the same state")).to_be_visible()
+
+    page.locator(".es-timeline").get_by_role("link", name="BookLent").first.click()
+    expect(page.get_by_role("heading", name="BookLent")).to_be_visible()
+    expect(page.locator(".es-json")).to_contain_text('"zoe"')
+    page.get_by_role("link", name="Previous").click()
+    expect(page.get_by_role("heading", name="BookReturned")).to_be_visible()
+
+
+def test_the_same_with_the_keyboard_alone(page, books, superuser, log_in):
+    log_in(page, superuser)
+    page.goto(STREAMS)
+    press_until_focused(page, "#es-q")
+    page.keyboard.type("book-07")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="As of version 8")).to_be_visible()
+    press_until_focused(page, "a[rel=prev]")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="As of version 7")).to_be_visible()
+    press_until_focused(page, ".es-timeline a >> nth=1")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("As it is stored")).to_be_visible()
+    page.go_back()
+    press_until_focused(page, "text=Rebuild the snapshot")
+    page.keyboard.press("Enter")
+    expect(page.locator(".messagelist")).to_contain_text("rebuilt")
+
+
+def test_arrow_keys_in_a_field_stay_there(page, books, superuser, log_in):
+    log_in(page, superuser)
+    page.goto(f"{STREAMS}book-07/change/?version=7")
+    page.locator("#es-when").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("heading", name="As of version 7")).to_be_visible()
+
+
+@in_every_variant
+def test_every_page_can_be_read_by_everybody(page, books, superuser, log_in, shot):
+    log_in(page, superuser)
+    event_id = books.events[-1]["_id"]
+    for name, address in {
+        "streams": STREAMS,
+        "search": f"{STREAMS}?q=book-0",
+        "stream": f"{STREAMS}book-07/change/?version=6",
+        "events": EVENTS,
+        "event": f"{EVENTS}{event_id}/change/",
+    }.items():
+        assert page.goto(address).ok
+        shot(page, name)
+        assert [str(violation) for violation in axe(page, "#content")] == [], name
+        wide = "document.documentElement.scrollWidth > window.innerWidth"
+        assert not page.evaluate(wide), name

@@ -1,0 +1,33 @@
+"""The admin, and pages that are wrong on purpose."""
+
+from django.contrib import admin
+from django.http import HttpResponse
+from django.urls import path
+
+WRONG = {
+    "inline-script": "<script>document.title = 'it ran'</script>",
+    "inline-style": "<p style='color: red'>red?</p>",
+    "foreign-image": "<img alt='' src='http://foreign.invalid/x.png'>",
+    "missing-script": "<script src='/nowhere.js'></script>",
+    "throwing-script": "<script src='/throw.js'></script>",
+    "image-without-alt": "<main><h1>Books</h1><img src='/static/admin/img/search.svg'>",
+}
+
+
+def wrong(request, name):
+    return HttpResponse(
+        f"<!doctype html><html lang=en><title>Wrong</title><body>{WRONG[name]}"
+    )
+
+
+def throw(request):
+    return HttpResponse("throw Error('thrown')", content_type="text/javascript")
+
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("wrong/<name>/", wrong),
+    path("throw.js", throw),
+    # Chromium asks every site for it.
+    path("favicon.ico", lambda request: HttpResponse(status=204)),
+]
