@@ -84,7 +84,7 @@ def snapshots(store, _unbound):
 def text_of(response):
     assert response.status_code == 200, response.status_code
     html = response.content.decode()
-    body = html[html.index('<main id="content-start"') :]
+    body = html[html.index('id="main"') :]
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body))
 
 
