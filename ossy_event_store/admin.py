@@ -34,7 +34,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_POST
 from pymongo.errors import OperationFailure
 
-from . import browse, extended_json, mongo, streams
+from . import browse, extended_json, mongo, overview, streams
 from .browse import BLOCK, Page, Place, Search
 from .changes import changes
 from .events import stored_state
@@ -43,6 +43,7 @@ from .faces import Document, drive, drive_each
 from .faults import short_reason
 from .history import Moment, moment
 from .models import Event, Stream
+from .overview import Day, Tally
 from .rebuild import AggregateRebuild
 from .registry import registered
 from .shown import brief, lines, visible
@@ -180,6 +181,16 @@ def _choices(names: list[str]) -> list[tuple[str, str]]:
     return [(name, visible(name)) for name in names]
 
 
+def _types(store: mongo.Store) -> list[str]:
+    return drive(streams.types(store))
+
+
+def _counted(tallies: list[Tally], names: list[str]) -> list[tuple[str, str]]:
+    """Return the types with the streams that the last rebuild counted of them."""
+    counts = {tally.aggregate_type: f" ({tally.streams})" for tally in tallies}
+    return [(name, visible(name)[:60] + counts.get(name, "")) for name in names]
+
+
 def _by(event: Document) -> str:
     by = event["createdBy"]
     return "" if by is None else visible(by if isinstance(by, str) else repr(by))
@@ -262,6 +273,7 @@ class StreamAdmin(_Browser):
         one = "<path:object_id>/"
         return [
             self._path("", "changelist", self.changelist_view, "view_stream"),
+            self._path("overview/", "overview", self.overview_view, "view_stream"),
             self._path(f"{one}change/", "change", self.change_view, "view_stream"),
             self._path(f"{one}state/", "state", self.state_view, *contents),
             self._path(f"{one}download/", "download", self.download_view, *contents),
@@ -301,13 +313,44 @@ class StreamAdmin(_Browser):
             "links": links,
             "asked": asked.given,
             "errors": asked.errors,
-            "types": _choices(drive(streams.types(store))),
+            "types": _counted(drive(overview.tallies(store)), _types(store)),
+            "overview_url": self._url("stream", "overview"),
             "is_list": True,
             "may_see_events": _may(request, "view_event"),
             "events_url": self._url("event", "changelist"),
             **(extra_context or {}),
         }
         return self._render(request, "streams", _("Streams"), context)
+
+    def overview_view(self, request: HttpRequest) -> HttpResponse:
+        """Show what is in the store, how much comes in, and whether it is well."""
+        store = mongo.blocking()
+        tallies = {t.aggregate_type: t for t in drive(overview.tallies(store))}
+        zone = timezone.get_current_timezone()
+        days = drive(overview.days(store, timezone.localdate(), zone))
+        context = {
+            "health": drive(overview.health(store)),
+            "types": [self._type(name, tallies.get(name)) for name in _types(store)],
+            "days": days,
+            "chart": _chart(days),
+        }
+        return self._render(request, "overview", _("Overview"), context)
+
+    def _type(self, name: str, tally: Tally | None) -> dict[str, Any]:
+        failures = tally.failures if tally else {}
+        return {
+            "name": visible(name),
+            "url": self._url("stream", "changelist", type=name),
+            "is_registered": name in registered(),
+            "tally": tally,
+            "failures": [
+                {
+                    "id": visible(aggregate_id),
+                    "url": self._url("stream", "change", aggregate_id, version=version),
+                }
+                for aggregate_id, version in failures.items()
+            ],
+        }
 
     def _by_id(self, request: HttpRequest, store: mongo.Store, prefix: str) -> Any:
         """Return a page of streams by prefix; None for links if it is one's id."""
@@ -528,6 +571,26 @@ class StreamAdmin(_Browser):
         return HttpResponseRedirect(str(self._url("stream", "change", aggregate_id)))
 
 
+def _chart(days: list[Day]) -> dict[str, Any]:
+    """Return the bars of a chart of the events a day, in units of its own."""
+    height, wide, step = 120, 36, 44
+    most = max([1, *(day.events for day in days)])
+    bars = []
+    for number, day in enumerate(days):
+        high = round(height * day.events / most)
+        events = f"> {day.events}" if day.more else str(day.events)
+        bars.append(
+            {
+                "x": number * step + (step - wide) // 2,
+                "y": height - high,
+                "width": wide,
+                "height": high,
+                "title": f"{day.day.isoformat()}: {events}",
+            }
+        )
+    return {"width": step * len(days), "height": height, "bars": bars}
+
+
 def _head(store: mongo.Store, aggregate_id: str) -> Document:
     try:
         head = drive(browse.last_event(store, aggregate_id))
@@ -648,7 +711,7 @@ class EventAdmin(_Browser):
             "links": asked.links(page),
             "asked": {**asked.given, "q": event_id},
             "errors": asked.errors,
-            "types": _choices(drive(streams.types(store))),
+            "types": _choices(_types(store)),
             "is_list": True,
             "event_types": _choices(drive(browse.event_types(store))),
             "streams_url": self._url("stream", "changelist")
@@ -709,3 +772,29 @@ def _stored_event(store: mongo.Store, event_id: str) -> Document:
     if event is None:
         raise Http404(_("There is no such event."))
     return event
+
+
+# --- in an admin of your own ------------------------------------------------
+
+
+class StreamHistoryMixin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """
+    Put the history of a stream below the form of a model of your own.
+
+    ``class OrderAdmin(StreamHistoryMixin, admin.ModelAdmin)``. A class with a
+    ``change_form_template`` of its own puts the tag ``stream_history`` there.
+    """
+
+    change_form_template = "admin/ossy_event_store/change_form.html"
+
+    def stream_id(self, obj: Any) -> str | None:
+        """Return the id of the object's stream, or None if it has none."""
+        return str(obj.pk)
+
+    def render_change_form(
+        self, request: Any, context: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Render the form, and tell the template which stream is the object's."""
+        obj = kwargs.get("obj")
+        context["stream_id"] = None if obj is None else self.stream_id(obj)
+        return super().render_change_form(request, context, *args, **kwargs)

@@ -25,6 +25,7 @@ from .exceptions import AggregateNotFound, InvalidState, ReducerError
 from .faces import Document, drive
 from .folding import fold
 from .mongo import Store, explained, in_time
+from .overview import Tally, save_tally
 from .registry import register_aggregate, registered, root_of
 from .scan import scan
 from .snapshots import build_snapshot, write_snapshots
@@ -183,19 +184,36 @@ async def rebuild(
     work = _Rebuild(store, progress)
     with _fewer_collections():
         for Root in roots:
-            if stale:
+            if ids is None:
+                await _rebuild_type(work, Root, stale)
+            elif stale:
                 await _rebuild_stale(work, Root, ids)
-            elif ids is not None:
-                await work.run_ids(Root, ids)
             else:
-                await work.run(Root, _of_type(Root))
+                await work.run_ids(Root, ids)
     work.tick()
     return work.report
 
 
-async def _rebuild_stale(work: _Rebuild, Root: Any, ids: Sequence[str] | None) -> None:
+async def _rebuild_type(work: _Rebuild, Root: Any, stale: bool) -> None:
+    """Rebuild a whole type, and keep what was seen of it for the overview."""
+    tally, before = Tally(Root.aggregate_type), work.report
+    counts = before.streams, before.events, before.failed, len(before.failures)
+    if stale:
+        await _rebuild_stale(work, Root, None, tally)
+    else:
+        await work.run(Root, _of_type(Root))
+        tally.streams = work.report.streams - counts[0]
+        tally.events = work.report.events - counts[1]
+    failed = work.report.failed - counts[2]
+    tally.note(work.report.failures[counts[3] :], failed)
+    await save_tally(work.store, tally)
+
+
+async def _rebuild_stale(
+    work: _Rebuild, Root: Any, ids: Sequence[str] | None, tally: Tally | None = None
+) -> None:
     chosen = None if ids is None else set(ids)
-    async with aclosing(stale_ids(work.store, Root)) as found:
+    async with aclosing(stale_ids(work.store, Root, tally)) as found:
         async for some in found:
             await work.run_ids(Root, [i for i in some if chosen is None or i in chosen])
 

@@ -12,14 +12,24 @@ from .faces import Document
 from .folding import revision_of
 from .indexes import SNAPSHOT_HEADS
 from .mongo import Store
+from .overview import Tally
 from .snapshots import discard_if_ahead
 
 BATCH = 10_000  # heads a round trip
 YIELD = 1000  # stale ids at a time
 
 
-async def stale_ids(store: Store, Root: Any) -> AsyncGenerator[list[str], None]:
-    """Yield the ids of streams whose snapshot is not current; reads indexes only."""
+async def stale_ids(
+    store: Store, Root: Any, tally: Tally | None = None
+) -> AsyncGenerator[list[str], None]:
+    """
+    Yield the ids of streams whose snapshot is not current; reads indexes only.
+
+    Args:
+        store: one face of the store.
+        Root: the class of the streams.
+        tally: where to count all the streams that are passed.
+    """
     # Ids that are no strings are not of this store's making, and cannot be merged.
     kind = {"aggregateType": {"$eq": Root.aggregate_type}}
     heads = _each(
@@ -38,6 +48,9 @@ async def stale_ids(store: Store, Root: Any) -> AsyncGenerator[list[str], None]:
     stale: list[str] = []
     async with aclosing(heads), aclosing(snapshots):
         async for stream, snapshot in _merge(heads, snapshots):
+            if stream is not None and tally is not None:
+                tally.streams += 1
+                tally.events += stream["version"]
             if stream is None:
                 await discard_if_ahead(store, snapshot["_id"])
             elif not _is_current(stream, snapshot, revision):

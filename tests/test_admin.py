@@ -8,6 +8,7 @@ import pytest
 from bson import Binary, Decimal128, Int64, ObjectId
 from bson.datetime_ms import DatetimeMS
 from django.conf import settings as django_settings
+from django.contrib.admin import AdminSite, ModelAdmin
 from django.contrib.admin.models import LogEntry
 from django.contrib.admin.sites import site
 from django.contrib.admin.utils import quote
@@ -16,7 +17,18 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from ossy_event_store import Aggregate, EventStore, Mongo, sources
+from ossy_event_store import (
+    Aggregate,
+    AggregateRebuild,
+    EventStore,
+    Mongo,
+    indexes,
+    overview,
+    sources,
+)
+from ossy_event_store.admin import StreamAdmin, StreamHistoryMixin
+from ossy_event_store.faces import drive
+from ossy_event_store.models import Stream
 from tests.library.aggregate import Book
 from tests.servers import free_port
 
@@ -105,7 +117,7 @@ def every_url(book):
 def test_every_address_is_refused_without_a_permission(book, staff):
     client = staff()
     addresses = list(every_url(book))
-    assert len(addresses) == 8
+    assert len(addresses) == 9
     for address in addresses:
         assert client.get(address).status_code == 403, address
         assert client.post(address).status_code == 403, address
@@ -566,6 +578,107 @@ def test_an_event_is_downloaded_whole(store, staff):
     assert "Download the whole event" in text_of(page)
     whole = json.loads(client.get(url("event", "download", "big-1")).content)
     assert whole["payload"]["text"] == text
+
+
+# --- overview ---------------------------------------------------------------
+
+
+def test_the_overview_says_what_is_there_and_how_it_is(book, lend, staff):
+    lend("other", "BookBought", "BookLent")
+    EventStore.append_event(
+        {"aggregateId": "x", "aggregateType": "Ship", "type": "Built"}
+    )
+    client = staff(*ALL)
+    shown = text_of(client.get(url("stream", "overview")))
+    assert "not counted yet" in shown
+    assert "no class for this type" in shown
+    assert "all there" in shown
+    for stale in (True, False):
+        AggregateRebuild.build_and_save_all(stale=stale)
+        types = client.get(url("stream", "overview")).context["types"]
+        counted = {t["name"]: t["tally"] for t in types}
+        assert (counted["Book"].streams, counted["Book"].events) == (2, 5)
+        assert counted["Ship"] is None
+    assert "Book (2)" in text_of(client.get(url("stream")))
+    days = client.get(url("stream", "overview")).context["days"]
+    assert len(days) == overview.DAYS
+    assert sum(day.events for day in days) == 6  # it may be midnight just now
+
+
+def test_the_overview_names_what_could_not_be_folded(store, staff):
+    EventStore.append_event(
+        {"aggregateId": "torn", "aggregateType": "Book", "type": "BookLent"}
+    )
+    AggregateRebuild.build_and_save_all(stale=True)
+    response = staff(*ALL).get(url("stream", "overview"))
+    (book,) = response.context["types"]
+    assert book["tally"].failed == 1
+    (failure,) = book["failures"]
+    assert failure["id"] == "torn"
+    assert failure["url"].endswith("?version=1")
+
+
+def test_the_overview_counts_a_day_up_to_a_limit(lend, staff, monkeypatch):
+    monkeypatch.setattr(overview, "MOST", 5)
+    lend("a", *["BookRead"] * 7)
+    shown = text_of(staff(*ALL).get(url("stream", "overview")))
+    assert "more than 5" in shown
+
+
+def test_the_overview_names_a_missing_index(store, staff, history):
+    history.drop_index(indexes.CAUSATION.name)
+    try:
+        health = staff(*ALL).get(url("stream", "overview")).context["health"]
+        assert health.missing == [f"eventstore.{indexes.CAUSATION.name}"]
+    finally:
+        drive(indexes.ensure(store))
+
+
+def test_a_page_whose_index_is_missing_says_what_to_do(store, staff, history):
+    history.drop_index(indexes.TIME.name)
+    try:
+        response = staff(*ALL).get(url("stream"))
+        assert response.status_code == 503
+        assert "ensure_event_store" in response.content.decode()
+    finally:
+        drive(indexes.ensure(store))
+
+
+# --- in an admin of your own ------------------------------------------------
+
+
+@pytest.fixture
+def own_site():
+    """A site with the users, whose history is the stream of their name."""
+
+    class UserAdmin(StreamHistoryMixin, ModelAdmin):
+        def stream_id(self, user):
+            return f"user-{user.username}"
+
+    own = AdminSite(name="own")
+    own.register(User, UserAdmin)
+    own.register(Stream, StreamAdmin)
+    return own
+
+
+def own_page(own_site, rf, user, subject):
+    request = rf.get("/")
+    request.user = user
+    response = own_site._registry[User].change_view(request, str(subject.pk))
+    return response.render().content.decode()
+
+
+def test_the_history_of_a_stream_is_on_the_page_of_a_model(own_site, rf, lend):
+    root = User.objects.create_superuser("root")
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(codename="view_user"))
+    lend("user-root", *["BookLent"] * 12, "BookReturned")
+    page = own_page(own_site, rf, root, root)
+    assert "BookReturned" in page
+    assert page.count("BookLent") == 9
+    assert url("stream", "change", quote("user-root")) in page
+    assert "es-history" not in own_page(own_site, rf, root, clerk)
+    assert "es-history" not in own_page(own_site, rf, clerk, root)
 
 
 # --- hostile content --------------------------------------------------------

@@ -46,9 +46,9 @@ def work(database):
         yield counted
     finally:
         database.command("profile", 0)
-    entries = list(
-        database["system.profile"].find({"op": {"$in": ["query", "command"]}})
-    )
+    reads = {"op": {"$in": ["query", "command"]}}
+    entries = list(database["system.profile"].find(reads))
+    database.drop_collection("system.profile")
     assert entries
     for name in ("keysExamined", "docsExamined"):
         counted[name] = sum(entry.get(name, 0) for entry in entries)

@@ -5,7 +5,7 @@ import json
 import pytest
 from playwright.sync_api import expect
 
-from ossy_event_store import Aggregate, EventStore
+from ossy_event_store import Aggregate, AggregateRebuild, EventStore
 from tests.browser.accessibility import axe
 from tests.browser.chromium import VARIANTS
 from tests.browser.keyboard import press_until_focused
@@ -35,7 +35,7 @@ def books(store):
     for name in ("ann", "bob", "eve"):
         emma.add({"type": "BookLent", "payload": {"to": name}, **BY})
         emma.add({"type": "BookReturned", "payload": {}, "createdBy": name})
-    emma.save()
+    AggregateRebuild.build_and_save_all()
     emma.add({"type": "BookLent", "payload": {"to": "zoe"}, **BY})
     return emma
 
@@ -116,6 +116,7 @@ def test_every_page_can_be_read_by_everybody(page, books, superuser, log_in, sho
     log_in(page, superuser)
     event_id = books.events[-1]["_id"]
     for name, address in {
+        "overview": f"{STREAMS}overview/",
         "streams": STREAMS,
         "search": f"{STREAMS}?q=book-0",
         "stream": f"{STREAMS}book-07/change/?version=6",

@@ -1,0 +1,153 @@
+"""
+How the store is: what is in it, how much comes in, and whether it is well.
+
+What a whole scan would have to count is taken from the last rebuild, which looks at
+every stream anyway; the rest are counts that end at a limit.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import indexes
+from .exceptions import ReducerError
+from .faces import Document
+from .indexes import TIME
+from .mongo import Store, in_time
+
+DAYS = 14
+MOST = 10_000  # events counted of one day
+NAMED = 20  # failed streams that a tally names
+
+_TALLY = "tally "  # and the aggregate type: an id among the leases
+
+
+@dataclass
+class Tally:
+    """What a rebuild saw of one aggregate type."""
+
+    aggregate_type: str
+    streams: int = 0
+    events: int = 0
+    #: Streams whose reducer raised; the first ones are in ``failures``, by id.
+    failed: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    #: When, on the clock of whoever counted.
+    at: dt.datetime | None = None
+
+    def note(self, failures: Sequence[ReducerError], failed: int) -> None:
+        """Take in which streams could not be folded."""
+        self.failed = failed
+        self.failures = {
+            failure.aggregate_id: failure.version for failure in failures[:NAMED]
+        }
+
+
+async def save_tally(store: Store, tally: Tally) -> None:
+    """Keep a tally in place of the one before."""
+    document = {
+        "aggregateType": tally.aggregate_type,
+        "streams": tally.streams,
+        "events": tally.events,
+        "failed": tally.failed,
+        "failures": [
+            {"aggregateId": aggregate_id, "aggregateVersion": version}
+            for aggregate_id, version in tally.failures.items()
+        ],
+        "at": dt.datetime.now(dt.UTC),
+    }
+    with in_time():
+        await store.leases.update_one(
+            {"_id": _TALLY + tally.aggregate_type}, {"$set": document}, upsert=True
+        )
+
+
+async def tallies(store: Store) -> list[Tally]:
+    """Return what the last rebuilds saw, by aggregate type."""
+    with in_time():
+        found = await store.leases.find(
+            {"_id": {"$gte": _TALLY, "$lt": _TALLY + "\U0010ffff"}}, sort=[("_id", 1)]
+        )
+    return [_tally(document) for document in found]
+
+
+def _tally(document: Document) -> Tally:
+    return Tally(
+        document["aggregateType"],
+        document["streams"],
+        document["events"],
+        document["failed"],
+        {f["aggregateId"]: f["aggregateVersion"] for f in document["failures"]},
+        document["at"],
+    )
+
+
+@dataclass(frozen=True)
+class Day:
+    """The events of one day; ``more`` if there are more than were counted."""
+
+    day: dt.date
+    events: int
+    more: bool
+
+
+async def days(store: Store, last: dt.date, zone: dt.tzinfo) -> list[Day]:
+    """
+    Return the events of each of the last days, the oldest first.
+
+    Args:
+        store: one face of the store.
+        last: the last day, today as a rule.
+        zone: where a day begins.
+    """
+    return [
+        await _day(store, last - dt.timedelta(back), zone)
+        for back in range(DAYS - 1, -1, -1)
+    ]
+
+
+async def _day(store: Store, day: dt.date, zone: dt.tzinfo) -> Day:
+    begin = dt.datetime.combine(day, dt.time(), zone)
+    end = dt.datetime.combine(day + dt.timedelta(1), dt.time(), zone)
+    pipeline: list[Document] = [
+        {"$match": {"created": {"$gte": begin, "$lt": end}}},
+        {"$limit": MOST + 1},
+        {"$count": "events"},
+    ]
+    count = 0
+    with in_time():
+        async for batch in store.events.aggregate(pipeline, 1, hint=dict(TIME.keys)):
+            count = batch[0]["events"]
+    return Day(day, min(count, MOST), count > MOST)
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether the store's server and indexes are as they should be."""
+
+    version: str
+    set_name: str | None
+    missing: list[str]
+    #: By the server's own books, which may be off after a crash.
+    events: int
+    snapshots: int
+
+
+async def health(store: Store) -> Health:
+    """Ask the server how it is."""
+    with in_time():
+        build: Mapping[str, Any] = await store.client.command("buildInfo")
+        hello: Mapping[str, Any] = await store.client.command("hello")
+        events = await store.events.count()
+        snapshots = await store.snapshots.count()
+    missing = await indexes.missing(store)
+    return Health(
+        build["version"],
+        hello.get("setName"),
+        [f"{index.collection}.{index.name}" for index in missing],
+        events,
+        snapshots,
+    )

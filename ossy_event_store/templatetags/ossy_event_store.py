@@ -1,0 +1,73 @@
+"""Put the history of a stream on a page of your own admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import template
+from django.contrib.admin.utils import quote
+from django.urls import NoReverseMatch, reverse
+
+from .. import browse, mongo
+from ..events import read_event
+from ..exceptions import StoreUnavailable
+from ..faces import Document, drive
+from ..shown import visible
+
+register = template.Library()
+
+LATEST = 10  # events that are shown
+
+
+@register.inclusion_tag("admin/ossy_event_store/history.html", takes_context=True)
+def stream_history(context: template.Context, aggregate_id: object) -> dict[str, Any]:
+    """
+    Show the latest events of a stream, with a link to all of it.
+
+    Nothing is shown to who has no permission ``view_stream``, and nothing of a
+    stream that is not there. ``request`` must be in the context.
+
+    Args:
+        context: of the page.
+        aggregate_id: the stream; what is no string is taken as its ``str()``.
+    """
+    request = context.get("request")
+    if request is None or not request.user.has_perm("ossy_event_store.view_stream"):
+        return {}
+    try:
+        events = drive(_latest(mongo.blocking(), str(aggregate_id)))
+    except (StoreUnavailable, ValueError):
+        return {"is_unavailable": True}
+    return {
+        "rows": [_row(event) for event in events],
+        "url": _url(getattr(request, "current_app", None), str(aggregate_id)),
+    }
+
+
+async def _latest(store: mongo.Store, aggregate_id: str) -> list[Document]:
+    head = await browse.last_event(store, aggregate_id)
+    if head is None:
+        return []
+    last = head["aggregateVersion"]
+    first = max(1, last - LATEST + 1)
+    found = await browse.timeline(store, aggregate_id, first, last, payloads=False)
+    return [read_event(event) for event in reversed(found)]
+
+
+def _row(event: Document) -> dict[str, Any]:
+    by = event["createdBy"]
+    return {
+        "type": visible(str(event["type"])),
+        "version": event["aggregateVersion"],
+        "created": event["created"],
+        "is_time": hasattr(event["created"], "tzinfo"),
+        "by": "" if by is None else visible(str(by)),
+    }
+
+
+def _url(current_app: str | None, aggregate_id: str) -> str | None:
+    name = "admin:ossy_event_store_stream_change"
+    try:
+        return reverse(name, args=[quote(aggregate_id)], current_app=current_app)
+    except NoReverseMatch:
+        return None
