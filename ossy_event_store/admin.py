@@ -535,7 +535,10 @@ class StreamAdmin(_Browser):
         then = drive(moment(store, Root, head["aggregateId"], version))
         if then.error is not None:
             raise Http404(str(then.error))
-        state = stored_state(then.state, Root.aggregate_type)
+        try:
+            state = stored_state(then.state, Root.aggregate_type)
+        except InvalidState as error:
+            raise Http404(str(error)) from None
         text = extended_json.dumps(extended_json.encode(state))
         return _file(text, f"{head['aggregateId']}-{version}.json")
 
@@ -618,9 +621,9 @@ def _shown_moment(then: Moment | None) -> dict[str, Any] | None:
         "since": then.since,
         "error": None if then.error is None else visible(then.error.error),
         "error_at": None if then.error is None else then.error.version,
-        "state": None if then.state is None else lines(then.state),
+        "state": lines(then.state),
     }
-    if then.before is not None and then.state is not None:
+    if then.before is not None:
         changed = changes(then.before, then.state)
         shown["changes"] = [
             {

@@ -24,6 +24,7 @@ from ossy_event_store import (
     Mongo,
     indexes,
     overview,
+    registry,
     sources,
 )
 from ossy_event_store.admin import StreamAdmin, StreamHistoryMixin
@@ -396,6 +397,53 @@ def test_a_reducer_that_raises_shows_where_and_all_before(store, staff, lend):
     client.post(url("stream", "rebuild", "torn"))
     assert "version 4" in text_of(client.get(address))
     assert LogEntry.objects.count() == 0
+
+
+@pytest.fixture
+def odd(store):
+    """Return the page of a stream whose reducer is the one given."""
+
+    def odd(view):
+        Odd = type("Odd", (), {"aggregate_type": "Odd", "view": staticmethod(view)})
+        Odd.__module__ = __name__
+        registry._registered["Odd"] = Odd
+        for number in range(3):
+            EventStore.append_event(
+                {
+                    "aggregateId": "odd",
+                    "aggregateType": "Odd",
+                    "type": f"Type{number}",
+                    "payload": {"n": number},
+                }
+            )
+
+    yield odd
+    registry._registered.pop("Odd", None)
+
+
+def test_a_reducer_that_returns_no_state_is_told(odd, staff):
+    odd(lambda events, state: {"n": 1} if events[-1]["payload"]["n"] < 2 else None)
+    shown = text_of(staff(*ALL).get(url("stream", "change", "odd")))
+    assert "The reducer cannot fold version 3: TypeError" in shown
+    assert "The state below is that of version 2" in shown
+
+
+def test_a_state_that_cannot_be_stored_is_shown_all_the_same(odd, staff):
+    odd(lambda events, state: {"seen": {1, 2}, "n": len(events)})
+    client = staff(*ALL)
+    assert "seen" in text_of(client.get(url("stream", "change", "odd")))
+    assert client.get(url("stream", "state", "odd")).status_code == 404
+
+
+def test_a_reducer_that_changes_its_state_in_place_does_not_mix_versions(odd, staff):
+    def view(events, state):
+        for event in events:
+            state.setdefault("list", []).append(event["payload"]["n"])
+        return state
+
+    odd(view)
+    page = staff(*ALL).get(url("stream", "change", "odd"))
+    assert moment_shown(page) == [("list[2]", "added", "null", "2")]
 
 
 def test_a_type_without_a_class_shows_its_events(store, staff):
