@@ -52,10 +52,14 @@ ATTEMPTS = 3  # a port may be taken between our look and mongod's
 POLL = 0.02
 ALREADY_INITIALIZED = 23
 REPLICA_SET = "ossy"
+# A new folder takes 10 MB, not 300: the journal's files are allocated ahead. A
+# record larger than a file makes that file larger.
+SMALL_JOURNAL = "log=(file_max=8MB,prealloc=false)"
 OPTIONS = (
     *("--bind_ip", "127.0.0.1", "--replSet", REPLICA_SET, "--nounixsocket"),
     *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64", "--logappend"),
     *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+    *("--wiredTigerEngineConfigString", SMALL_JOURNAL),
 )
 
 _folders: dict[str, Path] = {}  # by location: a relative one is resolved once

@@ -67,6 +67,7 @@ class Member:
                 *("--logpath", log, "--wiredTigerCacheSizeGB", "0.25"),
                 *("--oplogSize", "256", "--setParameter", "enableTestCommands=1"),
                 *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+                *("--wiredTigerEngineConfigString", embedded.SMALL_JOURNAL),
                 *self.options,
             ],
             stdin=subprocess.DEVNULL,

@@ -143,6 +143,25 @@ def test_the_server_has_transactions(folder):
         assert client.test.things.count_documents({}) == 0
 
 
+def test_a_new_folder_takes_less_than_50_megabytes(folder):
+    embedded.start(str(folder))
+
+    taken = sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
+    assert 2**20 < taken < 50 * 2**20
+
+
+def test_a_record_larger_than_a_file_of_the_journal_outlives_kill_9(folder):
+    big = [os.urandom(15_000_000) for _ in range(3)]
+    with MongoClient(embedded.start(str(folder))) as client:
+        for each in big:
+            client.test.things.insert_one({"b": each})
+        os.kill(client.admin.command("serverStatus")["pid"], signal.SIGKILL)
+    until(lambda: not embedded._keeper_lives(folder))
+
+    with MongoClient(embedded.start(str(folder))) as client:
+        assert [thing["b"] for thing in client.test.things.find()] == big
+
+
 def test_the_same_process_gets_the_same_url_at_once(folder):
     url = embedded.start(str(folder))
     began = time.monotonic()
