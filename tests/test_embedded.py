@@ -151,7 +151,7 @@ def test_a_new_folder_takes_less_than_50_megabytes(folder):
 
 
 def test_a_record_larger_than_a_file_of_the_journal_outlives_kill_9(folder):
-    big = [os.urandom(15_000_000) for _ in range(3)]
+    big = [os.urandom(9_000_000) for _ in range(2)]
     with MongoClient(embedded.start(str(folder))) as client:
         for each in big:
             client.test.things.insert_one({"b": each})
