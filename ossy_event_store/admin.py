@@ -50,6 +50,7 @@ from .shown import brief, lines, visible
 from .transfer import export_events, line_of
 
 LONG = 2000  # events of a stream that are folded afresh without being asked
+A_SECOND = dt.timedelta(milliseconds=999)  # all that MongoDB can store of one
 
 STATUS = {
     "current": gettext_lazy("up to date"),
@@ -327,11 +328,14 @@ class StreamAdmin(_Browser):
         store = mongo.blocking()
         tallies = {t.aggregate_type: t for t in drive(overview.tallies(store))}
         zone = timezone.get_current_timezone()
-        days = drive(overview.days(store, timezone.localdate(), zone))
+        today = timezone.localdate()
+        last = drive(overview.last_day(store, today, zone))
+        days = drive(overview.days(store, last, zone))
         context = {
             "health": drive(overview.health(store)),
             "types": [self._type(name, tallies.get(name)) for name in _types(store)],
             "days": days,
+            "is_quiet": last != today,
             "chart": _chart(days),
         }
         return self._render(request, "overview", _("Overview"), context)
@@ -449,7 +453,9 @@ class StreamAdmin(_Browser):
             version = None
         else:
             at = timezone.make_aware(at) if timezone.is_naive(at) else at
-            version = drive(browse.version_at(store, aggregate_id, at))
+            # The pages show seconds: who gives one means all that it shows.
+            through = at if at.microsecond else at + A_SECOND
+            version = drive(browse.version_at(store, aggregate_id, through))
             if not version:
                 messages.warning(
                     request, _("The stream had no event yet at that time.")
@@ -576,22 +582,28 @@ class StreamAdmin(_Browser):
 
 def _chart(days: list[Day]) -> dict[str, Any]:
     """Return the bars of a chart of the events a day, in units of its own."""
-    height, wide, step = 120, 36, 44
+    above, height, below, wide, step = 16, 120, 18, 40, 48
     most = max([1, *(day.events for day in days)])
     bars = []
     for number, day in enumerate(days):
         high = round(height * day.events / most)
-        events = f"> {day.events}" if day.more else str(day.events)
         bars.append(
             {
+                "day": day,
                 "x": number * step + (step - wide) // 2,
-                "y": height - high,
+                "y": above + height - high,
+                "middle": number * step + step // 2,
                 "width": wide,
                 "height": high,
-                "title": f"{day.day.isoformat()}: {events}",
+                "top": above + height - high - 4,
             }
         )
-    return {"width": step * len(days), "height": height, "bars": bars}
+    return {
+        "width": step * len(days),
+        "height": above + height + below,
+        "floor": above + height,
+        "bars": bars,
+    }
 
 
 def _head(store: mongo.Store, aggregate_id: str) -> Document:

@@ -94,13 +94,29 @@ class Day:
     more: bool
 
 
+async def last_day(store: Store, today: dt.date, zone: dt.tzinfo) -> dt.date:
+    """Return today, or the day of the newest event if ``days`` would show none."""
+    end = _midnight(today + dt.timedelta(1), zone)
+    with in_time():
+        newest = await store.events.find_one(
+            {"created": {"$gte": dt.datetime(1970, 1, 1, tzinfo=dt.UTC), "$lt": end}},
+            projection={"_id": 0, "created": 1},
+            sort=[("created", -1), ("_id", -1)],
+            hint=list(TIME.keys),
+        )
+    if newest is None:
+        return today
+    day: dt.date = newest["created"].astimezone(zone).date()
+    return today if today - day < dt.timedelta(DAYS) else day
+
+
 async def days(store: Store, last: dt.date, zone: dt.tzinfo) -> list[Day]:
     """
     Return the events of each of the last days, the oldest first.
 
     Args:
         store: one face of the store.
-        last: the last day, today as a rule.
+        last: the last day, as ``last_day`` gives it.
         zone: where a day begins.
     """
     return [
@@ -110,8 +126,7 @@ async def days(store: Store, last: dt.date, zone: dt.tzinfo) -> list[Day]:
 
 
 async def _day(store: Store, day: dt.date, zone: dt.tzinfo) -> Day:
-    begin = dt.datetime.combine(day, dt.time(), zone)
-    end = dt.datetime.combine(day + dt.timedelta(1), dt.time(), zone)
+    begin, end = (_midnight(day + dt.timedelta(plus), zone) for plus in (0, 1))
     pipeline: list[Document] = [
         {"$match": {"created": {"$gte": begin, "$lt": end}}},
         {"$limit": MOST + 1},
@@ -122,6 +137,10 @@ async def _day(store: Store, day: dt.date, zone: dt.tzinfo) -> Day:
         async for batch in store.events.aggregate(pipeline, 1, hint=dict(TIME.keys)):
             count = batch[0]["events"]
     return Day(day, min(count, MOST), count > MOST)
+
+
+def _midnight(day: dt.date, zone: dt.tzinfo) -> dt.datetime:
+    return dt.datetime.combine(day, dt.time(), zone)
 
 
 @dataclass(frozen=True)

@@ -346,7 +346,7 @@ def test_a_stream_that_is_not_there_is_not_found(store, staff, page):
 def test_a_stream_is_shown_as_it_was_at_a_time(book, staff, history, settings):
     settings.TIME_ZONE = "UTC"
     for version, day in ((1, 1), (2, 3), (3, 5)):
-        created = dt.datetime(2026, 3, day, 10, tzinfo=dt.UTC)
+        created = dt.datetime(2026, 3, day, 10, 0, 0, 999_000, tzinfo=dt.UTC)
         history.update_one(
             {"aggregateVersion": version}, {"$set": {"created": created}}
         )
@@ -357,6 +357,10 @@ def test_a_stream_is_shown_as_it_was_at_a_time(book, staff, history, settings):
 
     assert at("2026-03-03T10:15") == "version=2"
     assert at("2026-03-03T09:59") == "version=1"
+    # The page shows this event's time without a fraction, to be typed in again.
+    assert at("2026-03-03T10:00:00") == "version=2"
+    assert at("2026-03-03T10:00") == "version=2"
+    assert at("2026-03-03T10:00:00.998") == "version=1"
     assert at("2027-01-01T00:00:00") == "version=3"
     assert at("2020-01-01T00:00") == "version=1"
     assert client.get(address, {"at": "soon"}).status_code == 302
@@ -671,6 +675,25 @@ def test_the_overview_counts_a_day_up_to_a_limit(lend, staff, monkeypatch):
     lend("a", *["BookRead"] * 7)
     shown = text_of(staff(*ALL).get(url("stream", "overview")))
     assert "more than 5" in shown
+
+
+def test_the_chart_of_a_quiet_store_ends_with_the_newest_event(
+    lend, staff, history, settings
+):
+    settings.TIME_ZONE = "Asia/Tokyo"
+    client, address = staff(*ALL), url("stream", "overview")
+    assert "Nothing came" not in text_of(client.get(address))
+    lend("a", "BookBought", "BookLent", "BookReturned")
+    for version, day in ((1, 1), (2, 3), (3, 3)):
+        created = dt.datetime(2024, 2, day, 16, tzinfo=dt.UTC)  # one day on in Tokyo
+        history.update_one(
+            {"aggregateVersion": version}, {"$set": {"created": created}}
+        )
+    response = client.get(address)
+    assert "Nothing came" in text_of(response)
+    counted = {str(d.day): d.events for d in response.context["days"] if d.events}
+    assert counted == {"2024-02-02": 1, "2024-02-04": 2}
+    assert response.context["days"][-1].day == dt.date(2024, 2, 4)
 
 
 def test_the_overview_names_a_missing_index(store, staff, history):

@@ -16,6 +16,7 @@ VARIANTS = {
     "light": {},
     "dark": {"color_scheme": "dark"},
     "narrow": {"viewport": {"width": 390, "height": 844}},
+    "mirrored": {"locale": "ar"},
     "still": {"reduced_motion": "reduce"},
 }
 

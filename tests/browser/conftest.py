@@ -81,12 +81,12 @@ def page(open_page, variant):
 
 @pytest.fixture
 def shot(variant, tmp_path):
-    """Store a picture of the whole page in the folder that SCREENSHOTS names."""
+    """Store a picture of the page in the folder that SCREENSHOTS names."""
     folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
 
-    def shot(page, name):
+    def shot(page, name, full_page=True):
         path = folder / f"{name}-{variant}.png"
-        page.screenshot(path=path, full_page=True)
+        page.screenshot(path=path, full_page=full_page)
         return path
 
     return shot

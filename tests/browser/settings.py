@@ -19,6 +19,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "tests.browser.policy.only_own_sources",
     *MIDDLEWARE[:1],
+    "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     *MIDDLEWARE[1:],

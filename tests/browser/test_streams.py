@@ -111,6 +111,19 @@ def test_arrow_keys_in_a_field_stay_there(page, books, superuser, log_in):
     expect(page.get_by_role("heading", name="As of version 7")).to_be_visible()
 
 
+@pytest.mark.parametrize("page", ["mirrored"], indirect=True)
+def test_from_right_to_left_the_arrow_keys_are_mirrored_too(
+    page, books, superuser, log_in
+):
+    log_in(page, superuser)
+    page.goto(f"{STREAMS}book-07/change/?version=7")
+    assert page.evaluate("document.documentElement.dir") == "rtl"
+    state, timeline = (page.locator(f"section >> nth={n}") for n in (0, 1))
+    assert state.bounding_box()["x"] > timeline.bounding_box()["x"]
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("heading", name="As of version 6")).to_be_visible()
+
+
 @in_every_variant
 def test_every_page_can_be_read_by_everybody(page, books, superuser, log_in, shot):
     log_in(page, superuser)

@@ -1,5 +1,9 @@
 "use strict";
 
+// Where the text runs from right to left, what comes next lies on the left.
+const other = { ArrowLeft: "ArrowRight", ArrowRight: "ArrowLeft" };
+const isMirrored = document.documentElement.dir === "rtl";
+
 // Arrow keys step from version to version, unless somebody is typing or scrolling.
 document.addEventListener("keydown", (event) => {
   if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || event.defaultPrevented) {
@@ -8,7 +12,8 @@ document.addEventListener("keydown", (event) => {
   if (event.target.closest("input, select, textarea, [role=region]")) {
     return;
   }
-  const link = document.querySelector(`a[data-es-key="${CSS.escape(event.key)}"]`);
+  const key = (isMirrored && other[event.key]) || event.key;
+  const link = document.querySelector(`a[data-es-key="${CSS.escape(key)}"]`);
   if (link) {
     event.preventDefault();
     link.click();
