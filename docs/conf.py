@@ -40,7 +40,7 @@ html_theme = "furo"
 html_title = f"ossy_event_store {release}"
 smartquotes = False
 
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["attrs_inline", "colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"

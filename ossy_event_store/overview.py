@@ -8,9 +8,11 @@ every stream anyway; the rest are counts that end at a limit.
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from . import indexes
 from .exceptions import ReducerError
@@ -20,7 +22,15 @@ from .mongo import Store, in_time
 
 DAYS = 14
 MOST = 10_000  # events counted of one day
+KEEP = 600  # seconds that the count of a day that has ended is kept
+MOST_KEPT = 100  # days, of each store
 NAMED = 20  # failed streams that a tally names
+
+# What imports add to a day that has ended is seen when its count is not kept any more.
+# By client; then by database, day and zone: until when, and the count.
+_ended: WeakKeyDictionary[Any, dict[tuple[str, dt.date, str], tuple[float, Day]]] = (
+    WeakKeyDictionary()
+)
 
 _TALLY = "tally "  # and the aggregate type: an id among the leases
 
@@ -120,9 +130,24 @@ async def days(store: Store, last: dt.date, zone: dt.tzinfo) -> list[Day]:
         zone: where a day begins.
     """
     return [
-        await _day(store, last - dt.timedelta(back), zone)
+        await _kept_day(store, last - dt.timedelta(back), zone)
         for back in range(DAYS - 1, -1, -1)
     ]
+
+
+async def _kept_day(store: Store, day: dt.date, zone: dt.tzinfo) -> Day:
+    database = cast(Any, store.events).raw.database
+    kept = _ended.setdefault(database.client, {})
+    key, now = (database.name, day, str(zone)), time.monotonic()
+    until, found = kept.get(key, (0.0, None))
+    if found is not None and now < until:
+        return found
+    counted = await _day(store, day, zone)
+    if _midnight(day + dt.timedelta(1), zone) < dt.datetime.now(dt.UTC):
+        if len(kept) >= MOST_KEPT:
+            kept.clear()
+        kept[key] = now + KEEP, counted
+    return counted
 
 
 async def _day(store: Store, day: dt.date, zone: dt.tzinfo) -> Day:

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import re
+from weakref import WeakKeyDictionary
 
 import pytest
 from bson import Binary, Decimal128, Int64, ObjectId
@@ -694,6 +695,36 @@ def test_the_chart_of_a_quiet_store_ends_with_the_newest_event(
     counted = {str(d.day): d.events for d in response.context["days"] if d.events}
     assert counted == {"2024-02-02": 1, "2024-02-04": 2}
     assert response.context["days"][-1].day == dt.date(2024, 2, 4)
+
+
+def test_the_count_of_a_day_that_ended_is_kept_for_a_while(
+    lend, staff, history, monkeypatch
+):
+    monkeypatch.setattr(overview, "_ended", WeakKeyDictionary())
+    client, address = staff(*ALL), url("stream", "overview")
+    lend("a", *["BookRead"] * 3)
+    now = dt.datetime.now(dt.UTC)
+    for version in (1, 2):
+        created = now - dt.timedelta(days=3)
+        history.update_one(
+            {"aggregateVersion": version}, {"$set": {"created": created}}
+        )
+
+    def counted():
+        days = client.get(address).context["days"]
+        return [day.events for day in days if day.events]
+
+    assert counted() == [2, 1]
+    lend("b", "BookRead")
+    history.update_one(
+        {"aggregateId": "a", "aggregateVersion": 3}, {"$set": {"created": created}}
+    )
+    assert counted() == [2, 1]
+    monkeypatch.setattr(overview, "_ended", WeakKeyDictionary())
+    monkeypatch.setattr(overview, "KEEP", -1)
+    assert counted() == [3, 1]
+    lend("b", "BookRead")
+    assert counted() == [3, 2]
 
 
 def test_the_overview_names_a_missing_index(store, staff, history):

@@ -27,7 +27,16 @@ from tests.test_startup import serving, until
 EXAMPLE = Path(__file__).resolve().parents[2] / "example_project"
 # One of three applications that begin so.
 APPLICATION, BEGINNING = "loan-203504", "loan-20350"
-LONG_WIDE = "document.documentElement.scrollWidth > window.innerWidth"
+# Pictures of the documentation: pages, and variants of them.
+PICTURES = {
+    ("streams", "light"),
+    ("stream", "light"),
+    ("stream", "dark"),
+    ("stream", "narrow"),
+    ("event", "light"),
+    ("overview", "light"),
+}
+IS_TOO_WIDE = "document.documentElement.scrollWidth > window.innerWidth"
 
 pytestmark = [
     pytest.mark.slow,
@@ -87,13 +96,15 @@ def page(page):
 
 
 @pytest.fixture
-def seen(page, shot):
+def seen(page, shot, variant):
     """Say that a page is done: no violation, no sideways scrolling, a picture."""
 
     def seen(name):
         assert [str(violation) for violation in axe(page, "#content")] == [], name
-        assert not page.evaluate(LONG_WIDE), name
-        shot(page, f"admin-{name}", full_page=False)
+        assert not page.evaluate(IS_TOO_WIDE), name
+        picture = shot(page, f"admin-{name}", full_page=False)
+        if (name, variant) in PICTURES and (folder := os.environ.get("PICTURES")):
+            shutil.copy(picture, folder)
 
     return seen
 
