@@ -58,6 +58,7 @@ from .turns import Turns, awaitable_turns, blocking_turns
 EVENTS = "eventstore"
 SNAPSHOTS = "aggregates"
 LEASES = "leases"
+POSITIONS = "positions"
 
 _MAJORITY: dict[str, Any] = {
     "codec_options": CODEC,
@@ -72,7 +73,12 @@ _CACHE: dict[str, Any] = {
     "write_concern": WriteConcern(1),
     "read_concern": ReadConcern("local"),
 }
-OPTIONS = {EVENTS: _MAJORITY, SNAPSHOTS: _CACHE, LEASES: _MAJORITY}
+OPTIONS = {
+    EVENTS: _MAJORITY,
+    SNAPSHOTS: _CACHE,
+    LEASES: _MAJORITY,
+    POSITIONS: _MAJORITY,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class Store:
     events: Documents
     snapshots: Documents
     leases: Documents
+    positions: Documents
     turns: Turns
     # Set when somebody else's transaction is open: the same store outside of it.
     apart: Store | None = None
@@ -199,6 +206,7 @@ def _blocking_store(client: MongoClient[Document], name: str) -> Store:
         collection(EVENTS),
         collection(SNAPSHOTS),
         collection(LEASES),
+        collection(POSITIONS),
         blocking_turns(),
     )
 
@@ -291,6 +299,7 @@ def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
         collection(EVENTS),
         collection(SNAPSHOTS),
         collection(LEASES),
+        collection(POSITIONS),
         awaitable_turns(),
     )
 
