@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import django
+from bson import ObjectId
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
@@ -155,16 +156,20 @@ class _Browser(admin.ModelAdmin):  # type: ignore[type-arg]
         """Return an event, or the last event of a stream, as a template shows it."""
         aggregate_id, version = event["aggregateId"], event["aggregateVersion"]
         may_open = _may(request, "view_event")
+        # What another program stored may lack a field, or have anything in it.
+        created = event.get("created", "")
         shown = {
             "id": visible(str(event["_id"])),
-            "type": visible(str(event["type"])),
+            "type": visible(str(event.get("type", ""))),
             "stream": visible(str(aggregate_id)),
-            "stream_type": visible(str(event["aggregateType"])),
+            "stream_type": visible(str(event.get("aggregateType", ""))),
             "version": version,
-            "created": event["created"],
-            "is_time": isinstance(event["created"], dt.datetime),
+            "created": created,
+            "is_time": isinstance(created, dt.datetime),
             "by": _by(event),
-            "url": self._url("event", "change", event["_id"]) if may_open else None,
+            "url": self._url("event", "change", event["_id"])
+            if may_open and isinstance(event["_id"], (str, ObjectId))
+            else None,
             "stream_url": self._url("stream", "change", aggregate_id),
             "version_url": self._url("stream", "change", aggregate_id, version=version),
         }
@@ -396,7 +401,7 @@ class StreamAdmin(_Browser):
             return self._url("stream", "change", aggregate_id, version=to, **query)
 
         first = (version - 1) // BLOCK * BLOCK + 1
-        Root = registered().get(head["aggregateType"])
+        Root = browse.class_of(head)
         then = None
         if may_open and Root is not None:
             fresh = "fresh" in request.GET or last <= LONG
@@ -441,8 +446,8 @@ class StreamAdmin(_Browser):
         """Go to the version that the stream had at a time."""
         text = request.GET["at"]
         try:
-            at = parse_datetime(text)
-        except ValueError:
+            at = _aware(parse_datetime(text))
+        except (ValueError, OverflowError):
             at = None
         if at is None:
             messages.error(
@@ -452,10 +457,7 @@ class StreamAdmin(_Browser):
             )
             version = None
         else:
-            at = timezone.make_aware(at) if timezone.is_naive(at) else at
-            # The pages show seconds: who gives one means all that it shows.
-            through = at if at.microsecond else at + A_SECOND
-            version = drive(browse.version_at(store, aggregate_id, through))
+            version = drive(browse.version_at(store, aggregate_id, at))
             if not version:
                 messages.warning(
                     request, _("The stream had no event yet at that time.")
@@ -534,7 +536,7 @@ class StreamAdmin(_Browser):
         """Download the whole state at a version."""
         store = mongo.blocking()
         head = _head(store, unquote(object_id))
-        Root = registered().get(head["aggregateType"])
+        Root = browse.class_of(head)
         if Root is None:
             raise Http404(_("No class is registered for this type."))
         version = _version(request, head["aggregateVersion"])
@@ -578,6 +580,15 @@ class StreamAdmin(_Browser):
                 f"Rebuilt the snapshot, as of version {version}.",
             )
         return HttpResponseRedirect(str(self._url("stream", "change", aggregate_id)))
+
+
+def _aware(at: dt.datetime | None) -> dt.datetime | None:
+    """Return the end of what a time means, in UTC; ``OverflowError`` if none can be."""
+    if at is None:
+        return None
+    at = timezone.make_aware(at) if timezone.is_naive(at) else at
+    # The pages show seconds: who gives one means all that it shows.
+    return (at if at.microsecond else at + A_SECOND).astimezone(dt.UTC)
 
 
 def _chart(days: list[Day]) -> dict[str, Any]:
@@ -766,7 +777,7 @@ class EventAdmin(_Browser):
             else None,
             **(extra_context or {}),
         }
-        title = visible(str(event["type"]))
+        title = visible(str(event.get("type", "")))
         return self._render(request, "event", title, context)
 
     def download_view(self, request: HttpRequest, object_id: str) -> HttpResponse:

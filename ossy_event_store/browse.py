@@ -273,7 +273,7 @@ def _key(search: Search, created: Any, event_id: Any) -> list[tuple[str, Any]]:
 async def _add_payloads(store: Store, events: Sequence[Document]) -> None:
     """Give each event its payload if that is short, and its size in bytes."""
     short = {
-        found["_id"]: found
+        bson.encode({"": found["_id"]}): found
         for found in await _each(
             store,
             [
@@ -283,7 +283,8 @@ async def _add_payloads(store: Store, events: Sequence[Document]) -> None:
         )
     }
     for event in events:
-        found = short.get(event["_id"], {})
+        # As bytes: an id that somebody else gave may be anything, a document too.
+        found = short.get(bson.encode({"": event["_id"]}), {})
         event["bytes"] = found.get("bytes")
         if "payload" in found:
             event["payload"] = found["payload"]
@@ -385,7 +386,7 @@ async def event_types(store: Store) -> list[str]:
     pipeline: list[Document] = [{"$sort": {"type": 1}}, {"$group": {"_id": "$type"}}]
     with in_time():
         found = await _each(store, pipeline)
-    return sorted(group["_id"] for group in found if isinstance(group["_id"], str))
+    return sorted(group["_id"] for group in found if type(group["_id"]) is str)
 
 
 # --- streams ----------------------------------------------------------------
@@ -484,9 +485,10 @@ async def _at_versions(store: Store, versions: Mapping[str, int]) -> list[Docume
 
 async def _add_snapshots(store: Store, heads: Sequence[Document]) -> None:
     """Say of each stream whether its snapshot is up to date; no state is read."""
+    kinds = {head.get("aggregateType") for head in heads if class_of(head)}
     found = await store.snapshots.find(
         {
-            "aggregateType": {"$in": sorted({head["aggregateType"] for head in heads})},
+            "aggregateType": {"$in": sorted(kinds)},
             "_id": {"$in": [head["aggregateId"] for head in heads]},
         },
         projection=["aggregateType", "aggregateVersion", "revision"],
@@ -498,6 +500,12 @@ async def _add_snapshots(store: Store, heads: Sequence[Document]) -> None:
         head["snapshot"] = snapshot_status(head, snapshot)
 
 
+def class_of(event: Document) -> Any:
+    """Return the class that folds the stream of an event; None if there is none."""
+    kind = event.get("aggregateType")
+    return registered().get(kind) if type(kind) is str else None
+
+
 def snapshot_status(head: Document, snapshot: Document | None) -> str:
     """
     Return how the snapshot of a stream stands to its last event.
@@ -505,7 +513,7 @@ def snapshot_status(head: Document, snapshot: Document | None) -> str:
     ``current``, ``behind``, ``ahead``, ``other revision`` (of a reducer that has
     changed since), ``missing``, or ``unregistered`` (no class folds the type).
     """
-    Root = registered().get(head["aggregateType"])
+    Root = class_of(head)
     if Root is None:
         return "unregistered"
     if snapshot is None:

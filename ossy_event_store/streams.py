@@ -40,7 +40,8 @@ async def types_in(documents: Documents) -> list[str]:
     ]
     found: list[str] = []
     async for batch in documents.aggregate(pipeline, 1000):
-        found += [group["_id"] for group in batch if isinstance(group["_id"], str)]
+        # Code, which BSON holds as well, is a subclass of str.
+        found += [group["_id"] for group in batch if type(group["_id"]) is str]
     return sorted(found)
 
 

@@ -6,7 +6,7 @@ import re
 from weakref import WeakKeyDictionary
 
 import pytest
-from bson import Binary, Decimal128, Int64, ObjectId
+from bson import Binary, Code, Decimal128, Int64, ObjectId
 from bson.datetime_ms import DatetimeMS
 from django.conf import settings as django_settings
 from django.contrib.admin import AdminSite, ModelAdmin
@@ -365,6 +365,8 @@ def test_a_stream_is_shown_as_it_was_at_a_time(book, staff, history, settings):
     assert at("2027-01-01T00:00:00") == "version=3"
     assert at("2020-01-01T00:00") == "version=1"
     assert client.get(address, {"at": "soon"}).status_code == 302
+    for edge in ("9999-12-31T23:59:59-14:00", "0001-01-01T00:00+14:00"):
+        assert "version" not in at(edge)
     response = client.get(address)
     assert "no event yet" in text_of(response)
     assert "not a time" in text_of(response)
@@ -608,6 +610,40 @@ def test_an_event_shows_what_belongs_to_it(store, staff):
     assert (beside["previous"], beside["next"]["id"]) == (None, "other")
     feed = client.get(cause["correlation_url"])
     assert len(feed.context["rows"]) == 3
+
+
+ODD = [
+    {"type": Code("f()")},
+    {"aggregateType": Code("f()")},
+    {"aggregateType": {"a": 1}},
+    {"payload": ["no", "object"]},
+    {"metadata": None},
+    {"metadata": {"correlationId": {"a": 1}, "causationId": 7}},
+    {"created": "yesterday"},
+    {"created": DatetimeMS(2**60)},
+    {"createdBy": {"name": "ann"}},
+    {"_id": {"a": 1}},
+    {"_id": 7},
+]
+MISSING = ["aggregateType", "type", "payload", "created", "createdBy", "metadata"]
+
+
+def test_what_another_program_stored_does_not_bring_a_page_down(book, staff, history):
+    plain = history.find_one({"aggregateId": book.id})
+    for number, fields in enumerate([*ODD, *({name: None} for name in MISSING)]):
+        stream = f"odd-{number}"
+        event = {**plain, "_id": stream, "aggregateId": stream, **fields}
+        if number >= len(ODD):
+            del event[MISSING[number - len(ODD)]]
+        history.insert_one(event)
+    client = staff(*ALL)
+    response = client.get(url("event"))
+    assert len(response.context["rows"]) == len(ODD) + len(MISSING) + 3
+    assert client.get(url("stream", "overview")).status_code == 200
+    assert client.get(url("stream")).status_code == 200
+    for row in response.context["rows"]:
+        for address in filter(None, (row["url"], row["stream_url"])):
+            assert client.get(address).status_code == 200, address
 
 
 def test_an_event_is_downloaded_whole(store, staff):
