@@ -35,7 +35,14 @@ _OPTIONS = json_util.JSONOptions(
     tz_aware=True,
     tzinfo=dt.UTC,
 )
-_WRONG = (TypeError, ValueError, ArithmeticError, LookupError, struct.error)
+_WRONG = (
+    AttributeError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    struct.error,
+)
 _PLAIN = frozenset((str, int, bool, type(None)))
 _ESCAPE = "$document"
 # fromisoformat cuts off what is finer than it knows, and takes it in an offset too.
