@@ -158,7 +158,7 @@ class Sequencer:
             token = changes.token
             for batch in self._since(after):
                 yield self._give([(event, None) for event in _by_version(batch)])
-                after = {"created": batch[-1]["created"], "_id": batch[-1]["_id"]}
+                after = {"created": batch[-1].get("created"), "_id": batch[-1]["_id"]}
                 state = {"token": token, "after": after}
                 self._progress.replace_one({"_id": PROGRESS}, state, upsert=True)
             self._certify(token)
@@ -324,7 +324,8 @@ class Changes:
 def _is_event(document: Document) -> bool:
     """Whether it is an event at all, and not what somebody put beside them."""
     stream, version = document.get("aggregateId"), document.get("aggregateVersion")
-    return isinstance(stream, str) and isinstance(version, int)
+    # Code, which BSON holds as well, is a subclass of str that cannot be a key.
+    return type(stream) is str and isinstance(version, int)
 
 
 def _by_version(events: Sequence[Document]) -> Iterable[Document]:

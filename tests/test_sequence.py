@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from bson import ObjectId
+from bson import Code, ObjectId
 
 from ossy_event_store import EventStore, mongo, sequence
 from ossy_event_store.sequence import Changes, HistoryLost, HoleInStream, Sequencer
@@ -141,6 +141,8 @@ def test_a_history_is_ordered_by_time_and_by_version(sequencer, history, entries
 
 def test_what_is_no_event_is_passed_over(sequencer, lend, history, entries):
     history.insert_one({"_id": "beside", "note": "not an event"})
+    history.insert_one({"aggregateId": Code("f()"), "aggregateVersion": 1})
+    assert settle(sequencer) == 0
     lend("a", "BookBought")
     assert settle(sequencer) == 1
     history.insert_one({"_id": "beside too", "aggregateId": 7, "aggregateVersion": 1})
