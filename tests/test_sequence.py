@@ -28,6 +28,14 @@ def sequencer(store, entries):
     made.close()
 
 
+@pytest.fixture
+def four_scans(lend, monkeypatch):
+    """Forty events that have no position yet, of which a scan takes ten at once."""
+    monkeypatch.setattr(sequence, "SCAN", 10)
+    for number in range(40):
+        lend(f"book-{number:02}", "BookBought")
+
+
 def settle(sequencer):
     """Advance until nothing is left to be given a position; return how many were."""
     given, quiet = 0, 0
@@ -168,11 +176,8 @@ def test_a_hole_stops_it_loudly_until_it_is_filled(sequencer, lend, history, ent
 
 
 def test_a_scan_that_was_killed_goes_on_where_it_was(
-    store, lend, history, entries, monkeypatch
+    store, lend, history, entries, four_scans, monkeypatch
 ):
-    monkeypatch.setattr(sequence, "SCAN", 10)
-    for number in range(40):
-        lend(f"book-{number:02}", "BookBought")
     first = Sequencer(store)
     assert first.advance(0.05) == 10
     assert first.advance(0.05) == 10
@@ -206,12 +211,7 @@ class TokenOnEveryEntry(Sequencer):
         yield from super()._scan()
 
 
-def test_the_checker_sees_what_a_wrong_token_loses(
-    store, lend, history, entries, monkeypatch
-):
-    monkeypatch.setattr(sequence, "SCAN", 10)
-    for number in range(40):
-        lend(f"book-{number:02}", "BookBought")
+def test_the_checker_sees_what_a_wrong_token_loses(store, history, entries, four_scans):
     first = TokenOnEveryEntry(store)
     first.advance(0.05)
     first.close()
