@@ -15,8 +15,9 @@ from django.utils.functional import classproperty
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 
-from . import mongo
+from . import mongo, positions
 from .append import append_at
+from .conf import get_settings
 from .events import build_event, check_event, check_id, check_version, read_event
 from .exceptions import EventNotFound, InvalidEvent
 from .faces import Document, drive, drive_each
@@ -227,6 +228,88 @@ class EventStore:
         with in_time():
             return await _aggregate(await mongo.awaitable(), pipeline)
 
+    # --- one order over all
+
+    @classmethod
+    def read_all(
+        cls,
+        after: int = 0,
+        *,
+        types: Sequence[str] | None = None,
+        aggregate_types: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Document]:
+        """
+        Iterate over the events of all streams, in the order of their positions.
+
+        Each event has its ``position`` beside its fields: 1, 2, 3, … without gaps,
+        given after the commit. It ends at the last event that has one.
+
+        Args:
+            after: the position behind which to begin; 0 begins at the first event.
+            types: only events of these types; None means all.
+            aggregate_types: only those of streams of these types; None means all.
+            limit: the most to return; None means all, fetched in pages on the way.
+
+        Raises:
+            PositionsBroken: an event was deleted past the store.
+        """
+        _check_reading(after, limit)
+        return drive_each(
+            positions.read_all(mongo.blocking(), after, types, aggregate_types, limit)
+        )
+
+    @classmethod
+    async def aread_all(
+        cls,
+        after: int = 0,
+        *,
+        types: Sequence[str] | None = None,
+        aggregate_types: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Document]:
+        """Iterate with ``async for``; see ``read_all()``."""
+        _check_reading(after, limit)
+        store = await mongo.awaitable()
+        async for event in positions.read_all(
+            store, after, types, aggregate_types, limit
+        ):
+            yield event
+
+    @classmethod
+    def head_position(cls) -> int:
+        """Return the position of the last event that has one, 0 if none has."""
+        return drive(positions.head_position(mongo.blocking()))
+
+    @classmethod
+    async def ahead_position(cls) -> int:
+        """See ``head_position()``."""
+        return await positions.head_position(await mongo.awaitable())
+
+    @classmethod
+    def wait_for(cls, position: int, timeout: float | None = None) -> bool:
+        """
+        Wait until a position was given, and return whether it was.
+
+        Args:
+            position: that of an event, from 1.
+            timeout: seconds; None takes the setting ``TIMEOUT``.
+        """
+        seconds = get_settings().TIMEOUT if timeout is None else timeout
+        _check_version(position, "position")
+        return drive(positions.wait_for(mongo.blocking(), position, seconds))
+
+    @classmethod
+    async def await_for(
+        cls,
+        position: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - as its twin has
+    ) -> bool:
+        """See ``wait_for()``."""
+        seconds = get_settings().TIMEOUT if timeout is None else timeout
+        _check_version(position, "position")
+        return await positions.wait_for(await mongo.awaitable(), position, seconds)
+
 
 # --- the operations, once ---------------------------------------------------
 
@@ -318,7 +401,13 @@ def _check_version(value: object, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, not {type(value).__name__}.")
     if value < 0:
-        raise ValueError(f"{name} is {value}; versions begin at 0.")
+        raise ValueError(f"{name} is {value}; it must be 0 or more.")
+
+
+def _check_reading(after: object, limit: object) -> None:
+    _check_version(after, "after")
+    if limit is not None:
+        _check_version(limit, "limit")
 
 
 def _expected(

@@ -15,6 +15,7 @@ Every error of the store, one tree.
     ├── InvalidQuery             a query the store does not run (ValueError)
     ├── InvalidState             a reducer returned what cannot be stored (ValueError)
     ├── OutcomeUnknown           stored or not: try again with the same event ids
+    ├── PositionsBroken          a position stands for an event that is not there
     ├── ReducerError             a reducer raised while a stream was folded
     ├── StoreUnavailable         MongoDB did not answer in time; nothing was stored
     ├── TransactionsUnavailable  several events at once need a replica set
@@ -45,6 +46,7 @@ __all__ = [
     "InvalidQuery",
     "InvalidState",
     "OutcomeUnknown",
+    "PositionsBroken",
     "ReducerError",
     "StoreUnavailable",
     "TransactionsUnavailable",
@@ -235,6 +237,25 @@ class ReducerError(EventStoreError):
         return (
             f"{self.aggregate_type} {self.aggregate_id!r}, "
             f"version {self.version}: {self.error}"
+        )
+
+
+class PositionsBroken(EventStoreError):
+    """A position stands for an event that is not there."""
+
+    def __init__(
+        self, position: int, aggregate_id: str, aggregate_version: int
+    ) -> None:
+        super().__init__(position, aggregate_id, aggregate_version)
+        self.position = position
+        self.aggregate_id = aggregate_id
+        self.aggregate_version = aggregate_version
+
+    def __str__(self) -> str:
+        return (
+            f"Position {self.position} stands for version {self.aggregate_version} of "
+            f"stream {self.aggregate_id!r}, and there is no such event: it was deleted "
+            "past the store. See manage.py verify_event_store."
         )
 
 

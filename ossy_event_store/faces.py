@@ -18,6 +18,7 @@ import contextvars
 import datetime as dt
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import pymongo
@@ -113,6 +114,7 @@ class Documents(Protocol):
         self, query: Filter, update: Any, **options: Any
     ) -> Document | None: ...
     async def delete_one(self, query: Filter) -> int: ...
+    async def delete_many(self, query: Filter) -> int: ...
     async def bulk_write(self, requests: Sequence[Any], **options: Any) -> int: ...
     async def count(self) -> int: ...
     async def index_information(self) -> Mapping[str, Any]: ...
@@ -186,6 +188,10 @@ class BlockingCollection:
 
     async def delete_one(self, query: Filter) -> int:
         result = self.raw.delete_one(query, session=self.session)
+        return result.deleted_count
+
+    async def delete_many(self, query: Filter) -> int:
+        result = self.raw.delete_many(query, session=self.session)
         return result.deleted_count
 
     async def bulk_write(self, requests: Sequence[Any], **options: Any) -> int:
@@ -275,6 +281,10 @@ class AwaitableCollection:
         result = await self.raw.delete_one(query, session=self.session)
         return result.deleted_count
 
+    async def delete_many(self, query: Filter) -> int:
+        result = await self.raw.delete_many(query, session=self.session)
+        return result.deleted_count
+
     async def bulk_write(self, requests: Sequence[Any], **options: Any) -> int:
         result = await self.raw.bulk_write(requests, **options)
         return result.matched_count + result.upserted_count + result.inserted_count
@@ -302,6 +312,7 @@ class Client(Protocol):
 
     async def command(self, name: str, **options: Any) -> Mapping[str, Any]: ...
     async def pause(self, seconds: float) -> None: ...
+    def transaction(self) -> AbstractAsyncContextManager[Any]: ...
     async def in_transaction(
         self, collection: Documents, documents: Sequence[Any]
     ) -> None: ...
@@ -325,16 +336,15 @@ class BlockingClient:
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - this face blocks
 
-    async def in_transaction(
-        self, collection: Documents, documents: Sequence[Any]
-    ) -> None:
-        """Insert all documents in one transaction: one try, no retry here."""
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[ClientSession, None]:
+        """Hold a transaction around what is inside: one try, no retry here."""
         with self.raw.start_session() as session:
             try:
                 with session.start_transaction(
                     read_concern=SNAPSHOT, write_concern=MAJORITY
                 ):
-                    await collection.insert_many(documents, session=session)
+                    yield session
             except ConfigurationError:
                 await self._drop_connections()
                 raise
@@ -342,6 +352,13 @@ class BlockingClient:
                 if may_be_open(error):
                     await self._end(session.session_id)
                 raise
+
+    async def in_transaction(
+        self, collection: Documents, documents: Sequence[Any]
+    ) -> None:
+        """Insert all documents in one transaction."""
+        async with self.transaction() as session:
+            await collection.insert_many(documents, session=session)
 
     async def _end(self, session_id: Any) -> None:
         """
@@ -402,15 +419,14 @@ class AwaitableClient:
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    async def in_transaction(
-        self, collection: Documents, documents: Sequence[Any]
-    ) -> None:
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncClientSession, None]:
         async with self.raw.start_session() as session:
             try:
                 async with await session.start_transaction(
                     read_concern=SNAPSHOT, write_concern=MAJORITY
                 ):
-                    await collection.insert_many(documents, session=session)
+                    yield session
             except ConfigurationError:
                 await self._drop_connections()
                 raise
@@ -418,6 +434,12 @@ class AwaitableClient:
                 if may_be_open(error):
                     await self._end(session.session_id)
                 raise
+
+    async def in_transaction(
+        self, collection: Documents, documents: Sequence[Any]
+    ) -> None:
+        async with self.transaction() as session:
+            await collection.insert_many(documents, session=session)
 
     async def _end(self, session_id: Any) -> None:
         own = contextvars.Context()

@@ -15,7 +15,7 @@ from pymongo.errors import OperationFailure
 from .exceptions import IndexConflict
 from .faces import Documents
 from .faults import DUPLICATE_KEY
-from .mongo import EVENTS, SNAPSHOTS, Store, in_time
+from .mongo import EVENTS, POSITIONS, SNAPSHOTS, Store, in_time
 
 NAMESPACE_NOT_FOUND = 26
 OTHER_OPTIONS = (85, 86)
@@ -105,6 +105,24 @@ CAUSATION = Index(
     "What an event caused.",
     partial={"metadata.causationId": {"$type": "string"}},
 )
+
+# The entries that give every event its place in the one order over all.
+ENTRY_VERSIONS = Index(
+    POSITIONS,
+    STREAM_VERSIONS.keys,
+    "Finds how far a stream has positions, and lets only one sequencer give them.",
+    unique=True,
+)
+ENTRY_TYPES = Index(
+    POSITIONS,
+    [("type", 1), ("_id", 1)],
+    "Reads the events of some types in the order over all.",
+)
+ENTRY_AGGREGATE_TYPES = Index(
+    POSITIONS,
+    [("aggregateType", 1), ("_id", 1)],
+    "The same for some aggregate types.",
+)
 INDEXES = (
     STREAM_VERSIONS,
     TYPE_VERSIONS,
@@ -116,16 +134,26 @@ INDEXES = (
     CORRELATION,
     CAUSATION,
     SNAPSHOT_HEADS,
+    ENTRY_VERSIONS,
+    ENTRY_TYPES,
+    ENTRY_AGGREGATE_TYPES,
 )
 
 
 async def missing(store: Store) -> list[Index]:
     """Return the indexes that are not there, or are there with other options."""
     present = {
-        EVENTS: await _present(store.events),
-        SNAPSHOTS: await _present(store.snapshots),
+        name: await _present(collection) for name, collection in _collections(store)
     }
     return [index for index in INDEXES if not _matches(index, present)]
+
+
+def _collections(store: Store) -> list[tuple[str, Documents]]:
+    return [
+        (EVENTS, store.events),
+        (SNAPSHOTS, store.snapshots),
+        (POSITIONS, store.positions),
+    ]
 
 
 async def _present(collection: Documents) -> dict[Any, Any]:
@@ -157,7 +185,7 @@ async def ensure(store: Store) -> list[Index]:
     """
     created = await missing(store)
     for index in created:
-        collection = store.events if index.collection == EVENTS else store.snapshots
+        collection = dict(_collections(store))[index.collection]
         # Not bounded in time: on a large collection a build may take hours.
         try:
             await collection.create_index(list(index.keys), **index.options)

@@ -23,9 +23,12 @@ def new_owner() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-async def acquire(store: Store, name: str, owner: str, seconds: float) -> bool:
+async def acquire(store: Store, name: str, owner: str, seconds: float) -> int:
     """
-    Take or renew the lease ``name`` for ``owner``; False if another holds it.
+    Take or renew the lease ``name`` for ``owner``; 0 if another holds it.
+
+    Returns:
+        The lease's fence, from 1: it grows each time another owner takes the lease.
 
     Args:
         store: one face of the store.
@@ -63,7 +66,7 @@ async def acquire(store: Store, name: str, owner: str, seconds: float) -> bool:
         ],
         return_document=ReturnDocument.AFTER,
     )
-    return lease is not None
+    return lease["fence"] if lease else 0
 
 
 async def release(store: Store, name: str, owner: str) -> None:

@@ -59,6 +59,8 @@ EVENTS = "eventstore"
 SNAPSHOTS = "aggregates"
 LEASES = "leases"
 POSITIONS = "positions"
+SUBSCRIPTIONS = "subscriptions"
+PARKED = "parked"
 
 _MAJORITY: dict[str, Any] = {
     "codec_options": CODEC,
@@ -78,6 +80,8 @@ OPTIONS = {
     SNAPSHOTS: _CACHE,
     LEASES: _MAJORITY,
     POSITIONS: _MAJORITY,
+    SUBSCRIPTIONS: _MAJORITY,
+    PARKED: _MAJORITY,
 }
 
 
@@ -90,6 +94,8 @@ class Store:
     snapshots: Documents
     leases: Documents
     positions: Documents
+    subscriptions: Documents
+    parked: Documents
     turns: Turns
     # Set when somebody else's transaction is open: the same store outside of it.
     apart: Store | None = None
@@ -207,6 +213,8 @@ def _blocking_store(client: MongoClient[Document], name: str) -> Store:
         collection(SNAPSHOTS),
         collection(LEASES),
         collection(POSITIONS),
+        collection(SUBSCRIPTIONS),
+        collection(PARKED),
         blocking_turns(),
     )
 
@@ -300,6 +308,8 @@ def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
         collection(SNAPSHOTS),
         collection(LEASES),
         collection(POSITIONS),
+        collection(SUBSCRIPTIONS),
+        collection(PARKED),
         awaitable_turns(),
     )
 

@@ -18,9 +18,12 @@ entries: one that was overtaken writes nothing, and starts again behind the last
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
+from math import inf
+from threading import Event
 from time import monotonic
 from typing import Any
 
@@ -28,26 +31,28 @@ from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 
-from .faces import Document
-from .faults import DUPLICATE_KEY
-from .indexes import STREAM_VERSIONS, TIME, Index
-from .mongo import POSITIONS, Store, raw
+from .exceptions import StoreUnavailable
+from .faces import Document, drive
+from .faults import DUPLICATE_KEY, short_reason
+from .indexes import ENTRY_VERSIONS, TIME
+from .leases import acquire, release
+from .mongo import Store, raw
+
+logger = logging.getLogger("ossy_event_store")
 
 LIVE = 500  # changes a round trip
 SCAN = 1000  # events a round trip, of those that were there before
 RENEW = 60.0  # seconds without events until the point that is reached is noted anew
+WAIT = 0.5  # seconds that a running sequencer waits for an event
+LEASE = 5.0  # seconds after which another process goes on for one that is gone
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds, after failures
 HEADS = 100_000  # streams whose last version is kept in memory
 
 # CappedPositionLost, InvalidResumeToken, ChangeStreamFatalError and -HistoryLost.
 LOST = frozenset({136, 260, 280, 286})
+LEASED = "sequencer"  # among the leases: who gives positions
 PROGRESS = "sequencer scan"  # among the leases: how far a scan of the events came
 
-ENTRY_VERSIONS = Index(
-    POSITIONS,
-    STREAM_VERSIONS.keys,
-    "Finds how far a stream has positions, and lets only one sequencer give them.",
-    unique=True,
-)
 _FIELDS = ("aggregateId", "aggregateVersion", "aggregateType", "type")
 # The driver asks for a whole document; what an entry needs is less.
 _SHOWN = {"_id": 1, "created": 1, **dict.fromkeys(_FIELDS, 1)}
@@ -241,6 +246,47 @@ class Sequencer:
     def _certify(self, token: Any) -> None:
         """Note at the last entry that all up to a point has entries."""
         self._entries.update_one({"_id": self._last}, {"$set": {"token": token}})
+
+
+def keep_giving(store: Callable[[], Store], stop: Event, owner: str) -> None:
+    """
+    Give positions until ``stop`` is set, if no other process does.
+
+    The lease saves the others the work; that they may work at the same time is why
+    one that ends takes nothing with it.
+
+    Args:
+        store: returns the blocking face; asked again after every failure.
+        stop: set by whoever wants this to end, which it does within ``WAIT``.
+        owner: the name of this process, from ``leases.new_owner()``.
+    """
+    pause = FIRST_PAUSE
+    while not stop.is_set():
+        began = monotonic()
+        try:
+            _while_leased(store(), stop, owner)
+        except (PyMongoError, StoreUnavailable, HoleInStream) as error:
+            if monotonic() - began > LONGEST_PAUSE:
+                pause = FIRST_PAUSE  # it had worked
+            logger.warning("No positions are given: %s", short_reason(error))
+            stop.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _while_leased(store: Store, stop: Event, owner: str) -> None:
+    sequencer, renewed = Sequencer(store), -inf
+    try:
+        while not stop.is_set():
+            if monotonic() - renewed > LEASE / 3:
+                if not drive(acquire(store, LEASED, owner, LEASE)):
+                    stop.wait(LEASE / 5)
+                    return
+                renewed = monotonic()
+            sequencer.advance(WAIT)
+    finally:
+        sequencer.close()
+        with suppress(PyMongoError, StoreUnavailable):
+            drive(release(store, LEASED, owner))
 
 
 class Changes:

@@ -53,8 +53,8 @@ def _unbound():
 def store(_store_ready, _unbound):
     """The blocking face of an empty store with its indexes."""
     store = mongo.blocking()
-    for documents in (store.events, store.snapshots, store.leases, store.positions):
-        _unbound(documents).delete_many({})
+    for name in mongo.OPTIONS:
+        _unbound(store.events).database[name].delete_many({})
     return store
 
 

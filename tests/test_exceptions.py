@@ -23,6 +23,7 @@ from ossy_event_store.exceptions import (
     InvalidQuery,
     InvalidState,
     OutcomeUnknown,
+    PositionsBroken,
     ReducerError,
     StoreUnavailable,
     TransactionsUnavailable,
@@ -85,6 +86,11 @@ ERRORS = [
         OutcomeUnknown([OID, "e"]),
         {"event_ids": (OID, "e")},
         "It is not known whether the events ObjectId('65e0a1b2c3d4e5f601234567'), 'e'",
+    ),
+    (
+        PositionsBroken(7, "b", 2),
+        {"position": 7, "aggregate_id": "b", "aggregate_version": 2},
+        "Position 7 stands for version 2 of stream 'b', and there is no such event",
     ),
     (
         ReducerError("Book", "b", 2, "KeyError: 'to'"),

@@ -1,16 +1,24 @@
 """Positions: dense, in the order of versions, and none forgotten, whatever breaks."""
 
+import os
 import random
+import subprocess
+import sys
 import threading
+import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from bson import Code, ObjectId
 
 from ossy_event_store import EventStore, mongo, sequence
+from ossy_event_store.exceptions import StoreUnavailable
 from ossy_event_store.sequence import Changes, HistoryLost, HoleInStream, Sequencer
+from tests.servers import until
+from tests.test_startup import ON_URL, here
 
 
 @pytest.fixture
@@ -349,3 +357,89 @@ def test_sequencers_that_compete_and_break_off_forget_nothing(
     last.close()
     assert faults(history, entries) == []
     assert broken
+
+
+# --- processes --------------------------------------------------------------
+
+PROCESS = """
+import django, threading
+django.setup()
+from ossy_event_store import mongo, sequence
+from ossy_event_store.leases import new_owner
+print("begun", flush=True)
+sequence.keep_giving(mongo.blocking, threading.Event(), new_owner())
+"""
+
+
+@pytest.fixture
+def process(store):
+    """Start a process that gives positions."""
+    with ExitStack() as stack:
+
+        def process():
+            environment = {**os.environ, **here(store)}
+            command = [sys.executable, "-c", PROCESS]
+            begun = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+            stack.callback(begun.stdout.close)
+            stack.callback(begun.wait, 30)
+            stack.callback(begun.kill)
+            assert begun.stdout.readline() == b"begun\n"
+            return begun
+
+        yield process
+
+
+@ON_URL
+@pytest.mark.slow
+def test_another_process_goes_on_for_one_that_was_killed(
+    process, lend, history, entries, store
+):
+    lend("a", "BookBought")
+    first = process()
+    until(lambda: entries.count_documents({}) == 1)
+    owner = mongo.raw(store.leases).find_one({"_id": sequence.LEASED})["owner"]
+    assert f":{first.pid}:" in owner
+    second = process()
+    lend("a", "BookLent")
+    until(lambda: entries.count_documents({}) == 2)
+    first.kill()
+    first.wait(30)
+    lend("a", "BookRead")
+    killed = time.monotonic()
+    until(lambda: entries.count_documents({}) == 3)
+    assert time.monotonic() - killed < 3 * sequence.LEASE
+    owner = mongo.raw(store.leases).find_one({"_id": sequence.LEASED})["owner"]
+    assert f":{second.pid}:" in owner
+    assert faults(history, entries) == []
+
+
+def test_a_failure_is_logged_and_tried_again(
+    store, entries, lend, history, monkeypatch, caplog
+):
+    monkeypatch.setattr(sequence, "FIRST_PAUSE", 0.01)
+    stop, calls = threading.Event(), []
+    lend("a", "BookBought")
+    history.insert_one(event("b", 2))
+
+    def asked():
+        calls.append(1)
+        if len(calls) == 1:
+            raise StoreUnavailable("refused")
+        if len(calls) == 3:
+            history.insert_one(event("b", 1))
+        return store
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(sequence.keep_giving, asked, stop, "me")
+        try:
+            until(lambda: entries.count_documents({}) == 3)
+        finally:
+            stop.set()
+        working.result()
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == (
+        "No positions are given: The event store is not available: refused"
+    )
+    assert "Stream 'b' has version 2" in said[1]
+    lease = mongo.raw(store.leases).find_one({"_id": sequence.LEASED})
+    assert lease["owner"] is None

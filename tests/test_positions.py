@@ -1,0 +1,127 @@
+"""Reading the events of all streams in their one order, through both faces."""
+
+import threading
+
+import pytest
+from bson import ObjectId
+
+from ossy_event_store import EventStore, sequence
+from ossy_event_store.exceptions import PositionsBroken
+from ossy_event_store.sequence import Sequencer
+from tests.servers import until
+
+
+@pytest.fixture
+def give(store, _unbound):
+    """Give positions to all events that there are."""
+    index = sequence.ENTRY_VERSIONS
+    _unbound(store.positions).create_index(list(index.keys), **index.options)
+    sequencer = Sequencer(store)
+
+    def give():
+        for _ in range(2):
+            sequencer.advance(0.1)
+            while not sequencer.is_caught_up:
+                sequencer.advance(0.1)
+
+    yield give
+    sequencer.close()
+
+
+def test_all_events_are_read_in_one_order(face, lend, give):
+    lend("a", "BookBought", "BookLent")
+    lend("b", "BookBought")
+    lend("a", "BookRead")
+    give()
+    read = face.list(EventStore.read_all)
+    assert [event["position"] for event in read] == [1, 2, 3, 4]
+    assert [(e["aggregateId"], e["aggregateVersion"]) for e in read] == [
+        ("a", 1),
+        ("a", 2),
+        ("b", 1),
+        ("a", 3),
+    ]
+    stored = EventStore.get_event_stream("a")
+    assert [{**event, "position": 4} for event in stored[2:]] == read[3:]
+
+
+def test_what_has_no_position_yet_is_not_read(face, lend, give):
+    give()
+    lend("a", "BookBought")
+    assert face.list(EventStore.read_all) == []
+    assert face(EventStore.head_position) == 0
+    give()
+    assert face(EventStore.head_position) == 1
+
+
+@pytest.mark.parametrize("page", [1, 3, 1000])
+def test_a_part_is_read(face, lend, give, monkeypatch, page):
+    monkeypatch.setattr("ossy_event_store.positions.PAGE", page)
+    for number in range(5):
+        lend(f"book-{number}", "BookBought", "BookLent")
+    EventStore.append_event(
+        {"aggregateId": "s", "aggregateType": "Ship", "type": "BookLent"}
+    )
+    give()
+
+    def positions(*arguments, **options):
+        found = face.list(EventStore.read_all, *arguments, **options)
+        return [event["position"] for event in found]
+
+    assert positions(7) == [8, 9, 10, 11]
+    assert positions(after=11) == positions(after=99) == []
+    assert positions(limit=0) == []
+    assert positions(limit=4) == [1, 2, 3, 4]
+    assert positions(2, limit=100) == [3, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert positions(types=["BookLent"]) == [2, 4, 6, 8, 10, 11]
+    assert positions(types=["BookLent"], aggregate_types=["Ship"]) == [11]
+    assert positions(4, types=["BookLent", "BookBought"], limit=2) == [5, 6]
+    assert positions(types=[]) == positions(aggregate_types=["Nothing"]) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"after": -1}, ValueError),
+        ({"after": "1"}, TypeError),
+        ({"limit": -1}, ValueError),
+        ({"limit": True}, TypeError),
+        ({"types": [{"$gt": ""}]}, TypeError),
+        ({"aggregate_types": [""]}, ValueError),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(face, store, wrong, error):
+    with pytest.raises(error):
+        face.list(EventStore.read_all, **wrong)
+
+
+def test_an_event_that_was_deleted_past_the_store_is_named(face, lend, give, history):
+    lend("a", "BookBought", "BookLent")
+    give()
+    history.delete_one({"aggregateVersion": 2})
+    with pytest.raises(PositionsBroken, match=r"Position 2 .* version 2 of stream 'a'"):
+        face.list(EventStore.read_all)
+
+
+def test_an_event_with_an_odd_id_is_read(face, lend, give, history):
+    lend("a", "BookBought")
+    event = history.find_one()
+    history.insert_one({**event, "_id": {"of": "another"}, "aggregateId": "b"})
+    history.insert_one({**event, "_id": ObjectId(), "aggregateId": "c"})
+    give()
+    read = face.list(EventStore.read_all)
+    assert sorted(event["aggregateId"] for event in read) == ["a", "b", "c"]
+
+
+def test_a_position_is_waited_for(face, lend, give):
+    give()
+    lend("a", "BookBought")
+    assert face(EventStore.wait_for, 0)
+    assert not face(EventStore.wait_for, 1, 0.05)
+    waiting = threading.Event()
+    later = threading.Thread(target=lambda: (waiting.wait(), give()))
+    later.start()
+    waiting.set()
+    assert face(EventStore.wait_for, 1, 30)
+    later.join()
+    assert until(lambda: face(EventStore.head_position) == 1)
