@@ -300,12 +300,17 @@ class Changes:
         HistoryLost: the server has forgotten what came after ``token``.
     """
 
-    def __init__(self, events: Collection[Document], token: Any = None) -> None:
-        self._database = events.database
-        self._name = events.name
+    def __init__(
+        self,
+        documents: Collection[Document],
+        token: Any = None,
+        fields: Sequence[str] = _FIELDS,
+    ) -> None:
+        self._database = documents.database
+        self._name = documents.name
         self._session: ClientSession = self._database.client.start_session()
         stage = {"resumeAfter": token} if token is not None else {}
-        shown = {f"fullDocument.{name}": 1 for name in ("_id", *_FIELDS)}
+        shown = {f"fullDocument.{name}": 1 for name in ("_id", *fields)}
         try:
             # Without a first batch there is a token from the beginning on.
             self._take(

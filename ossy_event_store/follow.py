@@ -1,0 +1,141 @@
+"""
+The head of the one order, followed by one thread for all of a process.
+
+Whoever waits for a new event waits here, so that a thousand of them cost the server no
+more than one. What is told is a hint: readers read the positions themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+import time
+from contextlib import closing, suppress
+
+from pymongo.errors import PyMongoError
+
+from . import mongo
+from .exceptions import StoreUnavailable
+from .faces import drive
+from .faults import short_reason
+from .positions import head_position
+from .sequence import Changes, HistoryLost
+
+logger = logging.getLogger("ossy_event_store")
+
+WAIT = 1.0  # seconds that the server holds a question without an answer
+PAUSE = 0.5  # seconds between two looks while there is no change stream
+UNUSED = 60.0  # seconds without a reader after which the thread ends
+
+
+class Follower:
+    """
+    Knows the last position, and wakes whoever waits for one beyond it.
+
+    Its thread begins with the first who waits and ends when nobody has waited for a
+    while. ``follower`` of this module is the process's own.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._head = 0
+        self._thread: threading.Thread | None = None
+        self._asked = 0.0
+        self._loops: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    @property
+    def head(self) -> int:
+        """The last position that was seen; it may be behind."""
+        return self._head
+
+    def wait(self, after: int, seconds: float) -> int:
+        """
+        Wait until there is a position beyond ``after``, or ``seconds`` are over.
+
+        Returns:
+            The last position that was seen, which may still be ``after`` or less.
+        """
+        self._run()
+        with self._changed:
+            self._changed.wait_for(lambda: self._head > after, seconds)
+        return self._head
+
+    async def await_(self, after: int, seconds: float) -> int:
+        """See ``wait()``; other tasks of the loop go on meanwhile."""
+        end = time.monotonic() + seconds
+        mine = (asyncio.get_running_loop(), asyncio.Event())
+        self._loops.add(mine)
+        try:
+            self._run()
+            while self._head <= after and (left := end - time.monotonic()) > 0:
+                mine[1].clear()
+                if self._head > after:
+                    break
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(mine[1].wait(), left)
+        finally:
+            self._loops.discard(mine)
+        return self._head
+
+    def saw(self, position: int) -> None:
+        """Take note of a position, as a sequencer of this process does."""
+        with self._changed:
+            if position <= self._head:
+                return
+            self._head = position
+            self._changed.notify_all()
+            waiting = list(self._loops)
+        for loop, event in waiting:
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(event.set)
+
+    # --- the thread
+
+    def _run(self) -> None:
+        self._asked = time.monotonic()
+        if self._thread is not None and self._thread.is_alive():
+            return
+        with self._changed:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(
+                    target=self._follow, name="ossy_event_store.follow", daemon=True
+                )
+                self._thread.start()
+
+    def close(self) -> None:
+        """Let the thread end, and wait until it has; ``wait()`` begins it anew."""
+        thread, self._asked = self._thread, -UNUSED
+        self._loops.clear()
+        if thread is not None and thread.is_alive():
+            thread.join()
+
+    def _is_used(self) -> bool:
+        return bool(self._loops) or time.monotonic() - self._asked < UNUSED
+
+    def _follow(self) -> None:
+        while self._is_used():
+            try:
+                self._until_it_breaks()
+            except HistoryLost:
+                continue  # dropped or renamed: from the beginning
+            except (PyMongoError, StoreUnavailable) as error:
+                logger.warning("New events are not seen: %s", short_reason(error))
+                time.sleep(PAUSE)
+
+    def _until_it_breaks(self) -> None:
+        store = mongo.blocking()
+        with closing(Changes(mongo.raw(store.positions), fields=())) as changes:
+            self.saw(drive(head_position(store)))
+            while self._is_used():
+                for entry, _ in changes.fetch(WAIT):
+                    self.saw(entry["_id"])
+
+
+follower = Follower()
+atexit.register(follower.close)
+if hasattr(os, "register_at_fork"):
+    # A child has neither the thread nor those who waited.
+    os.register_at_fork(after_in_child=follower.__init__)  # type: ignore[misc]
