@@ -25,10 +25,12 @@ from .exceptions import (
     StoreUnavailable,
     TransactionsUnavailable,
     UnknownAggregateType,
+    UnknownSubscription,
 )
 from .mongo import Mongo
 from .rebuild import AggregateRebuild, RebuildReport
 from .registry import register_aggregate
+from .subscriptions import subscription
 
 __version__ = "0.1.0"
 
@@ -55,6 +57,8 @@ __all__ = [
     "StoreUnavailable",
     "TransactionsUnavailable",
     "UnknownAggregateType",
+    "UnknownSubscription",
     "__version__",
     "register_aggregate",
+    "subscription",
 ]

@@ -19,7 +19,8 @@ Every error of the store, one tree.
     ├── ReducerError             a reducer raised while a stream was folded
     ├── StoreUnavailable         MongoDB did not answer in time; nothing was stored
     ├── TransactionsUnavailable  several events at once need a replica set
-    └── UnknownAggregateType     no class is registered under this type (LookupError)
+    ├── UnknownAggregateType     no class is registered under this type (LookupError)
+    └── UnknownSubscription      there is no subscription of this name (LookupError)
 
 Each carries its facts as attributes and can be pickled. What is wrong in the
 settings is Django's ``ImproperlyConfigured``; an id that is not a string is
@@ -51,6 +52,7 @@ __all__ = [
     "StoreUnavailable",
     "TransactionsUnavailable",
     "UnknownAggregateType",
+    "UnknownSubscription",
 ]
 
 
@@ -295,3 +297,16 @@ class UnknownAggregateType(EventStoreError, LookupError):
             f"No aggregate class is registered under {self.aggregate_type!r}. "
             f"Registered: {known}."
         )
+
+
+class UnknownSubscription(EventStoreError, LookupError):
+    """There is no subscription or projection ``name``."""
+
+    def __init__(self, name: str, registered: Sequence[str]) -> None:
+        super().__init__(name, registered)
+        self.name = name
+        self.registered = tuple(registered)
+
+    def __str__(self) -> str:
+        known = ", ".join(self.registered) or "none"
+        return f"There is no subscription {self.name!r}. Declared: {known}."

@@ -110,6 +110,7 @@ class Documents(Protocol):
         self, query: Filter, document: Document, **options: Any
     ) -> int: ...
     async def update_one(self, query: Filter, update: Any, **options: Any) -> int: ...
+    async def update_many(self, query: Filter, update: Any) -> int: ...
     async def find_one_and_update(
         self, query: Filter, update: Any, **options: Any
     ) -> Document | None: ...
@@ -180,6 +181,9 @@ class BlockingCollection:
     async def update_one(self, query: Filter, update: Any, **options: Any) -> int:
         result = self.raw.update_one(query, update, **options)
         return result.matched_count
+
+    async def update_many(self, query: Filter, update: Any) -> int:
+        return self.raw.update_many(query, update).matched_count
 
     async def find_one_and_update(
         self, query: Filter, update: Any, **options: Any
@@ -272,6 +276,9 @@ class AwaitableCollection:
         result = await self.raw.update_one(query, update, **options)
         return result.matched_count
 
+    async def update_many(self, query: Filter, update: Any) -> int:
+        return (await self.raw.update_many(query, update)).matched_count
+
     async def find_one_and_update(
         self, query: Filter, update: Any, **options: Any
     ) -> Document | None:
@@ -312,6 +319,7 @@ class Client(Protocol):
 
     async def command(self, name: str, **options: Any) -> Mapping[str, Any]: ...
     async def pause(self, seconds: float) -> None: ...
+    def session(self) -> AbstractAsyncContextManager[Any]: ...
     def transaction(self) -> AbstractAsyncContextManager[Any]: ...
     async def in_transaction(
         self, collection: Documents, documents: Sequence[Any]
@@ -335,6 +343,12 @@ class BlockingClient:
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - this face blocks
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncGenerator[ClientSession, None]:
+        """Hold a session in which each read sees what those before it saw."""
+        with self.raw.start_session(causal_consistency=True) as session:
+            yield session
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncGenerator[ClientSession, None]:
@@ -418,6 +432,11 @@ class AwaitableClient:
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncGenerator[AsyncClientSession, None]:
+        async with self.raw.start_session(causal_consistency=True) as session:
+            yield session
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncGenerator[AsyncClientSession, None]:

@@ -61,6 +61,7 @@ LEASES = "leases"
 POSITIONS = "positions"
 SUBSCRIPTIONS = "subscriptions"
 PARKED = "parked"
+SKIPPED = "skipped"
 
 _MAJORITY: dict[str, Any] = {
     "codec_options": CODEC,
@@ -82,6 +83,7 @@ OPTIONS = {
     POSITIONS: _MAJORITY,
     SUBSCRIPTIONS: _MAJORITY,
     PARKED: _MAJORITY,
+    SKIPPED: _MAJORITY,
 }
 
 
@@ -96,6 +98,7 @@ class Store:
     positions: Documents
     subscriptions: Documents
     parked: Documents
+    skipped: Documents
     turns: Turns
     # Set when somebody else's transaction is open: the same store outside of it.
     apart: Store | None = None
@@ -215,6 +218,7 @@ def _blocking_store(client: MongoClient[Document], name: str) -> Store:
         collection(POSITIONS),
         collection(SUBSCRIPTIONS),
         collection(PARKED),
+        collection(SKIPPED),
         blocking_turns(),
     )
 
@@ -242,6 +246,14 @@ def _borrowed(alias: str) -> Store:
         snapshots=BlockingCollection(raw(store.snapshots), connection.session),
         apart=store,
     )
+
+
+def documents(store: Store, name: str) -> Documents:
+    """Return another collection of the store's database, with the same guarantees."""
+    events: Any = store.events
+    database = events.raw.database
+    found: Documents = type(events)(database.get_collection(name, **_MAJORITY))
+    return found
 
 
 def raw(documents: Documents) -> Collection[Document]:
@@ -310,6 +322,7 @@ def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
         collection(POSITIONS),
         collection(SUBSCRIPTIONS),
         collection(PARKED),
+        collection(SKIPPED),
         awaitable_turns(),
     )
 

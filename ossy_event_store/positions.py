@@ -20,11 +20,11 @@ PAGE = 1000
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25  # seconds between two looks
 
 
-async def head_position(store: Store) -> int:
+async def head_position(store: Store, session: Any = None) -> int:
     """Return the last position that was given, 0 if none was."""
     with in_time():
         last = await store.positions.find_one(
-            {}, projection={"_id": 1}, sort=[("_id", -1)]
+            {}, projection={"_id": 1}, sort=[("_id", -1)], session=session
         )
     return last["_id"] if last else 0
 
@@ -49,6 +49,24 @@ async def read_all(
     limit: int | None,
 ) -> AsyncGenerator[Document, None]:
     """Yield the events behind a position in their order, each with ``position``."""
+    query = wanted(types, aggregate_types)
+    left = float("inf") if limit is None else limit
+    async with store.client.session() as session:
+        while left > 0:
+            size = int(min(PAGE, left))
+            page = await read(store, {**query, "_id": {"$gt": after}}, size, session)
+            for event in page:
+                yield event
+            if len(page) < size:
+                return
+            after = page[-1]["position"]
+            left -= size
+
+
+def wanted(
+    types: Sequence[str] | None, aggregate_types: Sequence[str] | None
+) -> Document:
+    """Return the filter over the positions for some types; None means all."""
     query: dict[str, Any] = {}
     for field, name, chosen in (
         ("type", "types", types),
@@ -56,23 +74,28 @@ async def read_all(
     ):
         if chosen is not None:
             query[field] = {"$in": [check_id(one, name) for one in chosen]}
-    left = float("inf") if limit is None else limit
-    while left > 0:
-        size = int(min(PAGE, left))
-        page = await _page(store, {**query, "_id": {"$gt": after}}, size)
-        for event in page:
-            yield event
-        if len(page) < size:
-            return
-        after = page[-1]["position"]
-        left -= size
+    return query
 
 
-async def _page(store: Store, query: Document, size: int) -> list[Document]:
+async def read(
+    store: Store, query: Document, size: int, session: Any
+) -> list[Document]:
+    """
+    Return the events of the first ``size`` positions that answer a query.
+
+    The session makes the second read see what the first one saw: another member
+    that became the primary in between may know less for a while.
+    """
     with in_time():
-        entries = await store.positions.find(query, sort=[("_id", 1)], limit=size)
+        entries = await store.positions.find(
+            query, sort=[("_id", 1)], limit=size, session=session
+        )
         ids = [entry["eventId"] for entry in entries]
-        found = await store.events.find({"_id": {"$in": ids}}) if ids else []
+        found = (
+            await store.events.find({"_id": {"$in": ids}}, session=session)
+            if ids
+            else []
+        )
     # By place and not by id, which may be of any type.
     events = {_place(event): event for event in found}
     return [_placed(events.get(_place(entry)), entry) for entry in entries]

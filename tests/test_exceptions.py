@@ -28,6 +28,7 @@ from ossy_event_store.exceptions import (
     StoreUnavailable,
     TransactionsUnavailable,
     UnknownAggregateType,
+    UnknownSubscription,
 )
 
 OID = ObjectId("65e0a1b2c3d4e5f601234567")

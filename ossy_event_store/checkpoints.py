@@ -1,0 +1,164 @@
+"""
+How far each subscription has come, and who may say so.
+
+One document a subscription. Whoever takes it over raises its ``fence``, and what is
+written under an older one is refused: a process that was thought dead, and is not,
+moves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from .faces import Document
+from .faults import short_reason
+from .mongo import Store, in_time
+from .positions import head_position
+from .subscriptions import Start
+
+KEPT = 4000  # characters of a traceback
+RELATIONAL = "ossy_event_store.relational"  # the app with the rows
+
+
+class Lost(Exception):
+    """Another process has taken the subscription over, or somebody has reset it."""
+
+
+async def begin(
+    store: Store, name: str, start: Start, kind: str, **more: Any
+) -> Document:
+    """Return the document of a subscription, made if it is not there."""
+    with in_time():
+        found = await store.subscriptions.find_one({"_id": {"$eq": name}})
+    if found is not None:
+        return found
+    position = start
+    if position == "beginning":
+        position = 0
+    elif position == "now":
+        position = await head_position(store)
+    new = {
+        "kind": kind,
+        "position": position,
+        "fence": 0,
+        "owner": None,
+        "delivered": 0,
+        "rate": 0.0,
+        "stopped": None,
+        "lastError": None,
+        **more,
+    }
+    with in_time(), contextlib.suppress(DuplicateKeyError):
+        await store.subscriptions.update_one(
+            {"_id": name},
+            {"$setOnInsert": new, "$currentDate": {"created": True, "updated": True}},
+            upsert=True,
+        )
+    with in_time():
+        return await store.subscriptions.find_one({"_id": {"$eq": name}}) or {}
+
+
+async def claim(store: Store, name: str, owner: str) -> Document:
+    """Take a subscription over, and return its document with the new fence."""
+    with in_time():
+        found = await store.subscriptions.find_one_and_update(
+            {"_id": {"$eq": name}},
+            {"$inc": {"fence": 1}, "$set": {"owner": owner}},
+            return_document=ReturnDocument.AFTER,
+        )
+    if found is None:
+        raise Lost
+    return found
+
+
+async def move(
+    store: Store,
+    name: str,
+    fence: int,
+    changes: Mapping[str, Any],
+    delivered: int = 0,
+    session: Any = None,
+) -> None:
+    """
+    Write the checkpoint, under the fence with which it was claimed.
+
+    Raises:
+        Lost: somebody else has claimed or reset the subscription since.
+    """
+    query: Document = {"_id": {"$eq": name}, "fence": fence}
+    if "position" in changes:
+        # Never back: a commit that nobody heard of may have moved it on.
+        query["position"] = {"$lte": changes["position"]}
+    matched = await store.subscriptions.update_one(
+        query,
+        {
+            "$set": dict(changes),
+            "$inc": {"delivered": delivered},
+            "$currentDate": {"updated": True},
+        },
+        session=session,
+    )
+    if not matched:
+        raise Lost
+
+
+async def reset(store: Store, name: str, position: int) -> bool:
+    """Let a subscription go on behind a position; False if there is none."""
+    with in_time():
+        # Who is at work loses its fence, and begins anew from here.
+        matched = await store.subscriptions.update_one(
+            {"_id": {"$eq": name}},
+            {
+                "$inc": {"fence": 1},
+                "$set": {"position": position, "stopped": None, "lastError": None},
+                "$currentDate": {"updated": True},
+            },
+        )
+    return bool(matched)
+
+
+def rows() -> Any:
+    """
+    Return the module that keeps checkpoints as rows of an SQL database.
+
+    Raises:
+        ImproperlyConfigured: its app is not installed.
+    """
+    if not apps.is_installed(RELATIONAL):
+        raise ImproperlyConfigured(
+            "A subscription with using keeps its checkpoint in that database: add "
+            f"{RELATIONAL!r} to INSTALLED_APPS and run manage.py migrate."
+        )
+    return import_module(f"{RELATIONAL}.checkpoints")
+
+
+def told(error: BaseException, event: Mapping[str, Any] | None = None) -> Document:
+    """Return an error as it is kept: what, where in the code, and at which event."""
+    lines = "".join(traceback.format_exception(error))
+    text = f"{type(error).__name__}: {short_reason(error)}"
+    kept: Document = {
+        "error": _storable(text),
+        "traceback": _storable(lines[-KEPT:]),
+    }
+    if event is not None:
+        kept.update(
+            eventId=event["_id"],
+            type=event["type"],
+            aggregateId=event["aggregateId"],
+            aggregateVersion=event["aggregateVersion"],
+            position=event["position"],
+        )
+    return kept
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

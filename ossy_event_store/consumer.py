@@ -1,0 +1,498 @@
+"""
+One subscription at work: claim it, read, hand events on, retry, park, move on.
+
+Written once; a thread drives it for plain handlers, an event loop for coroutines.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from threading import Event, Lock
+from typing import Any
+
+from django.db import connections
+from pymongo.errors import OperationFailure, PyMongoError
+
+from . import checkpoints, leases, parking
+from .checkpoints import Lost
+from .delivery import (
+    AtLeastOnce,
+    Effect,
+    HandlerFailed,
+    InDatabase,
+    InTransaction,
+    Unreachable,
+    is_away,
+    side_by_side,
+    streams_of,
+)
+from .exceptions import EventStoreError, StoreUnavailable
+from .faces import Document
+from .faults import short_reason
+from .follow import follower
+from .mongo import Store, in_time
+from .positions import head_position, read
+from .subscriptions import Subscription
+
+logger = logging.getLogger("ossy_event_store")
+
+PAGE = 1000  # events a read
+LEASE = 5.0  # seconds after which another process takes over from one that is gone
+LOOK = 0.5  # seconds between two looks at what an operator asked for
+WRITE = 0.5  # seconds between two writes of a checkpoint that does not move by itself
+SLICE = 0.1  # seconds in which a pause notices that it is to stop
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds, after failures
+
+
+def lease_of(name: str) -> str:
+    """Return the lease under which a subscription is run."""
+    return f"subscription {name}"
+
+
+def effect_of(store: Store, declared: Subscription) -> Effect:
+    """Return how the events of a subscription are handed on."""
+    make: Callable[..., Effect] | None = getattr(declared.handler, "effect", None)
+    if make is not None:  # the snapshots, or a projection
+        return make(store, declared)
+    if declared.session:
+        return InTransaction(store, declared)
+    if declared.using:
+        return InDatabase(store, declared)
+    return AtLeastOnce(store, declared)
+
+
+class StoppedAt(Exception):
+    """A handler failed at ``event`` for good, and the subscription is to stop there."""
+
+    def __init__(self, event: Document, error: BaseException) -> None:
+        super().__init__(event, error)
+        self.event = event
+        self.error = error
+
+
+class Consumer:
+    """Runs one subscription, for as long as no other process does."""
+
+    def __init__(self, declared: Subscription, owner: str, stop: Event) -> None:
+        self.declared = declared
+        self.owner = owner
+        self.stop = stop
+        #: When the lease was renewed last, by the monotonic clock; 0 without one.
+        self.renewed = 0.0
+        self.fence = 0
+        self._position = 0  # what the checkpoint says
+        self._seen = 0  # what has been read, and handed on or passed over
+        self._parked: set[str] = set()
+        self._looked = 0.0
+        self._written = 0.0
+        self._rate = Rate()
+        self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def name(self) -> str:
+        """The subscription's name."""
+        return self.declared.name
+
+    async def run(self, store: Store) -> None:
+        """Work until ``stop`` is set; a failure is logged and tried again."""
+        pause = FIRST_PAUSE
+        while not self.stop.is_set():
+            began = time.monotonic()
+            try:
+                if not await self._once(store):
+                    await self._pause(store, LEASE / 5)
+                continue
+            except Lost:
+                await self._pause(store, SLICE)
+                continue
+            except Exception as error:
+                if time.monotonic() - began > LONGEST_PAUSE:
+                    pause = FIRST_PAUSE  # it had worked
+                self._say(error)
+                await self._note(store, error)
+            await self._pause(store, pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _say(self, error: Exception) -> None:
+        expected = (EventStoreError, PyMongoError, Unreachable)
+        known = isinstance(error, expected) and not isinstance(error, OperationFailure)
+        logger.warning(
+            "Subscription %s waits: %s",
+            self.name,
+            short_reason(error),
+            exc_info=None if known else error,
+        )
+
+    async def _note(self, store: Store, error: Exception) -> None:
+        if is_away(error):
+            return  # there is nobody to tell
+        with suppress(PyMongoError, StoreUnavailable, Lost), in_time():
+            await checkpoints.move(
+                store, self.name, self.fence, {"lastError": checkpoints.told(error)}
+            )
+
+    async def _once(self, store: Store) -> bool:
+        """Claim the subscription and work; False if there is nothing to do here."""
+        declared, lease = self.declared, lease_of(self.name)
+        stands = await checkpoints.begin(
+            store, self.name, declared.start, declared.kind
+        )
+        if stands.get("stopped"):
+            return False
+        with in_time():
+            if not await leases.acquire(store, lease, self.owner, LEASE):
+                return False
+        self.renewed = time.monotonic()
+        try:
+            await self._work(
+                store, await checkpoints.claim(store, self.name, self.owner)
+            )
+        finally:
+            self.renewed = 0.0
+            if self._pool is not None:
+                self._pool.shutdown()
+                self._pool = None
+            with suppress(PyMongoError, StoreUnavailable), in_time():
+                await leases.release(store, lease, self.owner)
+        return True
+
+    async def _work(self, store: Store, claimed: Document) -> None:
+        self.fence = claimed["fence"]
+        effect = effect_of(store, self.declared)
+        self._position = self._seen = await effect.begin(claimed)
+        self._parked = await parking.parked_streams(store, self.name)
+        self._looked = 0.0
+        self._rate.unwritten = 0
+        self._written = time.monotonic()
+        async with store.client.session() as session:
+            try:
+                while not self.stop.is_set():
+                    self._check()
+                    await self._look(store, effect, session)
+                    found = await self._read(store, session)
+                    if found:
+                        await self._take(store, effect, found)
+                    await self._write(store, idle=not found)
+                    if not found:
+                        await self._wait()
+            except StoppedAt as stopped:
+                await self._stop_at(store, stopped)
+            finally:
+                # Also after a failure: what is done need not be done again.
+                with suppress(PyMongoError, StoreUnavailable, Lost):
+                    await self._write(store, now=True)
+
+    def _check(self) -> None:
+        if time.monotonic() - self.renewed > LEASE:
+            raise Lost  # it could not be renewed, and another may have it
+
+    # --- reading
+
+    async def _read(self, store: Store, session: Any) -> list[Document]:
+        """Return the next events, and know how far they reach."""
+        query = self.declared.query()
+        if not query:
+            query = {"_id": {"$gt": self._seen}}
+            found = await read(store, query, PAGE, session)
+            self._reach = found[-1]["position"] if found else self._seen
+            return found
+        # The session lets the second read see all that the first one saw.
+        head = await head_position(store, session)
+        if head <= self._seen:
+            self._reach = self._seen
+            return []
+        query["_id"] = {"$gt": self._seen, "$lte": head}
+        found = await read(store, query, PAGE, session)
+        self._reach = found[-1]["position"] if len(found) == PAGE else head
+        if not found:
+            self._seen = head
+        return found
+
+    async def _wait(self) -> None:
+        """Wait for an event, or until it is time to look again."""
+        for connection in connections.all(initialized_only=True):
+            connection.close_if_unusable_or_obsolete()
+        if self.declared.is_async:
+            await follower.await_(self._seen, LOOK)
+        else:
+            follower.wait(self._seen, LOOK)
+
+    async def _pause(self, store: Store, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self.stop.is_set() and (left := end - time.monotonic()) > 0:
+            await store.client.pause(min(left, SLICE))
+            if self.renewed:
+                self._check()
+
+    # --- handing on
+
+    async def _take(
+        self, store: Store, effect: Effect, found: Sequence[Document]
+    ) -> None:
+        reach = self._reach
+        if self.declared.concurrency > 1:
+            await self._take_streams(store, effect, found)
+        else:
+            size = effect.size or len(found)
+            for at in range(0, len(found), size):
+                if self.stop.is_set():
+                    return
+                self._check()
+                chunk = found[at : at + size]
+                last = at + size >= len(found)
+                after = reach if last else chunk[-1]["position"]
+                await self._take_chunk(store, effect, chunk, after)
+                await self._write(store)
+        if not self.stop.is_set():
+            self._seen = reach
+
+    async def _take_chunk(
+        self, store: Store, effect: Effect, chunk: Sequence[Document], after: int
+    ) -> None:
+        events = [e for e in chunk if e["aggregateId"] not in self._parked]
+        if len(events) > 1:
+            try:
+                await self._deliver(store, effect, events, after)
+                return
+            except HandlerFailed:
+                pass  # one of them: find out which
+        for number, event in enumerate(events, 1):
+            if self.stop.is_set():
+                return
+            if event["aggregateId"] in self._parked:
+                continue
+            end = after if number == len(events) else event["position"]
+            if not await self._try(store, effect, event, end):
+                return
+        self._seen = after
+
+    async def _try(
+        self, store: Store, effect: Effect, event: Document, after: int
+    ) -> bool:
+        """
+        Hand one event on, several times if need be; then park its stream.
+
+        Returns:
+            False if it was told to stop before either was done.
+        """
+        pause, longest = self.declared.backoff
+        for tried in range(1, self.declared.retries + 2):
+            try:
+                await self._deliver(store, effect, [event], after)
+                return True
+            except HandlerFailed as failed:
+                await self._failed(store, event, failed.error, tried)
+            if tried <= self.declared.retries:
+                await self._pause(store, min(pause, longest))
+                if self.stop.is_set():
+                    return False
+            pause *= 2
+        return True
+
+    async def _failed(
+        self, store: Store, event: Document, error: BaseException, tried: int
+    ) -> None:
+        final = tried > self.declared.retries
+        logger.log(
+            logging.ERROR if final else logging.WARNING,
+            "Subscription %s failed at event %s (%s, version %s of %r), try %s: %s: %s",
+            self.name,
+            event["_id"],
+            event["type"],
+            event["aggregateVersion"],
+            event["aggregateId"],
+            tried,
+            type(error).__name__,
+            short_reason(error),
+            exc_info=error if final else None,
+        )
+        with in_time():
+            await checkpoints.move(
+                store,
+                self.name,
+                self.fence,
+                {"lastError": checkpoints.told(error, event)},
+            )
+        if final:
+            if self.declared.on_error == "stop":
+                raise StoppedAt(event, error)
+            await self._park(store, event, error, tried)
+
+    async def _park(
+        self, store: Store, event: Document, error: BaseException, tries: int
+    ) -> None:
+        await parking.park(store, self.name, event, error, tries)
+        self._parked.add(event["aggregateId"])
+
+    async def _deliver(
+        self, store: Store, effect: Effect, events: Sequence[Document], after: int
+    ) -> None:
+        done = await effect.deliver(events, after, self.fence)
+        for event, error in done.failed:
+            logger.error(
+                "Subscription %s failed at event %s (%s, version %s of %r): %s",
+                self.name,
+                event["_id"],
+                event["type"],
+                event["aggregateVersion"],
+                event["aggregateId"],
+                short_reason(error),
+            )
+            await self._park(store, event, error, 1)
+        self._seen = after
+        self._rate.add(len(events), written=done.moved)
+        if done.moved:
+            self._position = after
+            self._written = time.monotonic()
+
+    async def _take_streams(
+        self, store: Store, effect: Effect, found: Sequence[Document]
+    ) -> None:
+        """Hand the events of several streams on at a time."""
+        done: set[int] = set()
+        many, is_async = self.declared.concurrency, self.declared.is_async
+        if self._pool is None and not is_async:
+            self._pool = ThreadPoolExecutor(many, f"ossy_event_store.{self.name}")
+        works = [
+            partial(self._lane, store, effect, events, done)
+            for events in streams_of(found)
+        ]
+        raised = await side_by_side(works, many, is_async, self._pool)
+        # Up to the first event that is not done; those behind it come once more.
+        for event in found:
+            if event["position"] not in done:
+                break
+            self._seen = event["position"]
+        for error in raised:
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _lane(
+        self, store: Store, effect: Effect, events: Sequence[Document], done: set[int]
+    ) -> None:
+        """Hand the events of one stream on, and note which are done."""
+        for event in events:
+            if self.stop.is_set():
+                return
+            if event["aggregateId"] not in self._parked:
+                self._check()
+                if not await self._try(store, effect, event, self._seen):
+                    return
+            done.add(event["position"])
+
+    # --- the checkpoint
+
+    async def _write(
+        self, store: Store, *, idle: bool = False, now: bool = False
+    ) -> None:
+        """Write the checkpoint if it is time to."""
+        due = now or idle or time.monotonic() - self._written > WRITE
+        if self._seen == self._position or not due:
+            return
+        count = self._rate.unwritten
+        if idle and not count and time.monotonic() - self._written < LOOK:
+            return  # events of others passed by
+        with in_time():
+            await checkpoints.move(
+                store,
+                self.name,
+                self.fence,
+                {"position": self._seen, "rate": self._rate.value},
+                count,
+            )
+        self._position = self._seen
+        self._rate.unwritten -= count
+        self._written = time.monotonic()
+
+    async def _stop_at(self, store: Store, stopped: StoppedAt) -> None:
+        kept = checkpoints.told(stopped.error, stopped.event)
+        await self._write(store, now=True)
+        with in_time():
+            await checkpoints.move(store, self.name, self.fence, {"stopped": kept})
+        logger.error(
+            "Subscription %s has stopped; see manage.py subscriptions.", self.name
+        )
+
+    # --- what an operator asked for
+
+    async def _look(self, store: Store, effect: Effect, session: Any) -> None:
+        if time.monotonic() - self._looked < LOOK:
+            return
+        self._looked = time.monotonic()
+        with in_time():
+            mine = await store.subscriptions.find_one(
+                {"_id": {"$eq": self.name}}, projection={"fence": 1}
+            )
+        if mine is None or mine["fence"] != self.fence:
+            raise Lost
+        for waits in await parking.parked(store, self.name, retry=True):
+            await self._retry(store, effect, session, waits)
+
+    async def _retry(
+        self, store: Store, effect: Effect, session: Any, waits: Document
+    ) -> None:
+        """Hand the events of a parked stream on, until it is level or fails again."""
+        while not self.stop.is_set():
+            events = await read(
+                store,
+                {
+                    **self.declared.query(),
+                    "aggregateId": {"$eq": waits["aggregateId"]},
+                    "aggregateVersion": {"$gte": waits["aggregateVersion"]},
+                    "_id": {"$lte": self._seen},
+                },
+                1,
+                session,
+            )
+            if not events:
+                if await parking.leave(store, waits):
+                    self._parked.discard(waits["aggregateId"])
+                return
+            (event,) = events
+            self._check()
+            try:
+                await effect.redeliver(waits, event)
+            except HandlerFailed as failed:
+                await parking.failed_again(store, waits, event, failed.error)
+                return
+            self._rate.add(1)
+            waits = {**waits, **parking.behind(event)}
+
+
+class Rate:
+    """Events a second, over the last seconds; several threads may add."""
+
+    SPAN = 10.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._began = clock()
+        self._now = 0
+        self._last: tuple[int, float] = (0, 0.0)
+        #: Events that the checkpoint does not count yet.
+        self.unwritten = 0
+
+    def add(self, count: int, *, written: bool = False) -> None:
+        """Take note of some events."""
+        with self._lock:
+            spent = self._clock() - self._began
+            if spent > self.SPAN:
+                self._last = (self._now, spent)
+                self._now, self._began = 0, self._clock()
+            self._now += count
+            if not written:
+                self.unwritten += count
+
+    @property
+    def value(self) -> float:
+        """Events a second."""
+        spent = self._clock() - self._began
+        count, seconds = self._last
+        both = spent + seconds
+        return round((self._now + count) / both, 1) if both > 0 else 0.0

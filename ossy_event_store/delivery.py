@@ -1,0 +1,328 @@
+"""
+How an event reaches a handler: by itself, or together with the checkpoint.
+
+An *effect* is one way of handing events on. Each says how many events it takes at a
+time, where it knows the checkpoint to be, and whether the checkpoint moved with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+from django.db import DatabaseError, connections, transaction
+from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
+
+from . import checkpoints, parking
+from .checkpoints import Lost
+from .exceptions import OutcomeUnknown, StoreUnavailable
+from .faces import Document, drive
+from .faults import Fault, classify
+from .mongo import Store, in_time
+from .subscriptions import Subscription
+
+TRIES = 10  # of a transaction that met another one
+
+
+class HandlerFailed(Exception):
+    """What the handler raised, ``error``, at one event or at one of several."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Unreachable(Exception):
+    """The handler raised since a database is away; that is not the event's fault."""
+
+
+class Effect(Protocol):
+    """One way of handing events on, for a claim that holds ``fence``."""
+
+    #: The most events that one call takes; None takes any number.
+    size: int | None
+
+    async def begin(self, claimed: Document) -> int:
+        """Return the position behind which to go on."""
+
+    async def deliver(
+        self, events: Sequence[Document], after: int, fence: int
+    ) -> Delivered:
+        """
+        Hand events on, to the last or not at all.
+
+        Raises:
+            HandlerFailed: nothing has an effect that the checkpoint knows of.
+            Lost: another process is at it.
+        """
+
+    async def redeliver(self, waits: Document, event: Document) -> None:
+        """Hand on the event at which a parked stream waits, and let it go on."""
+
+
+class Delivered:
+    """What became of some events."""
+
+    def __init__(
+        self,
+        moved: bool = False,
+        failed: Sequence[tuple[Document, BaseException]] = (),
+    ) -> None:
+        #: Whether the checkpoint has moved as well.
+        self.moved = moved
+        #: Events that were left out, the first of each stream, and why.
+        self.failed = failed
+
+
+class AtLeastOnce:
+    """The handler is called; the checkpoint follows."""
+
+    size: int | None = 1
+
+    def __init__(self, store: Store, declared: Subscription) -> None:
+        self._store = store
+        self._handle = declared.handle()
+        self._is_async = declared.is_async
+
+    async def begin(self, claimed: Document) -> int:
+        position: int = claimed["position"]
+        return position
+
+    async def deliver(
+        self, events: Sequence[Document], after: int, fence: int
+    ) -> Delivered:
+        for event in events:
+            await call(self._handle, self._is_async, event)
+        return Delivered()
+
+    async def redeliver(self, waits: Document, event: Document) -> None:
+        await call(self._handle, self._is_async, event)
+        with in_time():
+            if not await parking.advance(self._store, waits, event):
+                raise Lost
+
+
+class InTransaction:
+    """The handler writes through a session, in which the checkpoint moves as well."""
+
+    def __init__(self, store: Store, declared: Subscription) -> None:
+        self._store = store
+        self._name = declared.name
+        self._handle = declared.handle()
+        self._is_async = declared.is_async
+        self.size: int | None = declared.batch
+
+    async def begin(self, claimed: Document) -> int:
+        position: int = claimed["position"]
+        return position
+
+    async def deliver(
+        self, events: Sequence[Document], after: int, fence: int
+    ) -> Delivered:
+        async def work(session: Any) -> None:
+            for event in events:
+                await call(self._handle, self._is_async, event, session)
+            with in_time():
+                await checkpoints.move(
+                    self._store,
+                    self._name,
+                    fence,
+                    {"position": after},
+                    len(events),
+                    session,
+                )
+
+        await in_transaction(self._store, work)
+        return Delivered(moved=True)
+
+    async def redeliver(self, waits: Document, event: Document) -> None:
+        async def work(session: Any) -> None:
+            await call(self._handle, self._is_async, event, session)
+            with in_time():
+                if not await parking.advance(self._store, waits, event, session):
+                    raise Lost
+
+        await in_transaction(self._store, work)
+
+
+class InDatabase:
+    """The handler writes through Django's ORM, with the checkpoint as a row there."""
+
+    def __init__(self, store: Store, declared: Subscription) -> None:
+        assert declared.using is not None  # noqa: S101 - for the type checker
+        self._store = store
+        self._name = declared.name
+        self._handle = declared.handle()
+        self._using = declared.using
+        self._rows = checkpoints.rows()
+        self._at = 0  # what the row says
+        self.size: int | None = declared.batch
+
+    async def begin(self, claimed: Document) -> int:
+        # The row has the last word: what it says is stored with the effects.
+        try:
+            self._rows.begin(self._name, claimed["position"], self._using)
+            self._at = self._rows.read(self._name, self._using)
+        except DatabaseError as error:
+            connections[self._using].close()
+            raise Unreachable(f"The database {self._using!r}: {error}") from error
+        return self._at
+
+    async def deliver(
+        self, events: Sequence[Document], after: int, fence: int
+    ) -> Delivered:
+        with self._atomic():
+            for event in events:
+                await call(self._handle, False, event)
+            if not self._rows.advance(self._name, self._at, after, self._using):
+                raise Lost
+        self._at = after
+        return Delivered()
+
+    async def redeliver(self, waits: Document, event: Document) -> None:
+        stream, rows, using = event["aggregateId"], self._rows, self._using
+        rows.begin(self._name, 0, using, stream)
+        stands = rows.read(self._name, using, stream)
+        if stands < event["position"]:
+            with self._atomic():
+                await call(self._handle, False, event)
+                if not rows.advance(
+                    self._name, stands, event["position"], using, stream
+                ):
+                    raise Lost
+        with in_time():
+            if not await parking.advance(self._store, waits, event):
+                raise Lost
+
+    def _atomic(self) -> _Atomic:
+        return _Atomic(self._using)
+
+
+class _Atomic:
+    """``transaction.atomic`` that tells a database that is away from a bad event."""
+
+    def __init__(self, using: str) -> None:
+        self._using = using
+        self._atomic = transaction.atomic(using, durable=False)
+
+    def __enter__(self) -> None:
+        try:
+            self._atomic.__enter__()
+        except Exception as error:
+            self._close_if_away()
+            raise Unreachable(str(error)) from error
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            self._atomic.__exit__(kind, error, trace)
+        except Exception as late:  # deferred constraints, or the connection is gone
+            self._close_if_away(late)
+            raise HandlerFailed(late) from late
+        if error is not None:
+            self._close_if_away(error)
+
+    def _close_if_away(self, error: BaseException | None = None) -> None:
+        connection = connections[self._using]
+        try:
+            usable = connection.connection is not None and connection.is_usable()
+        except Exception:
+            usable = False
+        if not usable:
+            connection.close()
+            raise Unreachable(f"The database {self._using!r} is away.") from error
+
+
+# --- calling ----------------------------------------------------------------
+
+
+async def call(handle: Callable[..., Any], is_async: bool, *arguments: Any) -> None:
+    """
+    Call a handler.
+
+    Raises:
+        HandlerFailed: with what it raised.
+        PyMongoError, StoreUnavailable: MongoDB is away, whatever the event is.
+    """
+    try:
+        result = handle(*arguments)
+        if is_async:
+            await result
+    except Exception as error:
+        # Inside of a transaction one may meet another, and is tried again as a whole.
+        if is_away(error) or (len(arguments) > 1 and _is_overtaken(error)):
+            raise
+        raise HandlerFailed(error) from error
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that MongoDB did not answer, and nothing of the event."""
+    if isinstance(error, (StoreUnavailable, OutcomeUnknown, Unreachable)):
+        return True
+    if isinstance(error, (ConnectionFailure, ConfigurationError)):
+        return True
+    return isinstance(error, PyMongoError) and (
+        classify(error) in (Fault.UNKNOWN, Fault.UNSENT)
+    )
+
+
+def _is_overtaken(error: BaseException) -> bool:
+    """Whether a transaction met another one, and may be tried again."""
+    return isinstance(error, PyMongoError) and classify(error) is Fault.TRANSIENT
+
+
+async def in_transaction(store: Store, work: Callable[[Any], Any]) -> None:
+    """
+    Run ``work(session)`` in a transaction, again if it met another one.
+
+    Raises:
+        HandlerFailed: from ``work``, or it met others again and again.
+    """
+    for attempt in range(1, TRIES + 1):
+        try:
+            with ExitStack() as until_the_end:
+                async with store.client.transaction() as session:
+                    await work(session)
+                    # The commit is bounded; a handler takes the time it takes.
+                    until_the_end.enter_context(in_time())
+            return
+        except PyMongoError as error:
+            if is_away(error) or not _is_overtaken(error):
+                raise
+            if attempt == TRIES:
+                raise HandlerFailed(error) from error
+        await store.client.pause(0.005 * attempt)
+
+
+async def side_by_side(
+    works: Sequence[Callable[[], Any]], many: int, is_async: bool, pool: Any
+) -> list[Any]:
+    """Run several coroutines at a time; return what each raised, or None."""
+    if is_async:
+        limit = asyncio.Semaphore(many)
+
+        async def limited(work: Callable[[], Any]) -> Any:
+            async with limit:
+                return await work()
+
+        return await asyncio.gather(*map(limited, works), return_exceptions=True)
+    return list(pool.map(_driven, works))
+
+
+def _driven(work: Callable[[], Any]) -> Any:
+    try:
+        return drive(work())
+    except Exception as error:
+        return error
+    finally:
+        for connection in connections.all(initialized_only=True):
+            connection.close_if_unusable_or_obsolete()
+
+
+def streams_of(events: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """Return the events stream by stream, each in its order."""
+    streams: dict[str, list[Any]] = {}
+    for event in events:
+        streams.setdefault(event["aggregateId"], []).append(event)
+    return list(streams.values())

@@ -1,0 +1,130 @@
+"""
+What an operator asks of a subscription: try again, pass over an event, start elsewhere.
+
+The process that runs the subscription sees it within a second; if none runs, the next
+that does. The command ``subscriptions`` and the admin call these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import checkpoints, mongo, parking, subscriptions
+from .exceptions import UnknownSubscription
+from .faces import Document, drive
+from .mongo import Store, in_time
+
+
+def retry(name: str, aggregate_id: str | None = None) -> int:
+    """
+    Ask for a retry of one parked stream, or of all; return of how many.
+
+    Without a stream, a subscription that has stopped goes on as well.
+    """
+    store = mongo.blocking()
+    drive(_there(store, name))
+    query: Document = {"subscription": {"$eq": name}}
+    if aggregate_id is not None:
+        query["aggregateId"] = {"$eq": aggregate_id}
+    with in_time():
+        asked = drive(store.parked.update_many(query, {"$set": {"retry": True}}))
+        if aggregate_id is None:
+            asked += drive(
+                store.subscriptions.update_one(
+                    {"_id": {"$eq": name}, "stopped": {"$ne": None}},
+                    {"$set": {"stopped": None}},
+                )
+            )
+    return asked
+
+
+def skip(
+    name: str, aggregate_id: str | None, reason: str, who: str | None = None
+) -> Document | None:
+    """
+    Pass over the event at which a stream waits, and let the rest of it go on.
+
+    Args:
+        name: the subscription.
+        aggregate_id: the parked stream; None passes over the event at which the whole
+            subscription has stopped.
+        reason: why, for those who come later; kept in the collection ``skipped``.
+        who: kept with it.
+
+    Returns:
+        What is kept of it; None if nothing waits there.
+    """
+    store = mongo.blocking()
+    if not reason.strip():
+        raise ValueError("A reason is needed to pass over an event.")
+    at = drive(_there(store, name))
+    if aggregate_id is None:
+        waits = at.get("stopped")
+    else:
+        with in_time():
+            waits = drive(
+                store.parked.find_one({"_id": parking.key(name, aggregate_id)})
+            )
+    if not waits or waits.get("eventId") is None:
+        return None
+    record = drive(_record(store, name, waits, reason, who))
+    if aggregate_id is None:
+        _set_position(store, name, waits["position"])
+        return record
+    with in_time():
+        went_on = drive(
+            store.parked.update_one(
+                {"_id": waits["_id"], "position": waits["position"]},
+                {"$set": {**parking.behind(waits), "retry": True}},
+            )
+        )
+    return record if went_on else None
+
+
+def reset(name: str, position: int) -> None:
+    """Let a subscription go on behind a position; nothing stays parked."""
+    store = mongo.blocking()
+    drive(_there(store, name))
+    _set_position(store, name, position)
+    with in_time():
+        drive(store.parked.delete_many({"subscription": {"$eq": name}}))
+
+
+async def _there(store: Store, name: str) -> Document:
+    with in_time():
+        found = await store.subscriptions.find_one({"_id": {"$eq": name}})
+    if found is None:
+        raise UnknownSubscription(name, sorted(subscriptions.registered()))
+    return found
+
+
+async def _record(
+    store: Store, name: str, waits: Document, reason: str, who: str | None
+) -> Document:
+    """Keep what is passed over, before it is: no event goes without a record."""
+    kept = {k: v for k, v in waits.items() if k not in ("_id", "retry")}
+    record = {
+        **kept,
+        "_id": {
+            **parking.key(name, waits["aggregateId"]),
+            "position": kept["position"],
+        },
+        "subscription": name,
+        "reason": reason,
+        "skippedBy": who,
+    }
+    with in_time():
+        await store.skipped.replace_one({"_id": record["_id"]}, record, upsert=True)
+        await store.skipped.update_one(
+            {"_id": record["_id"]}, {"$currentDate": {"skipped": True}}
+        )
+    return record
+
+
+def _set_position(store: Store, name: str, position: int) -> None:
+    declared = subscriptions.registered().get(name)
+    if declared is not None and declared.using:
+        # That database has the last word on where the subscription stands.
+        rows: Any = checkpoints.rows()
+        rows.reset(name, position, declared.using)
+    drive(checkpoints.reset(store, name, position))

@@ -1,0 +1,119 @@
+"""
+Parked streams: those whose event a handler could not take, and what is done about it.
+
+A parked stream of a subscription waits at one event; its later events wait behind it,
+and those of other streams go on. The process that runs the subscription writes here,
+and an operator, who asks for a retry or skips the event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .checkpoints import told
+from .faces import Document
+from .mongo import Store, in_time
+
+MOST = 1000  # parked streams that one look returns
+
+
+def key(name: str, aggregate_id: str) -> Document:
+    """Return the ``_id`` of a stream that a subscription has parked."""
+    return {"subscription": name, "aggregateId": aggregate_id}
+
+
+async def park(
+    store: Store, name: str, event: Mapping[str, Any], error: BaseException, tries: int
+) -> None:
+    """Let a stream wait at an event; a stream that waits already stays as it is."""
+    kept = told(error, event)
+    with in_time():
+        await store.parked.update_one(
+            {"_id": key(name, event["aggregateId"])},
+            {
+                "$setOnInsert": {
+                    "subscription": name,
+                    "aggregateType": event["aggregateType"],
+                    "tries": tries,
+                    "retry": False,
+                    **kept,
+                },
+                "$currentDate": {"since": True, "tried": True},
+            },
+            upsert=True,
+        )
+
+
+async def parked_streams(store: Store, name: str) -> set[str]:
+    """Return the ids of all streams that wait."""
+    ids: set[str] = set()
+    found = store.parked.batches(
+        {"subscription": {"$eq": name}}, MOST, projection={"aggregateId": 1}
+    )
+    async for batch in found:
+        ids.update(one["aggregateId"] for one in batch)
+    return ids
+
+
+async def parked(
+    store: Store, name: str, *, limit: int = MOST, retry: bool | None = None
+) -> list[Document]:
+    """Return parked streams, those that wait longest first."""
+    query: Document = {"subscription": {"$eq": name}}
+    if retry is not None:
+        query["retry"] = retry
+    with in_time():
+        return await store.parked.find(query, sort=[("position", 1)], limit=limit)
+
+
+async def advance(
+    store: Store,
+    waits: Mapping[str, Any],
+    event: Mapping[str, Any],
+    session: Any = None,
+) -> bool:
+    """Let a parked stream go on behind an event; False if it does not wait there."""
+    matched = await store.parked.update_one(
+        {"_id": waits["_id"], "position": waits["position"]},
+        {"$set": behind(event)},
+        session=session,
+    )
+    return bool(matched)
+
+
+def behind(event: Mapping[str, Any]) -> Document:
+    """Return what changes in a parked stream that goes on behind an event."""
+    return {
+        "position": event["position"] + 1,
+        "aggregateVersion": event["aggregateVersion"] + 1,
+        "eventId": None,
+        "type": None,
+        "error": None,
+        "traceback": None,
+    }
+
+
+async def failed_again(
+    store: Store,
+    waits: Mapping[str, Any],
+    event: Mapping[str, Any],
+    error: BaseException,
+) -> None:
+    """Note that a retry failed as well; the stream waits on, at this event."""
+    with in_time():
+        await store.parked.update_one(
+            {"_id": waits["_id"]},
+            {
+                "$set": {**told(error, event), "retry": False},
+                "$inc": {"tries": 1},
+                "$currentDate": {"tried": True},
+            },
+        )
+
+
+async def leave(store: Store, waits: Mapping[str, Any]) -> bool:
+    """Take a stream out that has nothing left to wait for."""
+    with in_time():
+        query = {"_id": waits["_id"], "position": waits["position"], "retry": True}
+        return bool(await store.parked.delete_one(query))
