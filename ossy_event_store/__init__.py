@@ -28,6 +28,7 @@ from .exceptions import (
     UnknownSubscription,
 )
 from .mongo import Mongo
+from .projections import Projection, register_projection
 from .rebuild import AggregateRebuild, RebuildReport
 from .registry import register_aggregate
 from .subscriptions import subscription
@@ -52,6 +53,7 @@ __all__ = [
     "Mongo",
     "OutcomeUnknown",
     "PositionsBroken",
+    "Projection",
     "RebuildReport",
     "ReducerError",
     "StoreUnavailable",
@@ -60,5 +62,6 @@ __all__ = [
     "UnknownSubscription",
     "__version__",
     "register_aggregate",
+    "register_projection",
     "subscription",
 ]

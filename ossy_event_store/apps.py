@@ -1,4 +1,4 @@
-"""The app: discover aggregates, offer checks, make indexes after ``migrate``."""
+"""The app: discover what is declared, offer checks, make indexes after ``migrate``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,22 @@ class OssyEventStoreConfig(AppConfig):
     verbose_name = _("Event store")
 
     def ready(self) -> None:
-        """Discover the project's aggregates; no I/O."""
-        from . import checks, migrate, registry, startup
+        """Discover what the project declares; no I/O."""
+        from . import (
+            checks,
+            following,
+            migrate,
+            projections,
+            registry,
+            startup,
+            subscriptions,
+        )
 
         checks.register()
         registry.discover()
+        projections.discover()
+        subscriptions.discover()
+        following.register()
         post_migrate.connect(
             migrate.ensure_indexes,
             sender=self,

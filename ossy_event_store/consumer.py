@@ -23,11 +23,8 @@ from .checkpoints import Lost
 from .delivery import (
     AtLeastOnce,
     Effect,
-    HandlerFailed,
     InDatabase,
     InTransaction,
-    Unreachable,
-    is_away,
     side_by_side,
     streams_of,
 )
@@ -38,6 +35,7 @@ from .follow import follower
 from .mongo import Store, in_time
 from .positions import head_position, read
 from .subscriptions import Subscription
+from .transactions import HandlerFailed, Unreachable, is_away
 
 logger = logging.getLogger("ossy_event_store")
 
@@ -56,9 +54,9 @@ def lease_of(name: str) -> str:
 
 def effect_of(store: Store, declared: Subscription) -> Effect:
     """Return how the events of a subscription are handed on."""
-    make: Callable[..., Effect] | None = getattr(declared.handler, "effect", None)
-    if make is not None:  # the snapshots, or a projection
-        return make(store, declared)
+    if declared.effect is not None:  # the snapshots, or a projection
+        effect: Effect = declared.effect(store)
+        return effect
     if declared.session:
         return InTransaction(store, declared)
     if declared.using:
@@ -140,7 +138,7 @@ class Consumer:
         """Claim the subscription and work; False if there is nothing to do here."""
         declared, lease = self.declared, lease_of(self.name)
         stands = await checkpoints.begin(
-            store, self.name, declared.start, declared.kind
+            store, self.name, declared.start, declared.kind, **declared.more
         )
         if stands.get("stopped"):
             return False
@@ -298,6 +296,22 @@ class Consumer:
         self, store: Store, event: Document, error: BaseException, tried: int
     ) -> None:
         final = tried > self.declared.retries
+        self._log(event, error, tried, final=final)
+        with in_time():
+            await checkpoints.move(
+                store,
+                self.name,
+                self.fence,
+                {"lastError": checkpoints.told(error, event)},
+            )
+        if final:
+            if self.declared.on_error == "stop":
+                raise StoppedAt(event, error)
+            await self._park(store, event, error, tried)
+
+    def _log(
+        self, event: Document, error: BaseException, tried: int, *, final: bool
+    ) -> None:
         logger.log(
             logging.ERROR if final else logging.WARNING,
             "Subscription %s failed at event %s (%s, version %s of %r), try %s: %s: %s",
@@ -311,42 +325,24 @@ class Consumer:
             short_reason(error),
             exc_info=error if final else None,
         )
-        with in_time():
-            await checkpoints.move(
-                store,
-                self.name,
-                self.fence,
-                {"lastError": checkpoints.told(error, event)},
-            )
-        if final:
-            if self.declared.on_error == "stop":
-                raise StoppedAt(event, error)
-            await self._park(store, event, error, tried)
 
     async def _park(
         self, store: Store, event: Document, error: BaseException, tries: int
     ) -> None:
-        await parking.park(store, self.name, event, error, tries)
+        await parking.park(store, self.name, self.fence, event, error, tries)
         self._parked.add(event["aggregateId"])
 
     async def _deliver(
         self, store: Store, effect: Effect, events: Sequence[Document], after: int
     ) -> None:
-        done = await effect.deliver(events, after, self.fence)
-        for event, error in done.failed:
-            logger.error(
-                "Subscription %s failed at event %s (%s, version %s of %r): %s",
-                self.name,
-                event["_id"],
-                event["type"],
-                event["aggregateVersion"],
-                event["aggregateId"],
-                short_reason(error),
-            )
+        async def park(event: Document, error: BaseException) -> None:
+            self._log(event, error, 1, final=True)
             await self._park(store, event, error, 1)
+
+        moved = await effect.deliver(events, after, self.fence, park)
         self._seen = after
-        self._rate.add(len(events), written=done.moved)
-        if done.moved:
+        self._rate.add(len(events), written=moved)
+        if moved:
             self._position = after
             self._written = time.monotonic()
 
@@ -450,8 +446,7 @@ class Consumer:
                 session,
             )
             if not events:
-                if await parking.leave(store, waits):
-                    self._parked.discard(waits["aggregateId"])
+                await self._leave(store, effect, waits)
                 return
             (event,) = events
             self._check()
@@ -462,6 +457,13 @@ class Consumer:
                 return
             self._rate.add(1)
             waits = {**waits, **parking.behind(event)}
+
+    async def _leave(self, store: Store, effect: Effect, waits: Document) -> None:
+        await effect.settle(self._seen)
+        left = await parking.leave(store, self.name, self.fence, waits, self._seen)
+        self._position = self._seen
+        if left:
+            self._parked.discard(waits["aggregateId"])
 
 
 class Rate:

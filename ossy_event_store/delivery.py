@@ -8,34 +8,25 @@ time, where it knows the checkpoint to be, and whether the checkpoint moved with
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from django.db import DatabaseError, connections, transaction
-from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
 
 from . import checkpoints, parking
 from .checkpoints import Lost
-from .exceptions import OutcomeUnknown, StoreUnavailable
 from .faces import Document, drive
-from .faults import Fault, classify
 from .mongo import Store, in_time
 from .subscriptions import Subscription
+from .transactions import (
+    HandlerFailed,
+    Unreachable,
+    in_transaction,
+    is_away,
+    is_overtaken,
+)
 
-TRIES = 10  # of a transaction that met another one
-
-
-class HandlerFailed(Exception):
-    """What the handler raised, ``error``, at one event or at one of several."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-class Unreachable(Exception):
-    """The handler raised since a database is away; that is not the event's fault."""
+Park = Callable[[Document, BaseException], Awaitable[None]]
 
 
 class Effect(Protocol):
@@ -48,32 +39,31 @@ class Effect(Protocol):
         """Return the position behind which to go on."""
 
     async def deliver(
-        self, events: Sequence[Document], after: int, fence: int
-    ) -> Delivered:
+        self, events: Sequence[Document], after: int, fence: int, park: Park
+    ) -> bool:
         """
-        Hand events on, to the last or not at all.
+        Hand events on, all or none.
+
+        Args:
+            events: in their order.
+            after: where the checkpoint is to stand behind them.
+            fence: that of the claim.
+            park: called with an event that can be told from the others to fail, and
+                why, before anything of this call has an effect.
+
+        Returns:
+            Whether the checkpoint in MongoDB has moved with it.
 
         Raises:
-            HandlerFailed: nothing has an effect that the checkpoint knows of.
+            HandlerFailed: one of them failed, and it cannot be told which.
             Lost: another process is at it.
         """
 
     async def redeliver(self, waits: Document, event: Document) -> None:
         """Hand on the event at which a parked stream waits, and let it go on."""
 
-
-class Delivered:
-    """What became of some events."""
-
-    def __init__(
-        self,
-        moved: bool = False,
-        failed: Sequence[tuple[Document, BaseException]] = (),
-    ) -> None:
-        #: Whether the checkpoint has moved as well.
-        self.moved = moved
-        #: Events that were left out, the first of each stream, and why.
-        self.failed = failed
+    async def settle(self, position: int) -> None:
+        """Let no event up to a position come again, before a stream is let out."""
 
 
 class AtLeastOnce:
@@ -91,11 +81,14 @@ class AtLeastOnce:
         return position
 
     async def deliver(
-        self, events: Sequence[Document], after: int, fence: int
-    ) -> Delivered:
+        self, events: Sequence[Document], after: int, fence: int, park: Park
+    ) -> bool:
         for event in events:
             await call(self._handle, self._is_async, event)
-        return Delivered()
+        return False
+
+    async def settle(self, position: int) -> None:
+        pass
 
     async def redeliver(self, waits: Document, event: Document) -> None:
         await call(self._handle, self._is_async, event)
@@ -119,8 +112,8 @@ class InTransaction:
         return position
 
     async def deliver(
-        self, events: Sequence[Document], after: int, fence: int
-    ) -> Delivered:
+        self, events: Sequence[Document], after: int, fence: int, park: Park
+    ) -> bool:
         async def work(session: Any) -> None:
             for event in events:
                 await call(self._handle, self._is_async, event, session)
@@ -135,7 +128,10 @@ class InTransaction:
                 )
 
         await in_transaction(self._store, work)
-        return Delivered(moved=True)
+        return True
+
+    async def settle(self, position: int) -> None:
+        pass
 
     async def redeliver(self, waits: Document, event: Document) -> None:
         async def work(session: Any) -> None:
@@ -171,15 +167,20 @@ class InDatabase:
         return self._at
 
     async def deliver(
-        self, events: Sequence[Document], after: int, fence: int
-    ) -> Delivered:
+        self, events: Sequence[Document], after: int, fence: int, park: Park
+    ) -> bool:
         with self._atomic():
             for event in events:
                 await call(self._handle, False, event)
             if not self._rows.advance(self._name, self._at, after, self._using):
                 raise Lost
         self._at = after
-        return Delivered()
+        return False
+
+    async def settle(self, position: int) -> None:
+        if not self._rows.advance(self._name, self._at, position, self._using):
+            raise Lost
+        self._at = position
 
     async def redeliver(self, waits: Document, event: Document) -> None:
         stream, rows, using = event["aggregateId"], self._rows, self._using
@@ -251,48 +252,9 @@ async def call(handle: Callable[..., Any], is_async: bool, *arguments: Any) -> N
             await result
     except Exception as error:
         # Inside of a transaction one may meet another, and is tried again as a whole.
-        if is_away(error) or (len(arguments) > 1 and _is_overtaken(error)):
+        if is_away(error) or (len(arguments) > 1 and is_overtaken(error)):
             raise
         raise HandlerFailed(error) from error
-
-
-def is_away(error: BaseException) -> bool:
-    """Whether an error says that MongoDB did not answer, and nothing of the event."""
-    if isinstance(error, (StoreUnavailable, OutcomeUnknown, Unreachable)):
-        return True
-    if isinstance(error, (ConnectionFailure, ConfigurationError)):
-        return True
-    return isinstance(error, PyMongoError) and (
-        classify(error) in (Fault.UNKNOWN, Fault.UNSENT)
-    )
-
-
-def _is_overtaken(error: BaseException) -> bool:
-    """Whether a transaction met another one, and may be tried again."""
-    return isinstance(error, PyMongoError) and classify(error) is Fault.TRANSIENT
-
-
-async def in_transaction(store: Store, work: Callable[[Any], Any]) -> None:
-    """
-    Run ``work(session)`` in a transaction, again if it met another one.
-
-    Raises:
-        HandlerFailed: from ``work``, or it met others again and again.
-    """
-    for attempt in range(1, TRIES + 1):
-        try:
-            with ExitStack() as until_the_end:
-                async with store.client.transaction() as session:
-                    await work(session)
-                    # The commit is bounded; a handler takes the time it takes.
-                    until_the_end.enter_context(in_time())
-            return
-        except PyMongoError as error:
-            if is_away(error) or not _is_overtaken(error):
-                raise
-            if attempt == TRIES:
-                raise HandlerFailed(error) from error
-        await store.client.pause(0.005 * attempt)
 
 
 async def side_by_side(

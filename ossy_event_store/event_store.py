@@ -287,28 +287,43 @@ class EventStore:
         return await positions.head_position(await mongo.awaitable())
 
     @classmethod
-    def wait_for(cls, position: int, timeout: float | None = None) -> bool:
+    def wait_for(
+        cls,
+        event: Any,
+        timeout: float | None = None,
+        *,
+        subscription: str | None = None,
+    ) -> bool:
         """
-        Wait until a position was given, and return whether it was.
+        Wait until an event has its position, and return whether it has.
 
         Args:
-            position: that of an event, from 1.
+            event: an event as stored, an ``Aggregate`` (its last event), or a
+                position.
             timeout: seconds; None takes the setting ``TIMEOUT``.
+            subscription: the name of one that is to have come that far as well.
         """
         seconds = get_settings().TIMEOUT if timeout is None else timeout
-        _check_version(position, "position")
-        return drive(positions.wait_for(mongo.blocking(), position, seconds))
+        return drive(
+            positions.wait_for(
+                mongo.blocking(), event, seconds, subscription=subscription
+            )
+        )
 
     @classmethod
     async def await_for(
         cls,
-        position: int,
+        event: Any,
         timeout: float | None = None,  # noqa: ASYNC109 - as its twin has
+        *,
+        subscription: str | None = None,
     ) -> bool:
         """See ``wait_for()``."""
         seconds = get_settings().TIMEOUT if timeout is None else timeout
-        _check_version(position, "position")
-        return await positions.wait_for(await mongo.awaitable(), position, seconds)
+        store = await mongo.awaitable()
+        return await positions.wait_for(
+            store, event, seconds, subscription=subscription
+        )
 
 
 # --- the operations, once ---------------------------------------------------

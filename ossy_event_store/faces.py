@@ -114,7 +114,7 @@ class Documents(Protocol):
     async def find_one_and_update(
         self, query: Filter, update: Any, **options: Any
     ) -> Document | None: ...
-    async def delete_one(self, query: Filter) -> int: ...
+    async def delete_one(self, query: Filter, **options: Any) -> int: ...
     async def delete_many(self, query: Filter) -> int: ...
     async def bulk_write(self, requests: Sequence[Any], **options: Any) -> int: ...
     async def count(self) -> int: ...
@@ -190,8 +190,9 @@ class BlockingCollection:
     ) -> Document | None:
         return self.raw.find_one_and_update(query, update, **options)
 
-    async def delete_one(self, query: Filter) -> int:
-        result = self.raw.delete_one(query, session=self.session)
+    async def delete_one(self, query: Filter, **options: Any) -> int:
+        options.setdefault("session", self.session)
+        result = self.raw.delete_one(query, **options)
         return result.deleted_count
 
     async def delete_many(self, query: Filter) -> int:
@@ -284,8 +285,9 @@ class AwaitableCollection:
     ) -> Document | None:
         return await self.raw.find_one_and_update(query, update, **options)
 
-    async def delete_one(self, query: Filter) -> int:
-        result = await self.raw.delete_one(query, session=self.session)
+    async def delete_one(self, query: Filter, **options: Any) -> int:
+        options.setdefault("session", self.session)
+        result = await self.raw.delete_one(query, **options)
         return result.deleted_count
 
     async def delete_many(self, query: Filter) -> int:

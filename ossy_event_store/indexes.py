@@ -15,7 +15,7 @@ from pymongo.errors import OperationFailure
 from .exceptions import IndexConflict
 from .faces import Documents
 from .faults import DUPLICATE_KEY
-from .mongo import EVENTS, POSITIONS, SNAPSHOTS, Store, in_time
+from .mongo import EVENTS, PARKED, POSITIONS, SKIPPED, SNAPSHOTS, Store, in_time
 
 NAMESPACE_NOT_FOUND = 26
 OTHER_OPTIONS = (85, 86)
@@ -123,6 +123,16 @@ ENTRY_AGGREGATE_TYPES = Index(
     [("aggregateType", 1), ("_id", 1)],
     "The same for some aggregate types.",
 )
+PARKED_STREAMS = Index(
+    PARKED,
+    [("subscription", 1), ("position", 1)],
+    "The parked streams of a subscription.",
+)
+SKIPPED_EVENTS = Index(
+    SKIPPED,
+    [("subscription", 1), ("position", 1)],
+    "The events of a subscription that somebody skipped.",
+)
 INDEXES = (
     STREAM_VERSIONS,
     TYPE_VERSIONS,
@@ -137,6 +147,8 @@ INDEXES = (
     ENTRY_VERSIONS,
     ENTRY_TYPES,
     ENTRY_AGGREGATE_TYPES,
+    PARKED_STREAMS,
+    SKIPPED_EVENTS,
 )
 
 
@@ -153,6 +165,8 @@ def _collections(store: Store) -> list[tuple[str, Documents]]:
         (EVENTS, store.events),
         (SNAPSHOTS, store.snapshots),
         (POSITIONS, store.positions),
+        (PARKED, store.parked),
+        (SKIPPED, store.skipped),
     ]
 
 

@@ -8,12 +8,14 @@ and an operator, who asks for a retry or skips the event.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
-from .checkpoints import told
+from .checkpoints import move, told
 from .faces import Document
 from .mongo import Store, in_time
+from .transactions import in_transaction
 
 MOST = 1000  # parked streams that one look returns
 
@@ -24,25 +26,41 @@ def key(name: str, aggregate_id: str) -> Document:
 
 
 async def park(
-    store: Store, name: str, event: Mapping[str, Any], error: BaseException, tries: int
+    store: Store,
+    name: str,
+    fence: int,
+    event: Mapping[str, Any],
+    error: BaseException,
+    tries: int,
 ) -> None:
-    """Let a stream wait at an event; a stream that waits already stays as it is."""
-    kept = told(error, event)
-    with in_time():
-        await store.parked.update_one(
-            {"_id": key(name, event["aggregateId"])},
-            {
-                "$setOnInsert": {
-                    "subscription": name,
-                    "aggregateType": event["aggregateType"],
-                    "tries": tries,
-                    "retry": False,
-                    **kept,
-                },
-                "$currentDate": {"since": True, "tried": True},
-            },
-            upsert=True,
-        )
+    """
+    Let a stream wait at an event; a stream that waits already stays as it is.
+
+    Raises:
+        Lost: the subscription was claimed by another process since.
+    """
+    kept, now = told(error, event), dt.datetime.now(dt.UTC)
+    document = {
+        "_id": key(name, event["aggregateId"]),
+        "subscription": name,
+        "aggregateType": event["aggregateType"],
+        "tries": tries,
+        "retry": False,
+        "since": now,
+        "tried": now,
+        **kept,
+    }
+
+    async def write(session: Any) -> None:
+        with in_time():
+            await move(store, name, fence, {"lastError": kept}, session=session)
+            there = {"_id": document["_id"]}
+            # No upsert: tried again in a transaction, one may break a unique index
+            # (SERVER-95524).
+            if await store.parked.find_one(there, session=session) is None:
+                await store.parked.insert_one(document, session=session)
+
+    await in_transaction(store, write)
 
 
 async def parked_streams(store: Store, name: str) -> set[str]:
@@ -112,8 +130,31 @@ async def failed_again(
         )
 
 
-async def leave(store: Store, waits: Mapping[str, Any]) -> bool:
-    """Take a stream out that has nothing left to wait for."""
-    with in_time():
+async def leave(
+    store: Store, name: str, fence: int, waits: Mapping[str, Any], position: int
+) -> bool:
+    """
+    Take a stream out that has nothing left to wait for.
+
+    Args:
+        store: one face of the store.
+        name: the subscription.
+        fence: that of its claim.
+        waits: the parked stream.
+        position: up to where the subscription has handed events on; its checkpoint
+            goes there, or the stream's events would come again.
+
+    Raises:
+        Lost: the subscription was claimed by another process since.
+    """
+    left = False
+
+    async def write(session: Any) -> None:
+        nonlocal left
         query = {"_id": waits["_id"], "position": waits["position"], "retry": True}
-        return bool(await store.parked.delete_one(query))
+        with in_time():
+            await move(store, name, fence, {"position": position}, session=session)
+            left = bool(await store.parked.delete_one(query, session=session))
+
+    await in_transaction(store, write)
+    return left

@@ -7,11 +7,11 @@ at a time.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-from .events import check_id, read_event
+from .events import check_id, check_version, read_event
 from .exceptions import PositionsBroken
 from .faces import Document
 from .mongo import Store, in_time
@@ -29,16 +29,67 @@ async def head_position(store: Store, session: Any = None) -> int:
     return last["_id"] if last else 0
 
 
-async def wait_for(store: Store, position: int, seconds: float) -> bool:
-    """Wait until a position was given; return whether it was, in that time."""
+async def wait_for(
+    store: Store, what: Any, seconds: float, *, subscription: str | None = None
+) -> bool:
+    """
+    Wait until an event has a position, and a subscription has come that far.
+
+    Args:
+        store: one face of the store.
+        what: a position, an event as stored, or an ``Aggregate`` for its last event.
+        seconds: how long to wait.
+        subscription: whose checkpoint is waited for; None waits for the position.
+
+    Returns:
+        Whether it came true in that time.
+    """
+    position, place = _asked(what)
     end, pause = monotonic() + seconds, FIRST_PAUSE
-    while await head_position(store) < position:
+    while True:
+        if position is None:
+            position = await _position_at(store, place)
+        if position is not None and position <= await _reached(store, subscription):
+            return True
         left = end - monotonic()
         if left <= 0:
             return False
         await store.client.pause(min(pause, left))
         pause = min(pause * 1.5, LONGEST_PAUSE)
-    return True
+
+
+def _asked(what: Any) -> tuple[int | None, tuple[str, int]]:
+    """Return the position that is meant, or the place in a stream."""
+    if isinstance(what, int) and not isinstance(what, bool):
+        return what, ("", 0)
+    if isinstance(what, Mapping):
+        stream, version = what.get("aggregateId"), what.get("aggregateVersion")
+    else:
+        stream, version = getattr(what, "id", None), getattr(what, "version", None)
+    try:
+        return None, (check_id(stream), check_version(version))
+    except (TypeError, ValueError):
+        raise TypeError(
+            "Expected a position, an event as stored, or an Aggregate; not "
+            f"{type(what).__name__}."
+        ) from None
+
+
+async def _position_at(store: Store, place: tuple[str, int]) -> int | None:
+    query = {"aggregateId": {"$eq": place[0]}, "aggregateVersion": place[1]}
+    with in_time():
+        found = await store.positions.find_one(query, projection={"_id": 1})
+    return found["_id"] if found else None
+
+
+async def _reached(store: Store, subscription: str | None) -> int:
+    if subscription is None:
+        return await head_position(store)
+    with in_time():
+        found = await store.subscriptions.find_one(
+            {"_id": {"$eq": subscription}}, projection={"position": 1}
+        )
+    return found["position"] if found else 0
 
 
 async def read_all(

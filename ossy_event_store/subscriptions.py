@@ -49,6 +49,10 @@ class Subscription:
     session: bool = False
     using: str | None = None
     kind: str = field(default="subscription", repr=False)
+    #: How events are handed on, for what is not a handler of the project's.
+    effect: Any = field(default=None, repr=False)
+    #: What else its document begins with.
+    more: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def is_async(self) -> bool:
@@ -220,6 +224,8 @@ def _problems(declared: Subscription) -> Sequence[str]:
 
 def _problems_of_handler(declared: Subscription) -> Sequence[str]:
     handler = declared.handler
+    if declared.effect is not None:
+        return []
     if isinstance(handler, type):
         handler = getattr(handler, "handle", None)
         if not callable(handler):

@@ -8,7 +8,15 @@ import pytest
 from django.conf import settings
 from pymongo import MongoClient
 
-from ossy_event_store import EventStore, indexes, mongo
+from ossy_event_store import (
+    EventStore,
+    consumer,
+    follow,
+    indexes,
+    mongo,
+    sequence,
+    subscriptions,
+)
 from ossy_event_store.faces import drive
 
 
@@ -56,6 +64,17 @@ def store(_store_ready, _unbound):
     for name in mongo.OPTIONS:
         _unbound(store.events).database[name].delete_many({})
     return store
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No subscription is declared yet, and those that run look often."""
+    monkeypatch.setattr(subscriptions, "_registered", {})
+    monkeypatch.setattr(consumer, "LOOK", 0.05)
+    monkeypatch.setattr(consumer, "WRITE", 0.02)
+    monkeypatch.setattr(consumer, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(follow, "WAIT", 0.1)
+    monkeypatch.setattr(sequence, "WAIT", 0.1)
 
 
 @pytest.fixture

@@ -115,6 +115,11 @@ ERRORS = [
         "No aggregate class is registered under 'Cook'. Registered: Book, Reader.",
     ),
     (UnknownAggregateType("Cook", []), {"registered": ()}, "No aggregate class"),
+    (
+        UnknownSubscription("mail", ["maps", "menu"]),
+        {"name": "mail", "registered": ("maps", "menu")},
+        "There is no subscription 'mail'. Declared: maps, menu.",
+    ),
 ]
 EACH = pytest.mark.parametrize("error", [e for e, _, _ in ERRORS], ids=repr)
 
@@ -187,6 +192,7 @@ def test_every_error_stands_in_the_drawing_of_the_tree():
         (InvalidQuery, ValueError),
         (InvalidState, ValueError),
         (UnknownAggregateType, LookupError),
+        (UnknownSubscription, LookupError),
     ],
 )
 def test_an_error_is_also_what_django_or_python_calls_it(cls, base):

@@ -1,4 +1,4 @@
-"""Subscriptions at work: each event once or more, in order, retried, parked, resumed."""
+"""Subscriptions at work: each event in order, retried, parked, resumed."""
 
 import threading
 from collections import defaultdict
@@ -7,28 +7,12 @@ from contextlib import contextmanager
 import pytest
 from pymongo.errors import AutoReconnect
 
-from ossy_event_store import (
-    EventStore,
-    consumer,
-    follow,
-    mongo,
-    operating,
-    sequence,
-    subscriptions,
-)
+from ossy_event_store import EventStore, mongo, operating
 from ossy_event_store.running import Runner
 from ossy_event_store.subscriptions import subscription
 from tests.servers import until
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(subscriptions, "_registered", {})
-    monkeypatch.setattr(consumer, "LOOK", 0.05)
-    monkeypatch.setattr(consumer, "WRITE", 0.02)
-    monkeypatch.setattr(consumer, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(follow, "WAIT", 0.1)
-    monkeypatch.setattr(sequence, "WAIT", 0.1)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @contextmanager

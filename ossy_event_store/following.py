@@ -1,0 +1,144 @@
+"""
+Snapshots that follow their streams: a subscription of the store's own.
+
+Whoever appends an event, the snapshot comes after it: how often is said by the class's
+attribute ``snapshot_every``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from . import parking, subscriptions
+from .checkpoints import Lost
+from .delivery import Park, streams_of
+from .event_store import load_stream
+from .exceptions import InvalidState, ReducerError
+from .faces import Document
+from .folding import fold, name_of
+from .mongo import Store, in_time
+from .registry import registered
+from .snapshots import build_snapshot, is_usable, write_snapshots
+from .subscriptions import Subscription
+from .transactions import HandlerFailed
+
+NAME = "snapshots"
+KIND = "snapshots"
+
+
+def snapshot_every(Root: Any) -> int | None:
+    """
+    Return after how many events a class's snapshots are renewed; None for never.
+
+    Raises:
+        ImproperlyConfigured: its attribute ``snapshot_every`` is neither.
+    """
+    every = getattr(Root, "snapshot_every", 1)
+    if every is None:
+        return None
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ImproperlyConfigured(
+            f"{name_of(Root)}.snapshot_every must be a number from 1, or None for "
+            f"snapshots that are stored by save() and rebuilds alone; not {every!r}."
+        )
+    return every
+
+
+def register() -> None:
+    """Subscribe the snapshots of all registered types; called by ``ready()``."""
+    followed = tuple(
+        kind for kind, Root in registered().items() if snapshot_every(Root) is not None
+    )
+    if followed:
+        subscriptions.add(
+            Subscription(
+                NAME,
+                Snapshots,
+                aggregate_types=followed,
+                kind=KIND,
+                effect=Snapshots,
+            )
+        )
+
+
+class Snapshots:
+    """Brings the snapshots of the streams of a batch of events up to date."""
+
+    size: int | None = None
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def begin(self, claimed: Document) -> int:
+        """Return the position behind which to go on."""
+        position: int = claimed["position"]
+        return position
+
+    async def deliver(
+        self, events: Sequence[Document], after: int, fence: int, park: Park
+    ) -> bool:
+        """Fold the events onto the snapshots, and write those that are due."""
+        streams = {stream[0]["aggregateId"]: stream for stream in streams_of(events)}
+        with in_time():
+            found = await self._store.snapshots.find({"_id": {"$in": list(streams)}})
+        there = {snapshot["_id"]: snapshot for snapshot in found}
+        new: list[Document] = []
+        for aggregate_id, stream in streams.items():
+            try:
+                snapshot = await self._folded(stream, there.get(aggregate_id))
+            except (ReducerError, InvalidState) as error:
+                await park(_culprit(stream, error), error)
+                continue
+            if snapshot is not None:
+                new.append(snapshot)
+        with in_time():
+            await write_snapshots(self._store, new, first=not there)
+        return False
+
+    async def redeliver(self, waits: Document, event: Document) -> None:
+        """Fold the stream anew, and let it go on."""
+        await self.deliver([event], 0, 0, _raise)
+        with in_time():
+            if not await parking.advance(self._store, waits, event):
+                raise Lost
+
+    async def settle(self, position: int) -> None:
+        """Nothing to do: a snapshot that comes again is the same."""
+
+    async def _folded(
+        self, stream: Sequence[Document], snapshot: Document | None
+    ) -> Document | None:
+        """Return the snapshot after these events of a stream, if one is due."""
+        Root = registered().get(stream[0]["aggregateType"])
+        every = snapshot_every(Root) if Root is not None else None
+        if every is None:
+            return None
+        usable = snapshot if is_usable(snapshot, Root) else None
+        version = usable["aggregateVersion"] if usable else 0
+        head = stream[-1]["aggregateVersion"]
+        if head <= version or head // every <= version // every:
+            return None
+        events = [e for e in stream if e["aggregateVersion"] > version]
+        if events[0]["aggregateVersion"] != version + 1:
+            aggregate_id = stream[0]["aggregateId"]
+            with in_time():
+                events = await load_stream(self._store, aggregate_id, version)
+        state = fold(Root, events, usable["state"] if usable else {})
+        head = events[-1]["aggregateVersion"]
+        return build_snapshot(Root, events[0]["aggregateId"], head, state)
+
+
+async def _raise(event: Document, error: BaseException) -> None:
+    raise HandlerFailed(error)
+
+
+def _culprit(stream: Sequence[Document], error: BaseException) -> Document:
+    """Return the event of the batch at which the stream has to wait."""
+    version = getattr(error, "version", None)
+    for event in stream:
+        if event["aggregateVersion"] == version:
+            return event
+    return stream[-1] if version is None else stream[0]

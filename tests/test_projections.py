@@ -1,0 +1,278 @@
+"""Projections: read models over streams, exactly once, whatever comes in between."""
+
+import threading
+from collections import Counter
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from ossy_event_store import (
+    Aggregate,
+    EventStore,
+    Projection,
+    mongo,
+    operating,
+    projections,
+    register_projection,
+)
+from ossy_event_store.checkpoints import Lost, begin, claim
+from ossy_event_store.faces import drive
+from ossy_event_store.projections import Writer
+from tests.library.aggregate import Book
+from tests.servers import until
+from tests.test_subscriptions import checkpoint, parked, reached, running
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+class Loans(Projection):
+    """Which books somebody has borrowed, how often in all."""
+
+    name = "loans"
+    sources = ["Book"]
+    initial_state = {"lent": 0, "books": []}
+    broken = set()
+
+    @staticmethod
+    def key(event):
+        if event["type"] == "NoKey":
+            raise KeyError("to")
+        return event["payload"].get("to") if event["type"] == "BookLent" else None
+
+    @classmethod
+    def apply(cls, event, state):
+        state["lent"] += 1
+        if event["aggregateId"] in cls.broken:
+            raise ValueError("broken")
+        state["books"].append(event["aggregateId"])
+        return state
+
+
+@pytest.fixture
+def loans(store, monkeypatch):
+    monkeypatch.setattr(projections, "_registered", {})
+    monkeypatch.setattr(projections, "_generations", {})
+    monkeypatch.setattr(projections, "FRESH", 0.0)
+    monkeypatch.setattr(Loans, "broken", set())
+    database = mongo.raw(store.events).database
+    for name in database.list_collection_names(filter={"name": {"$regex": "^proj"}}):
+        database[name].drop()
+    return register_projection(Loans)
+
+
+@pytest.fixture
+def events(lend, store):
+    """Give events of books in order, with positions of their own."""
+
+    def events(*ids):
+        return [
+            {
+                **lend(aggregate_id, "BookLent")[0],
+                "position": position,
+            }
+            for position, aggregate_id in enumerate(ids, 1)
+        ]
+
+    return events
+
+
+def test_a_document_a_key_holds_the_fold_of_its_events(loans, store, lend, face):
+    lend("a", "BookBought", "BookLent", "BookReturned", "BookLent")
+    lend("b", "BookLent")
+    with running():
+        reached(store, "loans", 5)
+    assert face(Loans.get, "ann") == {"lent": 3, "books": ["a", "a", "b"]}
+    assert face(Loans.get, "bob") is None
+    (found,) = Loans.collection.find({"state.lent": {"$gt": 2}})
+    assert found["_id"] == "ann"
+    assert found["position"] == 5
+
+
+def test_a_view_that_appended_reads_its_own_write(loans, store, lend, face):
+    lend("a", "BookBought")
+    with running():
+        for lent in range(1, 6):
+            book = Aggregate.of(Book, "a")
+            book.add({"type": "BookLent", "payload": {"to": "ann"}})
+            assert face(Loans.wait_for, book, 30)
+            assert Loans.get("ann")["lent"] == lent
+        assert face(Loans.wait_for, EventStore.get_event_stream("a")[-1])
+        assert face(EventStore.wait_for, book, subscription="loans")
+        with pytest.raises(TypeError, match="a position, an event as stored, or an"):
+            face(Loans.wait_for, {"type": "BookLent"})
+    assert not face(Loans.wait_for, 7, 0.01)
+
+
+def test_what_comes_again_changes_nothing(loans, store, events):
+    some = events("a", "b", "c")
+    writer = Writer(store, Loans, 1)
+
+    async def park(event, error):
+        raise AssertionError(error)
+
+    drive(writer.deliver(some[:2], 2, 0, park))
+    drive(writer.deliver(some, 3, 0, park))
+    drive(writer.deliver(some[1:], 3, 0, park))
+    assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "c"]}
+
+
+def test_of_two_that_write_the_same_document_one_gives_way(loans, store, events):
+    some = events("a", "b", "c")
+    writers = [Writer(store, Loans, 1) for _ in range(2)]
+    outcomes = Counter()
+    together = threading.Barrier(2)
+
+    async def park(event, error):
+        raise AssertionError(error)
+
+    def write(writer):
+        for after in range(1, 4):
+            together.wait(30)
+            try:
+                drive(writer.deliver(some[:after], after, 0, park))
+                outcomes["written"] += 1
+            except Lost:
+                outcomes["lost"] += 1
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in writers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(outcomes.values()) == 6
+    assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "c"]}
+
+
+def test_an_event_that_cannot_be_applied_parks_its_stream(loans, store, lend):
+    Loans.broken.add("b")
+    for stream in "abc":
+        lend(stream, "BookLent")
+    lend("b", "BookLent")
+    lend("c", "BookLent")
+    with running():
+        reached(store, "loans", 5)
+        # What the failed attempt did to the state is not kept.
+        assert Loans.get("ann") == {"lent": 3, "books": ["a", "c", "c"]}
+        (waits,) = parked(store)
+        assert (waits["aggregateId"], waits["position"]) == ("b", 2)
+        assert waits["error"] == "ValueError: broken"
+        Loans.broken.clear()
+        assert operating.retry("loans") == 1
+        until(lambda: not parked(store))
+        assert Loans.get("ann") == {"lent": 5, "books": ["a", "c", "c", "b", "b"]}
+        lend("b", "BookLent")
+        reached(store, "loans", 6)
+    assert Loans.get("ann")["lent"] == 6
+
+
+def test_a_stream_is_parked_before_others_are_written(loans, store, events):
+    # Else an event that is mended later would be taken for one that is in already.
+    Loans.broken.add("a")
+    some, seen = events("a", "b"), []
+
+    async def park(event, error):
+        seen.append((event["aggregateId"], Loans.get("ann")))
+        raise Lost  # the process dies here
+
+    with pytest.raises(Lost):
+        drive(Writer(store, Loans, 1).deliver(some, 2, 0, park))
+    assert seen == [("a", None)]
+    assert Loans.get("ann") is None
+
+
+def test_an_event_whose_key_fails_parks_its_stream(loans, store, lend):
+    lend("a", "NoKey", "BookLent")
+    lend("b", "BookLent")
+    with running():
+        reached(store, "loans", 3)
+    assert Loans.get("ann") == {"lent": 1, "books": ["b"]}
+    assert [waits["position"] for waits in parked(store)] == [1]
+
+
+class Unstorable(Loans):
+    name = "unstorable"
+
+    @classmethod
+    def apply(cls, event, state):
+        if event["aggregateId"] == "b":
+            return {**state, "set": {1, 2}}
+        return super().apply(event, state)
+
+
+def test_a_state_that_cannot_be_stored_parks_its_stream(loans, store, lend):
+    register_projection(Unstorable)
+    for stream in "abc":
+        lend(stream, "BookLent")
+    with running("unstorable"):
+        reached(store, "unstorable", 3)
+    assert Unstorable.get("ann") == {"lent": 2, "books": ["a", "c"]}
+    (waits,) = parked(store)
+    assert waits["aggregateId"] == "b"
+    assert "cannot encode object: {1, 2}" in waits["error"]
+
+
+def test_a_changed_class_is_noticed(loans, store, lend, monkeypatch, caplog):
+    lend("a", "BookLent")
+    with running():
+        reached(store, "loans", 1)
+    assert "has changed" not in caplog.text
+    monkeypatch.setattr(Loans, "revision", "2", raising=False)
+    projections.revision_of.cache_clear()
+    lend("a", "BookLent")
+    with running():
+        reached(store, "loans", 2)
+    assert "Projection loans has changed since it was built" in caplog.text
+    assert checkpoint(store, "loans")["revision"] != "2"
+    projections.revision_of.cache_clear()
+
+
+def test_one_whose_checkpoint_was_claimed_by_another_parks_nothing(loans, store):
+    from ossy_event_store import parking
+
+    drive(begin(store, "loans", "beginning", "projection"))
+    mine = drive(claim(store, "loans", "me"))
+    drive(claim(store, "loans", "another"))
+    event = {
+        "_id": "e",
+        "type": "BookLent",
+        "aggregateType": "Book",
+        "aggregateId": "a",
+        "aggregateVersion": 1,
+        "position": 1,
+    }
+    with pytest.raises(Lost):
+        drive(parking.park(store, "loans", mine["fence"], event, ValueError(), 1))
+    assert not parked(store)
+
+
+WRONG = {
+    "no class": (lambda: Projection.get, "is not a projection"),
+    "no name": (lambda: type("P", (Projection,), {}), "needs an attribute name"),
+    "no collection": (
+        lambda: type("P", (Projection,), {"name": "a.b"}),
+        "of letters, digits and _; found 'a.b'",
+    ),
+    "no key": (lambda: type("P", (Projection,), {"name": "p"}), "static method key"),
+    "sources": (
+        lambda: type("P", (Loans,), {"name": "p", "sources": "Book"}),
+        "sources is a list of strings",
+    ),
+    "method": (
+        lambda: type("P", (Loans,), {"name": "p", "apply": lambda self: {}}),
+        "must take .event, state.",
+    ),
+    "name twice": (lambda: type("P", (Loans,), {}), "Two projections are called"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_projection_is_refused(loans, name):
+    make, message = WRONG[name]
+    with pytest.raises(ImproperlyConfigured, match=message):
+        register_projection(make())
+
+
+@pytest.mark.parametrize("key", [None, True, {"$gt": ""}, ["a"], b"a", 1.5])
+def test_a_key_is_a_string_or_a_number(loans, face, key):
+    with pytest.raises(TypeError, match="A key is a string or a number"):
+        face(Loans.get, key)
