@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from bson import Binary
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from pymongo import ReturnDocument
@@ -51,6 +52,7 @@ async def begin(
         "position": position,
         "fence": 0,
         "owner": None,
+        "session": None,
         "delivered": 0,
         "rate": 0.0,
         "stopped": None,
@@ -67,17 +69,51 @@ async def begin(
         return await store.subscriptions.find_one({"_id": {"$eq": name}}) or {}
 
 
-async def claim(store: Store, name: str, owner: str) -> Document:
-    """Take a subscription over, and return its document with the new fence."""
+async def claim(store: Store, name: str, owner: str, session_id: Any) -> Document:
+    """
+    Take a subscription over, and return its document with the new fence.
+
+    What the one before left open is ended first: a transaction of a process that was
+    killed would hold its documents for a minute.
+
+    Args:
+        store: one face of the store.
+        name: the subscription.
+        owner: this process, which holds the lease.
+        session_id: that of the session in which it has its transactions.
+    """
     with in_time():
-        found = await store.subscriptions.find_one_and_update(
-            {"_id": {"$eq": name}},
-            {"$inc": {"fence": 1}, "$set": {"owner": owner}},
-            return_document=ReturnDocument.AFTER,
-        )
+        found = await store.subscriptions.find_one({"_id": {"$eq": name}})
     if found is None:
         raise Lost
-    return found
+    if found.get("session") is not None:
+        # The client's own commands do not encode what the collections decode.
+        session = Binary.from_uuid(found["session"])
+        await store.client.end_transaction({"id": session})
+    with in_time():
+        claimed = await store.subscriptions.find_one_and_update(
+            {"_id": {"$eq": name}, "fence": found["fence"]},
+            {"$inc": {"fence": 1}, "$set": {"owner": owner, "session": session_id}},
+            return_document=ReturnDocument.AFTER,
+        )
+    if claimed is None:
+        raise Lost
+    return claimed
+
+
+async def check(store: Store, name: str, fence: int) -> None:
+    """
+    Look whether the subscription is still claimed with this fence.
+
+    Raises:
+        Lost: it is not.
+    """
+    with in_time():
+        found = await store.subscriptions.find_one(
+            {"_id": {"$eq": name}}, projection={"fence": 1}
+        )
+    if found is None or found["fence"] != fence:
+        raise Lost
 
 
 async def move(

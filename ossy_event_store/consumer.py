@@ -52,13 +52,13 @@ def lease_of(name: str) -> str:
     return f"subscription {name}"
 
 
-def effect_of(store: Store, declared: Subscription) -> Effect:
+def effect_of(store: Store, session: Any, declared: Subscription) -> Effect:
     """Return how the events of a subscription are handed on."""
     if declared.effect is not None:  # the snapshots, or a projection
-        effect: Effect = declared.effect(store)
+        effect: Effect = declared.effect(store, session)
         return effect
     if declared.session:
-        return InTransaction(store, declared)
+        return InTransaction(store, session, declared)
     if declared.using:
         return InDatabase(store, declared)
     return AtLeastOnce(store, declared)
@@ -73,6 +73,16 @@ class StoppedAt(Exception):
         self.error = error
 
 
+class GaveUp(Exception):
+    """A handler failed at ``event`` after all ``tries``, and its stream is to wait."""
+
+    def __init__(self, event: Document, error: BaseException, tries: int) -> None:
+        super().__init__(event, error, tries)
+        self.event = event
+        self.error = error
+        self.tries = tries
+
+
 class Consumer:
     """Runs one subscription, for as long as no other process does."""
 
@@ -83,6 +93,7 @@ class Consumer:
         #: When the lease was renewed last, by the monotonic clock; 0 without one.
         self.renewed = 0.0
         self.fence = 0
+        self._session: Any = None
         self._position = 0  # what the checkpoint says
         self._seen = 0  # what has been read, and handed on or passed over
         self._parked: set[str] = set()
@@ -147,9 +158,8 @@ class Consumer:
                 return False
         self.renewed = time.monotonic()
         try:
-            await self._work(
-                store, await checkpoints.claim(store, self.name, self.owner)
-            )
+            async with store.client.session() as session:
+                await self._work(store, session)
         finally:
             self.renewed = 0.0
             if self._pool is not None:
@@ -159,31 +169,36 @@ class Consumer:
                 await leases.release(store, lease, self.owner)
         return True
 
-    async def _work(self, store: Store, claimed: Document) -> None:
-        self.fence = claimed["fence"]
-        effect = effect_of(store, self.declared)
+    async def _work(self, store: Store, session: Any) -> None:
+        claimed = await checkpoints.claim(
+            store, self.name, self.owner, session.session_id["id"]
+        )
+        self.fence, self._session = claimed["fence"], session
+        effect = effect_of(store, session, self.declared)
         self._position = self._seen = await effect.begin(claimed)
         self._parked = await parking.parked_streams(store, self.name)
         self._looked = 0.0
         self._rate.unwritten = 0
         self._written = time.monotonic()
-        async with store.client.session() as session:
-            try:
-                while not self.stop.is_set():
-                    self._check()
-                    await self._look(store, effect, session)
-                    found = await self._read(store, session)
-                    if found:
-                        await self._take(store, effect, found)
-                    await self._write(store, idle=not found)
-                    if not found:
-                        await self._wait()
-            except StoppedAt as stopped:
-                await self._stop_at(store, stopped)
-            finally:
-                # Also after a failure: what is done need not be done again.
-                with suppress(PyMongoError, StoreUnavailable, Lost):
-                    await self._write(store, now=True)
+        try:
+            while not self.stop.is_set():
+                self._check()
+                await self._look(store, effect)
+                found = await self._read(store)
+                if found:
+                    await self._take(store, effect, found)
+                await self._write(store, idle=not found)
+                if not found:
+                    await self._wait()
+        except StoppedAt as stopped:
+            await self._stop_at(store, stopped)
+        finally:
+            # Also after a failure: what is done need not be done again.
+            with suppress(PyMongoError, StoreUnavailable, Lost):
+                await self._write(store, now=True)
+        with suppress(PyMongoError, StoreUnavailable, Lost), in_time():
+            # No transaction is left open, and the session is used again elsewhere.
+            await checkpoints.move(store, self.name, self.fence, {"session": None})
 
     def _check(self) -> None:
         if time.monotonic() - self.renewed > LEASE:
@@ -191,21 +206,21 @@ class Consumer:
 
     # --- reading
 
-    async def _read(self, store: Store, session: Any) -> list[Document]:
+    async def _read(self, store: Store) -> list[Document]:
         """Return the next events, and know how far they reach."""
         query = self.declared.query()
         if not query:
             query = {"_id": {"$gt": self._seen}}
-            found = await read(store, query, PAGE, session)
+            found = await read(store, query, PAGE, self._session)
             self._reach = found[-1]["position"] if found else self._seen
             return found
         # The session lets the second read see all that the first one saw.
-        head = await head_position(store, session)
+        head = await head_position(store, self._session)
         if head <= self._seen:
             self._reach = self._seen
             return []
         query["_id"] = {"$gt": self._seen, "$lte": head}
-        found = await read(store, query, PAGE, session)
+        found = await read(store, query, PAGE, self._session)
         self._reach = found[-1]["position"] if len(found) == PAGE else head
         if not found:
             self._seen = head
@@ -265,18 +280,25 @@ class Consumer:
             if event["aggregateId"] in self._parked:
                 continue
             end = after if number == len(events) else event["position"]
-            if not await self._try(store, effect, event, end):
-                return
+            try:
+                if not await self._try(store, effect, event, end):
+                    return
+            except GaveUp as gave_up:
+                await self._park(store, gave_up)
         self._seen = after
 
     async def _try(
         self, store: Store, effect: Effect, event: Document, after: int
     ) -> bool:
         """
-        Hand one event on, several times if need be; then park its stream.
+        Hand one event on, several times if need be.
 
         Returns:
-            False if it was told to stop before either was done.
+            False if it was told to stop before that was done.
+
+        Raises:
+            GaveUp: the last try failed as well.
+            StoppedAt: so it did, and the subscription is to stop then.
         """
         pause, longest = self.declared.backoff
         for tried in range(1, self.declared.retries + 2):
@@ -285,12 +307,11 @@ class Consumer:
                 return True
             except HandlerFailed as failed:
                 await self._failed(store, event, failed.error, tried)
-            if tried <= self.declared.retries:
-                await self._pause(store, min(pause, longest))
-                if self.stop.is_set():
-                    return False
+            await self._pause(store, min(pause, longest))
+            if self.stop.is_set():
+                return False
             pause *= 2
-        return True
+        raise AssertionError("the last try returns or raises")
 
     async def _failed(
         self, store: Store, event: Document, error: BaseException, tried: int
@@ -304,10 +325,10 @@ class Consumer:
                 self.fence,
                 {"lastError": checkpoints.told(error, event)},
             )
+        if final and self.declared.on_error == "stop":
+            raise StoppedAt(event, error)
         if final:
-            if self.declared.on_error == "stop":
-                raise StoppedAt(event, error)
-            await self._park(store, event, error, tried)
+            raise GaveUp(event, error, tried)
 
     def _log(
         self, event: Document, error: BaseException, tried: int, *, final: bool
@@ -326,18 +347,24 @@ class Consumer:
             exc_info=error if final else None,
         )
 
-    async def _park(
-        self, store: Store, event: Document, error: BaseException, tries: int
-    ) -> None:
-        await parking.park(store, self.name, self.fence, event, error, tries)
-        self._parked.add(event["aggregateId"])
+    async def _park(self, store: Store, failed: GaveUp) -> None:
+        await parking.park(
+            store,
+            self._session,
+            self.name,
+            self.fence,
+            failed.event,
+            failed.error,
+            failed.tries,
+        )
+        self._parked.add(failed.event["aggregateId"])
 
     async def _deliver(
         self, store: Store, effect: Effect, events: Sequence[Document], after: int
     ) -> None:
         async def park(event: Document, error: BaseException) -> None:
             self._log(event, error, 1, final=True)
-            await self._park(store, event, error, 1)
+            await self._park(store, GaveUp(event, error, 1))
 
         moved = await effect.deliver(events, after, self.fence, park)
         self._seen = after
@@ -359,13 +386,17 @@ class Consumer:
             for events in streams_of(found)
         ]
         raised = await side_by_side(works, many, is_async, self._pool)
+        for error in raised:
+            if isinstance(error, GaveUp):
+                await self._park(store, error)
         # Up to the first event that is not done; those behind it come once more.
         for event in found:
-            if event["position"] not in done:
+            if event["position"] in done or event["aggregateId"] in self._parked:
+                self._seen = event["position"]
+            else:
                 break
-            self._seen = event["position"]
         for error in raised:
-            if isinstance(error, BaseException):
+            if isinstance(error, BaseException) and not isinstance(error, GaveUp):
                 raise error
 
     async def _lane(
@@ -416,22 +447,15 @@ class Consumer:
 
     # --- what an operator asked for
 
-    async def _look(self, store: Store, effect: Effect, session: Any) -> None:
+    async def _look(self, store: Store, effect: Effect) -> None:
         if time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()
-        with in_time():
-            mine = await store.subscriptions.find_one(
-                {"_id": {"$eq": self.name}}, projection={"fence": 1}
-            )
-        if mine is None or mine["fence"] != self.fence:
-            raise Lost
+        await checkpoints.check(store, self.name, self.fence)
         for waits in await parking.parked(store, self.name, retry=True):
-            await self._retry(store, effect, session, waits)
+            await self._retry(store, effect, waits)
 
-    async def _retry(
-        self, store: Store, effect: Effect, session: Any, waits: Document
-    ) -> None:
+    async def _retry(self, store: Store, effect: Effect, waits: Document) -> None:
         """Hand the events of a parked stream on, until it is level or fails again."""
         while not self.stop.is_set():
             events = await read(
@@ -443,7 +467,7 @@ class Consumer:
                     "_id": {"$lte": self._seen},
                 },
                 1,
-                session,
+                self._session,
             )
             if not events:
                 await self._leave(store, effect, waits)
@@ -460,7 +484,9 @@ class Consumer:
 
     async def _leave(self, store: Store, effect: Effect, waits: Document) -> None:
         await effect.settle(self._seen)
-        left = await parking.leave(store, self.name, self.fence, waits, self._seen)
+        left = await parking.leave(
+            store, self._session, self.name, self.fence, waits, self._seen
+        )
         self._position = self._seen
         if left:
             self._parked.discard(waits["aggregateId"])

@@ -100,8 +100,9 @@ class AtLeastOnce:
 class InTransaction:
     """The handler writes through a session, in which the checkpoint moves as well."""
 
-    def __init__(self, store: Store, declared: Subscription) -> None:
+    def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
         self._store = store
+        self._session = session
         self._name = declared.name
         self._handle = declared.handle()
         self._is_async = declared.is_async
@@ -114,9 +115,9 @@ class InTransaction:
     async def deliver(
         self, events: Sequence[Document], after: int, fence: int, park: Park
     ) -> bool:
-        async def work(session: Any) -> None:
+        async def work() -> None:
             for event in events:
-                await call(self._handle, self._is_async, event, session)
+                await call(self._handle, self._is_async, event, self._session)
             with in_time():
                 await checkpoints.move(
                     self._store,
@@ -124,23 +125,26 @@ class InTransaction:
                     fence,
                     {"position": after},
                     len(events),
-                    session,
+                    self._session,
                 )
 
-        await in_transaction(self._store, work)
+        async def again() -> None:
+            await checkpoints.check(self._store, self._name, fence)
+
+        await in_transaction(self._store, self._session, work, again)
         return True
 
     async def settle(self, position: int) -> None:
         pass
 
     async def redeliver(self, waits: Document, event: Document) -> None:
-        async def work(session: Any) -> None:
-            await call(self._handle, self._is_async, event, session)
+        async def work() -> None:
+            await call(self._handle, self._is_async, event, self._session)
             with in_time():
-                if not await parking.advance(self._store, waits, event, session):
+                if not await parking.advance(self._store, waits, event, self._session):
                     raise Lost
 
-        await in_transaction(self._store, work)
+        await in_transaction(self._store, self._session, work)
 
 
 class InDatabase:

@@ -118,6 +118,7 @@ class Documents(Protocol):
     async def delete_many(self, query: Filter) -> int: ...
     async def bulk_write(self, requests: Sequence[Any], **options: Any) -> int: ...
     async def count(self) -> int: ...
+    async def count_where(self, query: Filter, **options: Any) -> int: ...
     async def index_information(self) -> Mapping[str, Any]: ...
     async def create_index(self, keys: Any, **options: Any) -> str: ...
     async def database_command(
@@ -205,6 +206,9 @@ class BlockingCollection:
 
     async def count(self) -> int:
         return self.raw.estimated_document_count()
+
+    async def count_where(self, query: Filter, **options: Any) -> int:
+        return self.raw.count_documents(query, **options)
 
     async def index_information(self) -> Mapping[str, Any]:
         return self.raw.index_information()
@@ -301,6 +305,9 @@ class AwaitableCollection:
     async def count(self) -> int:
         return await self.raw.estimated_document_count()
 
+    async def count_where(self, query: Filter, **options: Any) -> int:
+        return await self.raw.count_documents(query, **options)
+
     async def index_information(self) -> Mapping[str, Any]:
         return await self.raw.index_information()
 
@@ -322,7 +329,8 @@ class Client(Protocol):
     async def command(self, name: str, **options: Any) -> Mapping[str, Any]: ...
     async def pause(self, seconds: float) -> None: ...
     def session(self) -> AbstractAsyncContextManager[Any]: ...
-    def transaction(self) -> AbstractAsyncContextManager[Any]: ...
+    def transaction(self, session: Any = None) -> AbstractAsyncContextManager[Any]: ...
+    async def end_transaction(self, session_id: Any) -> None: ...
     async def in_transaction(
         self, collection: Documents, documents: Sequence[Any]
     ) -> None: ...
@@ -353,21 +361,32 @@ class BlockingClient:
             yield session
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[ClientSession, None]:
-        """Hold a transaction around what is inside: one try, no retry here."""
-        with self.raw.start_session() as session:
-            try:
-                with session.start_transaction(
-                    read_concern=SNAPSHOT, write_concern=MAJORITY
-                ):
-                    yield session
-            except ConfigurationError:
-                await self._drop_connections()
-                raise
-            except PyMongoError as error:
-                if may_be_open(error):
-                    await self._end(session.session_id)
-                raise
+    async def transaction(
+        self, session: Any = None
+    ) -> AsyncGenerator[ClientSession, None]:
+        """
+        Hold a transaction around what is inside: one try, no retry here.
+
+        Args:
+            session: in which to hold it; None takes one of its own.
+        """
+        if session is None:
+            with self.raw.start_session() as own:
+                async with self.transaction(own):
+                    yield own
+            return
+        try:
+            with session.start_transaction(
+                read_concern=SNAPSHOT, write_concern=MAJORITY
+            ):
+                yield session
+        except ConfigurationError:
+            await self._drop_connections()
+            raise
+        except PyMongoError as error:
+            if may_be_open(error):
+                await self.end_transaction(session.session_id)
+            raise
 
     async def in_transaction(
         self, collection: Documents, documents: Sequence[Any]
@@ -376,7 +395,7 @@ class BlockingClient:
         async with self.transaction() as session:
             await collection.insert_many(documents, session=session)
 
-    async def _end(self, session_id: Any) -> None:
+    async def end_transaction(self, session_id: Any) -> None:
         """
         End a transaction whose end the server may not have heard of.
 
@@ -441,20 +460,26 @@ class AwaitableClient:
             yield session
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[AsyncClientSession, None]:
-        async with self.raw.start_session() as session:
-            try:
-                async with await session.start_transaction(
-                    read_concern=SNAPSHOT, write_concern=MAJORITY
-                ):
-                    yield session
-            except ConfigurationError:
-                await self._drop_connections()
-                raise
-            except PyMongoError as error:
-                if may_be_open(error):
-                    await self._end(session.session_id)
-                raise
+    async def transaction(
+        self, session: Any = None
+    ) -> AsyncGenerator[AsyncClientSession, None]:
+        if session is None:
+            async with self.raw.start_session() as own:  # noqa: SIM117 - as its twin
+                async with self.transaction(own):
+                    yield own
+            return
+        try:
+            async with await session.start_transaction(
+                read_concern=SNAPSHOT, write_concern=MAJORITY
+            ):
+                yield session
+        except ConfigurationError:
+            await self._drop_connections()
+            raise
+        except PyMongoError as error:
+            if may_be_open(error):
+                await self.end_transaction(session.session_id)
+            raise
 
     async def in_transaction(
         self, collection: Documents, documents: Sequence[Any]
@@ -462,7 +487,7 @@ class AwaitableClient:
         async with self.transaction() as session:
             await collection.insert_many(documents, session=session)
 
-    async def _end(self, session_id: Any) -> None:
+    async def end_transaction(self, session_id: Any) -> None:
         own = contextvars.Context()
         await asyncio.create_task(self._kill(session_id), context=own)
 

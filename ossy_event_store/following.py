@@ -69,7 +69,7 @@ class Snapshots:
 
     size: int | None = None
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, session: Any) -> None:
         self._store = store
 
     async def begin(self, claimed: Document) -> int:

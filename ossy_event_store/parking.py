@@ -27,6 +27,7 @@ def key(name: str, aggregate_id: str) -> Document:
 
 async def park(
     store: Store,
+    session: Any,
     name: str,
     fence: int,
     event: Mapping[str, Any],
@@ -51,7 +52,7 @@ async def park(
         **kept,
     }
 
-    async def write(session: Any) -> None:
+    async def write() -> None:
         with in_time():
             await move(store, name, fence, {"lastError": kept}, session=session)
             there = {"_id": document["_id"]}
@@ -60,7 +61,7 @@ async def park(
             if await store.parked.find_one(there, session=session) is None:
                 await store.parked.insert_one(document, session=session)
 
-    await in_transaction(store, write)
+    await in_transaction(store, session, write)
 
 
 async def parked_streams(store: Store, name: str) -> set[str]:
@@ -131,13 +132,19 @@ async def failed_again(
 
 
 async def leave(
-    store: Store, name: str, fence: int, waits: Mapping[str, Any], position: int
+    store: Store,
+    session: Any,
+    name: str,
+    fence: int,
+    waits: Mapping[str, Any],
+    position: int,
 ) -> bool:
     """
     Take a stream out that has nothing left to wait for.
 
     Args:
         store: one face of the store.
+        session: that of its transactions.
         name: the subscription.
         fence: that of its claim.
         waits: the parked stream.
@@ -149,12 +156,12 @@ async def leave(
     """
     left = False
 
-    async def write(session: Any) -> None:
+    async def write() -> None:
         nonlocal left
         query = {"_id": waits["_id"], "position": waits["position"], "retry": True}
         with in_time():
             await move(store, name, fence, {"position": position}, session=session)
             left = bool(await store.parked.delete_one(query, session=session))
 
-    await in_transaction(store, write)
+    await in_transaction(store, session, write)
     return left

@@ -143,7 +143,8 @@ async def _get(
     return found["state"] if found else None
 
 
-def _revision(cls: Any) -> str:
+def revision(cls: Any) -> str:
+    """Return the name of the version of a projection, as ``revision_of`` a reducer."""
     return revision_of(cls)
 
 
@@ -202,7 +203,7 @@ def register_projection(cls: P) -> P:
             aggregate_types=None if cls.sources is None else tuple(cls.sources),
             kind=KIND,
             effect=partial(Writer, cls=cls),
-            more={"generation": 1, "revision": _revision(cls)},
+            more={"generation": 1, "revision": revision(cls)},
         )
     )
     _registered[cls.name] = cls
@@ -266,6 +267,7 @@ class Writer:
 
     Args:
         store: one face of the store.
+        session: that of its transactions.
         cls: the projection.
         generation: which; None takes the one in use.
     """
@@ -273,9 +275,14 @@ class Writer:
     size: int | None = None
 
     def __init__(
-        self, store: Store, cls: type[Projection], generation: int | None = None
+        self,
+        store: Store,
+        session: Any,
+        cls: type[Projection],
+        generation: int | None = None,
     ) -> None:
         self._store = store
+        self._session = session
         self._cls = cls
         self._generation = generation
         self._documents = self._of(generation or 1)
@@ -287,7 +294,7 @@ class Writer:
         """Return the position behind which to go on, in the generation in use."""
         if self._generation is None:
             self._documents = self._of(claimed["generation"])
-        if claimed["revision"] != _revision(self._cls):
+        if claimed["revision"] != revision(self._cls):
             logger.warning(
                 "Projection %s has changed since it was built, and goes on from what "
                 "is there: run manage.py rebuild_projections %s.",
@@ -345,18 +352,17 @@ class Writer:
         for _, error in batch.sort([event]):
             raise HandlerFailed(error)
 
-        async def write(session: Any) -> None:
+        async def write() -> None:
             with in_time():
                 for key in batch.keyed:
-                    await self._apply_late(batch, key, event, session)
-                if not await parking.advance(self._store, waits, event, session):
+                    await self._apply_late(batch, key, event)
+                if not await parking.advance(self._store, waits, event, self._session):
                     raise Lost
 
-        await in_transaction(self._store, write)
+        await in_transaction(self._store, self._session, write)
 
-    async def _apply_late(
-        self, batch: _Batch, key: Any, event: Document, session: Any
-    ) -> None:
+    async def _apply_late(self, batch: _Batch, key: Any, event: Document) -> None:
+        session = self._session
         old = await self._documents.find_one({"_id": {"$eq": key}}, session=session)
         stands = old["position"] if old else 0
         try:

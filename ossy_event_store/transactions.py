@@ -45,9 +45,20 @@ def is_overtaken(error: BaseException) -> bool:
     return isinstance(error, PyMongoError) and classify(error) is Fault.TRANSIENT
 
 
-async def in_transaction(store: Store, work: Callable[[Any], Awaitable[None]]) -> None:
+async def in_transaction(
+    store: Store,
+    session: Any,
+    work: Callable[[], Awaitable[None]],
+    again: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """
-    Run ``work(session)`` in a transaction, again if it met another one.
+    Run ``work()`` in a transaction of ``session``, again if it met another one.
+
+    Args:
+        store: one face of the store.
+        session: a session of it.
+        work: what to do; it may run several times.
+        again: called before it runs once more; what it raises ends it.
 
     Raises:
         HandlerFailed: from ``work``, or it met others again and again.
@@ -55,8 +66,8 @@ async def in_transaction(store: Store, work: Callable[[Any], Awaitable[None]]) -
     for attempt in range(1, TRIES + 1):
         try:
             with ExitStack() as until_the_end:
-                async with store.client.transaction() as session:
-                    await work(session)
+                async with store.client.transaction(session):
+                    await work()
                     # The commit is bounded; a handler takes the time it takes.
                     until_the_end.enter_context(in_time())
             return
@@ -66,3 +77,5 @@ async def in_transaction(store: Store, work: Callable[[Any], Awaitable[None]]) -
             if attempt == TRIES:
                 raise HandlerFailed(error) from error
         await store.client.pause(0.005 * attempt)
+        if again is not None:
+            await again()

@@ -16,7 +16,7 @@ PAIRS = [
 # Where the twins are meant to differ.
 DIFFERENT = {
     ("BlockingClient", "pause"): "sleeping is another call in a loop",
-    ("BlockingClient", "_end"): "so is running in a context of its own",
+    ("BlockingClient", "end_transaction"): "so is running in a context of its own",
 }
 
 WITHOUT_ASYNC = {

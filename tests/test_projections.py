@@ -105,7 +105,7 @@ def test_a_view_that_appended_reads_its_own_write(loans, store, lend, face):
 
 def test_what_comes_again_changes_nothing(loans, store, events):
     some = events("a", "b", "c")
-    writer = Writer(store, Loans, 1)
+    writer = Writer(store, None, Loans, 1)
 
     async def park(event, error):
         raise AssertionError(error)
@@ -118,7 +118,7 @@ def test_what_comes_again_changes_nothing(loans, store, events):
 
 def test_of_two_that_write_the_same_document_one_gives_way(loans, store, events):
     some = events("a", "b", "c")
-    writers = [Writer(store, Loans, 1) for _ in range(2)]
+    writers = [Writer(store, None, Loans, 1) for _ in range(2)]
     outcomes = Counter()
     together = threading.Barrier(2)
 
@@ -175,7 +175,7 @@ def test_a_stream_is_parked_before_others_are_written(loans, store, events):
         raise Lost  # the process dies here
 
     with pytest.raises(Lost):
-        drive(Writer(store, Loans, 1).deliver(some, 2, 0, park))
+        drive(Writer(store, None, Loans, 1).deliver(some, 2, 0, park))
     assert seen == [("a", None)]
     assert Loans.get("ann") is None
 
@@ -230,8 +230,8 @@ def test_one_whose_checkpoint_was_claimed_by_another_parks_nothing(loans, store)
     from ossy_event_store import parking
 
     drive(begin(store, "loans", "beginning", "projection"))
-    mine = drive(claim(store, "loans", "me"))
-    drive(claim(store, "loans", "another"))
+    mine = drive(claim(store, "loans", "me", None))
+    drive(claim(store, "loans", "another", None))
     event = {
         "_id": "e",
         "type": "BookLent",
@@ -240,8 +240,11 @@ def test_one_whose_checkpoint_was_claimed_by_another_parks_nothing(loans, store)
         "aggregateVersion": 1,
         "position": 1,
     }
-    with pytest.raises(Lost):
-        drive(parking.park(store, "loans", mine["fence"], event, ValueError(), 1))
+    session = mongo.raw(store.events).database.client.start_session()
+    with session, pytest.raises(Lost):
+        drive(
+            parking.park(store, session, "loans", mine["fence"], event, ValueError(), 1)
+        )
     assert not parked(store)
 
 
