@@ -115,7 +115,7 @@ class Documents(Protocol):
         self, query: Filter, update: Any, **options: Any
     ) -> Document | None: ...
     async def delete_one(self, query: Filter, **options: Any) -> int: ...
-    async def delete_many(self, query: Filter) -> int: ...
+    async def delete_many(self, query: Filter, **options: Any) -> int: ...
     async def bulk_write(self, requests: Sequence[Any], **options: Any) -> int: ...
     async def count(self) -> int: ...
     async def count_where(self, query: Filter, **options: Any) -> int: ...
@@ -196,8 +196,9 @@ class BlockingCollection:
         result = self.raw.delete_one(query, **options)
         return result.deleted_count
 
-    async def delete_many(self, query: Filter) -> int:
-        result = self.raw.delete_many(query, session=self.session)
+    async def delete_many(self, query: Filter, **options: Any) -> int:
+        options.setdefault("session", self.session)
+        result = self.raw.delete_many(query, **options)
         return result.deleted_count
 
     async def bulk_write(self, requests: Sequence[Any], **options: Any) -> int:
@@ -294,8 +295,9 @@ class AwaitableCollection:
         result = await self.raw.delete_one(query, **options)
         return result.deleted_count
 
-    async def delete_many(self, query: Filter) -> int:
-        result = await self.raw.delete_many(query, session=self.session)
+    async def delete_many(self, query: Filter, **options: Any) -> int:
+        options.setdefault("session", self.session)
+        result = await self.raw.delete_many(query, **options)
         return result.deleted_count
 
     async def bulk_write(self, requests: Sequence[Any], **options: Any) -> int:

@@ -106,11 +106,11 @@ class Follower:
                 self._thread.start()
 
     def close(self) -> None:
-        """Let the thread end, and wait until it has; ``wait()`` begins it anew."""
+        """Let the thread end, and wait until it has; a ``wait()`` begins it anew."""
         thread, self._asked = self._thread, -UNUSED
         self._loops.clear()
         if thread is not None and thread.is_alive():
-            thread.join()
+            thread.join(2 * WAIT)
 
     def _is_used(self) -> bool:
         return bool(self._loops) or time.monotonic() - self._asked < UNUSED

@@ -82,9 +82,18 @@ def skip(
 
 
 def reset(name: str, position: int) -> None:
-    """Let a subscription go on behind a position; nothing stays parked."""
+    """
+    Let a subscription go on behind a position; nothing stays parked.
+
+    Raises:
+        ValueError: it is a projection, whose documents hold what they hold.
+    """
     store = mongo.blocking()
-    drive(_there(store, name))
+    if drive(_there(store, name))["kind"] == "projection":
+        raise ValueError(
+            f"{name} is a projection: its documents would not follow. Use manage.py "
+            f"rebuild_projections {name}."
+        )
     _set_position(store, name, position)
     with in_time():
         drive(store.parked.delete_many({"subscription": {"$eq": name}}))

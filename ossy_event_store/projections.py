@@ -39,6 +39,7 @@ logger = logging.getLogger("ossy_event_store")
 
 MODULE = "projections"
 KIND = "projection"
+BUILD = "projection build"  # of one that is built beside the one in use
 FRESH = 1.0  # seconds for which a process need not ask which collection it is
 
 P = TypeVar("P", bound="type[Projection]")

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pymongo.errors import PyMongoError
 
@@ -20,8 +20,8 @@ from . import leases, mongo, sequence, subscriptions
 from .consumer import LEASE, Consumer, lease_of
 from .exceptions import StoreUnavailable, UnknownSubscription
 from .faces import drive
-from .follow import follower
 from .mongo import in_time
+from .positions import head_position
 from .subscriptions import Subscription
 
 logger = logging.getLogger("ossy_event_store")
@@ -34,21 +34,26 @@ class Runner:
     Runs some subscriptions, or all, and gives positions.
 
     Args:
-        names: of subscriptions; None means all that are declared.
+        which: the subscriptions, or their names; None means all that are declared.
 
     Raises:
-        UnknownSubscription: one of them is not declared.
+        UnknownSubscription: one of the names is not declared.
     """
 
-    def __init__(self, names: Sequence[str] | None = None) -> None:
+    def __init__(self, which: Sequence[str | Subscription] | None = None) -> None:
         self.stop = threading.Event()
         self.owner = leases.new_owner()
         self.consumers = [
-            Consumer(declared, self.owner, self.stop) for declared in chosen(names)
+            Consumer(declared, self.owner, self.stop) for declared in chosen(which)
         ]
 
-    def run(self) -> None:
-        """Work until ``stop`` is set; then finish what is at hand."""
+    def run(self, until: Callable[[], bool] | None = None) -> None:
+        """
+        Work until ``stop`` is set; then finish what is at hand.
+
+        Args:
+            until: asked again and again; true ends it as well.
+        """
         threads = [
             threading.Thread(
                 target=sequence.keep_giving,
@@ -72,9 +77,9 @@ class Runner:
         try:
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(JOIN)
+            while not self.stop.wait(JOIN):
+                if until is not None and until():
+                    break
         finally:
             self.stop.set()
             # Leases are renewed until the last event at hand is done.
@@ -83,7 +88,6 @@ class Runner:
                     thread.join()
             ended.set()
             renewing.join()
-            follower.close()
 
     def _consume(self, consumer: Consumer) -> None:
         try:
@@ -115,12 +119,65 @@ async def _consume_awaitable(consumer: Consumer) -> None:
     await consumer.run(await mongo.awaitable())
 
 
-def chosen(names: Sequence[str] | None) -> list[Subscription]:
+def chosen(which: Sequence[str | Subscription] | None) -> list[Subscription]:
     """Return the declared subscriptions of these names, or all."""
     declared = subscriptions.registered()
-    if names is None:
+    if which is None:
         return list(declared.values())
-    for name in names:
-        if name not in declared:
-            raise UnknownSubscription(name, list(declared))
-    return [declared[name] for name in dict.fromkeys(names)]
+    found: dict[str, Subscription] = {}
+    for one in which:
+        if isinstance(one, str):
+            if one not in declared:
+                raise UnknownSubscription(one, list(declared))
+            one = declared[one]
+        found[one.name] = one
+    return list(found.values())
+
+
+class Reached:
+    """
+    Whether some subscriptions have come as far as the events reach now.
+
+    Called again and again, as ``until`` of ``Runner.run()``; one that a failure has
+    stopped is not waited for. A server that is away has to come back first.
+
+    Args:
+        names: of the subscriptions.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = list(names)
+        with in_time():
+            #: The position up to which they are to come.
+            self.target = drive(head_position(mongo.blocking()))
+        #: How far the last of them is.
+        self.position = 0
+
+    def __call__(self) -> bool:
+        """Look how far they are."""
+        with contextlib.suppress(PyMongoError, StoreUnavailable):
+            return self._ask()
+        return False
+
+    def _ask(self) -> bool:
+        query = {"_id": {"$in": self._names}, "stopped": None}
+        stopped = {"_id": {"$in": self._names}, "stopped": {"$ne": None}}
+        fields = {"position": 1}
+        store = mongo.blocking()
+        with in_time():
+            found = drive(store.subscriptions.find(query, projection=fields))
+            ended = drive(store.subscriptions.find(stopped, projection=fields))
+        if len(found) + len(ended) < len(self._names):
+            return False
+        self.position = min((one["position"] for one in found), default=self.target)
+        return self.position >= self.target
+
+
+def give_positions(stop: threading.Event) -> None:
+    """Give positions to all events that there are, whoever else does."""
+    sequencer = sequence.Sequencer(mongo.blocking())
+    try:
+        while not (sequencer.is_caught_up or stop.is_set()):
+            sequencer.advance(sequence.WAIT)
+    finally:
+        sequencer.close()

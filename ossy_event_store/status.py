@@ -14,8 +14,8 @@ from .consumer import LEASE, lease_of
 from .faces import Document
 from .mongo import Store, in_time
 from .positions import head_position, read
+from .projections import BUILD, revision
 from .projections import registered as projections
-from .projections import revision
 
 QUIET = 3 * LEASE  # seconds after which a rate that nobody wrote anew is 0
 
@@ -27,7 +27,7 @@ class Status:
     """One subscription as it stands."""
 
     name: str
-    #: ``subscription``, ``projection`` or ``snapshots``.
+    #: ``subscription``, ``projection``, ``snapshots`` or ``projection build``.
     kind: str
     #: ``running`` somewhere, ``not running`` anywhere, ``stopped`` by a failure, or
     #: ``new`` as long as it has never run.
@@ -110,7 +110,7 @@ async def _status(
         updated=updated,
         last_error=document.get("lastError"),
         stopped=document.get("stopped"),
-        declared=declared is not None,
+        declared=declared is not None or document.get("kind") == BUILD,
         changed=_is_changed(name, document),
     )
 

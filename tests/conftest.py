@@ -75,6 +75,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(consumer, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(follow, "WAIT", 0.1)
     monkeypatch.setattr(sequence, "WAIT", 0.1)
+    yield
+    follow.follower.close()
 
 
 @pytest.fixture

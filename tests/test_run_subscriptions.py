@@ -13,6 +13,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from ossy_event_store import consumer, mongo
+from ossy_event_store.follow import follower
 from ossy_event_store.management.commands import run_subscriptions
 from ossy_event_store.running import Runner
 from ossy_event_store.subscriptions import subscription
@@ -298,4 +299,5 @@ def test_nothing_that_runs_is_left_behind(store, lend):
     reached(store, "reader", 1)
     runner.stop.set()
     thread.join(30)
+    follower.close()
     assert set(threading.enumerate()) <= before

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -11,7 +12,8 @@ from django.core.management.base import CommandError, CommandParser
 from ... import mongo
 from ...faces import drive
 from ...mongo import in_time
-from ...running import Runner
+from ...running import Reached, Runner, give_positions
+from ...status import statuses
 from ._base import StoreCommand
 
 
@@ -34,22 +36,59 @@ class Command(StoreCommand):
             metavar="NAME",
             help="Subscriptions and projections to run; all of them by default.",
         )
+        parser.add_argument(
+            "--until-caught-up",
+            action="store_true",
+            help="End once they have all events that there were at the start, as in a "
+            "test or a cron job; exit with 1 if a stream is parked or one has stopped.",
+        )
 
     def run(self, **options: Any) -> None:
         """Run them."""
         verbosity = options["verbosity"]
         check_replica_set()
         runner = Runner(options["names"] or None)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with suppress(ValueError):  # not in the main thread, as in a test
-                signal.signal(number, lambda *_: runner.stop.set())
         if verbosity >= 1:
             told = ", ".join(consumer.name for consumer in runner.consumers)
             self.stdout.write(f"Running {told or 'no subscription'}.")
             self.stdout.flush()
-        runner.run()
+        with ending(runner.stop.set):
+            if options["until_caught_up"]:
+                self.catch_up(runner)
+            else:
+                runner.run()
         if verbosity >= 1:
             self.stdout.write("Stopped.")
+
+    def catch_up(self, runner: Runner) -> None:
+        """Run until all that is there is handed on."""
+        give_positions(runner.stop)
+        names = [consumer.name for consumer in runner.consumers]
+        runner.run(Reached(names) if names else lambda: True)
+        failed = [
+            one
+            for one in drive(statuses(mongo.blocking()))
+            if one.name in names and (one.parked or one.stopped)
+        ]
+        if failed:
+            told = ", ".join(one.name for one in failed)
+            raise CommandError(
+                f"{told}: a handler failed; see manage.py subscriptions show."
+            )
+
+
+@contextmanager
+def ending(end: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C call ``end``, for as long as this lasts."""
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(ValueError):  # not in the main thread, as in a test
+            before[number] = signal.signal(number, lambda *_: end())
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check_replica_set() -> None:

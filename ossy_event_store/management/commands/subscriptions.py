@@ -153,7 +153,10 @@ class Command(StoreCommand):
             raise CommandError(
                 "reset needs a position, --to 0 or more.", returncode=WRONG_USE
             )
-        operating.reset(name, to)
+        try:
+            operating.reset(name, to)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
         self.stdout.write(f"{name} goes on behind position {to:,}.")
 
 

@@ -1,0 +1,238 @@
+"""
+Projections built anew: in place, or beside the one in use, which is then replaced.
+
+A build is a subscription like any other, with a checkpoint of its own: it goes on where
+it was when it is broken off, and it can be watched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from . import checkpoints, mongo
+from .faces import Document, drive
+from .mongo import Store, in_time
+from .projections import BUILD, FRESH, Projection, Writer, collection_name, revision
+from .running import Reached, Runner, give_positions
+from .subscriptions import Subscription, registered
+from .transactions import in_transaction
+
+Progress = Callable[[int, int], None]  # the position that is reached, and the last one
+
+
+@dataclass(frozen=True)
+class Built:
+    """A projection that was built anew."""
+
+    name: str
+    #: The generation that is in use now.
+    generation: int
+    #: The position up to which it was built when it came into use.
+    position: int
+    #: Streams that wait since an event could not be applied.
+    parked: int
+
+
+def build_name(name: str, generation: int) -> str:
+    """Return the name of the subscription that builds a generation."""
+    return f"{name}@{generation}"
+
+
+class Rebuild:
+    """
+    Builds one projection anew.
+
+    Args:
+        cls: the projection, which is registered.
+        beside: build it beside the one in use, and switch once it has caught up.
+        progress: called now and then.
+    """
+
+    def __init__(
+        self, cls: type[Projection], *, beside: bool, progress: Progress | None = None
+    ) -> None:
+        self._cls = cls
+        self._beside = beside
+        self._progress = progress
+        self._runner: Runner | None = None
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Break off; what is built is kept, and a build beside goes on next time."""
+        self._is_stopped = True
+        if self._runner is not None:
+            self._runner.stop.set()
+
+    def run(self) -> Built | None:
+        """Build it; None if it was broken off."""
+        store = mongo.blocking()
+        declared = registered()[self._cls.name]
+        drive(
+            checkpoints.begin(
+                store, declared.name, declared.start, declared.kind, **declared.more
+            )
+        )
+        found = drive(_document(store, self._cls.name))
+        number = found["generation"] + 1
+        if self._beside:
+            build = self._build(store, number)
+            if not self._catch_up(build):
+                return None
+            position = drive(_switch(store, self._cls, number, build.name))
+        else:
+            drive(_begin_anew(store, self._cls, number))
+            begun = time.monotonic()
+            if not self._catch_up(declared):
+                return None
+            # A reader may have looked up where it is just before.
+            time.sleep(max(0.0, begun + FRESH - time.monotonic()))
+            drop_old(self._cls)
+            position = drive(_document(store, self._cls.name))["position"]
+        with in_time():
+            parked = drive(
+                store.parked.count_where({"subscription": {"$eq": self._cls.name}})
+            )
+        return Built(self._cls.name, number, position, parked)
+
+    def _build(self, store: Store, number: int) -> Subscription:
+        """Return the subscription that builds a generation, begun or gone on with."""
+        declared = registered()[self._cls.name]
+        more = {"generation": number, "revision": revision(self._cls)}
+        build = Subscription(
+            build_name(declared.name, number),
+            self._cls,
+            types=declared.types,
+            aggregate_types=declared.aggregate_types,
+            kind=BUILD,
+            effect=partial(Writer, cls=self._cls, generation=number),
+            more=more,
+        )
+        found = drive(checkpoints.begin(store, build.name, "beginning", BUILD, **more))
+        if found["revision"] != more["revision"]:
+            # The class has changed since it was begun.
+            drive(_forget_build(store, self._cls, number, build.name))
+            drive(checkpoints.begin(store, build.name, "beginning", BUILD, **more))
+        return build
+
+    def _catch_up(self, declared: Subscription) -> bool:
+        runner = self._runner = Runner([declared])
+        if self._is_stopped:
+            return False
+        give_positions(runner.stop)
+        reached = Reached([declared.name])
+
+        done = False
+
+        def until() -> bool:
+            nonlocal done
+            done = reached()
+            if self._progress is not None:
+                self._progress(reached.position, reached.target)
+            return done
+
+        runner.run(until)
+        return done
+
+
+def drop_old(cls: type[Projection]) -> list[str]:
+    """Drop the collections of generations before the one in use; return their names."""
+    store = mongo.blocking()
+    found = drive(_document(store, cls.name))
+    database: Any = mongo.raw(store.events).database
+    dropped = []
+    with in_time():
+        for number in range(1, found.get("generation", 1)):
+            name = collection_name(cls.name, number)
+            if database.list_collection_names(filter={"name": name}):
+                database.drop_collection(name)
+                dropped.append(name)
+    return dropped
+
+
+async def _document(store: Store, name: str) -> Document:
+    with in_time():
+        return await store.subscriptions.find_one({"_id": {"$eq": name}}) or {}
+
+
+async def _begin_anew(store: Store, cls: type[Projection], number: int) -> None:
+    """Let the next generation come into use, with nothing in it."""
+    await _empty(store, cls, number)
+    with in_time():
+        await store.subscriptions.update_one(
+            {"_id": {"$eq": cls.name}},
+            {
+                "$inc": {"fence": 1},
+                "$set": {
+                    "position": 0,
+                    "generation": number,
+                    "revision": revision(cls),
+                    "lastError": None,
+                },
+            },
+        )
+        await store.parked.delete_many({"subscription": {"$eq": cls.name}})
+
+
+async def _switch(store: Store, cls: type[Projection], number: int, build: str) -> int:
+    """Let what was built come into use, with its parked streams; all or nothing."""
+    built = await _document(store, build)
+    name = cls.name
+
+    async with store.client.session() as session:
+
+        async def work() -> None:
+            with in_time():
+                # Whoever runs the projection loses its claim, and goes on in this one.
+                await store.subscriptions.update_one(
+                    {"_id": {"$eq": name}},
+                    {
+                        "$inc": {"fence": 1},
+                        "$set": {
+                            "position": built["position"],
+                            "generation": number,
+                            "revision": built["revision"],
+                            "lastError": built["lastError"],
+                        },
+                    },
+                    session=session,
+                )
+                await store.parked.delete_many(
+                    {"subscription": {"$eq": name}}, session=session
+                )
+                waiting = await store.parked.find(
+                    {"subscription": {"$eq": build}}, session=session
+                )
+                for waits in waiting:
+                    own = {**waits["_id"], "subscription": name}
+                    await store.parked.insert_one(
+                        {**waits, "_id": own, "subscription": name}, session=session
+                    )
+                await store.parked.delete_many(
+                    {"subscription": {"$eq": build}}, session=session
+                )
+                await store.subscriptions.delete_one(
+                    {"_id": {"$eq": build}}, session=session
+                )
+
+        await in_transaction(store, session, work)
+    position: int = built["position"]
+    return position
+
+
+async def _forget_build(
+    store: Store, cls: type[Projection], number: int, build: str
+) -> None:
+    await _empty(store, cls, number)
+    with in_time():
+        await store.parked.delete_many({"subscription": {"$eq": build}})
+        await store.subscriptions.delete_one({"_id": {"$eq": build}})
+
+
+async def _empty(store: Store, cls: type[Projection], number: int) -> None:
+    documents = mongo.documents(store, collection_name(cls.name, number))
+    with in_time():
+        await documents.delete_many({})
