@@ -285,10 +285,7 @@ def test_the_server_is_asked_only_with_its_database(databases, monkeypatch):
 
 @pytest.mark.parametrize("index", indexes.INDEXES, ids=lambda index: index.name)
 def test_w004_an_index_that_is_missing(store, index):
-    collection = mongo.raw(
-        store.events if index.collection == mongo.EVENTS else store.snapshots
-    )
-    collection.drop_index(index.name)
+    mongo.raw(store.events).database[index.collection].drop_index(index.name)
     (message,) = check_server(None, DEFAULT)
     call_command("ensure_event_store", verbosity=0)
     assert ids([message]) == ["W004"]
@@ -307,8 +304,8 @@ def test_w004_an_index_with_other_options(store):
 
 
 def test_w004_for_every_index_of_a_store_that_is_not_there(store):
-    mongo.raw(store.events).drop()
-    mongo.raw(store.snapshots).drop()
+    for name in mongo.OPTIONS:
+        mongo.raw(store.events).database[name].drop()
     found = ids(check_server(None, DEFAULT))
     call_command("ensure_event_store", verbosity=0)
     assert found == ["W004"] * len(indexes.INDEXES)
