@@ -50,6 +50,7 @@ CATALOGUE: Mapping[str, str] = {
     "W011": "The connection says ``retryWrites=false``.",
     "W012": "The validator is not that of this version; ``ensure_event_store`` helps.",
     "W013": "``directConnection=true`` holds to one member of a set of several.",
+    "W014": "There are subscriptions, and the server is standalone.",
 }
 
 
@@ -200,6 +201,7 @@ def _shortcomings() -> Iterator[CheckMessage]:
         hello = drive(store.client.command("hello"))
         build = drive(store.client.command("buildInfo"))
     yield from _of_the_set(hello)
+    yield from _of_subscriptions(store, hello)
     if not resolve().url.startswith(EMBEDDED):  # W006 says that it is no server to keep
         yield from _of_the_version(build)
     yield from _of_the_connection(client)
@@ -208,13 +210,20 @@ def _shortcomings() -> Iterator[CheckMessage]:
     yield from _of_the_indexes(store)
 
 
+_TO_A_SET = "Run it as a replica set, if only of one: mongod --replSet NAME."
+
+
+def _is_standalone(hello: Mapping[str, Any]) -> bool:
+    return "setName" not in hello and hello.get("msg") != "isdbgrid"
+
+
 def _of_the_set(hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
-    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+    if _is_standalone(hello):
         yield _warning(
             "W005",
             "The event store's server is standalone: several events at once are "
             "refused, and there is no second copy of any event.",
-            "Run it as a replica set, if only of one: mongod --replSet NAME.",
+            _TO_A_SET,
         )
     data = len(hello.get("hosts", ())) + len(hello.get("passives", ()))
     arbiters = len(hello.get("arbiters", ()))
@@ -231,6 +240,30 @@ def _of_the_set(hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
 
 def _counted(arbiters: int) -> str:
     return "an arbiter" if arbiters == 1 else f"{arbiters} arbiters"
+
+
+def _of_subscriptions(store: Store, hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    if _is_standalone(hello) and (_has_subscriptions() or _has_positions(store)):
+        yield _warning(
+            "W014",
+            "Subscriptions need a replica set, and the event store's server is "
+            "standalone: no event gets a position, so that no subscription and no "
+            "projection hears of it.",
+            _TO_A_SET,
+        )
+
+
+def _has_subscriptions() -> bool:
+    return False
+
+
+def _has_positions(store: Store) -> bool:
+    try:
+        with in_time():
+            found = drive(store.positions.find_one({}, projection={"_id": 1}))
+    except OperationFailure:
+        return False  # who may not look, as the migrator, does not follow either
+    return found is not None
 
 
 # The release of each line that mends SERVER-95524.

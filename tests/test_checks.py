@@ -32,6 +32,7 @@ from ossy_event_store.exceptions import (
     StoreUnavailable,
 )
 from ossy_event_store.faces import drive
+from ossy_event_store.sequence import Sequencer
 from ossy_event_store.sources import Source
 from tests import servers
 from tests.library.aggregate import Book
@@ -311,6 +312,9 @@ def test_w004_for_every_index_of_a_store_that_is_not_there(store):
     assert found == ["W004"] * len(indexes.INDEXES)
 
 
+STANDALONE = {"isWritablePrimary": True}
+
+
 class Answering:
     """A client that answers ``hello`` as it is told to."""
 
@@ -328,7 +332,7 @@ def build(version):
 @pytest.mark.parametrize(
     ("hello", "found"),
     [
-        ({"isWritablePrimary": True}, ["W005"]),
+        (STANDALONE, ["W005"]),
         ({"setName": "rs0"}, []),
         ({"msg": "isdbgrid"}, []),
     ],
@@ -338,6 +342,37 @@ def test_w005_a_standalone_server(store, monkeypatch, hello, found):
     stub = dataclasses.replace(store, client=Answering(**hello))
     monkeypatch.setattr(checks.mongo, "blocking", lambda: stub)
     assert ids(checks._shortcomings()) == found
+
+
+@pytest.mark.parametrize(
+    ("hello", "found"),
+    [
+        (STANDALONE, ["W005", "W014"]),
+        ({"setName": "rs0"}, []),
+        ({"msg": "isdbgrid"}, []),
+    ],
+    ids=["standalone", "replica set", "mongos"],
+)
+@pytest.mark.parametrize("used", ["registered", "positions"])
+def test_w014_subscriptions_on_a_standalone_server(
+    store, monkeypatch, hello, found, used
+):
+    if used == "registered":
+        monkeypatch.setattr(checks, "_has_subscriptions", lambda: True)
+    else:
+        mongo.raw(store.positions).insert_one({"_id": 1})
+    stub = dataclasses.replace(store, client=Answering(**hello))
+    monkeypatch.setattr(checks.mongo, "blocking", lambda: stub)
+    assert ids(checks._shortcomings()) == found
+
+
+def test_w014_is_not_said_where_positions_may_not_be_seen(store, monkeypatch):
+    class Refusing:
+        async def find_one(self, *arguments, **options):
+            raise OperationFailure("not authorized", 13)
+
+    stub = dataclasses.replace(store, positions=Refusing())
+    assert ids(checks._of_subscriptions(stub, STANDALONE)) == []
 
 
 NOT_MENDED = dict(checks.MENDED)
@@ -633,6 +668,23 @@ def test_w013_and_w009_are_true(on_the_pair, pair):
     pair.secondaries[0].kill()
     with pytest.raises(OutcomeUnknown):
         Aggregate.of(Book, BOUGHT)
+
+
+@ONLY_URL
+@slow
+def test_w014_is_true(tmp_path, settings):
+    with servers.running(tmp_path / "alone", name=None) as alone:
+        given = settings.OSSY_EVENT_STORE
+        settings.OSSY_EVENT_STORE = {**given, "URL": alone.url()}
+        store = mongo.blocking()
+        drive(indexes.ensure(store))
+        mongo.raw(store.positions).insert_one({"_id": 1})
+        assert ids(check_server(None, DEFAULT)) == ["W005", "W014"]
+        sequencer = Sequencer(store)
+        with pytest.raises(OperationFailure, match="replica set"):
+            sequencer.advance()
+        sequencer.close()
+    Mongo.close()
 
 
 # The server that is not there
