@@ -12,9 +12,10 @@ from __future__ import annotations
 import ipaddress
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.core import checks
 from django.core.checks import CheckMessage
@@ -34,9 +35,12 @@ from .mongo import Store, in_time
 from .sources import EMBEDDED, Source, engine_of, resolve
 from .validator import Standing
 
+RELATIONAL = "ossy_event_store.relational"  # the app with the table of checkpoints
+
 CATALOGUE: Mapping[str, str] = {
     "E001": f"``{SETTING}`` has an unknown key or a value of the wrong kind.",
     "E002": "Nothing says where MongoDB is, or what does is wrong.",
+    "E003": "A subscription writes to an SQL database that has no table for its place.",
     "W001": "More than one setting says where MongoDB is.",
     "W002": "The ``djongo`` alias has a ``HOST``, which djongo ignores.",
     "W003": "The server could not be reached or refused to answer.",
@@ -57,6 +61,7 @@ CATALOGUE: Mapping[str, str] = {
 def register() -> None:
     """Register the checks with Django; called by ``ready()``."""
     checks.register(check_settings)
+    checks.register(check_subscriptions)
     checks.register(check_server, checks.Tags.database)
     checks.register(check_deployment, checks.Tags.security, deploy=True)
 
@@ -105,6 +110,29 @@ def _doubts(source: Source) -> Iterator[CheckMessage]:
                 "and the event store connect to localhost.",
                 "Write 'CLIENT': {'host': …} instead.",
             )
+
+
+def check_subscriptions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Check that what is subscribed has what it needs; no I/O."""
+    return list(_without_a_table(_writers()))
+
+
+def _writers() -> list[tuple[str, str]]:
+    """Return the subscriptions that write through Django: name and alias."""
+    return []
+
+
+def _without_a_table(writers: Iterable[tuple[str, str]]) -> Iterator[CheckMessage]:
+    if apps.is_installed(RELATIONAL):
+        return
+    for name, alias in writers:
+        yield _error(
+            "E003",
+            f"The subscription {name!r} writes to DATABASES[{alias!r}], where there is "
+            "no table for how far it came.",
+            f"Add {RELATIONAL!r} to INSTALLED_APPS, and run manage.py migrate "
+            f"--database {alias}.",
+        )
 
 
 # --- deployment -------------------------------------------------------------

@@ -25,6 +25,7 @@ from ossy_event_store.checks import (
     check_deployment,
     check_server,
     check_settings,
+    check_subscriptions,
 )
 from ossy_event_store.exceptions import (
     EventStoreError,
@@ -177,6 +178,31 @@ def test_the_static_checks_do_not_connect(settings):
     # Nothing listens there; a connection would wait for the time-out.
     url = "mongodb://127.0.0.1:1/x"
     assert static(settings, URL=url, TIMEOUT=3600) == []
+
+
+# Subscriptions
+
+
+def test_e003_a_subscription_that_has_no_table(settings, monkeypatch):
+    without = [name for name in settings.INSTALLED_APPS if name != checks.RELATIONAL]
+    settings.INSTALLED_APPS = without
+    monkeypatch.setattr(checks, "_writers", lambda: [("orders", "default")])
+    (message,) = check_subscriptions(None)
+    assert ids([message]) == ["E003"]
+    assert "'orders' writes to DATABASES['default']" in message.msg
+    assert "'ossy_event_store.relational'" in message.hint
+    assert "migrate --database default" in message.hint
+
+
+@ONLY_URL
+def test_e003_is_not_said_with_the_table(monkeypatch):
+    monkeypatch.setattr(checks, "_writers", lambda: [("orders", "default")])
+    assert check_subscriptions(None) == []
+
+
+def test_e003_is_not_said_without_such_subscriptions(settings):
+    settings.INSTALLED_APPS = ["ossy_event_store"]
+    assert check_subscriptions(None) == []
 
 
 # Deployment
@@ -745,7 +771,8 @@ def test_the_server_is_not_asked_by_a_plain_check(monkeypatch, capsys):
 
 
 def test_nothing_that_migrate_mends_is_an_error():
-    assert {key for key in CATALOGUE if key.startswith("E")} == {"E001", "E002"}
+    errors = {key for key in CATALOGUE if key.startswith("E")}
+    assert errors == {"E001", "E002", "E003"}  # all of them are about the settings
 
 
 def test_every_id_of_the_catalogue_is_tested_here():
