@@ -26,16 +26,16 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import parse_uri
 
-from . import indexes, mongo, validator
+from . import indexes, mongo, subscriptions, validator
+from .checkpoints import RELATIONAL
 from .conf import SETTING, get_settings, problems
 from .exceptions import EventStoreError
 from .faces import drive
 from .faults import short_reason
 from .mongo import Store, in_time
 from .sources import EMBEDDED, Source, engine_of, resolve
+from .subscriptions import Subscription
 from .validator import Standing
-
-RELATIONAL = "ossy_event_store.relational"  # the app with the table of checkpoints
 
 CATALOGUE: Mapping[str, str] = {
     "E001": f"``{SETTING}`` has an unknown key or a value of the wrong kind.",
@@ -114,25 +114,21 @@ def _doubts(source: Source) -> Iterator[CheckMessage]:
 
 def check_subscriptions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Check that what is subscribed has what it needs; no I/O."""
-    return list(_without_a_table(_writers()))
+    return list(_without_a_table(subscriptions.registered().values()))
 
 
-def _writers() -> list[tuple[str, str]]:
-    """Return the subscriptions that write through Django: name and alias."""
-    return []
-
-
-def _without_a_table(writers: Iterable[tuple[str, str]]) -> Iterator[CheckMessage]:
+def _without_a_table(declared: Iterable[Subscription]) -> Iterator[CheckMessage]:
     if apps.is_installed(RELATIONAL):
         return
-    for name, alias in writers:
-        yield _error(
-            "E003",
-            f"The subscription {name!r} writes to DATABASES[{alias!r}], where there is "
-            "no table for how far it came.",
-            f"Add {RELATIONAL!r} to INSTALLED_APPS, and run manage.py migrate "
-            f"--database {alias}.",
-        )
+    for one in declared:
+        if one.using is not None:
+            yield _error(
+                "E003",
+                f"The subscription {one.name!r} writes to DATABASES[{one.using!r}], "
+                "where there is no table for how far it came.",
+                f"Add {RELATIONAL!r} to INSTALLED_APPS, and run manage.py migrate "
+                f"--database {one.using}.",
+            )
 
 
 # --- deployment -------------------------------------------------------------
@@ -271,7 +267,10 @@ def _counted(arbiters: int) -> str:
 
 
 def _of_subscriptions(store: Store, hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
-    if _is_standalone(hello) and (_has_subscriptions() or _has_positions(store)):
+    is_used = _is_standalone(hello) and (
+        bool(subscriptions.registered()) or _has_positions(store)
+    )
+    if is_used:
         yield _warning(
             "W014",
             "Subscriptions need a replica set, and the event store's server is "
@@ -279,10 +278,6 @@ def _of_subscriptions(store: Store, hello: Mapping[str, Any]) -> Iterator[CheckM
             "projection hears of it.",
             _TO_A_SET,
         )
-
-
-def _has_subscriptions() -> bool:
-    return False
 
 
 def _has_positions(store: Store) -> bool:

@@ -18,8 +18,10 @@ from ossy_event_store import (
     checks,
     indexes,
     mongo,
+    subscriptions,
     validator,
 )
+from ossy_event_store.checkpoints import RELATIONAL
 from ossy_event_store.checks import (
     CATALOGUE,
     check_deployment,
@@ -183,10 +185,22 @@ def test_the_static_checks_do_not_connect(settings):
 # Subscriptions
 
 
-def test_e003_a_subscription_that_has_no_table(settings, monkeypatch):
-    without = [name for name in settings.INSTALLED_APPS if name != checks.RELATIONAL]
+@pytest.fixture
+def subscribe(monkeypatch):
+    """Declare subscriptions for the length of a test; before it there is none."""
+    monkeypatch.setattr(subscriptions, "_registered", {})
+
+    def subscribe(name, **options):
+        subscriptions.subscription(name, **options)(lambda event: None)
+
+    return subscribe
+
+
+def test_e003_a_subscription_that_has_no_table(settings, subscribe):
+    without = [name for name in settings.INSTALLED_APPS if name != RELATIONAL]
     settings.INSTALLED_APPS = without
-    monkeypatch.setattr(checks, "_writers", lambda: [("orders", "default")])
+    subscribe("mails")
+    subscribe("orders", using="default")
     (message,) = check_subscriptions(None)
     assert ids([message]) == ["E003"]
     assert "'orders' writes to DATABASES['default']" in message.msg
@@ -195,13 +209,14 @@ def test_e003_a_subscription_that_has_no_table(settings, monkeypatch):
 
 
 @ONLY_URL
-def test_e003_is_not_said_with_the_table(monkeypatch):
-    monkeypatch.setattr(checks, "_writers", lambda: [("orders", "default")])
+def test_e003_is_not_said_with_the_table(subscribe):
+    subscribe("orders", using="default")
     assert check_subscriptions(None) == []
 
 
-def test_e003_is_not_said_without_such_subscriptions(settings):
+def test_e003_is_not_said_without_such_subscriptions(settings, subscribe):
     settings.INSTALLED_APPS = ["ossy_event_store"]
+    subscribe("mails")
     assert check_subscriptions(None) == []
 
 
@@ -364,7 +379,7 @@ def build(version):
     ],
     ids=["standalone", "replica set", "mongos"],
 )
-def test_w005_a_standalone_server(store, monkeypatch, hello, found):
+def test_w005_a_standalone_server(store, monkeypatch, subscribe, hello, found):
     stub = dataclasses.replace(store, client=Answering(**hello))
     monkeypatch.setattr(checks.mongo, "blocking", lambda: stub)
     assert ids(checks._shortcomings()) == found
@@ -381,10 +396,10 @@ def test_w005_a_standalone_server(store, monkeypatch, hello, found):
 )
 @pytest.mark.parametrize("used", ["registered", "positions"])
 def test_w014_subscriptions_on_a_standalone_server(
-    store, monkeypatch, hello, found, used
+    store, monkeypatch, subscribe, hello, found, used
 ):
     if used == "registered":
-        monkeypatch.setattr(checks, "_has_subscriptions", lambda: True)
+        subscribe("mails")
     else:
         mongo.raw(store.positions).insert_one({"_id": 1})
     stub = dataclasses.replace(store, client=Answering(**hello))
@@ -392,7 +407,7 @@ def test_w014_subscriptions_on_a_standalone_server(
     assert ids(checks._shortcomings()) == found
 
 
-def test_w014_is_not_said_where_positions_may_not_be_seen(store, monkeypatch):
+def test_w014_is_not_said_where_positions_may_not_be_seen(store, subscribe):
     class Refusing:
         async def find_one(self, *arguments, **options):
             raise OperationFailure("not authorized", 13)
