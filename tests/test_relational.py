@@ -17,9 +17,14 @@ from django.db import IntegrityError, connections, transaction
 if not apps.is_installed("ossy_event_store.relational"):
     pytest.skip("the default database is no SQL database", allow_module_level=True)
 
+from ossy_event_store import mongo, operating
 from ossy_event_store.relational import checkpoints
 from ossy_event_store.relational.models import Checkpoint
+from ossy_event_store.subscriptions import subscription
+from tests.servers import until
+from tests.test_subscriptions import running
 
+pytestmark = pytest.mark.usefixtures("quick")
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL")
 SQL = "sql"
 WORKERS, EVENTS = 4, 40
@@ -195,3 +200,56 @@ def test_a_checkpoint_that_does_not_look_where_it_stands_is_noticed(monkeypatch)
     begun = threading.Barrier(WORKERS)
     with pytest.raises(IntegrityError):
         in_threads(lambda number: handle_all(begun))
+
+
+# --- with a subscription ----------------------------------------------------
+
+
+def test_a_subscription_has_each_effect_once(store, lend):
+    @subscription("orders", using=SQL, batch=7)
+    def handle(event):
+        take_effect(event["position"])
+
+    for number in range(30):
+        lend(f"book-{number % 4}", "BookBought")
+    with running():
+        until(lambda: checkpoints.read("orders", SQL) == 30)
+        lend("another", "BookBought")
+        until(lambda: checkpoints.read("orders", SQL) == 31)
+    assert effects() == list(range(1, 32))
+
+
+def test_what_a_handler_wrote_before_it_failed_is_taken_back(store, lend):
+    broken = ["book-3"]
+
+    @subscription("orders", using=SQL, batch=7, retries=1, backoff=(0.01, 0.02))
+    def handle(event):
+        take_effect(event["position"])
+        if event["aggregateId"] in broken:
+            raise ValueError("no such customer")
+
+    for number in range(20):
+        lend(f"book-{number % 4}", "BookBought")
+    with running():
+        until(lambda: checkpoints.read("orders", SQL) == 20)
+        assert effects() == [n for n in range(1, 21) if n % 4]
+        broken.clear()
+        operating.retry("orders")
+        until(lambda: len(effects()) == 20)
+        until(lambda: not mongo.raw(store.parked).count_documents({}))
+    assert checkpoints.read("orders", SQL, "book-3") == 20
+
+
+def test_a_subscription_that_is_set_back_begins_there(store, lend):
+    got = []
+
+    @subscription("orders", using=SQL)
+    def handle(event):
+        got.append(event["position"])
+
+    lend("book", *["BookLent"] * 5)
+    with running():
+        until(lambda: checkpoints.read("orders", SQL) == 5)
+        operating.reset("orders", 2)
+        until(lambda: len(got) == 8)
+    assert got == [1, 2, 3, 4, 5, 3, 4, 5]
