@@ -32,6 +32,7 @@ from .conf import SETTING, get_settings, problems
 from .exceptions import EventStoreError
 from .faces import drive
 from .faults import short_reason
+from .following import KIND as SNAPSHOTS
 from .mongo import Store, in_time
 from .sources import EMBEDDED, Source, engine_of, resolve
 from .subscriptions import Subscription
@@ -267,10 +268,7 @@ def _counted(arbiters: int) -> str:
 
 
 def _of_subscriptions(store: Store, hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
-    is_used = _is_standalone(hello) and (
-        bool(subscriptions.registered()) or _has_positions(store)
-    )
-    if is_used:
+    if _is_standalone(hello) and (_has_subscriptions() or _has_positions(store)):
         yield _warning(
             "W014",
             "Subscriptions need a replica set, and the event store's server is "
@@ -278,6 +276,11 @@ def _of_subscriptions(store: Store, hello: Mapping[str, Any]) -> Iterator[CheckM
             "projection hears of it.",
             _TO_A_SET,
         )
+
+
+def _has_subscriptions() -> bool:
+    """Whether the project declares any: that of the snapshots is the store's own."""
+    return any(one.kind != SNAPSHOTS for one in subscriptions.registered().values())
 
 
 def _has_positions(store: Store) -> bool:

@@ -16,6 +16,7 @@ from ossy_event_store import (
     EventStore,
     Mongo,
     checks,
+    following,
     indexes,
     mongo,
     subscriptions,
@@ -405,6 +406,12 @@ def test_w014_subscriptions_on_a_standalone_server(
     stub = dataclasses.replace(store, client=Answering(**hello))
     monkeypatch.setattr(checks.mongo, "blocking", lambda: stub)
     assert ids(checks._shortcomings()) == found
+
+
+def test_w014_is_not_said_of_the_snapshots_alone(store, subscribe):
+    following.register()
+    assert subscriptions.registered()
+    assert ids(checks._of_subscriptions(store, STANDALONE)) == []
 
 
 def test_w014_is_not_said_where_positions_may_not_be_seen(store, subscribe):

@@ -199,7 +199,7 @@ MAIN = (
 NOT_FOR_IT = "not indexes_are_made_once and not embedded and not mongodb_down"
 
 
-FOLLOWING = ("positions", "sequence")
+FOLLOWING = ("positions", "sequence", "subscriptions")
 
 
 @pytest.mark.parametrize(
