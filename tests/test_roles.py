@@ -31,15 +31,19 @@ from ossy_event_store import (
     indexes,
     leases,
     mongo,
+    operating,
     overview,
     positions,
+    subscriptions,
     validator,
 )
 from ossy_event_store.faces import drive
 from ossy_event_store.migrate import ensure_indexes
 from ossy_event_store.sequence import Changes, Sequencer
+from ossy_event_store.subscriptions import subscription
 from tests import servers
 from tests.library.aggregate import Book
+from tests.test_subscriptions import running
 
 pytestmark = [
     pytest.mark.slow,
@@ -458,6 +462,29 @@ def test_the_follower_may_not_append(follower, guarded):
 def test_the_checks_have_nothing_to_say_to_the_follower(follower, monkeypatch):
     monkeypatch.setattr(checks, "MENDED", {})
     assert checks.check_server(None, ["default"]) == []
+
+
+def test_the_follower_parks_a_stream_and_the_appender_has_its_event_skipped(
+    follower, become, guarded, monkeypatch
+):
+    monkeypatch.setattr(subscriptions, "_registered", {})
+    got = []
+
+    @subscription("reader", retries=0)
+    def read(event):
+        got.append(event["aggregateVersion"])
+        if event["aggregateVersion"] == 1:
+            raise ValueError("an old one")
+
+    with running("reader"):
+        servers.until(lambda: guarded.database.parked.count_documents({}))
+    become("shop_site")
+    assert operating.skip("reader", "b-1", "known")["type"] == "BookBought"
+    become("shop_follow")
+    with running("reader"):
+        servers.until(lambda: not guarded.database.parked.count_documents({}))
+    assert got == [1, 2]
+    assert [one["reason"] for one in guarded.database.skipped.find()] == ["known"]
 
 
 PROJECTION = "projection_orders"
