@@ -1,5 +1,5 @@
 """
-The admin's pages over streams and events: to be looked at, never to be changed.
+The admin's pages: events to be looked at, never changed; subscriptions to be operated.
 
 Django finds them here; each kind of page has a module of its own.
 """
@@ -12,12 +12,14 @@ from django.contrib import admin
 
 from .admin_events import EventAdmin
 from .admin_streams import StreamAdmin
-from .models import Event, Stream
+from .admin_subscriptions import SubscriptionAdmin
+from .models import Event, Stream, Subscription
 
-__all__ = ["EventAdmin", "StreamAdmin", "StreamHistoryMixin"]
+__all__ = ["EventAdmin", "StreamAdmin", "StreamHistoryMixin", "SubscriptionAdmin"]
 
 admin.site.register(Stream, StreamAdmin)
 admin.site.register(Event, EventAdmin)
+admin.site.register(Subscription, SubscriptionAdmin)
 
 
 class StreamHistoryMixin(admin.ModelAdmin):  # type: ignore[type-arg]

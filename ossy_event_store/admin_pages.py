@@ -3,7 +3,9 @@ What the pages of the admin share: permissions, addresses, and a store that is d
 
 Every view checks its own permission: ``view_stream`` shows which streams there are
 and who did what when; ``view_event`` what events hold, and the states they led to;
-``view_snapshot`` how the stored state stands; ``rebuild_snapshot`` renews it.
+``view_snapshot`` how the stored state stands; ``rebuild_snapshot`` renews it;
+``view_subscription`` how subscriptions stand and why they failed;
+``operate_subscription`` tries again and skips.
 """
 
 from __future__ import annotations
