@@ -54,12 +54,14 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/howto/roles.md").read_text()
 ADMIN, PASSWORD = "admin", "s3cret"
 NOT_ALLOWED = 13
-# A site that runs its subscriptions in its own processes.
+# A site that runs its subscriptions in its own processes; what the handlers and the
+# projections of the tests write to is granted by a role of its own.
 BOTH = {
     "user": "shop_both",
     "pwd": PASSWORD,
-    "roles": ["eventStoreAppender", "eventStoreFollower"],
+    "roles": ["eventStoreAppender", "eventStoreFollower", "handlers"],
 }
+OF_HANDLERS = ("pages", "projection_loans", "projection_unstorable")
 BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 LENT = {"type": "BookLent", "payload": {"to": "ann"}}
 RETURNED = {"type": "BookReturned"}
@@ -104,6 +106,16 @@ class Guarded:
         return self.admin[self.name]
 
 
+def of_handlers(database):
+    """Return for other collections what the page grants for a projection."""
+    role, (privilege, *_) = arguments("grantPrivilegesToRole")[0]
+    assert role == "eventStoreFollower"
+    return [
+        {**privilege, "resource": {"db": database, "collection": name}}
+        for name in OF_HANDLERS
+    ]
+
+
 def begin(started):
     """Make the first user, through the exception for localhost, and then the page's."""
     with started.members[0].client() as client:
@@ -115,6 +127,9 @@ def begin(started):
     for role, privileges in arguments("grantPrivilegesToRole"):
         privileges = in_database(guarded.name, privileges)
         guarded.database.command("grantPrivilegesToRole", role, privileges=privileges)
+    guarded.database.command(
+        "createRole", "handlers", privileges=of_handlers(guarded.name), roles=[]
+    )
     for user in [*calls("createUser"), BOTH]:
         user = {**user}
         guarded.database.command("createUser", user.pop("user"), **user)
@@ -203,7 +218,13 @@ MAIN = (
 NOT_FOR_IT = "not indexes_are_made_once and not embedded and not mongodb_down"
 
 
-FOLLOWING = ("positions", "sequence", "subscriptions")
+FOLLOWING = (
+    "positions",
+    "projections",
+    "run_subscriptions",
+    "sequence",
+    "subscriptions",
+)
 
 
 @pytest.mark.parametrize(
