@@ -12,9 +12,10 @@ from __future__ import annotations
 import ipaddress
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.core import checks
 from django.core.checks import CheckMessage
@@ -25,18 +26,22 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import parse_uri
 
-from . import indexes, mongo, validator
+from . import indexes, mongo, subscriptions, validator
+from .checkpoints import RELATIONAL
 from .conf import SETTING, get_settings, problems
 from .exceptions import EventStoreError
 from .faces import drive
 from .faults import short_reason
+from .following import KIND as SNAPSHOTS
 from .mongo import Store, in_time
 from .sources import EMBEDDED, Source, engine_of, resolve
+from .subscriptions import Subscription
 from .validator import Standing
 
 CATALOGUE: Mapping[str, str] = {
     "E001": f"``{SETTING}`` has an unknown key or a value of the wrong kind.",
     "E002": "Nothing says where MongoDB is, or what does is wrong.",
+    "E003": "A subscription writes to an SQL database that has no table for its place.",
     "W001": "More than one setting says where MongoDB is.",
     "W002": "The ``djongo`` alias has a ``HOST``, which djongo ignores.",
     "W003": "The server could not be reached or refused to answer.",
@@ -50,12 +55,14 @@ CATALOGUE: Mapping[str, str] = {
     "W011": "The connection says ``retryWrites=false``.",
     "W012": "The validator is not that of this version; ``ensure_event_store`` helps.",
     "W013": "``directConnection=true`` holds to one member of a set of several.",
+    "W014": "There are subscriptions, and the server is standalone.",
 }
 
 
 def register() -> None:
     """Register the checks with Django; called by ``ready()``."""
     checks.register(check_settings)
+    checks.register(check_subscriptions)
     checks.register(check_server, checks.Tags.database)
     checks.register(check_deployment, checks.Tags.security, deploy=True)
 
@@ -103,6 +110,25 @@ def _doubts(source: Source) -> Iterator[CheckMessage]:
                 f"DATABASES[{source.alias!r}] has a HOST, which djongo ignores: it "
                 "and the event store connect to localhost.",
                 "Write 'CLIENT': {'host': …} instead.",
+            )
+
+
+def check_subscriptions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Check that what is subscribed has what it needs; no I/O."""
+    return list(_without_a_table(subscriptions.registered().values()))
+
+
+def _without_a_table(declared: Iterable[Subscription]) -> Iterator[CheckMessage]:
+    if apps.is_installed(RELATIONAL):
+        return
+    for one in declared:
+        if one.using is not None:
+            yield _error(
+                "E003",
+                f"The subscription {one.name!r} writes to DATABASES[{one.using!r}], "
+                "where there is no table for how far it came.",
+                f"Add {RELATIONAL!r} to INSTALLED_APPS, and run manage.py migrate "
+                f"--database {one.using}.",
             )
 
 
@@ -200,6 +226,7 @@ def _shortcomings() -> Iterator[CheckMessage]:
         hello = drive(store.client.command("hello"))
         build = drive(store.client.command("buildInfo"))
     yield from _of_the_set(hello)
+    yield from _of_subscriptions(store, hello)
     if not resolve().url.startswith(EMBEDDED):  # W006 says that it is no server to keep
         yield from _of_the_version(build)
     yield from _of_the_connection(client)
@@ -208,13 +235,20 @@ def _shortcomings() -> Iterator[CheckMessage]:
     yield from _of_the_indexes(store)
 
 
+_TO_A_SET = "Run it as a replica set, if only of one: mongod --replSet NAME."
+
+
+def _is_standalone(hello: Mapping[str, Any]) -> bool:
+    return "setName" not in hello and hello.get("msg") != "isdbgrid"
+
+
 def _of_the_set(hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
-    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+    if _is_standalone(hello):
         yield _warning(
             "W005",
             "The event store's server is standalone: several events at once are "
             "refused, and there is no second copy of any event.",
-            "Run it as a replica set, if only of one: mongod --replSet NAME.",
+            _TO_A_SET,
         )
     data = len(hello.get("hosts", ())) + len(hello.get("passives", ()))
     arbiters = len(hello.get("arbiters", ()))
@@ -231,6 +265,31 @@ def _of_the_set(hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
 
 def _counted(arbiters: int) -> str:
     return "an arbiter" if arbiters == 1 else f"{arbiters} arbiters"
+
+
+def _of_subscriptions(store: Store, hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    if _is_standalone(hello) and (_has_subscriptions() or _has_positions(store)):
+        yield _warning(
+            "W014",
+            "Subscriptions need a replica set, and the event store's server is "
+            "standalone: no event gets a position, so that no subscription and no "
+            "projection hears of it.",
+            _TO_A_SET,
+        )
+
+
+def _has_subscriptions() -> bool:
+    """Whether the project declares any: that of the snapshots is the store's own."""
+    return any(one.kind != SNAPSHOTS for one in subscriptions.registered().values())
+
+
+def _has_positions(store: Store) -> bool:
+    try:
+        with in_time():
+            found = drive(store.positions.find_one({}, projection={"_id": 1}))
+    except OperationFailure:
+        return False  # who may not look, as the migrator, does not follow either
+    return found is not None
 
 
 # The release of each line that mends SERVER-95524.

@@ -56,3 +56,19 @@ class Snapshot(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class Subscription(models.Model):
+    """How a subscription or a projection stands, and what waits since it failed."""
+
+    id = models.CharField(_("subscription"), max_length=1024, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+        permissions = (("operate_subscription", _("Can operate subscription")),)
+        verbose_name = _("subscription")
+        verbose_name_plural = _("subscriptions")
+
+    def __str__(self) -> str:
+        return self.id

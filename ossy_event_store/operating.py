@@ -39,7 +39,11 @@ def retry(name: str, aggregate_id: str | None = None) -> int:
 
 
 def skip(
-    name: str, aggregate_id: str | None, reason: str, who: str | None = None
+    name: str,
+    aggregate_id: str | None,
+    reason: str,
+    who: str | None = None,
+    position: int | None = None,
 ) -> Document | None:
     """
     Pass over the event at which a stream waits, and let the rest of it go on.
@@ -50,6 +54,8 @@ def skip(
             subscription has stopped.
         reason: why, for those who come later; kept in the collection ``skipped``.
         who: kept with it.
+        position: that of the event that was looked at; what waits at another one by
+            now waits on. None skips whichever it is.
 
     Returns:
         What is kept of it; None if nothing waits there.
@@ -66,6 +72,8 @@ def skip(
                 store.parked.find_one({"_id": parking.key(name, aggregate_id)})
             )
     if not waits or waits.get("eventId") is None:
+        return None
+    if position is not None and waits["position"] != position:
         return None
     record = drive(_record(store, name, waits, reason, who))
     if aggregate_id is None:

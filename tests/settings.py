@@ -51,6 +51,7 @@ TEMPLATES = [
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 if STORE == "url":
+    INSTALLED_APPS.append("ossy_event_store.relational")
     DATABASES = {
         "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
     }

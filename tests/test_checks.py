@@ -16,15 +16,19 @@ from ossy_event_store import (
     EventStore,
     Mongo,
     checks,
+    following,
     indexes,
     mongo,
+    subscriptions,
     validator,
 )
+from ossy_event_store.checkpoints import RELATIONAL
 from ossy_event_store.checks import (
     CATALOGUE,
     check_deployment,
     check_server,
     check_settings,
+    check_subscriptions,
 )
 from ossy_event_store.exceptions import (
     EventStoreError,
@@ -32,6 +36,7 @@ from ossy_event_store.exceptions import (
     StoreUnavailable,
 )
 from ossy_event_store.faces import drive
+from ossy_event_store.sequence import Sequencer
 from ossy_event_store.sources import Source
 from tests import servers
 from tests.library.aggregate import Book
@@ -178,6 +183,44 @@ def test_the_static_checks_do_not_connect(settings):
     assert static(settings, URL=url, TIMEOUT=3600) == []
 
 
+# Subscriptions
+
+
+@pytest.fixture
+def subscribe(monkeypatch):
+    """Declare subscriptions for the length of a test; before it there is none."""
+    monkeypatch.setattr(subscriptions, "_registered", {})
+
+    def subscribe(name, **options):
+        subscriptions.subscription(name, **options)(lambda event: None)
+
+    return subscribe
+
+
+def test_e003_a_subscription_that_has_no_table(settings, subscribe):
+    without = [name for name in settings.INSTALLED_APPS if name != RELATIONAL]
+    settings.INSTALLED_APPS = without
+    subscribe("mails")
+    subscribe("orders", using="default")
+    (message,) = check_subscriptions(None)
+    assert ids([message]) == ["E003"]
+    assert "'orders' writes to DATABASES['default']" in message.msg
+    assert "'ossy_event_store.relational'" in message.hint
+    assert "migrate --database default" in message.hint
+
+
+@ONLY_URL
+def test_e003_is_not_said_with_the_table(subscribe):
+    subscribe("orders", using="default")
+    assert check_subscriptions(None) == []
+
+
+def test_e003_is_not_said_without_such_subscriptions(settings, subscribe):
+    settings.INSTALLED_APPS = ["ossy_event_store"]
+    subscribe("mails")
+    assert check_subscriptions(None) == []
+
+
 # Deployment
 
 
@@ -285,10 +328,7 @@ def test_the_server_is_asked_only_with_its_database(databases, monkeypatch):
 
 @pytest.mark.parametrize("index", indexes.INDEXES, ids=lambda index: index.name)
 def test_w004_an_index_that_is_missing(store, index):
-    collection = mongo.raw(
-        store.events if index.collection == mongo.EVENTS else store.snapshots
-    )
-    collection.drop_index(index.name)
+    mongo.raw(store.events).database[index.collection].drop_index(index.name)
     (message,) = check_server(None, DEFAULT)
     call_command("ensure_event_store", verbosity=0)
     assert ids([message]) == ["W004"]
@@ -307,11 +347,14 @@ def test_w004_an_index_with_other_options(store):
 
 
 def test_w004_for_every_index_of_a_store_that_is_not_there(store):
-    mongo.raw(store.events).drop()
-    mongo.raw(store.snapshots).drop()
+    for name in mongo.OPTIONS:
+        mongo.raw(store.events).database[name].drop()
     found = ids(check_server(None, DEFAULT))
     call_command("ensure_event_store", verbosity=0)
     assert found == ["W004"] * len(indexes.INDEXES)
+
+
+STANDALONE = {"isWritablePrimary": True}
 
 
 class Answering:
@@ -331,16 +374,53 @@ def build(version):
 @pytest.mark.parametrize(
     ("hello", "found"),
     [
-        ({"isWritablePrimary": True}, ["W005"]),
+        (STANDALONE, ["W005"]),
         ({"setName": "rs0"}, []),
         ({"msg": "isdbgrid"}, []),
     ],
     ids=["standalone", "replica set", "mongos"],
 )
-def test_w005_a_standalone_server(store, monkeypatch, hello, found):
+def test_w005_a_standalone_server(store, monkeypatch, subscribe, hello, found):
     stub = dataclasses.replace(store, client=Answering(**hello))
     monkeypatch.setattr(checks.mongo, "blocking", lambda: stub)
     assert ids(checks._shortcomings()) == found
+
+
+@pytest.mark.parametrize(
+    ("hello", "found"),
+    [
+        (STANDALONE, ["W005", "W014"]),
+        ({"setName": "rs0"}, []),
+        ({"msg": "isdbgrid"}, []),
+    ],
+    ids=["standalone", "replica set", "mongos"],
+)
+@pytest.mark.parametrize("used", ["registered", "positions"])
+def test_w014_subscriptions_on_a_standalone_server(
+    store, monkeypatch, subscribe, hello, found, used
+):
+    if used == "registered":
+        subscribe("mails")
+    else:
+        mongo.raw(store.positions).insert_one({"_id": 1})
+    stub = dataclasses.replace(store, client=Answering(**hello))
+    monkeypatch.setattr(checks.mongo, "blocking", lambda: stub)
+    assert ids(checks._shortcomings()) == found
+
+
+def test_w014_is_not_said_of_the_snapshots_alone(store, subscribe):
+    following.register()
+    assert subscriptions.registered()
+    assert ids(checks._of_subscriptions(store, STANDALONE)) == []
+
+
+def test_w014_is_not_said_where_positions_may_not_be_seen(store, subscribe):
+    class Refusing:
+        async def find_one(self, *arguments, **options):
+            raise OperationFailure("not authorized", 13)
+
+    stub = dataclasses.replace(store, positions=Refusing())
+    assert ids(checks._of_subscriptions(stub, STANDALONE)) == []
 
 
 NOT_MENDED = dict(checks.MENDED)
@@ -638,6 +718,23 @@ def test_w013_and_w009_are_true(on_the_pair, pair):
         Aggregate.of(Book, BOUGHT)
 
 
+@ONLY_URL
+@slow
+def test_w014_is_true(tmp_path, settings):
+    with servers.running(tmp_path / "alone", name=None) as alone:
+        given = settings.OSSY_EVENT_STORE
+        settings.OSSY_EVENT_STORE = {**given, "URL": alone.url()}
+        store = mongo.blocking()
+        drive(indexes.ensure(store))
+        mongo.raw(store.positions).insert_one({"_id": 1})
+        assert ids(check_server(None, DEFAULT)) == ["W005", "W014"]
+        sequencer = Sequencer(store)
+        with pytest.raises(OperationFailure, match="replica set"):
+            sequencer.advance()
+        sequencer.close()
+    Mongo.close()
+
+
 # The server that is not there
 
 
@@ -696,7 +793,8 @@ def test_the_server_is_not_asked_by_a_plain_check(monkeypatch, capsys):
 
 
 def test_nothing_that_migrate_mends_is_an_error():
-    assert {key for key in CATALOGUE if key.startswith("E")} == {"E001", "E002"}
+    errors = {key for key in CATALOGUE if key.startswith("E")}
+    assert errors == {"E001", "E002", "E003"}  # all of them are about the settings
 
 
 def test_every_id_of_the_catalogue_is_tested_here():

@@ -31,12 +31,19 @@ from ossy_event_store import (
     indexes,
     leases,
     mongo,
+    operating,
+    overview,
+    positions,
+    subscriptions,
     validator,
 )
 from ossy_event_store.faces import drive
 from ossy_event_store.migrate import ensure_indexes
+from ossy_event_store.sequence import Changes, Sequencer
+from ossy_event_store.subscriptions import subscription
 from tests import servers
 from tests.library.aggregate import Book
+from tests.test_subscriptions import running
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,18 +54,32 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/howto/roles.md").read_text()
 ADMIN, PASSWORD = "admin", "s3cret"
 NOT_ALLOWED = 13
+# A site that runs its subscriptions in its own processes; what the handlers and the
+# projections of the tests write to is granted by a role of its own.
+BOTH = {
+    "user": "shop_both",
+    "pwd": PASSWORD,
+    "roles": ["eventStoreAppender", "eventStoreFollower", "handlers"],
+}
+OF_HANDLERS = ("pages", "projection_loans", "projection_unstorable")
 BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 LENT = {"type": "BookLent", "payload": {"to": "ann"}}
 RETURNED = {"type": "BookReturned"}
 
 
-def calls(method):
-    """Return the arguments with which the page calls a method of the database."""
+def arguments(method):
+    """Return the lists of arguments with which the page calls a method."""
     pattern = rf'^db\.getSiblingDB\("shop"\)\.{method}\((.*?)\)\n(?=db\.|```)'
     found = re.findall(pattern, PAGE, re.MULTILINE | re.DOTALL)
     return [
-        json.loads(text.replace("passwordPrompt()", f'"{PASSWORD}"')) for text in found
+        json.loads(f"[{text}]".replace("passwordPrompt()", f'"{PASSWORD}"'))
+        for text in found
     ]
+
+
+def calls(method):
+    """Return the argument with which the page calls a method of the database."""
+    return [argument for (argument,) in arguments(method)]
 
 
 def in_database(name, role):
@@ -85,6 +106,16 @@ class Guarded:
         return self.admin[self.name]
 
 
+def of_handlers(database):
+    """Return for other collections what the page grants for a projection."""
+    role, (privilege, *_) = arguments("grantPrivilegesToRole")[0]
+    assert role == "eventStoreFollower"
+    return [
+        {**privilege, "resource": {"db": database, "collection": name}}
+        for name in OF_HANDLERS
+    ]
+
+
 def begin(started):
     """Make the first user, through the exception for localhost, and then the page's."""
     with started.members[0].client() as client:
@@ -93,7 +124,14 @@ def begin(started):
     for role in calls("createRole"):
         role = in_database(guarded.name, role)
         guarded.database.command("createRole", role.pop("role"), **role)
-    for user in calls("createUser"):
+    for role, privileges in arguments("grantPrivilegesToRole"):
+        privileges = in_database(guarded.name, privileges)
+        guarded.database.command("grantPrivilegesToRole", role, privileges=privileges)
+    guarded.database.command(
+        "createRole", "handlers", privileges=of_handlers(guarded.name), roles=[]
+    )
+    for user in [*calls("createUser"), BOTH]:
+        user = {**user}
         guarded.database.command("createUser", user.pop("user"), **user)
     return guarded
 
@@ -121,7 +159,7 @@ def become(guarded, settings):
 
     become("shop_deploy")
     said("ensure_event_store", "--no-validator")
-    for name in mongo.OPTIONS:
+    for name in (*mongo.OPTIONS, PROJECTION):
         guarded.database[name].delete_many({})
     yield become
     Mongo.close()
@@ -150,9 +188,14 @@ def test_a_server_with_authentication_refuses_who_does_not_log_in(guarded):
         client[guarded.name].eventstore.find_one()
 
 
-def test_the_page_makes_three_roles_and_a_user_of_each():
+def test_the_page_makes_four_roles_and_a_user_of_each():
     roles = [role["role"] for role in calls("createRole")]
-    assert roles == ["eventStoreAppender", "eventStoreReader", "eventStoreMigrator"]
+    assert roles == [
+        "eventStoreAppender",
+        "eventStoreFollower",
+        "eventStoreReader",
+        "eventStoreMigrator",
+    ]
     assert [user["roles"] for user in calls("createUser")] == [[role] for role in roles]
 
 
@@ -175,11 +218,25 @@ MAIN = (
 NOT_FOR_IT = "not indexes_are_made_once and not embedded and not mongodb_down"
 
 
-def test_the_tests_of_the_store_pass_as_the_appender(become, guarded):
-    files = [f"tests/test_{name}.py" for name in MAIN]
+FOLLOWING = (
+    "positions",
+    "projections",
+    "run_subscriptions",
+    "sequence",
+    "subscriptions",
+)
+
+
+@pytest.mark.parametrize(
+    ("user", "names"),
+    [("shop_site", MAIN), ("shop_both", FOLLOWING)],
+    ids=["the appender", "a site that follows"],
+)
+def test_the_tests_of_the_store_pass_as(user, names, become, guarded):
+    files = [f"tests/test_{name}.py" for name in names]
     env = {
         **os.environ,
-        "TEST_MONGODB_URL": guarded.url("shop_site"),
+        "TEST_MONGODB_URL": guarded.url(user),
         "TEST_MONGODB_ADMIN_URL": guarded.url(ADMIN, "admin"),
     }
     done = subprocess.run(
@@ -287,6 +344,21 @@ CHANGES = {
         "grantRolesToUser", "shop_site", roles=["eventStoreMigrator"]
     ),
 }
+FOLLOWED = (mongo.POSITIONS, mongo.SUBSCRIPTIONS, mongo.PARKED, mongo.SKIPPED)
+WAYS = {
+    "insert": lambda c: c.insert_one({}),
+    "update": lambda c: c.update_many({}, CHANGED),
+    "delete": lambda c: c.delete_many({}),
+    "drop": lambda c: c.drop(),
+    "createIndex": lambda c: c.create_index("type"),
+}
+
+
+def in_another(name, way):
+    """Return a change like those above, of another collection than the events."""
+    return lambda c: WAYS[way](c.database[name])
+
+
 WRITES = {
     **CHANGES,
     "an event": lambda c: c.insert_one(dict(COPY)),
@@ -294,6 +366,7 @@ WRITES = {
     "a snapshot's update": lambda c: c.database.aggregates.update_one({}, CHANGED),
     "a snapshot's end": lambda c: c.database.aggregates.delete_one({}),
     "a lease": lambda c: c.database.leases.insert_one({"_id": "l"}),
+    **{f"{way} in {name}": in_another(name, way) for name in FOLLOWED for way in WAYS},
 }
 
 
@@ -316,6 +389,26 @@ def test_the_appender_may_not_change_events_by(name, appender, guarded):
     may_not(appender, CHANGES[name], guarded)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_the_appender_may_not_change_positions_by(way, appender, guarded):
+    Aggregate.of(Book, BOUGHT)
+    guarded.database.positions.insert_one({"_id": 1})
+    may_not(appender, in_another(mongo.POSITIONS, way), guarded)
+
+
+def test_the_appender_sees_new_positions_and_tends_what_is_parked(appender, guarded):
+    with contextlib.closing(Changes(mongo.raw(appender.positions), fields=())) as new:
+        guarded.database.positions.insert_one({"_id": 1})
+        assert [entry["_id"] for entry, _ in new.fetch(10)] == [1]
+    guarded.database.parked.insert_one({"_id": "p"})
+    guarded.database.subscriptions.insert_one({"_id": "s"})
+    mongo.raw(appender.parked).update_one({"_id": "p"}, {"$set": {"retry": True}})
+    mongo.raw(appender.subscriptions).update_one({"_id": "s"}, {"$set": {"seen": 1}})
+    mongo.raw(appender.skipped).insert_one({"_id": "e", "reason": "a bad day"})
+    mongo.raw(appender.parked).delete_one({"_id": "p"})
+    assert guarded.database.skipped.count_documents({}) == 1
+
+
 def test_the_appender_may_not_install_the_validator(appender):
     with pytest.raises(CommandError, match="needs collMod on the collection"):
         said("ensure_event_store", "--validator")
@@ -330,6 +423,119 @@ def test_the_appender_that_lacks_an_index_is_told_so(appender, guarded, caplog):
     assert "ossy_event_store.W004" in found
 
 
+# The follower
+
+
+@pytest.fixture
+def follower(become):
+    """The store as the follower, with one book of two events."""
+    become("shop_site")
+    Aggregate.of(Book, {**BOUGHT, "aggregateId": "b-1"}).add(LENT)
+    return become("shop_follow")
+
+
+def test_the_follower_gives_positions_to_what_there_is_and_to_what_comes(
+    follower, guarded
+):
+    with contextlib.closing(Sequencer(follower)) as sequencer:
+        assert sequencer.advance(0.1) == 2
+        guarded.database.eventstore.insert_one(
+            {"_id": "new", "aggregateId": "b-2", "aggregateVersion": 1}
+        )
+        servers.until(lambda: sequencer.advance(0.1))
+    assert [event["position"] for event in EventStore.read_all(limit=2)] == [1, 2]
+    assert drive(positions.head_position(follower)) == 3
+
+
+def test_the_follower_takes_leases_and_saves_snapshots(follower):
+    assert drive(leases.acquire(follower, "l", "me", 1)) == 1
+    drive(leases.release(follower, "l", "me"))
+    assert Aggregate.of(Book, "b-1").save().version == 2
+    AggregateRebuild.build_and_save_all()
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+@pytest.mark.parametrize("way", ["insert", "update"])
+def test_the_follower_writes(name, way, follower):
+    in_another(name, way)(mongo.raw(follower.events))
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+@pytest.mark.parametrize("way", ["drop", "createIndex"])
+def test_the_follower_may_not(name, way, follower, guarded):
+    may_not(follower, in_another(name, way), guarded)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_follower_may_not_change_events_by(name, follower, guarded):
+    may_not(follower, CHANGES[name], guarded)
+
+
+def test_the_follower_may_not_append(follower, guarded):
+    before = everything(guarded)
+    book = Aggregate.of(Book, "b-1")
+    for several in ([LENT], [LENT, RETURNED]):
+        with refused():
+            book.add(*several)
+    assert everything(guarded) == before
+
+
+def test_the_checks_have_nothing_to_say_to_the_follower(follower, monkeypatch):
+    monkeypatch.setattr(checks, "MENDED", {})
+    assert checks.check_server(None, ["default"]) == []
+
+
+def test_the_follower_parks_a_stream_and_the_appender_has_its_event_skipped(
+    follower, become, guarded, monkeypatch
+):
+    monkeypatch.setattr(subscriptions, "_registered", {})
+    got = []
+
+    @subscription("reader", retries=0)
+    def read(event):
+        got.append(event["aggregateVersion"])
+        if event["aggregateVersion"] == 1:
+            raise ValueError("an old one")
+
+    with running("reader"):
+        servers.until(lambda: guarded.database.parked.count_documents({}))
+    become("shop_site")
+    assert operating.skip("reader", "b-1", "known")["type"] == "BookBought"
+    become("shop_follow")
+    with running("reader"):
+        servers.until(lambda: not guarded.database.parked.count_documents({}))
+    assert got == [1, 2]
+    assert [one["reason"] for one in guarded.database.skipped.find()] == ["known"]
+
+
+PROJECTION = "projection_orders"
+
+
+@pytest.mark.parametrize("name", [PROJECTION, f"{PROJECTION}_2"])
+def test_the_follower_builds_and_drops_a_projection_that_is_named(
+    name, follower, become
+):
+    rows = mongo.raw(follower.events).database[name]
+    rows.drop()
+    rows.create_index("customer")
+    rows.insert_one({"_id": 1, "customer": "ann", "total": 0})
+    rows.update_one({"_id": 1}, {"$inc": {"total": 5}})
+    rows.delete_many({"total": 0})
+    site = mongo.raw(become("shop_site").events).database[name]
+    assert [row["total"] for row in site.find()] == [5]
+    with refused():
+        site.update_one({"_id": 1}, {"$set": {"total": 0}})
+    follower = become("shop_follow")
+    mongo.raw(follower.events).database[name].drop()
+
+
+def test_the_follower_may_not_touch_a_projection_that_is_not_named(follower):
+    rows = mongo.raw(follower.events).database["projection_loans"]
+    for change in WAYS.values():
+        with refused():
+            change(rows)
+
+
 # The reader
 
 
@@ -339,6 +545,8 @@ def reader(become):
     become("shop_site")
     book = Aggregate.of(Book, {**BOUGHT, "aggregateId": "b-1"})
     book.add(LENT).save()
+    with contextlib.closing(Sequencer(become("shop_follow"))) as sequencer:
+        sequencer.advance(0.1)
     return become("shop_report")
 
 
@@ -352,10 +560,23 @@ def test_the_reader_reads_all(reader, tmp_path, monkeypatch):
     assert EventStore.find_event({"type": "BookLent"})["aggregateVersion"] == 2
     assert len(EventStore.find_events({"aggregateId": "b-1"})) == 2
     assert EventStore.aggregate([{"$count": "events"}]) == [{"events": 2}]
+    assert [event["position"] for event in EventStore.read_all()] == [1, 2]
     said("export_events", "--output", str(tmp_path / "out.jsonl"))
     assert (tmp_path / "out.jsonl").read_text().count("\n") == 2
     monkeypatch.setattr(checks, "MENDED", {})
     assert checks.check_server(None, ["default"]) == []
+
+
+def test_the_reader_sees_what_the_pages_of_the_admin_show(reader, guarded):
+    guarded.database.parked.insert_one({"_id": "p"})
+    assert [stream["_id"] for stream in drive(reader.parked.find({}))] == ["p"]
+    for other in (reader.subscriptions, reader.skipped):
+        assert drive(other.find({})) == []
+    assert drive(overview.tallies(reader)) == []
+    assert drive(overview.health(reader)).missing == []
+    with contextlib.closing(Changes(mongo.raw(reader.positions), fields=())) as new:
+        guarded.database.positions.insert_one({"_id": 3})
+        assert [entry["_id"] for entry, _ in new.fetch(10)] == [3]
 
 
 def test_the_reader_verifies_the_store(reader):
@@ -419,7 +640,7 @@ def test_the_migrator_is_told_of_events_that_do_not_fit(become, guarded):
 
 
 def test_a_migrator_that_may_not_read_events_installs_it_too(become, guarded):
-    role = in_database(guarded.name, calls("createRole")[2])
+    role = in_database(guarded.name, calls("createRole")[3])
     privileges = role["privileges"]
     privileges[0]["actions"].remove("find")
     guarded.database.command("createRole", "blind", privileges=privileges, roles=[])

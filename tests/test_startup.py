@@ -55,7 +55,7 @@ def serving(tmp_path, *command, **environment):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
                 return page.read()
-        except (urllib.error.URLError, ConnectionError):
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
             assert process.poll() is None, log.read_text()
             return None
 

@@ -9,8 +9,11 @@ from django.contrib.auth.models import User
 from django.urls import reverse
 from django.utils import translation
 
-from ossy_event_store import Aggregate, AggregateRebuild, EventStore
+from ossy_event_store import Aggregate, AggregateRebuild, EventStore, subscriptions
+from ossy_event_store.subscriptions import subscription
 from tests.library.aggregate import Book
+from tests.test_admin_subscriptions import mails as mails  # fixtures
+from tests.test_admin_subscriptions import stopped as stopped
 
 pytestmark = pytest.mark.skipif(
     settings.STORE == "djongo", reason="djongo cannot keep the users"
@@ -144,6 +147,38 @@ def test_every_text_of_the_pages_goes_through_translation(pages, client, marking
     ):
         response = client.get(address, follow=True)
         assert response.status_code == 200, address
+        assert untranslated(response.content.decode()) == [], address
+
+
+@pytest.mark.usefixtures("quick")
+def test_so_does_every_text_of_the_pages_of_subscriptions(
+    mails, stopped, client, db, marking, store
+):
+    subscription("never run")(print)
+    client.force_login(User.objects.create_superuser("root"))
+    listed, one = (
+        url("subscription", "changelist"),
+        url("subscription", "change", "mails"),
+    )
+    (row,) = client.get(one).context["parked"]
+    for address in (
+        listed,
+        one,
+        url("subscription", "change", "bills"),
+        url("subscription", "change", "never run"),
+    ):
+        response = client.get(address)
+        assert untranslated(response.content.decode()) == [], address
+    subscriptions._registered.clear()
+    for address, reason in (
+        (row["skip_url"], ""),
+        (row["skip_url"], "no address"),
+        (row["skip_url"], "no address"),
+        (row["retry_url"], ""),
+        (url("subscription", "retry", "mails") + "?stream=none", ""),
+    ):
+        response = client.post(address, {"reason": reason}, follow=True)
+        assert response.status_code == 200
         assert untranslated(response.content.decode()) == [], address
 
 

@@ -28,7 +28,12 @@ class Order:
 
 SETTINGS = """
 SECRET_KEY = "x"
-INSTALLED_APPS = ["django.contrib.contenttypes", "ossy_event_store", "shop"]
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "ossy_event_store",
+    "ossy_event_store.relational",
+    "shop",
+]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "db"}}
 OSSY_EVENT_STORE = {"URL": "embedded://mongo"}
 """
@@ -43,6 +48,10 @@ call_command("migrate", verbosity=0)
 order = Aggregate.of(Order, {"type": "OrderPlaced"}).add({"type": "OrderShipped"})
 call_command("rebuild_aggregates", interactive=False)
 assert Aggregate.find(order.id)["state"] == {"last": "OrderShipped"}
+from ossy_event_store.relational import checkpoints
+checkpoints.begin("orders", 0, "default")
+assert checkpoints.advance("orders", 0, 2, "default")
+call_command("makemigrations", "--check", verbosity=0)
 call_command("check", "--fail-level", "WARNING", "--database", "default")
 import ossy_event_store
 assert "site-packages" in ossy_event_store.__file__, ossy_event_store.__file__

@@ -1,0 +1,26 @@
+"""Make the table of checkpoints."""
+
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    """The table as the first version of the event store has it."""
+
+    initial = True
+    dependencies = []
+    operations = [
+        migrations.CreateModel(
+            name="Checkpoint",
+            fields=[
+                (
+                    "key",
+                    models.CharField(max_length=128, primary_key=True, serialize=False),
+                ),
+                ("subscription", models.CharField(max_length=255)),
+                ("aggregate_id", models.CharField(blank=True, max_length=255)),
+                ("position", models.BigIntegerField()),
+                ("updated", models.DateTimeField()),
+            ],
+            options={"default_permissions": ()},
+        ),
+    ]

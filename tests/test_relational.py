@@ -1,0 +1,255 @@
+"""
+Checkpoints in an SQL database: SQLite, or the PostgreSQL database that the variable
+``TEST_POSTGRESQL`` names, reached by libpq's own variables.
+"""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+from django.apps import apps
+from django.conf import settings as django_settings
+from django.core.management import call_command
+from django.db import IntegrityError, connections, transaction
+
+if not apps.is_installed("ossy_event_store.relational"):
+    pytest.skip("the default database is no SQL database", allow_module_level=True)
+
+from ossy_event_store import mongo, operating
+from ossy_event_store.relational import checkpoints
+from ossy_event_store.relational.models import Checkpoint
+from ossy_event_store.subscriptions import subscription
+from tests.servers import until
+from tests.test_subscriptions import running
+
+pytestmark = pytest.mark.usefixtures("quick")
+POSTGRESQL = os.environ.get("TEST_POSTGRESQL")
+SQL = "sql"
+WORKERS, EVENTS = 4, 40
+
+
+@pytest.fixture(autouse=True)
+def _database(tmp_path, monkeypatch, django_db_blocker):
+    """An alias ``sql`` that has the table, and another one of effects."""
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db")}
+    if POSTGRESQL:
+        database = {"ENGINE": "django.db.backends.postgresql", "NAME": POSTGRESQL}
+    known = {**django_settings.DATABASES, SQL: {"OPTIONS": {}, **database}}
+    complete = connections.configure_settings(known)[SQL]
+    monkeypatch.setitem(connections.settings, SQL, complete)
+    app = "ossy_event_store_relational"
+    with django_db_blocker.unblock(), closing(connections[SQL]) as connection:
+        call_command("migrate", app, database=SQL, verbosity=0)
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE effects (position bigint PRIMARY KEY)")
+        yield
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE effects")
+        call_command("migrate", app, "zero", database=SQL, verbosity=0)
+    del connections[SQL]
+
+
+def take_effect(position):
+    with connections[SQL].cursor() as cursor:
+        cursor.execute("INSERT INTO effects VALUES (%s)", [position])
+
+
+def effects():
+    with connections[SQL].cursor() as cursor:
+        cursor.execute("SELECT position FROM effects ORDER BY position")
+        return [position for (position,) in cursor.fetchall()]
+
+
+def test_the_migration_is_that_of_the_model():
+    call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+
+
+def test_a_checkpoint_begins_once():
+    assert checkpoints.read("orders", SQL) is None
+    checkpoints.begin("orders", 7, SQL)
+    checkpoints.begin("orders", 0, SQL)
+    assert checkpoints.read("orders", SQL) == 7
+    assert str(Checkpoint.objects.using(SQL).get()) == "orders: 7"
+
+
+def test_it_advances_from_where_it_stands_alone():
+    checkpoints.begin("orders", 0, SQL)
+    begun = Checkpoint.objects.using(SQL).get().updated
+    assert checkpoints.advance("orders", 0, 5, SQL)
+    assert not checkpoints.advance("orders", 0, 9, SQL)
+    assert checkpoints.read("orders", SQL) == 5
+    assert checkpoints.advance("orders", 5, 2**40, SQL)
+    assert checkpoints.read("orders", SQL) == 2**40
+    assert Checkpoint.objects.using(SQL).get().updated > begun
+
+
+def test_one_that_did_not_begin_does_not_advance():
+    assert not checkpoints.advance("orders", 0, 5, SQL)
+    assert checkpoints.read("orders", SQL) is None
+
+
+def test_a_stream_has_a_checkpoint_of_its_own():
+    checkpoints.begin("orders", 5, SQL)
+    checkpoints.begin("orders", 3, SQL, "o-1")
+    assert checkpoints.advance("orders", 3, 4, SQL, aggregate_id="o-1")
+    assert not checkpoints.advance("orders", 3, 4, SQL, aggregate_id="o-2")
+    assert checkpoints.read("orders", SQL, "o-1") == 4
+    assert checkpoints.read("orders", SQL) == 5
+    stream = Checkpoint.objects.using(SQL).get(aggregate_id="o-1")
+    assert str(stream) == "orders, stream o-1: 4"
+
+
+NAMES = [
+    *("a", "A", "a ", " a", "ab", "%", "_"),
+    *("\u00e9", "e\u0301", "e"),
+    *("a" * 255, "a" * 300, "\u672c" * 255),
+]
+
+
+@pytest.mark.parametrize("of", ["subscriptions", "streams"])
+def test_names_that_look_alike_are_kept_apart(of):
+    def place(name):
+        return (name, "") if of == "subscriptions" else ("orders", name)
+
+    for position, name in enumerate(NAMES):
+        subscription, stream = place(name)
+        checkpoints.begin(subscription, position, SQL, stream)
+    found = [checkpoints.read(s, SQL, stream) for s, stream in map(place, NAMES)]
+    assert found == list(range(len(NAMES)))
+
+
+def test_a_reset_is_of_one_subscription_and_all_of_its_streams():
+    for name in ("orders", "orders 2", "Orders"):
+        checkpoints.begin(name, 5, SQL)
+        checkpoints.begin(name, 3, SQL, "o-1")
+        checkpoints.begin(name, 2, SQL, "o-2")
+    checkpoints.reset("orders", 0, SQL)
+    assert checkpoints.read("orders", SQL) == 0
+    assert checkpoints.read("orders", SQL, "o-1") is None
+    assert Checkpoint.objects.using(SQL).count() == 1 + 3 + 3
+    checkpoints.reset("new", 9, SQL)
+    assert checkpoints.read("new", SQL) == 9
+
+
+def test_what_is_taken_back_takes_the_checkpoint_with_it():
+    checkpoints.begin("orders", 0, SQL)
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using=SQL):
+        assert checkpoints.advance("orders", 0, 1, SQL)
+        take_effect(1)
+        raise ZeroDivisionError
+    assert checkpoints.read("orders", SQL) == 0
+    assert effects() == []
+
+
+def in_threads(work):
+    """Let some do the same at the same time; return what each returned."""
+
+    def alone(number):
+        try:
+            return work(number)
+        finally:
+            connections[SQL].close()
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return list(pool.map(alone, range(WORKERS)))
+
+
+@pytest.mark.slow
+def test_of_many_that_begin_one_does():
+    for turn in range(20):
+        name = f"orders {turn}"
+        in_threads(lambda number, name=name: checkpoints.begin(name, number, SQL))
+        assert checkpoints.read(name, SQL) in range(WORKERS)
+    assert Checkpoint.objects.using(SQL).count() == 20
+
+
+def handle_all(begun):
+    """Handle every event, in competition; return how often another was first."""
+    before, lost = checkpoints.read("orders", SQL), 0
+    begun.wait(30)
+    while before < EVENTS:
+        with transaction.atomic(using=SQL):
+            if checkpoints.advance("orders", before, before + 1, SQL):
+                take_effect(before + 1)
+            else:
+                lost += 1
+        before = checkpoints.read("orders", SQL)
+    return lost
+
+
+@pytest.mark.slow
+def test_of_many_that_handle_the_same_events_one_has_an_effect():
+    checkpoints.begin("orders", 0, SQL)
+    begun = threading.Barrier(WORKERS)
+    lost = in_threads(lambda number: handle_all(begun))
+    assert sum(lost) >= WORKERS - 1
+    assert effects() == list(range(1, EVENTS + 1))
+    assert checkpoints.read("orders", SQL) == EVENTS
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_look_where_it_stands_is_noticed(monkeypatch):
+    def advance(subscription, before, after, using):
+        Checkpoint.objects.using(using).update(position=after)
+        return True
+
+    monkeypatch.setattr(checkpoints, "advance", advance)
+    checkpoints.begin("orders", 0, SQL)
+    begun = threading.Barrier(WORKERS)
+    with pytest.raises(IntegrityError):
+        in_threads(lambda number: handle_all(begun))
+
+
+# --- with a subscription ----------------------------------------------------
+
+
+def test_a_subscription_has_each_effect_once(store, lend):
+    @subscription("orders", using=SQL, batch=7)
+    def handle(event):
+        take_effect(event["position"])
+
+    for number in range(30):
+        lend(f"book-{number % 4}", "BookBought")
+    with running():
+        until(lambda: checkpoints.read("orders", SQL) == 30)
+        lend("another", "BookBought")
+        until(lambda: checkpoints.read("orders", SQL) == 31)
+    assert effects() == list(range(1, 32))
+
+
+def test_what_a_handler_wrote_before_it_failed_is_taken_back(store, lend):
+    broken = ["book-3"]
+
+    @subscription("orders", using=SQL, batch=7, retries=1, backoff=(0.01, 0.02))
+    def handle(event):
+        take_effect(event["position"])
+        if event["aggregateId"] in broken:
+            raise ValueError("no such customer")
+
+    for number in range(20):
+        lend(f"book-{number % 4}", "BookBought")
+    with running():
+        until(lambda: checkpoints.read("orders", SQL) == 20)
+        assert effects() == [n for n in range(1, 21) if n % 4]
+        broken.clear()
+        operating.retry("orders")
+        until(lambda: len(effects()) == 20)
+        until(lambda: not mongo.raw(store.parked).count_documents({}))
+    assert checkpoints.read("orders", SQL, "book-3") == 20
+
+
+def test_a_subscription_that_is_set_back_begins_there(store, lend):
+    got = []
+
+    @subscription("orders", using=SQL)
+    def handle(event):
+        got.append(event["position"])
+
+    lend("book", *["BookLent"] * 5)
+    with running():
+        until(lambda: checkpoints.read("orders", SQL) == 5)
+        operating.reset("orders", 2)
+        until(lambda: len(got) == 8)
+    assert got == [1, 2, 3, 4, 5, 3, 4, 5]
