@@ -174,10 +174,11 @@ class InDatabase:
         self, events: Sequence[Document], after: int, fence: int, park: Park
     ) -> bool:
         with self._atomic():
-            for event in events:
-                await call(self._handle, False, event)
+            # First: of two that handle the same events, the second waits here.
             if not self._rows.advance(self._name, self._at, after, self._using):
                 raise Lost
+            for event in events:
+                await call(self._handle, False, event)
         self._at = after
         return False
 
@@ -192,11 +193,11 @@ class InDatabase:
         stands = rows.read(self._name, using, stream)
         if stands < event["position"]:
             with self._atomic():
-                await call(self._handle, False, event)
                 if not rows.advance(
                     self._name, stands, event["position"], using, stream
                 ):
                     raise Lost
+                await call(self._handle, False, event)
         with in_time():
             if not await parking.advance(self._store, waits, event):
                 raise Lost
