@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -15,12 +16,13 @@ from django.test import Client
 
 from ossy_event_store import EventStore, feeds, mongo, projections, sequence
 from ossy_event_store.feeds import EventFilter, listening
+from ossy_event_store.follow import follower
 from ossy_event_store.leases import new_owner
 from ossy_event_store.projections import Projection
 from ossy_event_store.push import EventSourceView
 from tests.event_source import Source
 from tests.servers import until
-from tests.test_startup import ON_URL
+from tests.test_startup import ON_URL, here, serving
 
 pytestmark = ON_URL
 
@@ -571,3 +573,107 @@ def test_an_event_that_the_projection_has_no_key_for_is_passed_over(
     apply(2)
     assert source.message().id == "2"
     assert "Projection readers has no key for position 1" in caplog.text
+
+
+# --- a server of its own ----------------------------------------------------
+
+UVICORN = ("-m", "uvicorn", "--port", "{port}", "tests.asgi:application")
+
+
+@contextmanager
+def serving_alone(store, folder):
+    """Run a server in a process, and return its port and its log."""
+    with serving(folder, *UVICORN, **here(store)) as (log, answer):
+        until(answer)
+        (port,) = re.findall(r"running on http://127\.0\.0\.1:(\d+)", log())
+        yield int(port), log
+
+
+@pytest.mark.slow
+def test_a_server_that_is_told_to_end_is_not_held_up(positions, store, lend, tmp_path):
+    with serving_alone(store, tmp_path) as (port, log):
+        sources = [Source(port, f"/push/{path}").begin() for path in ("all/", "lent/")]
+        lend("a", "BookLent")
+        assert [source.message().id for source in sources] == ["1", "1"]
+    # The process has ended by itself, as it was asked to.
+    for source in sources:
+        assert source.message() is None
+        source.close()
+    assert "Finished server process" in log()
+    assert "Traceback" not in log()
+
+
+MANY = 1000
+
+
+@pytest.fixture
+def many_files():
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 4 * MANY
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        pytest.skip(f"a process may open {hard} files only")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def connections_and_streams(store):
+    """Return how many connections MongoDB has, and how many change streams."""
+    admin = mongo.raw(store.events).database.client.admin
+    stage = {"$currentOp": {"allUsers": True, "idleCursors": True}}
+    asked = [
+        operation.get("cursor", {}).get("originatingCommand", {}).get("pipeline")
+        for operation in admin.aggregate([stage])
+    ]
+    streams = [
+        pipeline for pipeline in asked if pipeline and "$changeStream" in pipeline[0]
+    ]
+    return admin.command("serverStatus")["connections"]["current"], len(streams)
+
+
+@pytest.mark.slow
+def test_a_thousand_connections_cost_mongodb_no_more_than_a_few(
+    positions, store, lend, tmp_path, many_files
+):
+    async def one(port, number, listens):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        path = f"/push/book/b-{number}/"
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        await reader.readuntil(b"retry: 3000\n\n")
+        await reader.readuntil(b"\n\n")
+        listens.append(number)
+        text = await reader.readuntil(b'"createdBy":null}\n\n')
+        writer.close()
+        return re.findall(rb'"aggregateId":"([\w-]+)"', text)
+
+    async def all_of_them(port):
+        listens = []
+        each = [asyncio.create_task(one(port, n, listens)) for n in range(MANY)]
+        while len(listens) < MANY:
+            assert not any(task.done() for task in each)
+            await asyncio.sleep(0.05)
+        during = connections_and_streams(store)
+        for number in range(MANY):
+            EventStore.append_event({**BOOK, "aggregateId": f"b-{number}"})
+        return during, await asyncio.gather(*each)
+
+    follower.close()  # of the tests before
+    lend("a", "BookLent")
+    until(lambda: EventStore.head_position() == 1)
+    with serving_alone(store, tmp_path) as (port, _):
+        before = connections_and_streams(store)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+            during, heard = asyncio.run(all_of_them(port))
+        after = connections_and_streams(store)
+    assert heard == [[f"b-{number}".encode()] for number in range(MANY)]
+    assert max(during[0], after[0]) - before[0] <= 20
+    assert during[1] - before[1] == 1
+
+
+def test_what_counts_change_streams_sees_one(store):
+    follower.close()
+    before = connections_and_streams(store)[1]
+    with mongo.raw(store.events).watch():
+        assert connections_and_streams(store)[1] == before + 1
