@@ -38,6 +38,7 @@ from .positions import head_position
 logger = logging.getLogger("ossy_event_store")
 
 PAGE = 500  # positions a read
+MISSED = 100  # events a read, of those that one listener missed
 QUEUE = 200  # notices that wait for one listener
 READERS = 8  # listeners that read what they missed at the same time
 REPLAY = 1000  # positions that are folded into keys for one who comes back
@@ -412,14 +413,14 @@ class Feed:
                 query,
                 projection={"_id": 1},
                 sort=[(sort, 1)],
-                limit=PAGE,
+                limit=MISSED,
                 session=session,
             )
         if not entries:
             return [], upto
         found = [entry["_id"] for entry in entries]
         events = await _events(store, {"_id": {"$in": found}}, len(found), session)
-        return events, found[-1] if len(found) == PAGE else max(found[-1], upto)
+        return events, found[-1] if len(found) == MISSED else max(found[-1], upto)
 
     @asynccontextmanager
     async def _in_session(self, store: Store) -> AsyncIterator[Any]:

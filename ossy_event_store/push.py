@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction, sync_to_async
+from asgiref.sync import SyncToAsync, iscoroutinefunction, sync_to_async
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 from django.db import connections
@@ -203,12 +203,12 @@ class EventSourceView(View):
             allowed = await sync_to_async(self.may_see)(request, wanted)
             if inspect.isawaitable(allowed):  # what would be true in any case
                 allowed = await allowed
-        await sync_to_async(_let_the_database_go)()
         return bool(allowed)
 
     async def _stream(
         self, wanted: EventFilter, after: int | None
     ) -> AsyncGenerator[bytes, None]:
+        await _let_the_thread_go()  # now that all middleware has seen the answer
         # Not all at once, after a start when all had come at once.
         end = monotonic() + self.lifetime * random.uniform(0.8, 1.0)  # noqa: S311
         told = after
@@ -293,10 +293,25 @@ def _after(request: HttpRequest) -> int | None:
     return int(given)
 
 
-def _let_the_database_go() -> None:
-    """Close what was opened to ask who this is: a stream of events may take hours."""
+async def _let_the_thread_go() -> None:
+    """
+    End the thread in which middleware and ``may_see`` ran, with its connections.
+
+    Django keeps one for every request until that ends, which here may take hours; if
+    one is needed again, a new one begins.
+    """
+    request = SyncToAsync.thread_sensitive_context.get(None)
+    if request is None:
+        return  # not a server's
+    if request in SyncToAsync.context_to_thread_executor:
+        await sync_to_async(_close_connections)()
+        thread = SyncToAsync.context_to_thread_executor.pop(request)
+        thread.shutdown(wait=False)
+
+
+def _close_connections() -> None:
     for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
+        if not connection.in_atomic_block:  # as in a test
             connection.close()
 
 

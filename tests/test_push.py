@@ -14,12 +14,23 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 from django.test import Client
 
-from ossy_event_store import EventStore, feeds, mongo, projections, sequence
+from ossy_event_store import (
+    EventStore,
+    Mongo,
+    feeds,
+    indexes,
+    mongo,
+    projections,
+    sequence,
+    sources,
+)
+from ossy_event_store.faces import drive
 from ossy_event_store.feeds import EventFilter, listening
 from ossy_event_store.follow import follower
 from ossy_event_store.leases import new_owner
 from ossy_event_store.projections import Projection
 from ossy_event_store.push import EventSourceView
+from tests import servers
 from tests.event_source import Source
 from tests.servers import until
 from tests.test_startup import ON_URL, here, serving
@@ -203,6 +214,17 @@ def test_permission_may_be_asked_of_the_database_which_is_let_go(connect, store,
     assert source.message().data["aggregateId"] == "ann"
 
 
+@pytest.mark.django_db(transaction=True)
+def test_an_open_stream_keeps_no_thread(connect, store):
+    User.objects.create_user("ann")
+    connect("users/ann/").begin()
+    before = threading.active_count()
+    for _ in range(20):
+        connect("users/ann/").begin()
+    until(lambda: threading.active_count() <= before + 3)
+    assert len(listeners()) == 21
+
+
 def test_another_method_is_refused(port, store):
     with ExitStack() as stack:
         connection = stack.enter_context(Source(port, "/push/brief/"))._connection
@@ -293,9 +315,9 @@ def test_a_browser_that_comes_back_is_told_what_it_missed(connect, lend):
     assert versions(source.take(3)) == [("a", 2), ("a", 3), ("a", 4)]
 
 
-@pytest.mark.parametrize("page", [2, 500])
+@pytest.mark.parametrize("page", [2, 100])
 def test_much_that_was_missed_is_told_page_by_page(connect, lend, page, monkeypatch):
-    monkeypatch.setattr(feeds, "PAGE", page)
+    monkeypatch.setattr(feeds, "MISSED", page)
     for number in range(6):
         lend(f"b-{number}", "BookBought", "BookLent")
     until(lambda: EventStore.head_position() == 12)
@@ -373,11 +395,6 @@ def test_who_comes_again_and_again_misses_nothing_and_hears_nothing_twice(
     assert heard == [expected] * 6
 
 
-def in_a_loop(coroutine):
-    """Run a test of listeners, and let the feeds end with their loop."""
-    return asyncio.run(coroutine)
-
-
 async def taken(listener, count):
     found = []
     while len(found) < count:
@@ -412,7 +429,7 @@ def test_a_listener_that_is_slow_has_a_short_queue_and_misses_nothing(
             await EventStore.aappend_event(BOOK)
             assert await taken(slow, 1) == [41]
 
-    in_a_loop(slow_and_quick())
+    asyncio.run(slow_and_quick())
 
 
 def test_who_joins_while_a_page_is_read_misses_none_of_it(positions, monkeypatch):
@@ -442,7 +459,7 @@ def test_who_joins_while_a_page_is_read_misses_none_of_it(positions, monkeypatch
             assert await taken(late, 1) == [2]
             early._feed.leave(late)
 
-    in_a_loop(late_and_early())
+    asyncio.run(late_and_early())
     assert entered
 
 
@@ -463,12 +480,13 @@ def test_a_browser_that_goes_while_it_is_written_to_leaves_nothing_behind(
 ):
     monkeypatch.setattr(feeds, "QUEUE", 3)
     slow = connect("payload/", window=4096).begin()
-    quick = connect("all/").begin()
+    quick = connect("book/a/").begin()
     payload = {"text": "x" * 400_000}
     for _ in range(20):  # more than what the system keeps on the way
         EventStore.append_event({**BOOK, "payload": payload})
     assert len(quick.take(20)) == 20
-    (waiting,) = [one for one in listeners() if not one._is_joined]
+    (waiting,) = [one for one in listeners() if one.wanted == EventFilter()]
+    assert not waiting._is_joined
     assert len(waiting._waiting) <= 3
     slow.close()
     quick.close()
@@ -573,6 +591,65 @@ def test_an_event_that_the_projection_has_no_key_for_is_passed_over(
     apply(2)
     assert source.message().id == "2"
     assert "Projection readers has no key for position 1" in caplog.text
+
+
+# --- MongoDB comes and goes -------------------------------------------------
+
+
+@pytest.fixture
+def use(tmp_path):
+    """Use a MongoDB of the test's own."""
+    with ExitStack() as stack:
+
+        def use(**options):
+            running = servers.running(tmp_path / "mongo", **options)
+            member = stack.enter_context(running)
+            stack.callback(Mongo.close)
+            stack.callback(follower.close)
+            follower.close()
+            sources.use(member.url())
+            drive(indexes.ensure(mongo.blocking()))
+            return member
+
+        yield use
+
+
+@pytest.mark.slow
+def test_a_listener_waits_for_a_server_that_is_away(use):
+    running = use()
+    stop = threading.Event()
+
+    async def before_and_after():
+        async with listening(EventFilter(), 0) as listener:
+            await EventStore.aappend_event(BOOK)
+            assert await taken(listener, 1) == [1]
+            running.members[0].kill()
+            assert await listener.take(0.5) == []
+            running.members[0].start()
+            await asyncio.to_thread(until, running.find_primary)
+            await EventStore.aappend_event(BOOK)
+            assert await taken(listener, 1) == [2]
+
+    with ThreadPoolExecutor(1) as pool:
+        giving = pool.submit(sequence.keep_giving, mongo.blocking, stop, new_owner())
+        try:
+            asyncio.run(before_and_after())
+        finally:
+            stop.set()
+        giving.result()
+
+
+@pytest.mark.slow
+def test_a_listener_on_a_standalone_server_is_told_of_in_the_log(use, caplog):
+    use(name=None)
+
+    async def listens():
+        async with listening(EventFilter(), None) as listener:
+            assert await listener.take(60) == []
+            assert listener.position == 0
+
+    asyncio.run(listens())
+    assert "MongoDB is a standalone server" in caplog.text
 
 
 # --- a server of its own ----------------------------------------------------
