@@ -183,7 +183,9 @@ class Listener:
             if self.position is None:
                 self.position = upto
             elif not self._is_checked:
-                if self.position > upto and await feed.is_beyond(self.position):
+                is_beyond = self.position > upto and await feed.is_beyond(self.position)
+                _heed_cancellation()
+                if is_beyond:
                     self._is_checked = True
                     self.position = feed.position
                     return [Notice(self.position or 0, None)]
@@ -195,6 +197,7 @@ class Listener:
                 self._is_joined = True
                 return []
             found, self.position = await feed.missed(self.wanted, self.position, upto)
+            _heed_cancellation()
             if found:
                 return found
         return []
@@ -300,6 +303,7 @@ class Feed:
                 await self._begin(store, session)
             while self._members and self.position is not None:
                 await self._advance(store, session, self.position)
+                _heed_cancellation()
 
     async def _begin(self, store: Store, session: Any) -> None:
         if not await _has_change_streams(store):
@@ -541,6 +545,13 @@ async def _has_change_streams(store: Store) -> bool:
     with in_time():
         hello = await store.client.command("hello")
     return "setName" in hello or hello.get("msg") == "isdbgrid"
+
+
+def _heed_cancellation() -> None:
+    """End a task that was told to end while PyMongo (4.20) read and did not notice."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 # --- one of each an event loop ----------------------------------------------
