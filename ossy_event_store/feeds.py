@@ -58,7 +58,7 @@ class EventFilter:
     types: frozenset[str] | None = None
     #: Types of aggregates.
     aggregate_types: frozenset[str] | None = None
-    #: The name of a projection: an event is told of once that has applied it.
+    #: An event is told of once the projection of this name has applied it.
     projection: str | None = None
     #: The key that the event has in the projection.
     key: str | None = None

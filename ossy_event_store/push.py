@@ -74,11 +74,11 @@ class EventSourceView(View):
     types: Sequence[str] | None = None
     #: Only events of aggregates of these types; in a path ``aggregate_type``.
     aggregate_types: Sequence[str] | None = None
-    #: A projection: an event is sent once that has applied it.
+    #: An event is sent once the projection of this name has applied it.
     projection: str | None = None
     #: Only events with this key in the projection.
     key: str | None = None
-    #: What the query string may choose: any of ``stream``, ``type``,
+    #: What the query string may choose, any of ``stream``, ``type``,
     #: ``aggregate_type``, ``projection`` and ``key``. What the view sets can be
     #: narrowed, and never widened.
     query: Sequence[str] = ()

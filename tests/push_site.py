@@ -6,6 +6,15 @@ from django.urls import path
 from ossy_event_store.push import EventSourceView
 
 
+def synchronous(get_response):
+    """Middleware that knows nothing of ``await``."""
+
+    def answer(request):
+        return get_response(request)
+
+    return answer
+
+
 class Everything(EventSourceView):
     query = ("stream", "type", "aggregate_type", "projection", "key")
 

@@ -138,8 +138,12 @@ def test_nobody_on_the_way_keeps_or_packs_a_stream(connect, store):
     assert headers["X-Accel-Buffering"] == "no"
 
 
-def test_middleware_that_packs_answers_holds_nothing_back(connect, settings, lend):
-    settings.MIDDLEWARE = ["django.middleware.gzip.GZipMiddleware"]
+@pytest.mark.parametrize(
+    "middleware",
+    ["django.middleware.gzip.GZipMiddleware", "tests.push_site.synchronous"],
+)
+def test_middleware_holds_nothing_back(positions, settings, lend, middleware):
+    settings.MIDDLEWARE = [middleware]
     with running() as port, Source(port, "/push/all/") as source:
         source.begin()
         lend("a", "BookLent")
