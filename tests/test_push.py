@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
+import django
 import pytest
 import uvicorn
 from django.contrib.auth.models import User
@@ -53,9 +54,16 @@ def positions(store, _unbound):
         giving.result()
 
 
+def needs_django_5():
+    # Before, it does not notice that a browser goes, and leaves files behind.
+    if django.VERSION < (5, 0):
+        pytest.skip("needs Django 5.0")
+
+
 @contextmanager
 def running():
     """Run a server in a thread, and return its port."""
+    needs_django_5()
     config = uvicorn.Config(
         ASGIHandler(), port=0, log_level="error", lifespan="off", ws="none"
     )
@@ -664,6 +672,7 @@ UVICORN = ("-m", "uvicorn", "--port", "{port}", "tests.asgi:application")
 @contextmanager
 def serving_alone(store, folder):
     """Run a server in a process, and return its port and its log."""
+    needs_django_5()
     with serving(folder, *UVICORN, **here(store)) as (log, answer):
         until(answer)
         (port,) = re.findall(r"running on http://127\.0\.0\.1:(\d+)", log())
