@@ -1,8 +1,9 @@
 from django.contrib import admin
 from django.http import HttpResponse
-from django.urls import path
+from django.urls import include, path
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("push/", include("tests.push_site")),
     path("", lambda request: HttpResponse("served")),
 ]

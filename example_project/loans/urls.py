@@ -18,6 +18,11 @@ urlpatterns = [
     path("apply/", views.apply, name="apply"),
     path("applications/<application_id:application_id>/", views.detail, name="detail"),
     path(
+        "applications/<application_id:stream>/events/",
+        views.ApplicationEvents.as_view(),
+        name="events",
+    ),
+    path(
         "applications/<application_id:application_id>/withdraw/",
         views.withdraw,
         name="withdraw",

@@ -19,6 +19,7 @@ from ossy_event_store import (
     EventStore,
     IdempotencyConflict,
 )
+from ossy_event_store.push import EventSourceView
 
 from .aggregate import LoanApplication
 from .forms import ApplyForm
@@ -105,13 +106,25 @@ def apply(request):
 @require_GET
 @not_found_page
 def detail(request, application_id):
+    # Before the events are read: what is not on the page stands behind it.
+    position = EventStore.head_position()
     application = Aggregate.of(LoanApplication, application_id)
     context = {
         "application": application.view(),
         "version": application.version,
+        "position": position,
         "history": EventStore.get_event_stream(application_id),
     }
     return render(request, "loans/detail.html", context)
+
+
+class ApplicationEvents(EventSourceView):
+    """Tells the page of an application when its stream gets an event."""
+
+    aggregate_types = [LoanApplication.aggregate_type]
+
+    async def may_see(self, request, wanted):
+        return True  # as everybody may see the page
 
 
 @require_POST

@@ -1,8 +1,10 @@
 import errno
-import os
 import re
 import socket
+import subprocess
 import sys
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from django.conf import settings
@@ -19,7 +21,8 @@ class Command(BaseCommand):
     help = (
         "Fill the example with invented applications and start it: migrate, make the "
         "superuser admin/admin, import demo/applications.jsonl, rebuild snapshots, "
-        "runserver. Run it as often as you like. For development only."
+        "and serve it with uvicorn, with run_subscriptions beside it. Run it as often "
+        "as you like. For development only."
     )
 
     def add_arguments(self, parser):
@@ -28,7 +31,7 @@ class Command(BaseCommand):
             nargs="?",
             default="127.0.0.1:8000",
             metavar="ADDRPORT",
-            help="Port, or address:port, as for runserver (default: %(default)s).",
+            help="Port, or address:port (default: %(default)s).",
         )
         parser.add_argument(
             "--no-server",
@@ -45,16 +48,14 @@ class Command(BaseCommand):
             )
         site = site_of(addrport)
         if server:
+            check_server()
             check_port(*site)
         self.prepare(verbosity)
         self.say_where(*site)
         if server:
-            # A new process image, as runserver's autoreloader starts again whatever
-            # command it was started with, and would repeat all of the above.
             self.stdout.flush()
-            self.stderr.flush()
-            command = [sys.executable, sys.argv[0], "runserver", addrport]
-            os.execv(sys.executable, command)
+            with subscriptions():
+                serve(*site)
 
     def prepare(self, verbosity):
         quiet = max(0, verbosity - 1)
@@ -77,6 +78,40 @@ class Command(BaseCommand):
         else:
             self.stdout.write("  Login      the superuser that you made yourself")
         self.stdout.write("")
+
+
+@contextmanager
+def subscriptions():
+    """Run the process beside the server that gives events their positions."""
+    process = subprocess.Popen([sys.executable, sys.argv[0], "run_subscriptions"])
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def check_server():
+    """Raise a ``CommandError`` if the server is not installed."""
+    if find_spec("uvicorn") is None:
+        raise CommandError(
+            "A page that updates itself needs a server that speaks ASGI: "
+            "pip install uvicorn"
+        )
+
+
+def serve(host, port):
+    """Serve by ASGI, anew when a file changes, until Ctrl-C; runserver speaks WSGI."""
+    import uvicorn
+
+    uvicorn.run(
+        "loans_site.asgi:application",
+        host=host.strip("[]"),
+        port=port,
+        lifespan="off",
+        reload=True,
+        reload_dirs=[str(settings.BASE_DIR)],
+    )
 
 
 def make_superuser():

@@ -1,0 +1,113 @@
+"""The example's page of an application, which updates itself."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from django.conf import settings
+from playwright.sync_api import expect
+
+from tests.browser.accessibility import axe
+from tests.test_startup import serving, until
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "example_project"
+OPEN = "demo-0002"
+
+APPEND = """
+from ossy_event_store import Aggregate
+from loans.aggregate import LoanApplication
+Aggregate.of(LoanApplication, {id!r}).add({event!r})
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def environment(_store_ready):
+    return {
+        "DB_URL": settings.SERVER,
+        "DB_NAME": f"push_{os.getpid()}",
+        "DJANGO_SETTINGS_MODULE": "loans_site.settings",
+        "PYTHONPATH": str(EXAMPLE.parent),
+    }
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, environment):
+    """The example, as its command serves it."""
+    folder = tmp_path_factory.mktemp("push")
+    command = (str(EXAMPLE / "manage.py"), "demo", "127.0.0.1:{port}")
+    with serving(folder, *command, **environment) as (printed, answer):
+        until(answer)
+        address = re.search(r"http://127\.0\.0\.1:\d+", printed())[0]
+        yield SimpleNamespace(url=address)
+
+
+@pytest.fixture
+def append(environment):
+    """Append an event in another process, as somebody else would."""
+
+    def append(aggregate_id, kind, **payload):
+        event = {"type": kind, "payload": payload, "createdBy": "another clerk"}
+        code = APPEND.format(id=aggregate_id, event=event)
+        command = [sys.executable, str(EXAMPLE / "manage.py"), "shell", "-c", code]
+        subprocess.run(command, check=True, env=os.environ | environment)
+
+    return append
+
+
+def test_the_page_of_an_application_updates_itself(page, append, shot):
+    page.goto("/applications/demo-0012/")
+    page.evaluate("window.isTheSame = true")
+    events = page.locator(".timeline li")
+    expect(events).to_have_count(4)
+    append("demo-0012", "A_ACCEPTED")
+    expect(events).to_have_count(5)
+    expect(events.last).to_contain_text("Application: accepted for review")
+    expect(events.last).to_contain_text("by another clerk")
+    expect(page.locator("dl")).to_contain_text("Accepted for review")
+    expect(page.get_by_text("5 events, oldest first")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text(
+        "This page was updated. Application: accepted for review"
+    )
+    append("demo-0011", "A_ACCEPTED")  # another one
+    append("demo-0012", "O_CREATED")
+    expect(events).to_have_count(6)
+    assert page.evaluate("window.isTheSame")
+    assert axe(page) == []
+    shot(page, "push-updated")
+
+
+def test_the_focus_stays_or_goes_to_the_heading(page, append, shot):
+    page.goto("/applications/demo-0014/")
+    button = page.get_by_role("button", name="Withdraw")
+    button.focus()
+    append("demo-0014", "O_CREATED")
+    expect(page.locator(".timeline li")).to_have_count(4)
+    expect(button).to_be_focused()
+    append("demo-0014", "A_DECLINED")
+    expect(button).to_have_count(0)
+    expect(page.locator("h1")).to_be_focused()
+    expect(page.locator("h1 .badge")).to_have_text("declined")
+    shot(page, "push-decided")
+
+
+def test_what_comes_before_the_page_listens_is_shown(page, append):
+    # The stream of events is held back until something has happened.
+    def late(route):
+        append("demo-0007", "O_ACCEPTED")
+        route.continue_()
+
+    page.route("**/events/*", late)
+    page.goto("/applications/demo-0007/")
+    expect(page.locator(".timeline li")).to_have_count(14)
+
+
+def test_a_page_without_scripts_is_what_it_was(open_page):
+    page = open_page(java_script_enabled=False)
+    page.goto("/applications/demo-0001/")
+    expect(page.locator(".timeline li")).to_have_count(22)
