@@ -49,7 +49,7 @@ async def wait_for(
     while True:
         if position is None:
             position = await _position_at(store, place)
-        if position is not None and position <= await _reached(store, subscription):
+        if position is not None and position <= await reached(store, subscription):
             return True
         left = end - monotonic()
         if left <= 0:
@@ -82,7 +82,8 @@ async def _position_at(store: Store, place: tuple[str, int]) -> int | None:
     return found["_id"] if found else None
 
 
-async def _reached(store: Store, subscription: str | None) -> int:
+async def reached(store: Store, subscription: str | None) -> int:
+    """Return how far a subscription has come, or, with None, the positions."""
     if subscription is None:
         return await head_position(store)
     with in_time():

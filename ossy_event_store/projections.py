@@ -105,6 +105,16 @@ class Projection:
             return mongo.async_raw(await _active(await mongo.awaitable(), cls))
 
     @classmethod
+    def reached(cls) -> int:
+        """Return the position up to which it has taken the events; 0 before any."""
+        return drive(positions.reached(mongo.blocking(), cls.name))
+
+    @classmethod
+    async def areached(cls) -> int:
+        """See ``reached()``."""
+        return await positions.reached(await mongo.awaitable(), cls.name)
+
+    @classmethod
     def wait_for(cls, event: Any, timeout: float | None = None) -> bool:
         """
         Wait until the projection has taken an event, and return whether it has.

@@ -15,6 +15,8 @@ register_converter(ApplicationId, "application_id")
 app_name = "loans"
 urlpatterns = [
     path("", views.application_list, name="list"),
+    path("desk/", views.desk, name="desk"),
+    path("desk/events/", views.DeskEvents.as_view(), name="desk-events"),
     path("apply/", views.apply, name="apply"),
     path("applications/<application_id:application_id>/", views.detail, name="detail"),
     path(

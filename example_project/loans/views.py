@@ -23,9 +23,12 @@ from ossy_event_store.push import EventSourceView
 
 from .aggregate import LoanApplication
 from .forms import ApplyForm
+from .projections import ClerkWork, LoanDays
 from .rules import NotOpen, must_be_open
 
 PER_PAGE = 25
+DAYS = 14
+CLERKS = 20
 LAST = "\U0010ffff"  # sorts after every other character
 
 
@@ -116,6 +119,36 @@ def detail(request, application_id):
         "history": EventStore.get_event_stream(application_id),
     }
     return render(request, "loans/detail.html", context)
+
+
+@require_GET
+def desk(request):
+    # Before the documents are read: what is not in them stands behind it.
+    reached = {cls.name: cls.reached() for cls in (LoanDays, ClerkWork)}
+    days = LoanDays.collection.find(sort=[("_id", -1)], limit=DAYS)
+    clerks = ClerkWork.collection.find(sort=[("state.finished", -1)], limit=CLERKS)
+    context = {
+        "reached": reached,
+        "days": [{"day": day["_id"], **day["state"]} for day in days],
+        "clerks": [
+            {
+                "name": clerk["_id"],
+                "most": max(clerk["state"]["kinds"], key=clerk["state"]["kinds"].get),
+                **clerk["state"],
+            }
+            for clerk in clerks
+        ],
+    }
+    return render(request, "loans/desk.html", context)
+
+
+class DeskEvents(EventSourceView):
+    """Tells the desk's page when one of its projections has taken an event."""
+
+    query = ["projection"]
+
+    async def may_see(self, request, wanted):
+        return wanted.projection in (LoanDays.name, ClerkWork.name)
 
 
 class ApplicationEvents(EventSourceView):

@@ -82,6 +82,27 @@ def test_the_page_of_an_application_updates_itself(page, append, shot):
     shot(page, "push-updated")
 
 
+def test_the_desk_shows_what_a_bank_asks_as_it_happens(page, append, shot):
+    page.goto("/desk/")
+    page.evaluate("window.isTheSame = true")
+    clerks, days = page.locator("#live-clerks"), page.locator("#live-days")
+    expect(days.locator("tbody tr")).not_to_have_count(0)
+    expect(clerks.get_by_role("row", name="another clerk")).to_have_count(0)
+    append("demo-0011", "W_Afhandelen leads", lifecycle="COMPLETE")
+    row = clerks.get_by_role("row", name="another clerk")
+    expect(row.locator("td").first).to_have_text("1")
+    expect(row).to_contain_text("Handle the lead")
+    append("demo-0011", "A_APPROVED")  # nobody else approves today
+    approved = days.locator("tbody tr").first.locator("td").nth(4)
+    expect(approved).to_have_text("1")
+    append("demo-0011", "A_APPROVED")
+    expect(approved).to_have_text("2")
+    expect(page.get_by_role("status")).to_contain_text("This page was updated.")
+    assert page.evaluate("window.isTheSame")
+    assert axe(page) == []
+    shot(page, "desk")
+
+
 def test_the_focus_stays_or_goes_to_the_heading(page, append, shot):
     page.goto("/applications/demo-0014/")
     button = page.get_by_role("button", name="Withdraw")

@@ -21,6 +21,7 @@ class Command(BaseCommand):
     help = (
         "Fill the example with invented applications and start it: migrate, make the "
         "superuser admin/admin, import demo/applications.jsonl, rebuild snapshots, "
+        "bring the projections up to date, "
         "and serve it with uvicorn, with run_subscriptions beside it. Run it as often "
         "as you like. For development only."
     )
@@ -66,6 +67,7 @@ class Command(BaseCommand):
         call_command(
             "rebuild_aggregates", stale=True, interactive=False, verbosity=verbosity
         )
+        call_command("run_subscriptions", until_caught_up=True, verbosity=quiet)
 
     def say_where(self, host, port):
         address = f"http://{host}:{port}/"

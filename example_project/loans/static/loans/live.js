@@ -1,18 +1,21 @@
-// The page of an application follows its stream: at each event it is fetched again,
-// and the parts that read otherwise than before are exchanged. Without this script, or
+// A page follows the events that it is made from: at each it is fetched again, and the
+// parts that read otherwise than before are exchanged. Without this script, or
 // without a server that can push, the page is what it was when it was opened.
 "use strict";
 
 const area = document.querySelector("[data-events]");
 const said = document.getElementById("live-status");
-let source = null;
+let sources = [];
 let isBusy = false;
 let isDue = false;
 
 function listen() {
-  source = new EventSource(area.dataset.events);
-  source.onmessage = refresh;
-  source.addEventListener("reset", refresh);
+  sources = area.dataset.events.split(" ").map((url) => {
+    const source = new EventSource(url);
+    source.onmessage = refresh;
+    source.addEventListener("reset", refresh);
+    return source;
+  });
 }
 
 async function refresh() {
@@ -60,7 +63,7 @@ function show(page) {
 if (area && "EventSource" in window) {
   listen();
   // A page that is kept to go back to needs no connection, and is old when it is shown.
-  addEventListener("pagehide", () => source.close());
+  addEventListener("pagehide", () => sources.forEach((source) => source.close()));
   addEventListener("pageshow", (event) => {
     if (event.persisted) {
       listen();
