@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_POST
 
-from . import mongo, operating, parking
+from . import following, mongo, operating, parking, projections
 from .admin_pages import Pages, may
 from .exceptions import UnknownSubscription
 from .faces import Document, drive
@@ -35,8 +35,9 @@ STATES = {
 }
 KINDS = {
     "subscription": gettext_lazy("subscription"),
-    "projection": gettext_lazy("projection"),
-    "snapshots": gettext_lazy("snapshots"),
+    projections.KIND: gettext_lazy("projection"),
+    projections.BUILD: gettext_lazy("projection that is built anew"),
+    following.KIND: gettext_lazy("snapshots"),
 }
 
 

@@ -14,6 +14,7 @@ from django.urls import reverse
 from ossy_event_store import (
     Projection,
     admin_subscriptions,
+    checkpoints,
     models,
     mongo,
     projections,
@@ -195,6 +196,14 @@ def test_of_many_parked_streams_the_rest_is_counted(mails, staff, lend, monkeypa
     with running("mails"):
         reached(mongo.blocking(), "mails", 7)
     assert "and 3 more" in text_of(staff(SEE).get(one_url("change")))
+
+
+def test_a_projection_that_is_built_anew_is_listed_while_it_is(store, staff):
+    more = {"generation": 2, "revision": "1"}
+    begin = checkpoints.begin(store, "loans@2", "beginning", projections.BUILD, **more)
+    drive(begin)
+    text = text_of(staff(SEE).get(url("subscription")))
+    assert "loans@2 projection that is built anew not running" in text
 
 
 def test_one_that_is_declared_no_more_is_shown_and_said_to_be(mails, staff):

@@ -61,7 +61,13 @@ BOTH = {
     "pwd": PASSWORD,
     "roles": ["eventStoreAppender", "eventStoreFollower", "handlers"],
 }
-OF_HANDLERS = ("pages", "projection_loans", "projection_unstorable")
+OF_HANDLERS = (
+    "pages",
+    "projection_loans",
+    "projection_loans_2",
+    "projection_loans_3",
+    "projection_unstorable",
+)
 BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 LENT = {"type": "BookLent", "payload": {"to": "ann"}}
 RETURNED = {"type": "BookReturned"}
@@ -221,6 +227,7 @@ NOT_FOR_IT = "not indexes_are_made_once and not embedded and not mongodb_down"
 FOLLOWING = (
     "positions",
     "projections",
+    "rebuild_projections",
     "run_subscriptions",
     "sequence",
     "subscriptions",
