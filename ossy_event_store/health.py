@@ -24,6 +24,7 @@ from .exceptions import EventStoreError
 from .faces import drive
 from .faults import short_reason
 from .mongo import Store, in_time
+from .projections import BUILD
 from .status import Status, holds, statuses
 from .transactions import is_away
 
@@ -143,8 +144,8 @@ def _doubts_of_positions(
 
 def doubts(one: Status, limits: HealthLimits) -> Iterator[str]:
     """Yield why a subscription is not healthy, in words."""
-    if not one.declared:
-        return  # of code that is gone; nobody waits for it
+    if not one.declared or one.kind == BUILD:
+        return  # of code that is gone, or not in use yet: nobody waits for it
     if one.state == "stopped":
         yield f"{one.name} has stopped at an event."
     elif one.state != "running" and limits.RUNNING:
