@@ -187,9 +187,14 @@ class HealthView(View):
         except Exception as error:
             logger.exception("The health of the store is not known.")
             found = _unanswered(error)
-        if not self.details:
-            found = _public(found)
-        return JsonResponse(found, status=200 if found["ok"] else 503)
+        told = found if self.details else _public(found)
+        answer = JsonResponse(told, status=200 if found["ok"] else 503)
+        if not found["ok"]:
+            why = found["store"]["error"] or " ".join(found["reasons"])
+            logger.warning("Not healthy: %s", why)
+            # Django logs each 503 as an error, which by default it mails to the admins.
+            answer._has_been_logged = True  # type: ignore[attr-defined]
+        return answer
 
 
 def _ping() -> dict[str, Any]:
