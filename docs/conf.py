@@ -53,7 +53,8 @@ napoleon_numpy_docstring = False
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(ImproperlyConfigured|ossy_event_store\.registry\.R"
+        r"(ImproperlyConfigured"
+        r"|ossy_event_store\.(registry\.R|subscriptions\.H|projections\.P)"
         r"|(collections|typing|datetime|django|pymongo|bson)\..*)",
     ),
 ]

@@ -11,7 +11,7 @@ import difflib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from django.conf import settings as django_settings
@@ -19,6 +19,45 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 SETTING = "OSSY_EVENT_STORE"
+
+
+@dataclass(frozen=True)
+class HealthLimits:
+    """The keys of ``HEALTH``: beyond which figures the store is not healthy."""
+
+    LAG: int | None = field(
+        default=None,
+        metadata={"doc": "The most events that a subscription may be behind."},
+    )
+    LAG_SECONDS: float | None = field(
+        default=60.0,
+        metadata={
+            "doc": "The most seconds that an event may wait for a subscription that "
+            "wants it, by the event's ``created``."
+        },
+    )
+    PARKED: int | None = field(
+        default=0,
+        metadata={"doc": "The most parked streams that a subscription may have."},
+    )
+    POSITION_SECONDS: float | None = field(
+        default=30.0,
+        metadata={
+            "doc": "The most seconds that an event may wait for its position, by its "
+            "``created``."
+        },
+    )
+    RUNNING: bool | None = field(
+        default=True,
+        metadata={
+            "doc": "Whether every declared subscription has to run somewhere, and a "
+            "process has to give positions."
+        },
+    )
+    TIMEOUT: float = field(
+        default=2.0,
+        metadata={"doc": "Seconds in which the store has to answer, never ``None``."},
+    )
 
 
 @dataclass(frozen=True)
@@ -81,6 +120,13 @@ class Settings:
             "one on ``PATH``, else the one that the extra ``embedded`` installs."
         },
     )
+    HEALTH: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "doc": "Limits of :doc:`/howto/monitoring`, a dict of the keys below; "
+            "``None`` switches a limit off."
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -101,7 +147,13 @@ def _is_seconds(value: object) -> bool:
     return value > 0 and math.isfinite(value)
 
 
-_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+_Expected = Mapping[str, tuple[str, Callable[[Any], bool]]]
+
+_EXPECTED: _Expected = {
     "URL": ("a string", lambda v: v is None or isinstance(v, str)),
     "DATABASE": ("a string", lambda v: v is None or isinstance(v, str)),
     "NAME": ("a string", lambda v: v is None or isinstance(v, str)),
@@ -112,6 +164,17 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda v: v is False or v in ("background", "blocking"),
     ),
     "MONGOD": ("a string", lambda v: v is None or isinstance(v, str)),
+    "HEALTH": ("a dict", lambda v: isinstance(v, Mapping)),
+}
+_NUMBER = ("a number from 0, or None", lambda v: v is None or _is_number(v))
+_SECONDS = ("seconds above 0, or None", lambda v: v is None or _is_seconds(v))
+_EXPECTED_OF_HEALTH: _Expected = {
+    "LAG": _NUMBER,
+    "LAG_SECONDS": _SECONDS,
+    "PARKED": _NUMBER,
+    "POSITION_SECONDS": _SECONDS,
+    "RUNNING": ("True, False or None", lambda v: v is None or isinstance(v, bool)),
+    "TIMEOUT": ("a number of seconds above 0", _is_seconds),
 }
 
 
@@ -120,21 +183,29 @@ def problems(value: object) -> Iterator[Problem]:
     if not isinstance(value, Mapping):
         yield Problem("", f"{SETTING} must be a dict, not {type(value).__name__}.")
         return
-    known = [field.name for field in fields(Settings)]
+    yield from _problems(SETTING, value, _EXPECTED)
+    health = value.get("HEALTH")
+    if isinstance(health, Mapping):
+        yield from _problems(f"{SETTING}['HEALTH']", health, _EXPECTED_OF_HEALTH)
+
+
+def _problems(
+    where: str, value: Mapping[Any, Any], expected: _Expected
+) -> Iterator[Problem]:
     for key, given in value.items():
-        if key not in known:
-            close = difflib.get_close_matches(str(key).upper(), known, n=1)
+        if key not in expected:
+            close = difflib.get_close_matches(str(key).upper(), expected, n=1)
             yield Problem(
                 str(key),
-                f"{SETTING} has no key {key!r}.",
+                f"{where} has no key {key!r}.",
                 f"Did you mean {close[0]!r}?"
                 if close
-                else f"Known keys: {', '.join(known)}.",
+                else f"Known keys: {', '.join(expected)}.",
             )
-        elif not _EXPECTED[key][1](given):
+        elif not expected[key][1](given):
             yield Problem(
                 key,
-                f"{SETTING}[{key!r}] must be {_EXPECTED[key][0]}, "
+                f"{where}[{key!r}] must be {expected[key][0]}, "
                 f"not {type(given).__name__}.",
             )
 

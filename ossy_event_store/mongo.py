@@ -347,8 +347,11 @@ class _Explained:
 
 
 class _InTime(_Explained):
+    def __init__(self, most: float) -> None:
+        self.most = most
+
     def __enter__(self) -> None:
-        seconds = get_settings().TIMEOUT
+        seconds = min(self.most, get_settings().TIMEOUT)
         end = min(_deadline.get(), time.monotonic() + seconds)
         self.token = _deadline.set(end)
         self.limit = pymongo.timeout(seconds)
@@ -365,9 +368,14 @@ def explained() -> AbstractContextManager[None]:
     return _Explained()
 
 
-def in_time() -> AbstractContextManager[None]:
-    """Bound everything inside by the setting ``TIMEOUT``, and explain its errors."""
-    return _InTime()
+def in_time(most: float = math.inf) -> AbstractContextManager[None]:
+    """
+    Bound everything inside by the setting ``TIMEOUT``, and explain its errors.
+
+    Args:
+        most: seconds, if they are fewer than the setting's.
+    """
+    return _InTime(most)
 
 
 def time_is_up() -> bool:

@@ -7,6 +7,7 @@ at a time.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from time import monotonic
 from typing import Any
@@ -17,6 +18,7 @@ from .faces import Document
 from .mongo import Store, in_time
 
 PAGE = 1000
+LOOK = 100  # events that may wait for a position
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25  # seconds between two looks
 
 
@@ -27,6 +29,54 @@ async def head_position(store: Store, session: Any = None) -> int:
             {}, projection={"_id": 1}, sort=[("_id", -1)], session=session
         )
     return last["_id"] if last else 0
+
+
+async def waiting_since(store: Store) -> dt.datetime | None:
+    """
+    Return when the oldest event without a position was recorded; None if all have one.
+
+    Two reads by index if all have one, else six. It looks at the newest event, and then
+    at the first ``LOOK`` behind the last that has a position; an event that is dated
+    back, as by an import, is seen only if it is among these.
+    """
+    now = dt.datetime.now(dt.UTC)
+    newest = await _recorded({"$lte": now}, -1, 1, store)
+    if not await _unplaced(store, newest):
+        return None
+    with in_time():
+        last = await store.positions.find_one({}, sort=[("_id", -1)])
+        event = last and await store.events.find_one({"_id": {"$eq": last["eventId"]}})
+    since = {"$gte": event.get("created")} if event else {}
+    waiting = await _unplaced(
+        store, await _recorded({**since, "$lte": now}, 1, LOOK, store)
+    )
+    created: dt.datetime = (waiting or newest)[0]["created"]
+    return created
+
+
+async def _recorded(
+    created: Document, direction: int, limit: int, store: Store
+) -> list[Document]:
+    """Return events by the time at which they were recorded."""
+    with in_time():
+        return await store.events.find(
+            {"created": created, "aggregateId": {"$type": "string"}},
+            projection=["aggregateId", "aggregateVersion", "created"],
+            sort=[("created", direction), ("_id", direction)],
+            limit=limit,
+        )
+
+
+async def _unplaced(store: Store, events: Sequence[Document]) -> list[Document]:
+    """Return those that have no position."""
+    if not events:
+        return []
+    fields = ("aggregateId", "aggregateVersion")
+    places = [{name: {"$eq": event.get(name)} for name in fields} for event in events]
+    with in_time():
+        found = await store.positions.find({"$or": places}, projection=fields)
+    placed = {_place(entry) for entry in found}
+    return [event for event in events if _place(event) not in placed]
 
 
 async def wait_for(

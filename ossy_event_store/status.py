@@ -93,7 +93,7 @@ async def _status(
         lease = await store.leases.find_one({"_id": lease_of(name)})
         parked = await store.parked.count_where({"subscription": {"$eq": name}})
     now = dt.datetime.now(dt.UTC)
-    running = _holds(lease, now)
+    running = holds(lease, now)
     updated = document.get("updated")
     is_quiet = updated is None or (now - updated).total_seconds() > QUIET
     return Status(
@@ -123,7 +123,8 @@ def _state(document: Document, running: bool) -> State:
     return "running" if running else "not running"
 
 
-def _holds(lease: Document | None, now: dt.datetime) -> bool:
+def holds(lease: Document | None, now: dt.datetime) -> bool:
+    """Whether somebody holds a lease."""
     until = (lease or {}).get("until")
     return until is not None and until > now
 

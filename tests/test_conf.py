@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
+from dataclasses import fields
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -17,7 +18,7 @@ from pymongo.uri_parser import parse_uri
 
 from ossy_event_store import Mongo, conf, sources
 from ossy_event_store.checks import check_deployment, check_server, check_settings
-from ossy_event_store.conf import Settings, get_settings, problems
+from ossy_event_store.conf import HealthLimits, Settings, get_settings, problems
 from ossy_event_store.exceptions import StoreUnavailable
 from tests.test_events import ANY
 
@@ -98,6 +99,32 @@ def test_a_value_of_the_wrong_kind_is_told(key, value, expected):
     assert expected in problem
 
 
+@pytest.mark.parametrize(
+    ("health", "expected"),
+    [
+        (5, "OSSY_EVENT_STORE['HEALTH'] must be a dict, not int."),
+        ({"LAGS": 1}, "OSSY_EVENT_STORE['HEALTH'] has no key 'LAGS'. Did you mean"),
+        ({"zzz": 1}, "has no key 'zzz'. Known keys: LAG, LAG_SECONDS, PARKED, POSI"),
+        ({"LAG": -1}, "['HEALTH']['LAG'] must be a number from 0, or None, not int."),
+        ({"LAG": 1.5}, "['LAG'] must be a number from 0, or None, not float."),
+        ({"PARKED": True}, "['PARKED'] must be a number from 0, or None, not bool."),
+        ({"LAG_SECONDS": "1"}, "must be seconds above 0, or None, not str."),
+        ({"POSITION_SECONDS": 0}, "must be seconds above 0, or None, not int."),
+        ({"RUNNING": 1}, "['RUNNING'] must be True, False or None, not int."),
+        ({"TIMEOUT": None}, "['TIMEOUT'] must be a number of seconds above 0, not"),
+    ],
+)
+def test_a_limit_of_the_health_that_is_wrong_is_told(health, expected):
+    (problem,) = told({"HEALTH": health})
+    assert expected in problem
+
+
+@pytest.mark.parametrize("kind", [Settings, HealthLimits])
+def test_every_key_is_checked_in_the_order_of_the_docs(kind):
+    given = conf._EXPECTED if kind is Settings else conf._EXPECTED_OF_HEALTH
+    assert list(given) == [field.name for field in fields(kind)]
+
+
 @pytest.mark.parametrize("value", [None, [], "mongodb://x", {"URL"}, 5])
 def test_a_setting_that_is_no_dict_is_told(value):
     kind = type(value).__name__
@@ -112,6 +139,9 @@ def test_a_setting_that_is_no_dict_is_told(value):
         {"URL": "mongodb://x", "NAME": "n", "OPTIONS": {"tls": True}},
         {"TIMEOUT": 1},
         {"TIMEOUT": 0.5},
+        {"HEALTH": {}},
+        {"HEALTH": dict.fromkeys(("LAG", "LAG_SECONDS", "PARKED", "RUNNING"))},
+        {"HEALTH": {"LAG": 0, "PARKED": 3, "LAG_SECONDS": 0.5, "RUNNING": False}},
         *({"REBUILD_ON_STARTUP": v} for v in ("background", "blocking", False)),
     ],
 )

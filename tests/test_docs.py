@@ -4,8 +4,9 @@ The docs say what the code does: their code is run, their lists are complete.
 A block of a page whose first line names a file, as ``# library/aggregate.py``, is
 written to that file; any other block of Python is executed, one namespace a page. In a
 block of ``console`` a line ``$ python manage.py NAME …`` with a command of the store is
-run, and what stands below it is compared; one of ``sh`` is only read. A block of Python
-that cannot run has a comment above it that says why: ``<!-- not run: … -->``.
+run, and what stands below it is compared; one of ``sh`` is only read.
+``run_subscriptions`` runs until nothing is left to do, and is then told to end. A block
+of Python that cannot run has a comment above it that says why: ``<!-- not run: … -->``.
 """
 
 import configparser
@@ -18,6 +19,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -27,8 +29,24 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
 import ossy_event_store
-from ossy_event_store import conf, embedded, exceptions, indexes, registry
+from ossy_event_store import (
+    EventStore,
+    conf,
+    embedded,
+    exceptions,
+    following,
+    indexes,
+    metrics,
+    mongo,
+    operating,
+    projections,
+    registry,
+    subscriptions,
+)
 from ossy_event_store.faces import drive
+from ossy_event_store.management.commands import run_subscriptions
+from ossy_event_store.running import Runner
+from tests.servers import until
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -109,9 +127,10 @@ def is_like(shown, actual):
 class Reader:
     """Follows a page as its reader would, in a folder of its own."""
 
-    def __init__(self, name, folder):
+    def __init__(self, name, folder, run_once):
         self.name = name
         self.folder = folder
+        self.run_once = run_once
         self.namespace = {"__name__": "page"}
         self.ran = 0
 
@@ -132,7 +151,7 @@ class Reader:
             check_settings(code)
         else:
             write(self.folder, block.file, block.text)
-            if Path(block.file).stem == registry.MODULE:
+            if Path(block.file).stem in DISCOVERED:
                 discover(block.file)
 
     def command(self, words, shown):
@@ -141,7 +160,10 @@ class Reader:
             return
         self.ran += 1
         out = io.StringIO()
-        call_command(*words[2:], stdout=out, stderr=out)
+        if words[2] == "run_subscriptions":
+            out.write(self.run_once(*words[3:]))
+        else:
+            call_command(*words[2:], stdout=out, stderr=out)
         assert not shown or is_like(shown, out.getvalue()), out.getvalue()
 
 
@@ -153,12 +175,65 @@ def write(folder, name, text):
     path.write_text(text)
 
 
+DISCOVERED = (registry.MODULE, projections.MODULE, subscriptions.MODULE, "urls")
+
+
 def discover(name):
-    """Import a module ``aggregate``, anew if it has changed, as a new start would."""
+    """Import a module, anew if it has changed, as a new start would."""
     module = name.removesuffix(".py").replace("/", ".")
     sys.modules.pop(module, None)
     importlib.invalidate_caches()
+    for known in (projections._registered, subscriptions._registered):
+        for name, what in list(known.items()):
+            if getattr(what, "handler", what).__module__ == module:
+                del known[name]
     registry._register_exports(importlib.import_module(module))
+    subscribe_the_snapshots()
+
+
+def subscribe_the_snapshots():
+    """Subscribe the snapshots, as ``ready()`` does."""
+    subscriptions._registered.pop(following.NAME, None)
+    following.register()
+
+
+class Kept(Runner):
+    """A runner that is known to whoever wants it to end."""
+
+    last = None
+
+    def __init__(self, names):
+        super().__init__(names)
+        Kept.last = self
+
+
+def run_until_done(words, out):
+    """Run the command until all events are handed on that can be."""
+    thread = threading.Thread(target=call_command, args=words, kwargs={"stdout": out})
+    Kept.last = None
+    thread.start()
+    try:
+        runner = until(lambda: Kept.last)
+        until(lambda: is_done([consumer.name for consumer in runner.consumers]))
+    finally:
+        if Kept.last is not None:
+            Kept.last.stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def is_done(names):
+    store = mongo.blocking()
+    head = EventStore.head_position()
+    if head < mongo.raw(store.events).count_documents({}):
+        return False
+    if mongo.raw(store.parked).find_one({"retry": True}):
+        return False
+    found = {one["_id"]: one for one in mongo.raw(store.subscriptions).find()}
+    return all(
+        name in found and (found[name]["stopped"] or found[name]["position"] == head)
+        for name in names
+    )
 
 
 def check_settings(code):
@@ -169,18 +244,40 @@ def check_settings(code):
 
 
 @pytest.fixture
-def reader(store, tmp_path, monkeypatch, request):
-    """A reader in an empty folder, with an empty store and no aggregate registered."""
+def run_once(monkeypatch):
+    """Run the subscriptions, or some, until nothing is left to do."""
+    monkeypatch.setattr(run_subscriptions, "Runner", Kept)
+
+    def run_once(*names):
+        out = io.StringIO()
+        run_until_done(["run_subscriptions", *names], out)
+        return out.getvalue()
+
+    return run_once
+
+
+@pytest.fixture
+def reader(store, quick, run_once, tmp_path, monkeypatch, request):
+    """A reader in an empty folder, with an empty store where nothing is registered."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(projections, "_registered", {})
+    monkeypatch.setattr(projections, "_generations", {})
+    drop_projections(store)
     known = set(sys.modules)
-    yield Reader(request.node.name, tmp_path)
+    yield Reader(request.node.name, tmp_path, run_once)
     for name in set(sys.modules) - known:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
     drive(indexes.ensure(store))  # a page may have dropped one
+
+
+def drop_projections(store):
+    database = mongo.raw(store.events).database
+    for name in database.list_collection_names(filter={"name": {"$regex": "^proj"}}):
+        database[name].drop()
 
 
 @in_a_test_database
@@ -308,6 +405,8 @@ def test_the_settings_page_names_every_setting():
     for setting in fields(conf.Settings):
         assert f".. confval:: {setting.name}\n" in text
         assert setting.metadata["doc"] in text
+    for limit in fields(conf.HealthLimits):
+        assert limit.metadata["doc"] in text
 
 
 def test_the_checks_page_names_every_check_that_the_source_can_report():
@@ -372,6 +471,32 @@ def test_the_indexes_page_gives_every_index_its_reason():
     text = "\n".join(from_code.indexes_lines())
     for index in indexes.INDEXES:
         assert index.reason in text
+
+
+def test_the_page_of_documents_names_every_field(store, quick, lend, run_once):
+    subscriptions.subscription("mail", retries=0)(lambda event: 1 / 0)
+    lend("a", "BookBought")
+    run_once()
+    operating.skip("mail", "a", "why not")
+    text = reference("documents")
+    fields = {
+        field
+        for name in ("positions", "subscriptions", "parked", "skipped", "leases")
+        for document in mongo.raw(getattr(store, name)).find()
+        for field in document
+    }
+    assert {"token", "fence", "tries", "skippedBy", "until"} <= fields
+    for field in fields:
+        assert re.search(rf"``{field}``", text), field
+
+
+def test_the_page_on_monitoring_names_every_metric():
+    text = (DOCS / "howto/monitoring.md").read_text()
+    given = {"head": 0, "events": 0, "running": False, "lag_seconds": 0.0}
+    figures = {"ok": True, "store": {"reachable": True}, "positions": given}
+    for metric in metrics.metrics({**figures, "subscriptions": []}):
+        name = metric.name + ("_total" if metric.type == "counter" else "")
+        assert f"| `{name}` | " in text
 
 
 def test_imports_of_the_package_run_one_way():

@@ -49,7 +49,17 @@ def settings_lines():
             *_indented(setting.metadata["doc"]),
             "",
         ]
+        if setting.name == "HEALTH":
+            lines += _indented("\n".join(_limits()))
     return lines
+
+
+def _limits():
+    rows = [
+        (f"``{limit.name}``", f"``{limit.default!r}``", limit.metadata["doc"])
+        for limit in fields(conf.HealthLimits)
+    ]
+    return [*_table(("Key", "Default", "Meaning"), rows), ""]
 
 
 # --- checks -----------------------------------------------------------------
