@@ -28,6 +28,7 @@ from ossy_event_store import (
     EventStore,
     Mongo,
     checks,
+    health,
     indexes,
     leases,
     mongo,
@@ -584,6 +585,12 @@ def test_the_reader_sees_what_the_pages_of_the_admin_show(reader, guarded):
     with contextlib.closing(Changes(mongo.raw(reader.positions), fields=())) as new:
         guarded.database.positions.insert_one({"_id": 3})
         assert [entry["_id"] for entry, _ in new.fetch(10)] == [3]
+
+
+def test_the_reader_asks_for_the_health(reader):
+    found = health.figures()
+    assert found["store"] == {"reachable": True, "error": None}
+    assert found["positions"]["events"] == found["positions"]["head"] == 2
 
 
 def test_the_reader_verifies_the_store(reader):
