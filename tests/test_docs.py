@@ -265,6 +265,8 @@ def reader(store, quick, run_once, tmp_path, monkeypatch, request):
     monkeypatch.setattr(registry, "_registered", {})
     monkeypatch.setattr(projections, "_registered", {})
     monkeypatch.setattr(projections, "_generations", {})
+    # Who reads is another process than the command, and asks for itself.
+    monkeypatch.setattr(projections, "FRESH", 0.0)
     drop_projections(store)
     known = set(sys.modules)
     yield Reader(request.node.name, tmp_path, run_once)
