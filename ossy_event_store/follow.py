@@ -15,10 +15,7 @@ import threading
 import time
 from contextlib import closing, suppress
 
-from pymongo.errors import PyMongoError
-
 from . import mongo
-from .exceptions import StoreUnavailable
 from .faces import drive
 from .faults import short_reason
 from .positions import head_position
@@ -27,7 +24,7 @@ from .sequence import Changes, HistoryLost
 logger = logging.getLogger("ossy_event_store")
 
 WAIT = 1.0  # seconds that the server holds a question without an answer
-PAUSE = 0.5  # seconds between two looks while there is no change stream
+PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds, while there is no change stream
 UNUSED = 60.0  # seconds without a reader after which the thread ends
 
 
@@ -43,6 +40,7 @@ class Follower:
         self._changed = threading.Condition()
         self._head = 0
         self._thread: threading.Thread | None = None
+        self._end = threading.Event()
         self._asked = 0.0
         self._loops: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
@@ -100,36 +98,51 @@ class Follower:
             return
         with self._changed:
             if self._thread is None or not self._thread.is_alive():
+                self._end = threading.Event()
                 self._thread = threading.Thread(
-                    target=self._follow, name="ossy_event_store.follow", daemon=True
+                    target=self._follow,
+                    args=(self._end,),
+                    name="ossy_event_store.follow",
+                    daemon=True,
                 )
                 self._thread.start()
 
     def close(self) -> None:
         """Let the thread end, and wait until it has; a ``wait()`` begins it anew."""
-        thread, self._asked = self._thread, -UNUSED
-        self._loops.clear()
+        thread = self._thread
         if thread is not None and thread.is_alive():
+            self._end.set()
             thread.join(2 * WAIT)
 
-    def _is_used(self) -> bool:
-        return bool(self._loops) or time.monotonic() - self._asked < UNUSED
+    def _goes_on(self, end: threading.Event) -> bool:
+        is_used = bool(self._loops) or time.monotonic() - self._asked < UNUSED
+        return is_used and not end.is_set()
 
-    def _follow(self) -> None:
-        while self._is_used():
+    def _follow(self, end: threading.Event) -> None:
+        pause, said = PAUSE, ""
+        while self._goes_on(end):
+            began = time.monotonic()
             try:
-                self._until_it_breaks()
+                self._until_it_breaks(end)
             except HistoryLost:
                 continue  # dropped or renamed: from the beginning
-            except (PyMongoError, StoreUnavailable) as error:
-                logger.warning("New events are not seen: %s", short_reason(error))
-                time.sleep(PAUSE)
+            except Exception as error:
+                # Whatever it is, those who wait look for themselves now and then.
+                if time.monotonic() - began > LONGEST_PAUSE:
+                    pause, said = PAUSE, ""  # it had worked
+                if (reason := short_reason(error)) != said:
+                    logger.warning("New events are not seen: %s", reason)
+                    said = reason
+                end.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _until_it_breaks(self) -> None:
+    def _until_it_breaks(self, end: threading.Event) -> None:
         store = mongo.blocking()
         with closing(Changes(mongo.raw(store.positions), fields=())) as changes:
+            # It may have fallen: positions can be dropped, and given anew.
+            self._head = 0
             self.saw(drive(head_position(store)))
-            while self._is_used():
+            while self._goes_on(end):
                 for entry, _ in changes.fetch(WAIT):
                     self.saw(entry["_id"])
 

@@ -80,6 +80,9 @@ class Runner:
             while not self.stop.wait(JOIN):
                 if until is not None and until():
                     break
+                if not all(thread.is_alive() for thread in threads):
+                    # They go on whatever happens: who starts the process sees more.
+                    raise RuntimeError("A thread of the subscriptions has ended.")
         finally:
             self.stop.set()
             # Leases are renewed until the last event at hand is done.

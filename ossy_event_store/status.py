@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from . import subscriptions
 from .consumer import LEASE, lease_of
+from .exceptions import PositionsBroken
 from .faces import Document
 from .mongo import Store, in_time
 from .positions import head_position, read
@@ -139,7 +140,10 @@ async def _lag_seconds(
     if position >= head:
         return 0.0
     query = {**(declared.query() if declared else {}), "_id": {"$gt": position}}
-    found = await read(store, query, 1, session)
+    try:
+        found = await read(store, query, 1, session)
+    except PositionsBroken:
+        return 0.0  # its own error says so
     created = found[0].get("created") if found else None
     if not isinstance(created, dt.datetime):
         return 0.0

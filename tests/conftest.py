@@ -75,6 +75,11 @@ def quick(monkeypatch):
     monkeypatch.setattr(consumer, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(follow, "WAIT", 0.1)
     monkeypatch.setattr(sequence, "WAIT", 0.1)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left():
+    """Let the thread that follows the positions end with the test that began it."""
     yield
     follow.follower.close()
 

@@ -405,7 +405,7 @@ def test_a_duplicate_names_the_events(library, loose):
 
 @pytest.mark.parametrize("index", indexes.INDEXES, ids=lambda index: index.name)
 def test_a_missing_index_is_found_and_the_rest_is_verified(store, library, index, face):
-    collection = library if index.collection == library.name else Aggregate.collection
+    collection = library.database[index.collection]
     collection.drop_index(index.name)
     try:
         BREAKS["a hole in the middle"](library, Aggregate.collection, "b-10")
@@ -427,8 +427,8 @@ def test_an_index_that_is_not_unique_is_found(library, loose):
 
 
 def test_a_store_without_any_index_is_verified(store, library):
-    library.drop_indexes()
-    Aggregate.collection.drop_indexes()
+    for name in {index.collection for index in indexes.INDEXES}:
+        library.database[name].drop_indexes()
     try:
         library.insert_one(event("b-10", 1, aggregateType="Reader"))
         report = look()
