@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
 from pymongo.errors import PyMongoError
 
-from . import indexes, mongo, sources
+from . import indexes, mongo, projections, sources
 from .exceptions import EventStoreError
 from .faces import drive
 from .faults import short_reason
@@ -37,7 +37,9 @@ def ensure_indexes(*, using: str, verbosity: int = 1, **kwargs: Any) -> None:
             return
         if sources.is_test_run():
             _done.add(key)
-        created = drive(indexes.ensure(mongo.blocking()))
+        store = mongo.blocking()
+        created = [f"{i.collection}.{i.name}" for i in drive(indexes.ensure(store))]
+        created += drive(projections.ensure_indexes(store))
     except ImproperlyConfigured:
         return  # the checks say what is missing
     except (EventStoreError, PyMongoError) as error:
@@ -49,7 +51,7 @@ def ensure_indexes(*, using: str, verbosity: int = 1, **kwargs: Any) -> None:
         return
     if created and verbosity >= 1:
         stdout = kwargs.get("stdout")
-        names = ", ".join(f"{i.collection}.{i.name}" for i in created)
+        names = ", ".join(created)
         if stdout is not None:
             stdout.write(f"  Made indexes of the event store: {names}\n")
         else:

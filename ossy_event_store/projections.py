@@ -22,7 +22,7 @@ from django.utils.module_loading import autodiscover_modules
 from pymongo import InsertOne, ReplaceOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, DocumentTooLarge
+from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
 
 from . import mongo, parking, positions, subscriptions
 from .checkpoints import Lost
@@ -31,6 +31,7 @@ from .delivery import Park
 from .faces import Document, Documents, drive
 from .faults import DUPLICATE_KEY
 from .folding import name_of, revision_of
+from .indexes import NAMESPACE_NOT_FOUND
 from .mongo import Store, in_time
 from .subscriptions import Subscription
 from .transactions import HandlerFailed, in_transaction, is_away
@@ -64,6 +65,10 @@ class Projection:
     types: ClassVar[Sequence[str] | None] = None
     #: The state of a key before its first event.
     initial_state: ClassVar[Mapping[str, Any]] = {}
+    #: Indexes for queries through ``collection``, each as PyMongo's ``create_index``
+    #: takes its keys: ``"state.total"`` or ``[("state.day", 1), ("state.total", -1)]``.
+    #: ``migrate``, ``ensure_event_store`` and ``rebuild_projections`` make them.
+    indexes: ClassVar[Sequence[Any]] = ()
 
     @staticmethod
     def key(event: Document) -> str | int | None:
@@ -168,6 +173,32 @@ def collection_name(name: str, generation: int) -> str:
     return first if generation == 1 else f"{first}_{generation}"
 
 
+async def ensure_indexes(store: Store) -> list[str]:
+    """Make the indexes of all projections in use; return those that were missing."""
+    made = []
+    for cls in registered().values():
+        if cls.indexes:
+            with in_time():
+                documents = await _active(store, cls)
+            made += await make_indexes(documents, cls)
+    return made
+
+
+async def make_indexes(documents: Documents, cls: type[Projection]) -> list[str]:
+    """Make the indexes of one generation; return those that were missing."""
+    collection: Any = documents
+    with in_time():
+        try:
+            there = set(await documents.index_information())
+        except OperationFailure as error:
+            if error.code != NAMESPACE_NOT_FOUND:
+                raise
+            there = set()
+    # Not bounded in time: on a large collection a build may take hours.
+    names = [await documents.create_index(keys) for keys in cls.indexes]
+    return [f"{collection.raw.name}.{name}" for name in names if name not in there]
+
+
 _generations: dict[tuple[str, str], tuple[int, float]] = {}
 
 
@@ -250,6 +281,10 @@ def _check(cls: Any) -> None:
             raise ImproperlyConfigured(
                 f"{name_of(cls)}.{attribute} is a list of strings, not {chosen!r}."
             )
+    if isinstance(cls.indexes, str):
+        raise ImproperlyConfigured(
+            f"{name_of(cls)}.indexes is a list, as [{cls.indexes!r}]."
+        )
     if not isinstance(cls.initial_state, Mapping):
         raise ImproperlyConfigured(f"{name_of(cls)}.initial_state must be a dict.")
     _check_method(cls, "key", "(event)", {})

@@ -16,7 +16,15 @@ from typing import Any
 from . import checkpoints, mongo
 from .faces import Document, drive
 from .mongo import Store, in_time
-from .projections import BUILD, FRESH, Projection, Writer, collection_name, revision
+from .projections import (
+    BUILD,
+    FRESH,
+    Projection,
+    Writer,
+    collection_name,
+    make_indexes,
+    revision,
+)
 from .running import Reached, Runner, give_positions
 from .subscriptions import Subscription, registered
 from .transactions import in_transaction
@@ -111,9 +119,9 @@ class Rebuild:
             effect=partial(Writer, cls=self._cls, generation=number),
             more=more,
         )
-        found = drive(checkpoints.begin(store, build.name, "beginning", BUILD, **more))
-        if found["revision"] != more["revision"]:
-            # The class has changed since it was begun.
+        begun = drive(_document(store, build.name))
+        if begun.get("revision") != more["revision"]:
+            # It is a new one, or the class has changed since it was begun.
             drive(_forget_build(store, self._cls, number, build.name))
             drive(checkpoints.begin(store, build.name, "beginning", BUILD, **more))
         return build
@@ -236,3 +244,4 @@ async def _empty(store: Store, cls: type[Projection], number: int) -> None:
     documents = mongo.documents(store, collection_name(cls.name, number))
     with in_time():
         await documents.delete_many({})
+    await make_indexes(documents, cls)

@@ -20,6 +20,7 @@ from ossy_event_store.faces import drive
 from ossy_event_store.projections import Writer
 from tests.library.aggregate import Book
 from tests.servers import until
+from tests.test_run_subscriptions import said
 from tests.test_subscriptions import checkpoint, parked, reached, running
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -248,7 +249,30 @@ def test_one_whose_checkpoint_was_claimed_by_another_parks_nothing(loans, store)
     assert not parked(store)
 
 
+class Indexed(Loans):
+    name = "indexed"
+    indexes = ["state.lent", [("state.books", 1), ("state.lent", -1)]]
+
+
+def test_its_indexes_are_made_with_the_others_and_with_each_build(loans, store, lend):
+    register_projection(Indexed)
+    names = ["_id_", "state.lent_1", "state.books_1_state.lent_-1"]
+    shown = said("ensure_event_store")
+    assert "Made projection_indexed.state.lent_1, of a projection." in shown
+    assert said("ensure_event_store") == "Every index is there.\n"
+    assert sorted(Indexed.collection.index_information()) == sorted(names)
+    lend("a", "BookLent")
+    for words in (["--blue-green"], []):
+        said("rebuild_projections", "indexed", *words)
+        assert Indexed.get("ann")["lent"] == 1
+        assert sorted(Indexed.collection.index_information()) == sorted(names)
+
+
 WRONG = {
+    "indexes": (
+        lambda: type("P", (Loans,), {"name": "p", "indexes": "state.lent"}),
+        r"indexes is a list, as \['state.lent'\]",
+    ),
     "no class": (lambda: Projection.get, "is not a projection"),
     "no name": (lambda: type("P", (Projection,), {}), "needs an attribute name"),
     "no collection": (

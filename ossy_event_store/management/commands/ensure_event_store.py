@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from pymongo.errors import OperationFailure
 
-from ... import indexes, mongo, validator
+from ... import indexes, mongo, projections, validator
 from ...conf import get_settings
 from ...faces import drive
 from ...faults import UNAUTHORIZED
@@ -48,7 +48,10 @@ class Command(StoreCommand):
         created = drive(indexes.ensure(store))
         for index in created:
             self.stdout.write(f"Made {index.collection}.{index.name}: {index.reason}")
-        if not created:
+        of_projections = drive(projections.ensure_indexes(store))
+        for name in of_projections:
+            self.stdout.write(f"Made {name}, of a projection.")
+        if not (created or of_projections):
             self.stdout.write("Every index is there.")
         if options["validator"] is not None:
             with _rights_named():
