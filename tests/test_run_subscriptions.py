@@ -12,11 +12,11 @@ from contextlib import ExitStack
 import pytest
 from django.core.management import CommandError, call_command
 
-from ossy_event_store import consumer, mongo
+from ossy_event_store import EventStore, Mongo, consumer, mongo
 from ossy_event_store.follow import follower
-from ossy_event_store.management.commands import run_subscriptions
 from ossy_event_store.running import Runner
 from ossy_event_store.subscriptions import subscription
+from tests import servers
 from tests.servers import until
 from tests.test_startup import ON_URL, here
 from tests.test_subscriptions import checkpoint, parked, reached, running
@@ -274,17 +274,25 @@ def test_there_may_be_none(store):
     assert json.loads(said("subscriptions", "--json")) == []
 
 
-def test_a_standalone_server_is_refused_with_what_it_lacks(store, monkeypatch):
-    async def hello(name):
-        return {"ok": 1.0}
-
-    class Standalone:
-        class client:  # noqa: N801
-            command = staticmethod(hello)
-
-    monkeypatch.setattr(run_subscriptions.mongo, "blocking", lambda: Standalone)
-    with pytest.raises(CommandError, match="need a replica set"):
-        said("run_subscriptions")
+@ON_URL
+@pytest.mark.slow
+def test_a_standalone_server_is_refused_with_what_it_lacks(tmp_path, settings, quick):
+    given = settings.OSSY_EVENT_STORE
+    with servers.running(tmp_path / "alone", name=None) as alone:
+        settings.OSSY_EVENT_STORE = {**given, "URL": alone.url()}
+        try:
+            for command in ("run_subscriptions", "rebuild_projections"):
+                with pytest.raises(CommandError, match="need a replica set"):
+                    said(command)
+            # All else works: events, and how the subscriptions stand.
+            said("ensure_event_store")
+            EventStore.append_event(
+                {"aggregateId": "a", "aggregateType": "Book", "type": "BookBought"}
+            )
+            assert list(EventStore.read_all()) == []
+            assert said("subscriptions") == "There is no subscription.\n"
+        finally:
+            Mongo.close()
 
 
 def test_nothing_that_runs_is_left_behind(store, lend):
