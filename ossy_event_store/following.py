@@ -8,11 +8,12 @@ attribute ``snapshot_every``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from . import parking, subscriptions
+from . import mongo, parking, subscriptions
 from .checkpoints import Lost
 from .delivery import Park, streams_of
 from .event_store import load_stream
@@ -70,7 +71,9 @@ class Snapshots:
     size: int | None = None
 
     def __init__(self, store: Store, session: Any) -> None:
-        self._store = store
+        # The checkpoint goes behind them, so they are not to be lost where it is not.
+        lasting = mongo.documents(store, mongo.SNAPSHOTS)
+        self._store = replace(store, snapshots=lasting)
 
     async def begin(self, claimed: Document) -> int:
         """Return the position behind which to go on."""

@@ -21,6 +21,7 @@ from pymongo.errors import PyMongoError
 from ossy_event_store import embedded, mongod_keeper
 
 SET = "ossy"
+OPLOG = 256  # MB that a member keeps of what was written
 ELECTION = 2000  # ms without a heartbeat until an election; the default is 10,000
 
 
@@ -47,9 +48,12 @@ class Member:
     that started it, so that a test run that is killed leaves none behind.
     """
 
-    def __init__(self, folder: Path, options: tuple[str, ...]) -> None:
+    def __init__(
+        self, folder: Path, options: tuple[str, ...], oplog: int = OPLOG
+    ) -> None:
         self.folder = folder
         self.options = options
+        self.oplog = oplog
         self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -65,7 +69,8 @@ class Member:
                 *("--dbpath", str(data), "--port", str(self.port)),
                 *("--bind_ip", "127.0.0.1", "--nounixsocket", "--logappend"),
                 *("--logpath", log, "--wiredTigerCacheSizeGB", "0.25"),
-                *("--oplogSize", "256", "--setParameter", "enableTestCommands=1"),
+                *("--oplogSize", str(self.oplog)),
+                *("--setParameter", "enableTestCommands=1"),
                 *("--setParameter", "diagnosticDataCollectionEnabled=false"),
                 *("--wiredTigerEngineConfigString", embedded.SMALL_JOURNAL),
                 *self.options,
@@ -142,6 +147,7 @@ class Servers:
         arbiters: int = 0,
         name: str | None = SET,
         options: tuple[str, ...] = (),
+        oplog: int = OPLOG,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
@@ -149,7 +155,7 @@ class Servers:
         if name:
             options = ("--replSet", name, *options)
         count = members + arbiters
-        self.members = [Member(folder / str(n), options) for n in range(count)]
+        self.members = [Member(folder / str(n), options, oplog) for n in range(count)]
         self.arbiters = self.members[members:]
 
     def start(self) -> None:

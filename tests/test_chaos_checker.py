@@ -11,16 +11,20 @@ from tests.chaos.checker import CHECKS, check, name_of
 from tests.chaos.database import Database, Write, read_database
 from tests.chaos.history import (
     ACKNOWLEDGED,
+    KILLED,
     REFUSED,
     UNDECIDED,
     UNSENT,
     Failure,
     History,
+    HistoryFile,
+    Intent,
     Observation,
     Operation,
     Reading,
     content,
     digest,
+    read,
 )
 from tests.chaos.ledger import Ledger, entry
 from tests.chaos.report import report
@@ -230,6 +234,23 @@ def test_the_report_counts_what_was_told_and_what_was_wrong():
     assert not made.ok
     assert made.as_dict()["violations"]["lost"] == ["b of s by add"]
     assert "VIOLATION, lost: 1\n  b of s by add\n" in str(made)
+
+
+def test_what_a_killed_writer_was_about_to_do_may_be_there_or_not(tmp_path):
+    path = tmp_path / "ann.history"
+    with path.open("w") as file:
+        history = HistoryFile(file)
+        for event in (A, B, C):
+            sent = vars(told(event))
+            fields = ("writer", "stream", "how", "tokens", "contents")
+            history.write(Intent(**{name: sent[name] for name in fields}))
+        history.write(told(A))
+        file.write('{"kind": "Oper')  # here it was killed
+    known = read([path])
+    assert [o.outcome for o in known.operations] == [ACKNOWLEDGED, KILLED, KILLED]
+    assert check(known, Database([A])) == {}
+    assert check(known, Database([A, B])) == {}
+    assert set(check(known, Database([B]))) == {"lost", "hole"}
 
 
 # --- stores that are bad ----------------------------------------------------

@@ -40,6 +40,7 @@ from ossy_event_store import (
 )
 from ossy_event_store.faces import END, drive
 from ossy_event_store.faults import NOT_PRIMARY, Fault, classify
+from ossy_event_store.following import Snapshots
 from tests import servers
 from tests.library.aggregate import Book
 from tests.servers import Wire, until
@@ -958,6 +959,25 @@ def test_a_snapshot_of_a_rolled_back_event_is_discarded_with_a_warning(
         call(call(loaded.add, *lent(*ids)).save)
         assert call(Aggregate.find, book.id)["aggregateVersion"] == 1 + len(ids)
         same_everywhere(replicated, book.id, [book.id, *ids])
+
+
+def test_a_followed_snapshot_that_dies_with_its_primary_is_written_by_the_next(
+    replicated,
+):
+    book = bought()
+    events = EventStore.get_event_stream(book.id)
+    followed = Snapshots(mongo.blocking(), None)
+    old = replicated.primary
+    there = collection(old, "local", mongo.SNAPSHOTS)
+    with ThreadPoolExecutor(1) as pool, there as snapshots:
+        with replication_stopped(replicated):
+            delivered = pool.submit(drive, followed.deliver(events, 0, 0, None))
+            until(lambda: snapshots.find_one({"_id": book.id}))
+            old.kill()
+        elect_another(replicated, old)
+        # What it returns lets the checkpoint pass these events for good.
+        assert delivered.result(30) is False
+    assert Aggregate.find(book.id)["aggregateVersion"] == 1
 
 
 # --- servers that are slow, silent or dead ----------------------------------

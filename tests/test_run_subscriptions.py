@@ -17,7 +17,7 @@ from ossy_event_store.follow import follower
 from ossy_event_store.running import Runner
 from ossy_event_store.subscriptions import subscription
 from tests import servers
-from tests.servers import until
+from tests.servers import free_port, until
 from tests.test_startup import ON_URL, here
 from tests.test_subscriptions import checkpoint, parked, reached, running
 
@@ -293,6 +293,17 @@ def test_a_standalone_server_is_refused_with_what_it_lacks(tmp_path, settings, q
             assert said("subscriptions") == "There is no subscription.\n"
         finally:
             Mongo.close()
+
+
+@ON_URL
+def test_one_that_begins_while_the_server_is_away_waits_for_it(settings, caplog):
+    url = f"mongodb://127.0.0.1:{free_port()}/?replicaSet=away"
+    settings.OSSY_EVENT_STORE = {"URL": url, "TIMEOUT": 0.2}
+    try:
+        run_subscriptions.check_replica_set()
+    finally:
+        Mongo.close()
+    assert "Subscriptions wait: The event store is not available" in caplog.text
 
 
 def test_nothing_that_runs_is_left_behind(store, lend):

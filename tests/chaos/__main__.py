@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import TextIO
 
-from .run import run
 from .worker import configure
 
 
@@ -19,9 +18,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--folder", type=Path, help="keep histories and logs here")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument(
+        "--subscriptions",
+        action="store_true",
+        help="break sequencers and subscriptions as well, and look for what is missed",
+    )
     options = parser.parse_args()
     say(f"seed {options.seed}, {options.seconds:g} s", sys.stderr)
     configure("mongodb://127.0.0.1/", "unused", 1)
+    from .run import run as run_appends
+    from .subscribed.run import run as run_subscriptions
+
+    run = run_subscriptions if options.subscriptions else run_appends
     folder = options.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     report = run(folder, options.seconds, options.seed)
     say(json.dumps(report.as_dict()) if options.json else str(report), sys.stdout)

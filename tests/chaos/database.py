@@ -41,6 +41,13 @@ def create_indexes(client: MongoClient[Document], name: str) -> None:
 
 
 def read_database(client: MongoClient[Document], name: str) -> Database:
+    """Return all, also the writes, if the oplog reaches back to the first."""
+    found = read_contents(client, name)
+    found.writes = list(writes(client, name))
+    return found
+
+
+def read_contents(client: MongoClient[Document], name: str) -> Database:
     database = client.get_database(
         name, codec_options=CODEC, read_concern=ReadConcern("majority")
     )
@@ -48,7 +55,6 @@ def read_database(client: MongoClient[Document], name: str) -> Database:
     return Database(
         list(database[EVENTS].find(sort=order)),
         list(database[SNAPSHOTS].find()),
-        list(writes(client, name)),
     )
 
 

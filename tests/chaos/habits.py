@@ -22,6 +22,7 @@ from .writers import Writer, failure
 SHARED = 6  # streams that all processes write to at a time
 GENERATION = 10.0  # seconds until they write to new ones: streams stay short
 OWN = 100  # appends to a stream that nobody else writes to
+MANY = 300  # streams, of those that live as long as the run
 AGAIN = 5  # events that a reader reads once more
 
 Step = Callable[[], Awaitable[object]]
@@ -88,12 +89,15 @@ class SharedStreams:
             self.ways += [self.execute, self.execute]
 
     async def step(self) -> None:
-        stream = shared_stream(self.writer.random)
+        stream = self.stream()
         way = self.writer.random.choice(self.ways)
         try:
             await way(stream, some(self.writer.random))
         except AggregateNotFound:
             await self.writer.create(stream)
+
+    def stream(self) -> str:
+        return shared_stream(self.writer.random)
 
     async def add(self, stream: str, count: int) -> None:
         await self.writer.add(await self.writer.load(stream), count)
@@ -110,6 +114,17 @@ class SharedStreams:
 
     async def execute(self, stream: str, count: int) -> None:
         await self.writer.execute(stream, count)
+
+
+class ManyStreams(SharedStreams):
+    """Writes to many streams, at a pace that leaves others time to follow."""
+
+    def stream(self) -> str:
+        return f"many-{self.writer.random.randrange(MANY)}"
+
+    async def step(self) -> None:
+        await super().step()
+        await self.writer.call.pause(self.writer.random.random() * 0.05)
 
 
 class Saver:

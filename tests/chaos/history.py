@@ -18,6 +18,7 @@ ACKNOWLEDGED = "acknowledged"  # stored, said the store
 REFUSED = "refused"  # not stored: somebody else was faster
 UNSENT = "unsent"  # not stored: no server was reached, and the writer gave up
 UNDECIDED = "undecided"  # the writer never learned it
+KILLED = "killed"  # the writer's process was, before it learned it
 
 CONTENT = ("type", "payload", "createdBy")
 
@@ -44,6 +45,17 @@ class Operation:
     #: Seconds of the longest call, and of all tries together.
     longest: float = 0.0
     seconds: float = 0.0
+
+
+@dataclass
+class Intent:
+    """What a writer who may be killed is about to append."""
+
+    writer: str
+    stream: str
+    how: str
+    tokens: list[str]
+    contents: list[str]
 
 
 @dataclass
@@ -76,8 +88,10 @@ class Failure:
     unexpected: str = ""
 
 
-Entry = Operation | Reading | Observation | Failure
-KINDS = {kind.__name__: kind for kind in (Operation, Reading, Observation, Failure)}
+Entry = Operation | Intent | Reading | Observation | Failure
+KINDS = {
+    kind.__name__: kind for kind in (Operation, Intent, Reading, Observation, Failure)
+}
 
 
 class History:
@@ -85,6 +99,7 @@ class History:
 
     def __init__(self, *entries: Entry) -> None:
         self.operations: list[Operation] = []
+        self.intents: list[Intent] = []
         self.readings: list[Reading] = []
         self.observations: list[Observation] = []
         self.failures: list[Failure] = []
@@ -94,6 +109,7 @@ class History:
     def write(self, entry: Entry) -> None:
         lists: dict[type, list[Any]] = {
             Operation: self.operations,
+            Intent: self.intents,
             Reading: self.readings,
             Observation: self.observations,
             Failure: self.failures,
@@ -120,8 +136,14 @@ def read(paths: Iterable[Path]) -> History:
     for path in paths:
         with path.open() as lines:
             for line in lines:
+                if not line.endswith("\n"):
+                    continue  # its writer was killed
                 fields = json.loads(line)
                 history.write(KINDS[fields.pop("kind")](**fields))
+    learned = {token for o in history.operations for token in o.tokens}
+    for intent in history.intents:
+        if not learned.intersection(intent.tokens):
+            history.write(Operation(**vars(intent), outcome=KILLED))
     return history
 
 

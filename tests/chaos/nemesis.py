@@ -12,7 +12,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pymongo
@@ -29,9 +29,15 @@ HEALING = 30  # seconds a try
 TRIES = 3
 
 
+Action = Callable[["Nemesis"], None]
+
+
 class Nemesis:
-    def __init__(self, servers: Servers, seed: int) -> None:
+    def __init__(
+        self, servers: Servers, seed: int, actions: Sequence[Action] = ()
+    ) -> None:
         self.servers = servers
+        self.actions = actions or ACTIONS
         self.random = random.Random(seed)
         self.done: Counter[str] = Counter()
 
@@ -39,14 +45,17 @@ class Nemesis:
         """Break and heal until the time is over; end with all members well."""
         self.ends = time.monotonic() + seconds
         while time.monotonic() < self.ends:
-            actions = self.random.sample(ACTIONS, len(ACTIONS))
+            actions = self.random.sample(self.actions, len(self.actions))
             for action in actions:
                 if time.monotonic() >= self.ends:
                     break
-                self.hold(0.3, 1.5)
-                action(self)
-                self.done[action.__name__.replace("_", " ")] += 1
-                self.heal()
+                self.act(action)
+
+    def act(self, action: Action) -> None:
+        self.hold(0.3, 1.5)
+        action(self)
+        self.done[action.__name__.replace("_", " ")] += 1
+        self.heal()
 
     def hold(self, shortest: float, longest: float) -> None:
         time.sleep(self.random.uniform(shortest, longest))
@@ -218,7 +227,7 @@ def conflict_writes(nemesis: Nemesis) -> None:
         nemesis.hold(1, 3)
 
 
-ACTIONS: list[Callable[[Nemesis], None]] = [
+ACTIONS: list[Action] = [
     kill_the_primary,
     kill_a_secondary,
     kill_everybody,

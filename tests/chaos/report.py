@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from .checker import Violations, check
@@ -13,8 +13,31 @@ from .history import ACKNOWLEDGED, History, Operation
 SHOWN = 10  # violations of a kind in the text
 
 
+class Facts:
+    """The fields of a report, one a line, and what is wrong."""
+
+    violations: Violations
+
+    @property
+    def ok(self) -> bool:
+        return not self.violations
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"ok": self.ok, **vars(self)}
+
+    def __str__(self) -> str:
+        lines = [f"{name.replace('_', ' ')}: {_text(v)}" for name, v in self._facts()]
+        for name, texts in self.violations.items():
+            lines.append(f"VIOLATION, {name}: {len(texts)}")
+            lines += [f"  {text}" for text in texts[:SHOWN]]
+        return "\n".join([*lines, "ok" if self.ok else "FAILED"])
+
+    def _facts(self) -> list[tuple[str, Any]]:
+        return [(name, v) for name, v in vars(self).items() if name != "violations"]
+
+
 @dataclass
-class Report:
+class Report(Facts):
     seed: int
     seconds: float
     acknowledged: int
@@ -43,23 +66,6 @@ class Report:
     snapshots: int
     snapshot_writes: int
     violations: Violations
-
-    @property
-    def ok(self) -> bool:
-        return not self.violations
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"ok": self.ok, **asdict(self)}
-
-    def __str__(self) -> str:
-        lines = [f"{name.replace('_', ' ')}: {_text(v)}" for name, v in self._facts()]
-        for name, texts in self.violations.items():
-            lines.append(f"VIOLATION, {name}: {len(texts)}")
-            lines += [f"  {text}" for text in texts[:SHOWN]]
-        return "\n".join([*lines, "ok" if self.ok else "FAILED"])
-
-    def _facts(self) -> list[tuple[str, Any]]:
-        return [(name, v) for name, v in vars(self).items() if name != "violations"]
 
 
 def _text(value: Any) -> str:

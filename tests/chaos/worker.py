@@ -34,16 +34,18 @@ def habits(
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, step and call of everybody in this process."""
     from .calls import AwaitableCall, BlockingCall
-    from .habits import OwnStreams, Reader, Saver, SharedStreams
+    from .habits import ManyStreams, OwnStreams, Reader, Saver, SharedStreams
     from .writers import Writer
 
+    writing = {"own": OwnStreams, "shared": SharedStreams, "many": ManyStreams}
     call = AwaitableCall() if face == "awaitable" else BlockingCall()
     for kind, count in crew.items():
         for number in range(count):
             own = f"{name}-{kind}{number}"
-            if kind in ("own", "shared"):
-                habit = OwnStreams if kind == "own" else SharedStreams
-                yield own, habit(Writer(own, call, history, seed=seed)).step, call
+            if kind in writing:
+                killed = kind == "many"
+                writer = Writer(own, call, history, seed=seed, may_be_killed=killed)
+                yield own, writing[kind](writer).step, call
             else:
                 watcher = Saver if kind == "saver" else Reader
                 yield own, watcher(own, call, history, seed).step, call

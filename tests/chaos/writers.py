@@ -25,6 +25,7 @@ from .history import (
     UNDECIDED,
     UNSENT,
     Failure,
+    Intent,
     Operation,
     content,
     digest,
@@ -54,6 +55,7 @@ class Writer:
         seed: what the writer's choices follow.
         gives_up: whether it may drop a decision when no server was reached, to
             see that nothing of it was sent.
+        may_be_killed: whether to write down each decision before it is sent.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Writer:
         *,
         seed: object = 0,
         gives_up: bool = True,
+        may_be_killed: bool = False,
     ) -> None:
         self.name = name
         self.call = call
         self.history = history
         self.random = random.Random(f"{seed} {name}")
         self.gives_up = gives_up
+        self.may_be_killed = may_be_killed
         self.numbers = itertools.count(1)
 
     # --- the ways to append
@@ -158,6 +162,8 @@ class Writer:
         contents = [content(event) for event in events]
         if self.random.random() < 0.3:  # else the library makes the ids
             events = [{**event, "id": event["payload"]["token"]} for event in events]
+        if self.may_be_killed:
+            self.history.write(Intent(self.name, stream, how, tokens, contents))
         return Operation(self.name, stream, how, tokens, contents), events
 
     async def resolve(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,11 +11,15 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from ... import mongo
+from ...exceptions import StoreUnavailable
 from ...faces import drive
+from ...faults import short_reason
 from ...mongo import in_time
 from ...running import Reached, Runner, give_positions
 from ...status import statuses
 from ._base import StoreCommand
+
+logger = logging.getLogger("ossy_event_store")
 
 
 class Command(StoreCommand):
@@ -93,13 +98,18 @@ def ending(end: Callable[[], None]) -> Iterator[None]:
 
 def check_replica_set() -> None:
     """
-    Refuse a server on which events cannot be followed.
+    Refuse a server on which events cannot be followed; one that is away may be well.
 
     Raises:
         CommandError: it is standalone.
     """
-    with in_time():
-        hello = drive(mongo.blocking().client.command("hello"))
+    try:
+        with in_time():
+            hello = drive(mongo.blocking().client.command("hello"))
+    except StoreUnavailable as error:
+        # As with one that goes away later: what runs here waits for it.
+        logger.warning("Subscriptions wait: %s", short_reason(error))
+        return
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         raise CommandError(
             "Subscriptions need a replica set, and this server is standalone: it has "

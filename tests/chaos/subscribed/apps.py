@@ -1,0 +1,10 @@
+from django.apps import AppConfig
+
+
+class SubscribedConfig(AppConfig):
+    name = "tests.chaos.subscribed"
+
+    def ready(self):
+        from . import watch
+
+        watch.begin()
