@@ -54,6 +54,7 @@ MAJORITY = WriteConcern("majority")
 SNAPSHOT = ReadConcern("snapshot")
 
 END = 1.0  # seconds to end a transaction that may have been left open
+ALL = 1_000_000  # documents a batch, where all are wanted; by itself the first has 101
 
 T = TypeVar("T")
 
@@ -142,7 +143,7 @@ class BlockingCollection:
         return self.raw.find_one(query, **options)
 
     async def find(self, query: Filter, **options: Any) -> list[Document]:
-        options.setdefault("session", self.session)
+        options = {"session": self.session, "batch_size": ALL, **options}
         with self.raw.find(query, **options) as cursor:
             return cursor.to_list()
 
@@ -241,7 +242,7 @@ class AwaitableCollection:
         return await self.raw.find_one(query, **options)
 
     async def find(self, query: Filter, **options: Any) -> list[Document]:
-        options.setdefault("session", self.session)
+        options = {"session": self.session, "batch_size": ALL, **options}
         async with self.raw.find(query, **options) as cursor:
             return await cursor.to_list()
 
