@@ -212,7 +212,9 @@ def main():
     rows = [bench.row("positions given to all events", loaded.events, given)]
     for cls in (Days, Applications):
         seconds = bench.turns(
-            options.rounds, store=lambda c=cls: by_store(c), bare=lambda c=cls: by_hand(c)
+            options.rounds,
+            store=lambda c=cls: by_store(c),
+            bare=lambda c=cls: by_hand(c),
         )
         many = cls.collection.count_documents({})
         what = f"projection of {many:,} documents, events"

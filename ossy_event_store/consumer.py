@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from threading import Event, Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connections
 from pymongo.errors import OperationFailure, PyMongoError
@@ -81,6 +81,13 @@ class GaveUp(Exception):
         self.event = event
         self.error = error
         self.tries = tries
+
+
+class _Page(NamedTuple):
+    """Some events, and up to where nothing else is wanted."""
+
+    events: list[Document]
+    reach: int
 
 
 class Consumer:
@@ -181,15 +188,20 @@ class Consumer:
         self._rate.unwritten = 0
         self._written = time.monotonic()
         try:
+            page: _Page | None = None
             while not self.stop.is_set():
                 self._check()
                 await self._look(store, effect)
-                found = await self._read(store)
-                if found:
-                    await self._take(store, effect, found)
-                await self._write(store, idle=not found)
-                if not found:
+                if page is None:
+                    page = await self._read(store, self._seen)
+                if not page.events:
+                    self._seen = page.reach
+                    await self._write(store, idle=True)
                     await self._wait()
+                    page = None
+                    continue
+                page = await self._take_and_read(store, effect, page)
+                await self._write(store)
         except StoppedAt as stopped:
             await self._stop_at(store, stopped)
         finally:
@@ -206,25 +218,36 @@ class Consumer:
 
     # --- reading
 
-    async def _read(self, store: Store) -> list[Document]:
-        """Return the next events, and know how far they reach."""
+    async def _read(self, store: Store, after: int) -> _Page:
+        """Return the next events behind a position."""
         query = self.declared.query()
-        if not query:
-            query = {"_id": {"$gt": self._seen}}
-            found = await read(store, query, PAGE, self._session)
-            self._reach = found[-1]["position"] if found else self._seen
-            return found
-        # The session lets the second read see all that the first one saw.
-        head = await head_position(store, self._session)
-        if head <= self._seen:
-            self._reach = self._seen
-            return []
-        query["_id"] = {"$gt": self._seen, "$lte": head}
-        found = await read(store, query, PAGE, self._session)
-        self._reach = found[-1]["position"] if len(found) == PAGE else head
-        if not found:
-            self._seen = head
-        return found
+        # A session of its own: the other one may be at work in another thread.
+        async with store.client.session() as session:
+            if not query:
+                query["_id"] = {"$gt": after}
+                found = await read(store, query, PAGE, session)
+                return _Page(found, found[-1]["position"] if found else after)
+            # The session lets the second read see all that the first one saw.
+            head = await head_position(store, session)
+            if head <= after:
+                return _Page([], after)
+            query["_id"] = {"$gt": after, "$lte": head}
+            found = await read(store, query, PAGE, session)
+            full = len(found) == PAGE
+            return _Page(found, found[-1]["position"] if full else head)
+
+    async def _take_and_read(
+        self, store: Store, effect: Effect, page: _Page
+    ) -> _Page | None:
+        """Hand a page on; return the next one, if there is one already."""
+        if len(page.events) < PAGE:
+            await self._take(store, effect, page)
+            return None
+        # Far behind: the server looks for the next events while these are at work.
+        following = self._read(store, page.reach)
+        async with store.client.meanwhile(following) as ahead:
+            await self._take(store, effect, page)
+        return ahead.result() if self._seen == page.reach else None
 
     async def _wait(self) -> None:
         """Wait for an event, or until it is time to look again."""
@@ -244,10 +267,8 @@ class Consumer:
 
     # --- handing on
 
-    async def _take(
-        self, store: Store, effect: Effect, found: Sequence[Document]
-    ) -> None:
-        reach = self._reach
+    async def _take(self, store: Store, effect: Effect, page: _Page) -> None:
+        found, reach = page.events, page.reach
         if self.declared.concurrency > 1:
             await self._take_streams(store, effect, found)
         else:
