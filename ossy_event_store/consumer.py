@@ -43,6 +43,7 @@ PAGE = 1000  # events a read
 LEASE = 5.0  # seconds after which another process takes over from one that is gone
 LOOK = 0.5  # seconds between two looks at what an operator asked for
 WRITE = 0.5  # seconds between two writes of a checkpoint that does not move by itself
+SETTLE = 0.1  # the same if there is nothing else to do: somebody may wait for it
 SLICE = 0.1  # seconds in which a pause notices that it is to stop
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds, after failures
 
@@ -194,14 +195,13 @@ class Consumer:
                 await self._look(store, effect)
                 if page is None:
                     page = await self._read(store, self._seen)
-                if not page.events:
-                    self._seen = page.reach
-                    await self._write(store, idle=True)
+                if page.events:
+                    page = await self._take_and_read(store, effect, page)
+                else:
+                    self._seen, page = page.reach, None
+                await self._write(store, idle=page is None)
+                if page is None:
                     await self._wait()
-                    page = None
-                    continue
-                page = await self._take_and_read(store, effect, page)
-                await self._write(store)
         except StoppedAt as stopped:
             await self._stop_at(store, stopped)
         finally:
@@ -253,10 +253,11 @@ class Consumer:
         """Wait for an event, or until it is time to look again."""
         for connection in connections.all(initialized_only=True):
             connection.close_if_unusable_or_obsolete()
+        seconds = LOOK if self._seen == self._position else min(LOOK, SETTLE)
         if self.declared.is_async:
-            await follower.await_(self._seen, LOOK)
+            await follower.await_(self._seen, seconds)
         else:
-            follower.wait(self._seen, LOOK)
+            follower.wait(self._seen, seconds)
 
     async def _pause(self, store: Store, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -439,12 +440,12 @@ class Consumer:
         self, store: Store, *, idle: bool = False, now: bool = False
     ) -> None:
         """Write the checkpoint if it is time to."""
-        due = now or idle or time.monotonic() - self._written > WRITE
-        if self._seen == self._position or not due:
+        count, since = self._rate.unwritten, time.monotonic() - self._written
+        pause = WRITE
+        if idle:  # if all that there was are events of others, it can wait longer
+            pause = min(SETTLE, WRITE) if count else LOOK
+        if self._seen == self._position or not (now or since > pause):
             return
-        count = self._rate.unwritten
-        if idle and not count and time.monotonic() - self._written < LOOK:
-            return  # events of others passed by
         with in_time():
             await checkpoints.move(
                 store,

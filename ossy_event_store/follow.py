@@ -130,8 +130,9 @@ class Follower:
         with closing(Changes(mongo.raw(store.positions), fields=())) as changes:
             self.saw(drive(head_position(store)))
             while self._is_used():
-                for entry, _ in changes.fetch(WAIT):
-                    self.saw(entry["_id"])
+                found = changes.fetch(WAIT)
+                if found:  # the last alone: who waits is woken once
+                    self.saw(found[-1][0]["_id"])
 
 
 follower = Follower()
