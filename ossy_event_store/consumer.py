@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from threading import Event, Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connections
 from pymongo.errors import OperationFailure, PyMongoError
@@ -43,6 +43,7 @@ PAGE = 1000  # events a read
 LEASE = 5.0  # seconds after which another process takes over from one that is gone
 LOOK = 0.5  # seconds between two looks at what an operator asked for
 WRITE = 0.5  # seconds between two writes of a checkpoint that does not move by itself
+SETTLE = 0.1  # the same if there is nothing else to do: somebody may wait for it
 SLICE = 0.1  # seconds in which a pause notices that it is to stop
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds, after failures
 
@@ -81,6 +82,13 @@ class GaveUp(Exception):
         self.event = event
         self.error = error
         self.tries = tries
+
+
+class _Page(NamedTuple):
+    """Some events, and up to where nothing else is wanted."""
+
+    events: list[Document]
+    reach: int
 
 
 class Consumer:
@@ -181,14 +189,18 @@ class Consumer:
         self._rate.unwritten = 0
         self._written = time.monotonic()
         try:
+            page: _Page | None = None
             while not self.stop.is_set():
                 self._check()
                 await self._look(store, effect)
-                found = await self._read(store)
-                if found:
-                    await self._take(store, effect, found)
-                await self._write(store, idle=not found)
-                if not found:
+                if page is None:
+                    page = await self._read(store, self._seen)
+                if page.events:
+                    page = await self._take_and_read(store, effect, page)
+                else:
+                    self._seen, page = page.reach, None
+                await self._write(store, idle=page is None)
+                if page is None:
                     await self._wait()
         except StoppedAt as stopped:
             await self._stop_at(store, stopped)
@@ -206,34 +218,46 @@ class Consumer:
 
     # --- reading
 
-    async def _read(self, store: Store) -> list[Document]:
-        """Return the next events, and know how far they reach."""
+    async def _read(self, store: Store, after: int) -> _Page:
+        """Return the next events behind a position."""
         query = self.declared.query()
-        if not query:
-            query = {"_id": {"$gt": self._seen}}
-            found = await read(store, query, PAGE, self._session)
-            self._reach = found[-1]["position"] if found else self._seen
-            return found
-        # The session lets the second read see all that the first one saw.
-        head = await head_position(store, self._session)
-        if head <= self._seen:
-            self._reach = self._seen
-            return []
-        query["_id"] = {"$gt": self._seen, "$lte": head}
-        found = await read(store, query, PAGE, self._session)
-        self._reach = found[-1]["position"] if len(found) == PAGE else head
-        if not found:
-            self._seen = head
-        return found
+        # A session of its own: the other one may be at work in another thread.
+        async with store.client.session() as session:
+            if not query:
+                query["_id"] = {"$gt": after}
+                found = await read(store, query, PAGE, session)
+                return _Page(found, found[-1]["position"] if found else after)
+            # The session lets the second read see all that the first one saw.
+            head = await head_position(store, session)
+            if head <= after:
+                return _Page([], after)
+            query["_id"] = {"$gt": after, "$lte": head}
+            found = await read(store, query, PAGE, session)
+            full = len(found) == PAGE
+            return _Page(found, found[-1]["position"] if full else head)
+
+    async def _take_and_read(
+        self, store: Store, effect: Effect, page: _Page
+    ) -> _Page | None:
+        """Hand a page on; return the next one, if there is one already."""
+        if len(page.events) < PAGE:
+            await self._take(store, effect, page)
+            return None
+        # Far behind: the server looks for the next events while these are at work.
+        following = self._read(store, page.reach)
+        async with store.client.meanwhile(following) as ahead:
+            await self._take(store, effect, page)
+        return ahead.result() if self._seen == page.reach else None
 
     async def _wait(self) -> None:
         """Wait for an event, or until it is time to look again."""
         for connection in connections.all(initialized_only=True):
             connection.close_if_unusable_or_obsolete()
+        seconds = LOOK if self._seen == self._position else min(LOOK, SETTLE)
         if self.declared.is_async:
-            await follower.await_(self._seen, LOOK)
+            await follower.await_(self._seen, seconds)
         else:
-            follower.wait(self._seen, LOOK)
+            follower.wait(self._seen, seconds)
 
     async def _pause(self, store: Store, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -244,10 +268,8 @@ class Consumer:
 
     # --- handing on
 
-    async def _take(
-        self, store: Store, effect: Effect, found: Sequence[Document]
-    ) -> None:
-        reach = self._reach
+    async def _take(self, store: Store, effect: Effect, page: _Page) -> None:
+        found, reach = page.events, page.reach
         if self.declared.concurrency > 1:
             await self._take_streams(store, effect, found)
         else:
@@ -418,12 +440,12 @@ class Consumer:
         self, store: Store, *, idle: bool = False, now: bool = False
     ) -> None:
         """Write the checkpoint if it is time to."""
-        due = now or idle or time.monotonic() - self._written > WRITE
-        if self._seen == self._position or not due:
+        count, since = self._rate.unwritten, time.monotonic() - self._written
+        pause = WRITE
+        if idle:  # if all that there was are events of others, it can wait longer
+            pause = min(SETTLE, WRITE) if count else LOOK
+        if self._seen == self._position or not (now or since > pause):
             return
-        count = self._rate.unwritten
-        if idle and not count and time.monotonic() - self._written < LOOK:
-            return  # events of others passed by
         with in_time():
             await checkpoints.move(
                 store,

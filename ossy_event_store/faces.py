@@ -18,6 +18,7 @@ import contextvars
 import datetime as dt
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -54,8 +55,10 @@ MAJORITY = WriteConcern("majority")
 SNAPSHOT = ReadConcern("snapshot")
 
 END = 1.0  # seconds to end a transaction that may have been left open
+ALL = 1_000_000  # documents a batch, where all are wanted; by itself the first has 101
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 def may_be_open(error: PyMongoError) -> bool:
@@ -142,7 +145,7 @@ class BlockingCollection:
         return self.raw.find_one(query, **options)
 
     async def find(self, query: Filter, **options: Any) -> list[Document]:
-        options.setdefault("session", self.session)
+        options = {"session": self.session, "batch_size": ALL, **options}
         with self.raw.find(query, **options) as cursor:
             return cursor.to_list()
 
@@ -241,7 +244,7 @@ class AwaitableCollection:
         return await self.raw.find_one(query, **options)
 
     async def find(self, query: Filter, **options: Any) -> list[Document]:
-        options.setdefault("session", self.session)
+        options = {"session": self.session, "batch_size": ALL, **options}
         async with self.raw.find(query, **options) as cursor:
             return await cursor.to_list()
 
@@ -325,11 +328,20 @@ class AwaitableCollection:
         return answer
 
 
+class Done(Protocol[T_co]):
+    """Work whose result can be taken once it is done."""
+
+    def result(self) -> T_co: ...
+
+
 class Client(Protocol):
     """What the store asks of a client as a whole, through either face."""
 
     async def command(self, name: str, **options: Any) -> Mapping[str, Any]: ...
     async def pause(self, seconds: float) -> None: ...
+    def meanwhile(
+        self, work: Coroutine[Any, Any, T]
+    ) -> AbstractAsyncContextManager[Done[T]]: ...
     def session(self) -> AbstractAsyncContextManager[Any]: ...
     def transaction(self, session: Any = None) -> AbstractAsyncContextManager[Any]: ...
     async def end_transaction(self, session_id: Any) -> None: ...
@@ -355,6 +367,14 @@ class BlockingClient:
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - this face blocks
+
+    @contextlib.asynccontextmanager
+    async def meanwhile(
+        self, work: Coroutine[Any, Any, T]
+    ) -> AsyncGenerator[Done[T], None]:
+        """Do some work in another thread; behind the block it is done."""
+        with ThreadPoolExecutor(1, "ossy_event_store.meanwhile") as thread:
+            yield thread.submit(drive, work)
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncGenerator[ClientSession, None]:
@@ -455,6 +475,17 @@ class AwaitableClient:
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    @contextlib.asynccontextmanager
+    async def meanwhile(
+        self, work: Coroutine[Any, Any, T]
+    ) -> AsyncGenerator[Done[T], None]:
+        """Do some work in another task; behind the block it is done."""
+        task = asyncio.ensure_future(work)
+        try:
+            yield task
+        finally:
+            await asyncio.gather(task, return_exceptions=True)
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncClientSession, None]:

@@ -143,8 +143,9 @@ class Follower:
             self._head = 0
             self.saw(drive(head_position(store)))
             while self._goes_on(end):
-                for entry, _ in changes.fetch(WAIT):
-                    self.saw(entry["_id"])
+                found = changes.fetch(WAIT)
+                if found:  # the last alone: who waits is woken once
+                    self.saw(found[-1][0]["_id"])
 
 
 follower = Follower()

@@ -198,19 +198,20 @@ async def read(
             if ids
             else []
         )
-    # By place and not by id, which may be of any type.
-    events = {_place(event): event for event in found}
-    return [_placed(events.get(_place(entry)), entry) for entry in entries]
-
-
-def _placed(event: Document | None, entry: Document) -> Document:
-    if event is None:
-        raise PositionsBroken(
-            entry["_id"], entry["aggregateId"], entry["aggregateVersion"]
-        )
-    event = read_event(event)
-    event["position"] = entry["_id"]
-    return event
+    # By place and not by id, which may be of any type. No function is called for each
+    # but one: this runs for every event of every subscription.
+    events = {
+        (event["aggregateId"], event["aggregateVersion"]): event for event in found
+    }
+    page = []
+    for entry in entries:
+        place = entry["aggregateId"], entry["aggregateVersion"]
+        if place not in events:
+            raise PositionsBroken(entry["_id"], *place)
+        event = read_event(events[place])
+        event["position"] = entry["_id"]
+        page.append(event)
+    return page
 
 
 def _place(document: Document) -> tuple[str, int]:

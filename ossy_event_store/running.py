@@ -20,6 +20,7 @@ from . import leases, mongo, sequence, subscriptions
 from .consumer import LEASE, Consumer, lease_of
 from .exceptions import StoreUnavailable, UnknownSubscription
 from .faces import drive
+from .follow import follower
 from .mongo import in_time
 from .positions import head_position
 from .subscriptions import Subscription
@@ -57,7 +58,7 @@ class Runner:
         threads = [
             threading.Thread(
                 target=sequence.keep_giving,
-                args=(mongo.blocking, self.stop, self.owner),
+                args=(mongo.blocking, self.stop, self.owner, follower.saw),
                 name="ossy_event_store.sequence",
             ),
             *(

@@ -43,6 +43,10 @@ logger = logging.getLogger("ossy_event_store")
 LIVE = 500  # changes a round trip
 SCAN = 1000  # events a round trip, of those that were there before
 RENEW = 60.0  # seconds without events until the point that is reached is noted anew
+# After a batch it rests for so many times as long as its write took. What comes alone
+# has its position at once; what comes fast shares the writes of the sequencer and of
+# all who follow: a round of them took 18 ms of CPU where an append takes 4.
+REST, LONGEST_REST = 10, 0.25  # seconds
 WAIT = 0.5  # seconds that a running sequencer waits for an event
 LEASE = 5.0  # seconds after which another process goes on for one that is gone
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds, after failures
@@ -75,8 +79,11 @@ class Sequencer:
         self._events = raw(store.events)
         self._entries = raw(store.positions)
         self._progress = raw(store.leases)
+        #: Seconds that the last batch took to write.
+        self.spent = 0.0
+        #: The last position that it knows to be given.
+        self.last = 0
         self._heads: dict[str, int] = {}
-        self._last = 0
         self._wait = 0.0
         self._is_lost = False
         self._steps: Generator[int, None, None] | None = None
@@ -124,7 +131,7 @@ class Sequencer:
     def _work(self) -> Generator[int, None, None]:
         self._heads.clear()
         last = self._entries.find_one(sort=[("_id", -1)])
-        self._last = last["_id"] if last else 0
+        self.last = last["_id"] if last else 0
         changes = self._resume(last.get("token") if last else None)
         if changes is None:
             changes = yield from self._scan()
@@ -201,15 +208,17 @@ class Sequencer:
                 continue
             missed = self._between(stream, head, version) if version > head + 1 else []
             for one in (*missed, event):
-                entry = {"_id": self._last + len(entries) + 1, "eventId": one["_id"]}
+                entry = {"_id": self.last + len(entries) + 1, "eventId": one["_id"]}
                 entry.update((name, one.get(name)) for name in _FIELDS)
                 entries.append(entry)
             if token is not None:
                 entries[-1]["token"] = token
             self._heads[stream] = version
         if entries:
+            began = monotonic()
             self._entries.insert_many(entries)
-            self._last = entries[-1]["_id"]
+            self.spent = monotonic() - began
+            self.last = entries[-1]["_id"]
         return len(entries)
 
     def _learn(self, streams: set[str]) -> None:
@@ -245,10 +254,15 @@ class Sequencer:
 
     def _certify(self, token: Any) -> None:
         """Note at the last entry that all up to a point has entries."""
-        self._entries.update_one({"_id": self._last}, {"$set": {"token": token}})
+        self._entries.update_one({"_id": self.last}, {"$set": {"token": token}})
 
 
-def keep_giving(store: Callable[[], Store], stop: Event, owner: str) -> None:
+def keep_giving(
+    store: Callable[[], Store],
+    stop: Event,
+    owner: str,
+    tell: Callable[[int], None] = lambda position: None,
+) -> None:
     """
     Give positions until ``stop`` is set, if no other process does.
 
@@ -259,12 +273,13 @@ def keep_giving(store: Callable[[], Store], stop: Event, owner: str) -> None:
         store: returns the blocking face; asked again after every failure.
         stop: set by whoever wants this to end, which it does within ``WAIT``.
         owner: the name of this process, from ``leases.new_owner()``.
+        tell: called with the last position after each batch.
     """
     pause = FIRST_PAUSE
     while not stop.is_set():
         began = monotonic()
         try:
-            _while_leased(store(), stop, owner)
+            _while_leased(store(), stop, owner, tell)
         except (PyMongoError, StoreUnavailable, HoleInStream) as error:
             if monotonic() - began > LONGEST_PAUSE:
                 pause = FIRST_PAUSE  # it had worked
@@ -273,7 +288,9 @@ def keep_giving(store: Callable[[], Store], stop: Event, owner: str) -> None:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _while_leased(store: Store, stop: Event, owner: str) -> None:
+def _while_leased(
+    store: Store, stop: Event, owner: str, tell: Callable[[int], None]
+) -> None:
     sequencer, renewed = Sequencer(store), -inf
     try:
         while not stop.is_set():
@@ -282,7 +299,11 @@ def _while_leased(store: Store, stop: Event, owner: str) -> None:
                     stop.wait(LEASE / 5)
                     return
                 renewed = monotonic()
-            sequencer.advance(WAIT)
+            given = sequencer.advance(WAIT)
+            if given:
+                tell(sequencer.last)
+            if 0 < given < LIVE:
+                stop.wait(min(REST * sequencer.spent, LONGEST_REST))
     finally:
         sequencer.close()
         with suppress(PyMongoError, StoreUnavailable):

@@ -16,6 +16,7 @@ PAIRS = [
 # Where the twins are meant to differ.
 DIFFERENT = {
     ("BlockingClient", "pause"): "sleeping is another call in a loop",
+    ("BlockingClient", "meanwhile"): "a thread here, a task there",
     ("BlockingClient", "end_transaction"): "so is running in a context of its own",
 }
 
@@ -128,3 +129,50 @@ def test_a_generator_is_closed_when_its_reader_leaves():
             break
     assert closed == [True]
     assert list(drive_each(numbers())) == list(range(10))
+
+
+# --- work meanwhile
+
+
+@pytest.fixture(params=["blocking", "awaitable"])
+def meanwhile(request):
+    """Run a coroutine function with a face's ``meanwhile``."""
+    if request.param == "blocking":
+        return lambda main: drive(main(faces.BlockingClient(None).meanwhile))
+    return lambda main: asyncio.run(main(faces.AwaitableClient(None).meanwhile))
+
+
+async def seven():
+    return 7
+
+
+async def broken():
+    raise KeyError("x")
+
+
+def test_work_goes_on_meanwhile_and_is_done_behind_the_block(meanwhile):
+    async def main(meanwhile):
+        async with meanwhile(seven()) as work:
+            pass
+        return work.result()
+
+    assert meanwhile(main) == 7
+
+
+def test_what_work_raises_comes_with_its_result(meanwhile):
+    async def main(meanwhile):
+        async with meanwhile(broken()) as work:
+            pass
+        with pytest.raises(KeyError):
+            work.result()
+
+    meanwhile(main)
+
+
+def test_an_error_beside_work_comes_out(meanwhile):
+    async def main(meanwhile):
+        async with meanwhile(broken()):
+            raise ValueError("beside it")
+
+    with pytest.raises(ValueError, match="beside it"):
+        meanwhile(main)

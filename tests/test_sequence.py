@@ -443,3 +443,26 @@ def test_a_failure_is_logged_and_tried_again(
     assert "Stream 'b' has version 2" in said[1]
     lease = mongo.raw(store.leases).find_one({"_id": sequence.LEASED})
     assert lease["owner"] is None
+
+
+def test_what_comes_alone_is_quick_and_what_comes_fast_shares_a_batch(
+    store, entries, lend, monkeypatch
+):
+    monkeypatch.setattr(sequence, "REST", 1e6)
+    monkeypatch.setattr(sequence, "LONGEST_REST", 2)
+    stop, told = threading.Event(), []
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(
+            sequence.keep_giving, lambda: store, stop, "me", told.append
+        )
+        try:
+            lend("a", "BookBought")
+            until(lambda: told)
+            for name in "bcd":
+                lend(name, "BookBought")
+            until(lambda: entries.count_documents({}) == 4)
+            until(lambda: len(told) == 2)
+        finally:
+            stop.set()
+        working.result()
+    assert told == [1, 4]

@@ -88,6 +88,30 @@ def test_each_event_arrives_in_its_order_with_its_position(store, lend, subscrib
     assert [event["position"] for event in got] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("options", [{}, {"types": ["BookLent"]}])
+def test_who_is_far_behind_gets_page_after_page(
+    store, lend, subscribe, monkeypatch, options
+):
+    monkeypatch.setattr("ossy_event_store.consumer.PAGE", 2)
+    got, failed = [], []
+
+    def do(event):
+        if event["position"] == 6 and not failed:
+            failed.append(event)
+            raise ValueError("once")
+        got.append(event)
+
+    for name in "abcde":
+        lend(name, "BookBought", "BookLent")
+    subscribe("reader", do, **options)
+    with running():
+        reached(store, "reader", 10)
+    wanted = list(EventStore.read_all(**options))
+    assert len(wanted) == (5 if options else 10)
+    assert failed
+    assert got == wanted
+
+
 def test_it_goes_on_where_it_was(store, lend, subscribe):
     got = []
     subscribe("reader", got.append)

@@ -1,0 +1,283 @@
+"""
+Following while events come: how late it is, and what it costs those who append.
+
+Three members on loopback; what follows is a process of its own, as in life.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from pathlib import Path
+
+import bench
+
+STREAMS = 4000
+APPENDING = 8  # threads
+FOLLOWING = 3  # a function, a projection, and the snapshots
+EVENT = {"aggregateType": "LoanApplication", "type": "A_SUBMITTED"}
+
+
+def follow(url, name, pipe):
+    """Run all subscriptions until told to stop; then say when which event came."""
+    os.environ["DB_URL"], bench.NAME = url, name
+    bench.set_up()
+    from ossy_event_store.projections import Projection, register_projection
+    from ossy_event_store.running import Runner
+    from ossy_event_store.subscriptions import subscription
+
+    came = []
+
+    @subscription("delays")
+    def note(event):
+        came.append((event["payload"]["sent"], time.time()))
+
+    @register_projection
+    class Days(Projection):
+        name = "days"
+
+        @staticmethod
+        def key(event):
+            return event["created"].strftime("%Y-%m-%d")
+
+        @staticmethod
+        def apply(event, state):
+            state["events"] = state.get("events", 0) + 1
+            return state
+
+    runner = Runner()
+    threading.Thread(target=lambda: (pipe.recv(), runner.stop.set())).start()
+    runner.run()
+    pipe.send(came)
+
+
+def spent(pids):
+    """Return the CPU seconds of some processes so far."""
+    stats = [Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1] for pid in pids]
+    ticks = sum(int(n) for stat in stats for n in stat.split()[11:13])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def following(url, pids=None):
+    """Let another process follow; behind the block the list tells what came when."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=follow, args=(url, bench.NAME, theirs))
+    process.start()
+    if pids is not None:
+        pids["followers"] = [process.pid]
+    came = []
+    try:
+        yield came
+    finally:
+        ours.send("stop")
+        came.extend(ours.recv())
+        process.join()
+
+
+def in_threads(work):
+    threads = [threading.Thread(target=work, args=[n]) for n in range(APPENDING)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - began
+
+
+def append_at(rate, seconds, name):
+    """Append so many events a second; return each, with when it was stored."""
+    from ossy_event_store import EventStore
+
+    appended, began = [], time.time()
+
+    def work(thread):
+        for number in range(thread, int(rate * seconds), APPENDING):
+            time.sleep(max(0, began + number / rate - time.time()))
+            # Round and round the streams: those of one thread are its own.
+            stream, version = f"{name}-{number % STREAMS}", number // STREAMS + 1
+            sent = time.time()
+            EventStore.append_event(
+                {**EVENT, "aggregateId": stream, "payload": {"sent": sent}},
+                expected_version=version - 1,
+            )
+            appended.append((stream, version, sent, time.time()))
+
+    in_threads(work)
+    return appended
+
+
+def append_for(seconds, name):
+    """Append as fast as some threads can; return events a second."""
+    from ossy_event_store import EventStore
+
+    end, counts = time.perf_counter() + seconds, []
+
+    def work(thread):
+        count = 0
+        while time.perf_counter() < end:
+            stream, version = f"{name}-{thread}-{count // 10}", count % 10
+            EventStore.append_event(
+                {**EVENT, "aggregateId": stream, "payload": {"sent": time.time()}},
+                expected_version=version,
+            )
+            count += 1
+        counts.append(count)
+
+    spent = in_threads(work)
+    return sum(counts) / spent
+
+
+@contextmanager
+def watching(snapshots):
+    """Note when each version of each snapshot was there, a little late."""
+    seen, done = {}, threading.Event()
+    stages = [{"$project": {"documentKey": 1, "fullDocument.aggregateVersion": 1}}]
+
+    def watch():
+        while not done.is_set():
+            change = stream.try_next()
+            if change is not None:
+                version = change["fullDocument"]["aggregateVersion"]
+                seen[change["documentKey"]["_id"], version] = time.time()
+
+    with snapshots.watch(stages, max_await_time_ms=100) as stream:
+        thread = threading.Thread(target=watch)
+        thread.start()
+        yield seen
+        time.sleep(1)
+        done.set()
+        thread.join()
+
+
+def lag(stream, version, stored, seen):
+    """Return after how many seconds a snapshot had a version, or a later one."""
+    while (stream, version) not in seen:
+        version += 1
+        assert version < 1000, f"no snapshot of {stream} was seen"
+    return seen[stream, version] - stored
+
+
+def spread(what, values):
+    values = sorted(values)
+    at = {"p50": 0.5, "p99": 0.99, "max": 1}
+    last = len(values) - 1
+    ms = {name: round(1000 * values[int(last * part)], 1) for name, part in at.items()}
+    return {"what": what, "count": len(values), **ms}
+
+
+def measure(members, url, options):
+    database = bench.set_up()
+    from ossy_event_store import EventStore, mongo
+
+    store = mongo.blocking()
+    checkpoints = mongo.raw(store.subscriptions)
+    events, snapshots = mongo.raw(store.events), mongo.raw(store.snapshots)
+    positions = mongo.raw(store.positions)
+
+    def level():
+        """Wait until all who follow have everything."""
+        there = events.count_documents({})
+        while True:
+            stand = [one["position"] for one in checkpoints.find()]
+            if len(stand) == FOLLOWING and set(stand) == {there}:
+                return
+            time.sleep(0.05)
+
+    EventStore.append_event({**EVENT, "aggregateId": "first", "payload": {"sent": 0}})
+    waits = []
+    for rate in options.rates:
+        with following(url) as came:
+            level()
+            with watching(database[snapshots.name]) as seen:
+                began = time.time()
+                appended = append_at(rate, options.seconds, f"at{rate}")
+                real = len(appended) / (time.time() - began)
+                level()
+        stored = {sent: at for _, _, sent, at in appended}
+        delays = [at - stored[sent] for sent, at in came if sent in stored]
+        assert len(delays) == len(appended), "not every event came once"
+        lags = [lag(stream, n, at, seen) for stream, n, _, at in appended]
+        waits.append(spread(f"handler, {real:.0f} events/s", delays))
+        waits.append(spread(f"snapshot, {real:.0f} events/s", lags))
+
+    rates, behind = {"off": [], "on": []}, []
+    cpu = {"off": defaultdict(list), "on": defaultdict(list)}
+    pids = {"members": [m.process.pid for m in members], "appending": [os.getpid()]}
+
+    def appending(mode, number):
+        before = {name: spent(some) for name, some in pids.items()}
+        began = events.estimated_document_count()
+        rates[mode].append(append_for(options.seconds, f"{mode}{number}"))
+        done = events.estimated_document_count() - began
+        for name, some in pids.items():
+            cpu[mode][name].append(1000 * (spent(some) - before[name]) / done)
+
+    for number in range(options.rounds):
+        appending("off", number)
+        with following(url, pids):
+            level()
+            appending("on", number)
+            given = positions.estimated_document_count()
+            behind.append(events.estimated_document_count() - given)
+            level()
+        del pids["followers"]
+    tell(waits, rates, behind, cpu, options)
+    database.client.drop_database(database.name)
+
+
+def tell(waits, rates, behind, cpu, options):
+    machine = bench.machine()
+    print(" ".join(f"{key} {value}" for key, value in machine.items()))
+    print(f"{'from the acknowledgement, ms':34} {'p50':>8} {'p99':>8} {'max':>8}")
+    for one in waits:
+        print(f"{one['what']:34} {one['p50']:8} {one['p99']:8} {one['max']:8}")
+    on, off = (statistics.median(rates[name]) for name in ("on", "off"))
+    ratios = [a / b for a, b in zip(rates["on"], rates["off"], strict=True)]
+    ratio = statistics.median(ratios)
+    print(
+        f"appends/s of {APPENDING} threads: {on:.0f} with followers, {off:.0f} "
+        f"without; median of the ratios {ratio:.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+    print(f"without a position when they ended: {max(behind)} at the most")
+    milliseconds = {
+        mode: {who: round(statistics.median(all_), 2) for who, all_ in used.items()}
+        for mode, used in cpu.items()
+    }
+    print(f"CPU milliseconds an append: {milliseconds}")
+    if options.json:
+        found = {"machine": machine, "waits": waits, "appends": rates}
+        print(
+            json.dumps({**found, "ratio": ratio, "behind": behind, "cpu": milliseconds})
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=10, help="of each round")
+    parser.add_argument("--rates", type=int, nargs="*", default=[100, 500])
+    parser.add_argument("--json", action="store_true", help="print JSON as well")
+    options = parser.parse_args()
+    sys.path[:0] = [str(bench.ROOT)]
+    from tests import servers
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        servers.running(Path(folder), members=3) as three,
+    ):
+        os.environ["DB_URL"] = three.url()
+        measure(three.members, three.url(), options)
+
+
+if __name__ == "__main__":
+    main()
