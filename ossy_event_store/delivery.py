@@ -116,8 +116,8 @@ class InTransaction:
         self, events: Sequence[Document], after: int, fence: int, park: Park
     ) -> bool:
         async def work() -> None:
-            for event in events:
-                await call(self._handle, self._is_async, event, self._session)
+            # First: who was overtaken does not begin, and a transaction that a killed
+            # process left open holds the document that the next one has to claim.
             with in_time():
                 await checkpoints.move(
                     self._store,
@@ -127,6 +127,8 @@ class InTransaction:
                     len(events),
                     self._session,
                 )
+            for event in events:
+                await call(self._handle, self._is_async, event, self._session)
 
         async def again() -> None:
             await checkpoints.check(self._store, self._name, fence)

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 import pytest
 from pymongo.errors import AutoReconnect
 
-from ossy_event_store import EventStore, mongo, operating
+from ossy_event_store import EventStore, StoreUnavailable, checkpoints, mongo, operating
+from ossy_event_store.checkpoints import Lost
+from ossy_event_store.delivery import InTransaction
+from ossy_event_store.faces import drive
 from ossy_event_store.running import Runner
-from ossy_event_store.subscriptions import subscription
+from ossy_event_store.subscriptions import Subscription, subscription
 from tests.servers import until
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -361,3 +364,45 @@ def test_a_stream_that_fails_beside_others_is_parked(store, lend):
         *(("c", version) for version in (1, 2, 3)),
     ]
     assert [waits["position"] for waits in parked(store)] == [5]
+
+
+# --- one transaction with the checkpoint, and two processes ------------------
+
+
+@pytest.fixture
+def deliver(store, lend):
+    """Hand an event on within a transaction, under the fence of the first claim."""
+    drive(checkpoints.begin(store, "pages", 0, "subscription"))
+    claimed = drive(checkpoints.claim(store, "pages", "first", None))
+    event = {**lend("a", "BookBought")[0], "position": 1}
+    with mongo.raw(store.events).database.client.start_session() as session:
+
+        def deliver(handler):
+            declared = Subscription("pages", handler, session=True)
+            effect = InTransaction(store, session, declared)
+            drive(effect.deliver([event], 1, claimed["fence"], None))
+
+        yield deliver
+
+
+def test_who_was_overtaken_does_not_begin(store, deliver):
+    drive(checkpoints.claim(store, "pages", "second", None))
+    called = []
+    with pytest.raises(Lost):
+        deliver(lambda event, session: called.append(event))
+    assert not called
+
+
+def test_nobody_takes_over_before_the_transaction_of_another_has_ended(
+    store, deliver, settings
+):
+    # Else it would hold what the next one writes, until it expires after a minute.
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 1.0}
+
+    def handler(event, session):
+        with pytest.raises(StoreUnavailable):
+            drive(checkpoints.claim(store, "pages", "second", None))
+
+    deliver(handler)
+    assert checkpoint(store, "pages")["owner"] == "first"
+    assert drive(checkpoints.claim(store, "pages", "second", None))["position"] == 1
