@@ -14,6 +14,7 @@ from django.core.management import CommandError, call_command
 
 from ossy_event_store import EventStore, Mongo, consumer, mongo
 from ossy_event_store.follow import follower
+from ossy_event_store.management.commands import run_subscriptions
 from ossy_event_store.running import Runner
 from ossy_event_store.subscriptions import subscription
 from tests import servers
