@@ -191,6 +191,7 @@ class SubscriptionAdmin(Pages):
         version = kept.get("aggregateVersion")
         is_event = isinstance(event_id, (str, ObjectId))
         return {
+            "failed": kept.get("failed"),
             "error": visible(str(kept.get("error") or "")),
             "traceback": "\n".join(
                 visible(line) for line in str(kept.get("traceback") or "").splitlines()

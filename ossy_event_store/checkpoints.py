@@ -9,6 +9,7 @@ moves nothing.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import traceback
 from collections.abc import Mapping
 from importlib import import_module
@@ -178,10 +179,11 @@ def rows() -> Any:
 
 
 def told(error: BaseException, event: Mapping[str, Any] | None = None) -> Document:
-    """Return an error as it is kept: what, where in the code, and at which event."""
+    """Return an error as it is kept: what, when, where, and at which event."""
     lines = "".join(traceback.format_exception(error))
     text = f"{type(error).__name__}: {short_reason(error)}"
     kept: Document = {
+        "failed": dt.datetime.now(dt.UTC),
         "error": _storable(text),
         "traceback": _storable(lines[-KEPT:]),
     }

@@ -121,11 +121,15 @@ def _told(one: Status) -> dict[str, Any]:
     for name in ("last_error", "stopped"):
         failure: Mapping[str, Any] = told[name] or {}
         told[name] = {
-            key: value if isinstance(value, (str, int, type(None))) else str(value)
-            for key, value in failure.items()
-            if key != "traceback"
+            key: _plain(value) for key, value in failure.items() if key != "traceback"
         } or None
     return told
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    return value if isinstance(value, (str, int, type(None))) else str(value)
 
 
 # --- the verdict ------------------------------------------------------------

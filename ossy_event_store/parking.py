@@ -8,7 +8,6 @@ and an operator, who asks for a retry or skips the event.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,15 +39,14 @@ async def park(
     Raises:
         Lost: the subscription was claimed by another process since.
     """
-    kept, now = told(error, event), dt.datetime.now(dt.UTC)
+    kept = told(error, event)
     document = {
         "_id": key(name, event["aggregateId"]),
         "subscription": name,
         "aggregateType": event["aggregateType"],
         "tries": tries,
         "retry": False,
-        "since": now,
-        "tried": now,
+        "since": kept["failed"],
         **kept,
     }
 
@@ -108,6 +106,7 @@ def behind(event: Mapping[str, Any]) -> Document:
         "aggregateVersion": event["aggregateVersion"] + 1,
         "eventId": None,
         "type": None,
+        "failed": None,
         "error": None,
         "traceback": None,
     }
@@ -126,7 +125,6 @@ async def failed_again(
             {
                 "$set": {**told(error, event), "retry": False},
                 "$inc": {"tries": 1},
-                "$currentDate": {"tried": True},
             },
         )
 

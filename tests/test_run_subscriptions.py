@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -197,7 +198,8 @@ def test_it_shows_how_all_stand(poisoned, lend):
     ]
     assert mail.split()[:4] == ["mail", "not", "running", "3"]
     assert never.split()[:2] == ["never", "new"]
-    assert rest == ["mail, last error: KeyError: 'address'"]
+    (remark,) = rest
+    assert re.fullmatch(r"mail, last error at .* UTC: KeyError: 'address'", remark)
 
 
 def test_it_tells_how_one_stands_as_json(poisoned, store, lend):

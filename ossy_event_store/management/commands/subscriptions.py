@@ -208,7 +208,11 @@ def remarks(one: Status) -> list[str]:
         where = described(one.stopped)[0]
         found.append(f"{one.name} has stopped at {where}: {one.stopped['error']}")
     elif one.last_error:
-        found.append(f"{one.name}, last error: {one.last_error['error']}")
+        when = one.last_error["failed"]
+        found.append(
+            f"{one.name}, last error at {when:%Y-%m-%d %H:%M:%S} UTC: "
+            f"{one.last_error['error']}"
+        )
     if one.changed:
         found.append(
             f"{one.name} has changed since it was built: rebuild_projections {one.name}"
