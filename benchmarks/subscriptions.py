@@ -82,7 +82,7 @@ def main():
     class Days(Projection):
         """Few documents: how often each type of event came on a day."""
 
-        name = "days"
+        name = "per_day"
 
         @staticmethod
         def key(event):
@@ -100,7 +100,7 @@ def main():
     class Applications(Projection):
         """Many documents: one an application."""
 
-        name = "applications"
+        name = "per_application"
 
         @staticmethod
         def key(event):
