@@ -1,7 +1,7 @@
 """
 Following while events come: how late it is, and what it costs those who append.
 
-Three members on loopback; what follows is a process of its own, as in life.
+Members on loopback; what follows is a process of its own, as in life.
 """
 
 import argparse
@@ -263,6 +263,7 @@ def tell(waits, rates, behind, cpu, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--members", type=int, default=3, help="of the replica set")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10, help="of each round")
     parser.add_argument("--rates", type=int, nargs="*", default=[100, 500])
@@ -273,7 +274,7 @@ def main():
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        servers.running(Path(folder), members=3) as three,
+        servers.running(Path(folder), members=options.members) as three,
     ):
         os.environ["DB_URL"] = three.url()
         measure(three.members, three.url(), options)

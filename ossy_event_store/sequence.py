@@ -45,7 +45,7 @@ SCAN = 1000  # events a round trip, of those that were there before
 RENEW = 60.0  # seconds without events until the point that is reached is noted anew
 # After a batch it rests for so many times as long as its write took. What comes alone
 # has its position at once; what comes fast shares the writes of the sequencer and of
-# all who follow: a round of them took 18 ms of CPU where an append takes 4.
+# all who follow, of which a round costs as much CPU as several appends.
 REST, LONGEST_REST = 10, 0.25  # seconds
 WAIT = 0.5  # seconds that a running sequencer waits for an event
 LEASE = 5.0  # seconds after which another process goes on for one that is gone
