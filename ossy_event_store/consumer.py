@@ -35,7 +35,7 @@ from .follow import follower
 from .mongo import Store, in_time
 from .positions import head_position, read
 from .subscriptions import Subscription
-from .transactions import HandlerFailed, Unreachable, is_away
+from .transactions import HandlerFailed, is_away
 
 logger = logging.getLogger("ossy_event_store")
 
@@ -136,8 +136,10 @@ class Consumer:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _say(self, error: Exception) -> None:
-        expected = (EventStoreError, PyMongoError, Unreachable)
-        known = isinstance(error, expected) and not isinstance(error, OperationFailure)
+        expected = (EventStoreError, PyMongoError)
+        known = is_away(error) or (
+            isinstance(error, expected) and not isinstance(error, OperationFailure)
+        )
         logger.warning(
             "Subscription %s waits: %s",
             self.name,
