@@ -382,12 +382,14 @@ class Writer:
         except _FailedAt as failed:
             raise HandlerFailed(failed.error) from failed.error
         new["position"] = max(stands, event["position"])
+        new["late"] = _late(old) + 1  # the position may be the same
         try:
             if old is None:
                 await self._documents.insert_one(new, session=session)
                 return
-            query = {"_id": {"$eq": key}, "position": stands}
-            if not await self._documents.replace_one(query, new, session=session):
+            if not await self._documents.replace_one(
+                _as_read(old), new, session=session
+            ):
                 raise Lost
         except (InvalidDocument, OverflowError, DocumentTooLarge) as error:
             raise HandlerFailed(error) from error
@@ -399,8 +401,22 @@ class Writer:
 def _request(old: Document | None, new: Document) -> Any:
     if old is None:
         return InsertOne(new)
-    # Only on what was read: whoever else writes has taken over.
-    return ReplaceOne({"_id": new["_id"], "position": old["position"]}, new)
+    return ReplaceOne(_as_read(old), new)
+
+
+def _as_read(old: Document) -> Document:
+    """Return the filter for a document as it was read: who else writes took over."""
+    return {
+        "_id": {"$eq": old["_id"]},
+        "position": old["position"],
+        "late": old.get("late"),  # None also if it has none
+    }
+
+
+def _late(old: Document | None) -> int:
+    """Return how many events of parked streams came late into a document."""
+    late: int = (old or {}).get("late", 0)
+    return late
 
 
 class _FailedAt(Exception):
@@ -464,6 +480,8 @@ class _Batch:
                 state = self._apply(new, document)
                 position = new[-1]["position"]
                 changed[key] = {"_id": key, "state": state, "position": position}
+                if document and "late" in document:
+                    changed[key]["late"] = document["late"]
         return changed
 
     def _apply(self, events: Sequence[Document], document: Document | None) -> Any:
