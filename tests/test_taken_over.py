@@ -2,7 +2,14 @@
 
 import pytest
 
-from ossy_event_store import mongo, operating, parking
+from ossy_event_store import (
+    EventStore,
+    Projection,
+    mongo,
+    operating,
+    parking,
+    register_projection,
+)
 from ossy_event_store.checkpoints import Lost
 from ossy_event_store.faces import drive
 from ossy_event_store.projections import Writer
@@ -69,3 +76,78 @@ def test_one_that_was_frozen_takes_nothing_back_of_a_retry(loans, store, events)
             drive(frozen.deliver([last], 3, 0, park))
         drive(other.deliver([last], 3, 0, park))
     assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "c"]}
+
+
+# --- written in part --------------------------------------------------------
+
+
+class PerReader(Projection):
+    """Counts what a reader borrowed."""
+
+    name = "per_reader"
+    broken = set()
+
+    @staticmethod
+    def key(event):
+        return event["payload"]["to"]
+
+    @classmethod
+    def apply(cls, event, state):
+        key = cls.key(event)
+        lent = state.get("lent", 0) + 1
+        return {"lent": lent, "bad": {key} if key in cls.broken else None}
+
+
+@pytest.fixture
+def per_reader(loans, monkeypatch):
+    monkeypatch.setattr(PerReader, "broken", set())
+    return register_projection(PerReader)
+
+
+def lent_to(stream, *readers):
+    EventStore.append_events(
+        [
+            {
+                "aggregateId": stream,
+                "aggregateType": "Book",
+                "type": "BookLent",
+                "payload": {"to": reader},
+            }
+            for reader in readers
+        ]
+    )
+
+
+def test_an_event_behind_one_that_cannot_be_stored_is_applied_once(per_reader, store):
+    lent_to("z", "ann")
+    with running("per_reader"):
+        reached(store, "per_reader", 1)
+    PerReader.broken.add("ann")
+    lent_to("a", "ann", "bob")  # an update that fails, and an insert that does not
+    with running("per_reader"):
+        until(lambda: parked(store))
+        reached(store, "per_reader", 3)
+        assert PerReader.get("bob") is None
+        PerReader.broken.clear()
+        operating.retry("per_reader")
+        until(lambda: not parked(store))
+    assert PerReader.get("ann")["lent"] == 2
+    assert PerReader.get("bob")["lent"] == 1
+
+
+def test_what_a_collection_refuses_holds_the_projection_up_and_parks_nothing(
+    per_reader, store, caplog
+):
+    lent_to("z", "zoe")
+    with running("per_reader"):
+        reached(store, "per_reader", 1)
+    documents = PerReader.collection
+    documents.create_index("state.lent", unique=True)
+    lent_to("a", "ann", "zoe")
+    with running("per_reader"):
+        until(lambda: "Subscription per_reader waits: " in caplog.text)
+        assert not parked(store)
+        documents.drop_indexes()
+        reached(store, "per_reader", 3)
+    assert PerReader.get("ann")["lent"] == 1
+    assert PerReader.get("zoe")["lent"] == 2
