@@ -104,7 +104,7 @@ class Consumer:
         self._session: Any = None
         self._position = 0  # what the checkpoint says
         self._seen = 0  # what has been read, and handed on or passed over
-        self._parked: set[str] = set()
+        self._parked: dict[str, int] = {}  # since which position a stream waits
         self._looked = 0.0
         self._written = 0.0
         self._rate = Rate()
@@ -291,7 +291,7 @@ class Consumer:
     async def _take_chunk(
         self, store: Store, effect: Effect, chunk: Sequence[Document], after: int
     ) -> None:
-        events = [e for e in chunk if e["aggregateId"] not in self._parked]
+        events = [event for event in chunk if not self._waits(event)]
         if len(events) > 1:
             try:
                 await self._deliver(store, effect, events, after)
@@ -301,7 +301,7 @@ class Consumer:
         for number, event in enumerate(events, 1):
             if self.stop.is_set():
                 return
-            if event["aggregateId"] in self._parked:
+            if self._waits(event):
                 continue
             end = after if number == len(events) else event["position"]
             try:
@@ -381,7 +381,16 @@ class Consumer:
             failed.error,
             failed.tries,
         )
-        self._parked.add(failed.event["aggregateId"])
+        self._parked[failed.event["aggregateId"]] = failed.event["position"]
+
+    def _waits(self, event: Document) -> bool:
+        """
+        Whether an event is for its stream's retry, as it came when that waited.
+
+        One before that is not: it may come once more, or have been lost on the way.
+        """
+        begun = self._parked.get(event["aggregateId"])
+        return begun is not None and event["position"] >= begun
 
     async def _deliver(
         self, store: Store, effect: Effect, events: Sequence[Document], after: int
@@ -415,7 +424,7 @@ class Consumer:
                 await self._park(store, error)
         # Up to the first event that is not done; those behind it come once more.
         for event in found:
-            if event["position"] in done or event["aggregateId"] in self._parked:
+            if event["position"] in done or self._waits(event):
                 self._seen = event["position"]
             else:
                 break
@@ -430,7 +439,7 @@ class Consumer:
         for event in events:
             if self.stop.is_set():
                 return
-            if event["aggregateId"] not in self._parked:
+            if not self._waits(event):
                 self._check()
                 if not await self._try(store, effect, event, self._seen):
                     return
@@ -476,7 +485,11 @@ class Consumer:
             return
         self._looked = time.monotonic()
         await checkpoints.check(store, self.name, self.fence)
-        for waits in await parking.parked(store, self.name, retry=True):
+        asked = await parking.parked(store, self.name, retry=True)
+        if asked:
+            # Or what came before a stream waited might come again behind its retry.
+            await self._write(store, now=True)
+        for waits in asked:
             await self._retry(store, effect, waits)
 
     async def _retry(self, store: Store, effect: Effect, waits: Document) -> None:
@@ -513,7 +526,7 @@ class Consumer:
         )
         self._position = self._seen
         if left:
-            self._parked.discard(waits["aggregateId"])
+            self._parked.pop(waits["aggregateId"], None)
 
 
 class Rate:

@@ -25,6 +25,7 @@ logger = logging.getLogger("ossy_event_store")
 
 WAIT = 1.0  # seconds that the server holds a question without an answer
 PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds, while there is no change stream
+TOLD = 2.0  # seconds for which a sequencer of this process is relied on
 UNUSED = 60.0  # seconds without a reader after which the thread ends
 
 
@@ -42,6 +43,7 @@ class Follower:
         self._thread: threading.Thread | None = None
         self._end = threading.Event()
         self._asked = 0.0
+        self._told = -TOLD
         self._loops: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
     @property
@@ -78,8 +80,16 @@ class Follower:
             self._loops.discard(mine)
         return self._head
 
-    def saw(self, position: int) -> None:
-        """Take note of a position, as a sequencer of this process does."""
+    def tell(self, position: int) -> None:
+        """
+        Take note of a position; for the sequencer of this process.
+
+        While it does so, again and again, the server need not be asked.
+        """
+        self._told = time.monotonic()
+        self._saw(position)
+
+    def _saw(self, position: int) -> None:
         with self._changed:
             if position <= self._head:
                 return
@@ -118,9 +128,15 @@ class Follower:
         is_used = bool(self._loops) or time.monotonic() - self._asked < UNUSED
         return is_used and not end.is_set()
 
+    def _is_told(self) -> bool:
+        return time.monotonic() - self._told < TOLD
+
     def _follow(self, end: threading.Event) -> None:
         pause, said = PAUSE, ""
         while self._goes_on(end):
+            if self._is_told():
+                end.wait(PAUSE)
+                continue
             began = time.monotonic()
             try:
                 self._until_it_breaks(end)
@@ -141,11 +157,11 @@ class Follower:
         with closing(Changes(mongo.raw(store.positions), fields=())) as changes:
             # It may have fallen: positions can be dropped, and given anew.
             self._head = 0
-            self.saw(drive(head_position(store)))
-            while self._goes_on(end):
+            self._saw(drive(head_position(store)))
+            while self._goes_on(end) and not self._is_told():
                 found = changes.fetch(WAIT)
                 if found:  # the last alone: who waits is woken once
-                    self.saw(found[-1][0]["_id"])
+                    self._saw(found[-1][0]["_id"])
 
 
 follower = Follower()

@@ -47,6 +47,8 @@ async def park(
         "tries": tries,
         "retry": False,
         "since": kept["failed"],
+        # Where it began to wait; unlike its position this does not go on.
+        "begun": event["position"],
         **kept,
     }
 
@@ -62,15 +64,15 @@ async def park(
     await in_transaction(store, session, write)
 
 
-async def parked_streams(store: Store, name: str) -> set[str]:
-    """Return the ids of all streams that wait."""
-    ids: set[str] = set()
+async def parked_streams(store: Store, name: str) -> dict[str, int]:
+    """Return the ids of all streams that wait, and since which position."""
+    begun: dict[str, int] = {}
     found = store.parked.batches(
-        {"subscription": {"$eq": name}}, MOST, projection={"aggregateId": 1}
+        {"subscription": {"$eq": name}}, MOST, projection=["aggregateId", "begun"]
     )
     async for batch in found:
-        ids.update(one["aggregateId"] for one in batch)
-    return ids
+        begun.update((one["aggregateId"], one.get("begun", 0)) for one in batch)
+    return begun
 
 
 async def parked(

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
-from bson.errors import InvalidDocument
+import bson
+from bson.raw_bson import RawBSONDocument
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import classproperty
 from django.utils.module_loading import autodiscover_modules
@@ -28,13 +29,14 @@ from . import mongo, parking, positions, subscriptions
 from .checkpoints import Lost
 from .conf import get_settings
 from .delivery import Park
-from .faces import Document, Documents, drive
+from .faces import CODEC, Document, Documents, drive
 from .faults import DUPLICATE_KEY
 from .folding import name_of, revision_of
 from .indexes import NAMESPACE_NOT_FOUND
 from .mongo import Store, in_time
+from .snapshots import MAX_BYTES
 from .subscriptions import Subscription
-from .transactions import HandlerFailed, in_transaction, is_away
+from .transactions import HandlerFailed, in_transaction
 
 logger = logging.getLogger("ossy_event_store")
 
@@ -379,16 +381,11 @@ class Writer:
             with in_time():
                 written = await self._documents.bulk_write(requests, ordered=False)
         except BulkWriteError as error:
-            failures = (error.details or {}).get("writeErrors", ())
-            if any(failure["code"] == DUPLICATE_KEY for failure in failures):
+            # Some may be written: to park a stream now, as if nothing of it had come,
+            # would apply its later events twice.
+            if any(map(_is_there, (error.details or {}).get("writeErrors", ()))):
                 raise Lost from error  # another process wrote it first
-            if is_away(error):
-                raise
-            raise HandlerFailed(error) from error
-        except Exception as error:
-            if is_away(error):
-                raise
-            raise HandlerFailed(error) from error  # what MongoDB cannot hold
+            raise
         if written < len(requests):
             raise Lost
 
@@ -417,25 +414,59 @@ class Writer:
         except _FailedAt as failed:
             raise HandlerFailed(failed.error) from failed.error
         new["position"] = max(stands, event["position"])
-        try:
-            if old is None:
-                await self._documents.insert_one(new, session=session)
-                return
-            query = {"_id": {"$eq": key}, "position": stands}
-            if not await self._documents.replace_one(query, new, session=session):
-                raise Lost
-        except (InvalidDocument, OverflowError, DocumentTooLarge) as error:
-            raise HandlerFailed(error) from error
+        new["late"] = _late(old) + 1  # the position may be the same
+        document = _encoded(new)
+        if old is None:
+            await self._documents.insert_one(document, session=session)
+        elif not await self._documents.replace_one(
+            _as_read(old), document, session=session
+        ):
+            raise Lost
 
     async def settle(self, position: int) -> None:
         """Nothing to do: an event that comes again changes nothing."""
 
 
 def _request(old: Document | None, new: Document) -> Any:
-    if old is None:
-        return InsertOne(new)
-    # Only on what was read: whoever else writes has taken over.
-    return ReplaceOne({"_id": new["_id"], "position": old["position"]}, new)
+    document = _encoded(new)
+    return InsertOne(document) if old is None else ReplaceOne(_as_read(old), document)
+
+
+def _encoded(new: Document) -> Any:
+    """
+    Return a document as it is sent.
+
+    Raises:
+        HandlerFailed: MongoDB cannot hold it. Said of all before any is written.
+    """
+    try:
+        encoded = bson.encode(new, codec_options=CODEC)
+    except Exception as error:
+        raise HandlerFailed(error) from error
+    if len(encoded) > MAX_BYTES:
+        raise HandlerFailed(DocumentTooLarge(f"{len(encoded):,} bytes are too many."))
+    return RawBSONDocument(encoded)
+
+
+def _is_there(failure: Mapping[str, Any]) -> bool:
+    """Whether a document was not inserted as it is there by now."""
+    # An index of somebody else's may refuse it as well.
+    return failure["code"] == DUPLICATE_KEY and "_id" in failure.get("keyPattern", {})
+
+
+def _as_read(old: Document) -> Document:
+    """Return the filter for a document as it was read: who else writes took over."""
+    return {
+        "_id": {"$eq": old["_id"]},
+        "position": old["position"],
+        "late": old.get("late"),  # None also if it has none
+    }
+
+
+def _late(old: Document | None) -> int:
+    """Return how many events of parked streams came late into a document."""
+    late: int = (old or {}).get("late", 0)
+    return late
 
 
 class _FailedAt(Exception):
@@ -504,6 +535,8 @@ class _Batch:
                 state = self._apply(new, document)
                 position = new[-1]["position"]
                 changed[key] = {"_id": key, "state": state, "position": position}
+                if document and "late" in document:
+                    changed[key]["late"] = document["late"]
         return changed
 
     def _apply(self, events: Sequence[Document], document: Document | None) -> Any:

@@ -58,7 +58,7 @@ class Runner:
         threads = [
             threading.Thread(
                 target=sequence.keep_giving,
-                args=(mongo.blocking, self.stop, self.owner, follower.saw),
+                args=(mongo.blocking, self.stop, self.owner, follower.tell),
                 name="ossy_event_store.sequence",
             ),
             *(

@@ -273,7 +273,7 @@ def keep_giving(
         store: returns the blocking face; asked again after every failure.
         stop: set by whoever wants this to end, which it does within ``WAIT``.
         owner: the name of this process, from ``leases.new_owner()``.
-        tell: called with the last position after each batch.
+        tell: called with the last position, again and again.
     """
     pause = FIRST_PAUSE
     while not stop.is_set():
@@ -300,8 +300,7 @@ def _while_leased(
                     return
                 renewed = monotonic()
             given = sequencer.advance(WAIT)
-            if given:
-                tell(sequencer.last)
+            tell(sequencer.last)
             if 0 < given < LIVE:
                 stop.wait(min(REST * sequencer.spent, LONGEST_REST))
     finally:

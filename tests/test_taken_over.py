@@ -1,0 +1,153 @@
+"""What a process leaves to the next one that runs its subscription, dead or frozen."""
+
+import pytest
+
+from ossy_event_store import (
+    EventStore,
+    Projection,
+    mongo,
+    operating,
+    parking,
+    register_projection,
+)
+from ossy_event_store.checkpoints import Lost
+from ossy_event_store.faces import drive
+from ossy_event_store.projections import Writer
+from tests.servers import until
+from tests.test_projections import Loans
+from tests.test_projections import events as events
+from tests.test_projections import loans as loans
+from tests.test_subscriptions import parked, reached, running
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+# --- dead in between --------------------------------------------------------
+
+
+def test_what_came_before_a_parked_event_is_applied_after_a_crash(
+    loans, store, lend, monkeypatch
+):
+    write, died = Writer._write, []
+
+    async def die_once(self, requests):
+        if not died:
+            died.append(parked(store))
+            raise ConnectionError("the process dies here")
+        await write(self, requests)
+
+    monkeypatch.setattr(Writer, "_write", die_once)
+    lend("a", "BookLent", "NoKey", "BookLent")
+    lend("b", "BookLent")
+    with running():
+        reached(store, "loans", 4)
+    ((waits,),) = died
+    assert waits["aggregateVersion"] == 2
+    assert Loans.get("ann") == {"lent": 2, "books": ["a", "b"]}
+    assert operating.skip("loans", "a", "there is no such reader")
+    with running():
+        until(lambda: not parked(store))
+    assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "a"]}
+
+
+# --- frozen, and back when another has gone on ------------------------------
+
+
+def test_one_that_was_frozen_takes_nothing_back_of_a_retry(loans, store, events):
+    parked_one, first, last = events("b", "a", "c")
+    key = parking.key("loans", "b")
+    waits = {"_id": key, "position": 1, "aggregateVersion": 1}
+    mongo.raw(store.parked).insert_one(waits)
+
+    async def park(event, error):
+        raise AssertionError(error)
+
+    with mongo.raw(store.events).database.client.start_session() as session:
+        frozen, other = (Writer(store, session, Loans, 1) for _ in range(2))
+        drive(other.deliver([first], 2, 0, park))
+        write = frozen._write
+
+        async def thaw_too_late(requests):
+            await other.redeliver(waits, parked_one)
+            await write(requests)
+
+        frozen._write = thaw_too_late
+        with pytest.raises(Lost):
+            drive(frozen.deliver([last], 3, 0, park))
+        drive(other.deliver([last], 3, 0, park))
+    assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "c"]}
+
+
+# --- written in part --------------------------------------------------------
+
+
+class PerReader(Projection):
+    """Counts what a reader borrowed."""
+
+    name = "per_reader"
+    broken = set()
+
+    @staticmethod
+    def key(event):
+        return event["payload"]["to"]
+
+    @classmethod
+    def apply(cls, event, state):
+        key = cls.key(event)
+        lent = state.get("lent", 0) + 1
+        return {"lent": lent, "bad": {key} if key in cls.broken else None}
+
+
+@pytest.fixture
+def per_reader(loans, monkeypatch):
+    monkeypatch.setattr(PerReader, "broken", set())
+    return register_projection(PerReader)
+
+
+def lent_to(stream, *readers):
+    EventStore.append_events(
+        [
+            {
+                "aggregateId": stream,
+                "aggregateType": "Book",
+                "type": "BookLent",
+                "payload": {"to": reader},
+            }
+            for reader in readers
+        ]
+    )
+
+
+def test_an_event_behind_one_that_cannot_be_stored_is_applied_once(per_reader, store):
+    lent_to("z", "ann")
+    with running("per_reader"):
+        reached(store, "per_reader", 1)
+    PerReader.broken.add("ann")
+    lent_to("a", "ann", "bob")  # an update that fails, and an insert that does not
+    with running("per_reader"):
+        until(lambda: parked(store))
+        reached(store, "per_reader", 3)
+        assert PerReader.get("bob") is None
+        PerReader.broken.clear()
+        operating.retry("per_reader")
+        until(lambda: not parked(store))
+    assert PerReader.get("ann")["lent"] == 2
+    assert PerReader.get("bob")["lent"] == 1
+
+
+def test_what_a_collection_refuses_holds_the_projection_up_and_parks_nothing(
+    per_reader, store, caplog
+):
+    lent_to("z", "zoe")
+    with running("per_reader"):
+        reached(store, "per_reader", 1)
+    documents = PerReader.collection
+    documents.create_index("state.lent", unique=True)
+    lent_to("a", "ann", "zoe")
+    with running("per_reader"):
+        until(lambda: "Subscription per_reader waits: " in caplog.text)
+        assert not parked(store)
+        documents.drop_indexes()
+        reached(store, "per_reader", 3)
+    assert PerReader.get("ann")["lent"] == 1
+    assert PerReader.get("zoe")["lent"] == 2
