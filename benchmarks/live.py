@@ -20,7 +20,7 @@ from pathlib import Path
 import bench
 
 STREAMS = 4000
-APPENDING = 8  # threads
+APPENDING = 8  # threads, unless told otherwise
 FOLLOWING = ("delays", "per_day", "snapshots")
 LEVEL = 120  # seconds until all who follow have everything, at the most
 EVENT = {"aggregateType": "LoanApplication", "type": "A_SUBMITTED"}
@@ -262,13 +262,16 @@ def tell(waits, rates, behind, cpu, options):
 
 
 def main():
+    global APPENDING
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--members", type=int, default=3, help="of the replica set")
+    parser.add_argument("--threads", type=int, default=APPENDING, help="that append")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10, help="of each round")
     parser.add_argument("--rates", type=int, nargs="*", default=[100, 500])
     parser.add_argument("--json", action="store_true", help="print JSON as well")
     options = parser.parse_args()
+    APPENDING = options.threads
     sys.path[:0] = [str(bench.ROOT)]
     from tests import servers
 

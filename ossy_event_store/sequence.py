@@ -22,7 +22,7 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
-from math import inf
+from math import exp, inf
 from threading import Event
 from time import monotonic
 from typing import Any
@@ -43,10 +43,10 @@ logger = logging.getLogger("ossy_event_store")
 LIVE = 500  # changes a round trip
 SCAN = 1000  # events a round trip, of those that were there before
 RENEW = 60.0  # seconds without events until the point that is reached is noted anew
-# After a batch it rests for so many times as long as its write took. What comes alone
-# has its position at once; what comes fast shares the writes of the sequencer and of
-# all who follow, of which a round costs as much CPU as several appends.
-REST, LONGEST_REST = 10, 0.25  # seconds
+# What comes alone has its position at once. What comes fast shares the writes of the
+# sequencer and of all who follow: each waits for the disks of a majority, as an append
+# does, and holds appends up. So it rests the longer the more comes, up to this.
+REST, LONGEST_REST = 0.005, 0.25  # seconds, for each event of the last second
 WAIT = 0.5  # seconds that a running sequencer waits for an event
 LEASE = 5.0  # seconds after which another process goes on for one that is gone
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds, after failures
@@ -79,8 +79,6 @@ class Sequencer:
         self._events = raw(store.events)
         self._entries = raw(store.positions)
         self._progress = raw(store.leases)
-        #: Seconds that the last batch took to write.
-        self.spent = 0.0
         #: The last position that it knows to be given.
         self.last = 0
         self._heads: dict[str, int] = {}
@@ -215,9 +213,7 @@ class Sequencer:
                 entries[-1]["token"] = token
             self._heads[stream] = version
         if entries:
-            began = monotonic()
             self._entries.insert_many(entries)
-            self.spent = monotonic() - began
             self.last = entries[-1]["_id"]
         return len(entries)
 
@@ -291,7 +287,7 @@ def keep_giving(
 def _while_leased(
     store: Store, stop: Event, owner: str, tell: Callable[[int], None]
 ) -> None:
-    sequencer, renewed = Sequencer(store), -inf
+    sequencer, renewed, pace = Sequencer(store), -inf, Pace()
     try:
         while not stop.is_set():
             if monotonic() - renewed > LEASE / 3:
@@ -301,12 +297,29 @@ def _while_leased(
                 renewed = monotonic()
             given = sequencer.advance(WAIT)
             tell(sequencer.last)
-            if 0 < given < LIVE:
-                stop.wait(min(REST * sequencer.spent, LONGEST_REST))
+            rest = pace.after(given)
+            if given < LIVE:
+                stop.wait(rest)
     finally:
         sequencer.close()
         with suppress(PyMongoError, StoreUnavailable):
             drive(release(store, LEASED, owner))
+
+
+class Pace:
+    """How long a sequencer rests between two batches, by how much comes."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._at = clock()
+        self._rate = 0.0  # events in about the last second
+
+    def after(self, given: int) -> float:
+        """Return for how many seconds to rest after a batch of so many events."""
+        now = self._clock()
+        self._rate = self._rate * exp(self._at - now) + given
+        self._at = now
+        return min(REST * self._rate, LONGEST_REST) if given else 0.0
 
 
 class Changes:

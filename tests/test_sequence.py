@@ -466,3 +466,19 @@ def test_what_comes_alone_is_quick_and_what_comes_fast_shares_a_batch(
             stop.set()
         working.result()
     assert told == [1, 4]
+
+
+def test_the_more_comes_the_longer_it_rests():
+    now = [0.0]
+    pace = sequence.Pace(lambda: now[0])
+
+    def rest(given, after):
+        now[0] += after
+        return pace.after(given)
+
+    assert rest(1, 5) == sequence.REST  # alone: shorter than anybody notices
+    assert rest(0, 0.5) == 0.0
+    rests = [rest(10, 0.1) for _ in range(20)]  # a hundred a second
+    assert rests == sorted(rests)
+    assert rests[-1] == sequence.LONGEST_REST
+    assert rest(1, 30) < 2 * sequence.REST
