@@ -1,5 +1,7 @@
 """What a process leaves to the next one that runs its subscription, dead or frozen."""
 
+import threading
+
 import pytest
 
 from ossy_event_store import (
@@ -11,13 +13,14 @@ from ossy_event_store import (
     register_projection,
 )
 from ossy_event_store.checkpoints import Lost
-from ossy_event_store.faces import drive
+from ossy_event_store.faces import BlockingCollection, drive
 from ossy_event_store.projections import Writer
+from ossy_event_store.subscriptions import subscription
 from tests.servers import until
 from tests.test_projections import Loans
 from tests.test_projections import events as events
 from tests.test_projections import loans as loans
-from tests.test_subscriptions import parked, reached, running
+from tests.test_subscriptions import checkpoint, parked, reached, running
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -151,3 +154,91 @@ def test_what_a_collection_refuses_holds_the_projection_up_and_parks_nothing(
         reached(store, "per_reader", 3)
     assert PerReader.get("ann")["lent"] == 1
     assert PerReader.get("zoe")["lent"] == 2
+
+
+# --- an operator's process that dies, or is slow ----------------------------
+
+
+@pytest.fixture
+def no_delete(monkeypatch):
+    """Let a process die where it would delete from a collection."""
+
+    def no_delete(name):
+        async def die(self, query, **options):
+            if self.raw.name == name:
+                raise ConnectionError("the process dies here")
+            return await delete(self, query, **options)
+
+        delete = BlockingCollection.delete_many
+        monkeypatch.setattr(BlockingCollection, "delete_many", die)
+
+    return no_delete
+
+
+def stands(store, name):
+    return checkpoint(store, name)["position"], len(parked(store))
+
+
+def test_a_reset_that_dies_changes_nothing(store, lend, no_delete):
+    @subscription("reader", retries=0)
+    def reader(event):
+        raise KeyError("title")
+
+    lend("a", "BookBought", "BookLent")
+    with running():
+        reached(store, "reader", 2)
+    no_delete("parked")
+    with pytest.raises(ConnectionError):
+        operating.reset("reader", 0)
+    # A subscription that goes on anew passes over a stream that waits.
+    assert stands(store, "reader") == (2, 1)
+
+
+def test_a_reset_waits_for_the_transaction_at_hand(store, lend):
+    begun, go_on, got = threading.Event(), threading.Event(), []
+
+    @subscription("reader", session=True)
+    def reader(event, session):
+        got.append(event["position"])
+        if event["type"] == "Slow":
+            begun.set()
+            go_on.wait(30)
+
+    lend("a", "BookBought", "Slow")
+    with running():
+        assert begun.wait(30)
+        resetting = threading.Thread(target=operating.reset, args=("reader", 1))
+        resetting.start()
+        until(lambda: checkpoint(store, "reader")["fence"] > 1 or go_on.set())
+        resetting.join(30)
+        assert not resetting.is_alive()
+        until(lambda: got[-2:] == [2, 2])
+        reached(store, "reader", 2)
+
+
+def test_who_skips_too_late_sets_nothing_back(store, lend, monkeypatch):
+    bad, got = {1}, []
+
+    @subscription("reader", retries=0, on_error="stop")
+    def reader(event):
+        if event["position"] in bad:
+            raise KeyError("title")
+        got.append(event["position"])
+
+    lend("a", "BookBought", "BookLent")
+    with running():
+        until(lambda: (checkpoint(store, "reader") or {}).get("stopped"))
+    record = operating._record
+
+    async def slowly(*arguments):
+        monkeypatch.setattr(operating, "_record", record)
+        bad.clear()
+        operating.retry("reader")
+        with running():
+            reached(store, "reader", 2)
+        return await record(*arguments)
+
+    monkeypatch.setattr(operating, "_record", slowly)
+    assert operating.skip("reader", None, "never mind") is None
+    assert checkpoint(store, "reader")["position"] == 2
+    assert got == [1, 2]
