@@ -11,10 +11,13 @@ from ossy_event_store import (
     operating,
     parking,
     register_projection,
+    reprojection,
 )
-from ossy_event_store.checkpoints import Lost
+from ossy_event_store.checkpoints import Lost, begin
+from ossy_event_store.exceptions import EventStoreError
 from ossy_event_store.faces import BlockingCollection, drive
 from ossy_event_store.projections import Writer
+from ossy_event_store.reprojection import Rebuild
 from ossy_event_store.subscriptions import subscription
 from tests.servers import until
 from tests.test_projections import Loans
@@ -242,3 +245,41 @@ def test_who_skips_too_late_sets_nothing_back(store, lend, monkeypatch):
     assert operating.skip("reader", None, "never mind") is None
     assert checkpoint(store, "reader")["position"] == 2
     assert got == [1, 2]
+
+
+def test_a_rebuild_that_dies_at_its_begin_changes_nothing(
+    loans, store, lend, no_delete
+):
+    Loans.broken.add("a")
+    lend("a", "BookLent")
+    with running():
+        reached(store, "loans", 1)
+    no_delete("parked")
+    with pytest.raises(ConnectionError):
+        Rebuild(Loans, beside=False).run()
+    assert stands(store, "loans") == (1, 1)
+    assert checkpoint(store, "loans")["generation"] == 1
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["at once", "beside"])
+def test_of_two_that_build_the_same_one_gives_way(
+    loans, store, lend, monkeypatch, beside
+):
+    lend("a", "BookLent")
+    with running():
+        reached(store, "loans", 1)
+    name = "_switch" if beside else "_begin_anew"
+    step = getattr(reprojection, name)
+
+    async def late(*arguments):
+        monkeypatch.setattr(reprojection, name, step)
+        assert Rebuild(Loans, beside=beside).run().generation == 2
+        # As its own subscription would, which does not know that it was finished.
+        await begin(store, "loans@2", 0, "projection build", generation=2, revision="")
+        return await step(*arguments)
+
+    monkeypatch.setattr(reprojection, name, late)
+    with pytest.raises(EventStoreError, match="loans was built anew by another"):
+        Rebuild(Loans, beside=beside).run()
+    assert checkpoint(store, "loans")["generation"] == 2
+    assert Loans.get("ann") == {"lent": 1, "books": ["a"]}
