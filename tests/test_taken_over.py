@@ -84,6 +84,36 @@ def test_one_that_was_frozen_takes_nothing_back_of_a_retry(loans, store, events)
     assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "c"]}
 
 
+def test_a_retry_that_failed_while_another_went_on_sets_nothing_back(store, lend):
+    got, bad = [], {"a"}
+
+    @subscription("reader", session=True, retries=0)
+    def reader(event, session):
+        if event["aggregateId"] in bad:
+            raise KeyError("title")
+        got.append(event["position"])
+
+    lend("a", "BookBought", "BookLent")
+    with running():
+        reached(store, "reader", 2)
+    (waits,) = parked(store)
+    bad.clear()
+    operating.retry("reader")
+    with running():
+        until(lambda: not parked(store))
+    bad.add("a")
+    lend("a", "BookReturned")
+    with running():
+        reached(store, "reader", 3)
+    (now,) = parked(store)
+    # The one that was frozen in the handler comes back, and its handler fails.
+    event = next(EventStore.read_all())
+    with pytest.raises(Lost):
+        drive(parking.failed_again(store, waits, event, KeyError("title")))
+    assert parked(store) == [now]
+    assert got == [1, 2]
+
+
 # --- written in part --------------------------------------------------------
 
 
