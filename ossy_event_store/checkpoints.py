@@ -123,16 +123,27 @@ async def move(
     changes: Mapping[str, Any],
     delivered: int = 0,
     session: Any = None,
+    *,
+    back: bool = False,
 ) -> None:
     """
     Write the checkpoint, under the fence with which it was claimed.
+
+    Args:
+        store: one face of the store.
+        name: the subscription.
+        fence: that of the claim.
+        changes: fields of its document.
+        delivered: events that were handed on since it was written last.
+        session: that of a transaction around it.
+        back: whether the position may be one before that which is there.
 
     Raises:
         Lost: somebody else has claimed or reset the subscription since.
     """
     query: Document = {"_id": {"$eq": name}, "fence": fence}
-    if "position" in changes:
-        # Never back: a commit that nobody heard of may have moved it on.
+    if "position" in changes and not back:
+        # Never back by itself: a commit that nobody heard of may have moved it on.
         query["position"] = {"$lte": changes["position"]}
     matched = await store.subscriptions.update_one(
         query,

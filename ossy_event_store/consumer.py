@@ -175,7 +175,13 @@ class Consumer:
         )
         self.fence, self._session = claimed["fence"], session
         effect = effect_of(store, session, self.declared)
-        self._position = self._seen = await effect.begin(claimed)
+        self._position, self._seen = claimed["position"], await effect.begin(claimed)
+        if self._seen < self._position:  # that database was restored to an earlier time
+            with in_time():
+                await checkpoints.move(
+                    store, self.name, self.fence, {"position": self._seen}, back=True
+                )
+            self._position = self._seen
         self._parked = await parking.parked_streams(store, self.name)
         self._looked = 0.0
         self._rate.unwritten = 0
