@@ -406,13 +406,24 @@ class Consumer:
                 await self._park(store, error)
         # Up to the first event that is not done; those behind it come once more.
         for event in found:
-            if event["position"] in done or self._waits(event):
-                self._seen = event["position"]
-            else:
+            if event["position"] not in done and not self._waits(event):
                 break
+            self._seen = event["position"]
+        self._raise_first(raised)
+
+    def _raise_first(self, raised: Sequence[Any]) -> None:
+        """Raise what kept a stream from going on; of what stops all, the first."""
+        stopped: list[StoppedAt] = []
         for error in raised:
-            if isinstance(error, BaseException) and not isinstance(error, GaveUp):
+            if isinstance(error, StoppedAt):
+                stopped.append(error)
+            elif isinstance(error, BaseException) and not isinstance(error, GaveUp):
                 raise error
+        if self.stop.is_set():
+            return  # some streams may not have come to their events
+        if stopped:
+            # Who skips it goes on behind it, so all before it has to be done.
+            raise min(stopped, key=lambda error: error.event["position"])
 
     async def _lane(
         self, store: Store, effect: Effect, events: Sequence[Document], done: set[int]
