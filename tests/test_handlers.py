@@ -1,5 +1,6 @@
 """What handlers do that nobody would: how they end, what they return and raise."""
 
+import asyncio
 import threading
 
 import pytest
@@ -8,10 +9,61 @@ from ossy_event_store import operating
 from ossy_event_store.exceptions import StoreUnavailable
 from ossy_event_store.subscriptions import subscription
 from tests.servers import until
-from tests.test_subscriptions import checkpoint, reached, running
+from tests.test_subscriptions import checkpoint, parked, reached, running
 from tests.test_subscriptions import subscribe as subscribe
 
 pytestmark = pytest.mark.usefixtures("quick")
+
+
+ENDS = [SystemExit(3), asyncio.CancelledError()]
+
+
+@pytest.mark.parametrize("ended", ENDS, ids=["exit", "cancelled"])
+def test_a_handler_cannot_end_the_process_that_calls_it(store, lend, subscribe, ended):
+    got = []
+
+    def do(event):
+        if event["position"] == 1:
+            raise ended
+        got.append(event["position"])
+
+    subscribe("reader", do, retries=1)
+    lend("a", "BookBought")
+    lend("b", "BookBought")
+    with running():
+        reached(store, "reader", 2)
+    assert got == [2]
+    (waits,) = parked(store)
+    assert waits["tries"] == 2
+
+
+async def later(event):
+    raise AssertionError("it is never awaited")
+
+
+def one_by_one(event):
+    yield event
+
+
+class Awaitable:
+    async def __call__(self, event):
+        raise AssertionError("it is never awaited")
+
+
+def wrapped(event):
+    return later(event)
+
+
+HANDLERS = [wrapped, one_by_one, Awaitable()]
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=["wrapped", "generator", "object"])
+def test_a_handler_that_does_not_run_when_called_is_no_success(store, lend, handler):
+    subscription("reader", retries=0)(handler)
+    lend("a", "BookBought")
+    with running():
+        until(lambda: parked(store))
+    assert "was not run" in parked(store)[0]["error"]
 
 
 def stopped(store):

@@ -292,3 +292,20 @@ def test_a_database_that_was_restored_decides_where_it_stands(store, lend):
         reached(store, "orders", 4)
     assert got == [1, 2, 3, 2, 3, 4]
     assert checkpoint(store, "orders")["fence"] == begun + 1  # claimed once
+
+
+def test_a_connection_that_broke_is_opened_anew_for_the_next_try(store, lend):
+    broken = []
+
+    @subscription("orders", retries=1, backoff=(0.01, 0.02))
+    def handle(event):
+        if not broken:
+            broken.append(event)
+            connections[SQL].ensure_connection()
+            connections[SQL].connection.close()  # as if the server was restarted
+        take_effect(event["position"])
+
+    lend("book", "BookBought", "BookLent")
+    with running():
+        reached(store, "orders", 2)
+    assert effects() == [1, 2]
