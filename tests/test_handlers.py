@@ -66,6 +66,22 @@ def test_a_handler_that_does_not_run_when_called_is_no_success(store, lend, hand
     assert "was not run" in parked(store)[0]["error"]
 
 
+class Speechless(Exception):
+    def __str__(self):
+        return 404
+
+
+def test_an_error_that_cannot_be_told_parks_its_stream(store, lend):
+    @subscription("reader", retries=1, backoff=(0.01, 0.02))
+    def reader(event):
+        raise Speechless
+
+    lend("a", "BookBought")
+    with running():
+        reached(store, "reader", 1)
+    assert parked(store)[0]["error"].startswith("Speechless: ")
+
+
 def stopped(store):
     return until(lambda: (checkpoint(store, "reader") or {}).get("stopped"))
 
