@@ -92,6 +92,7 @@ class Consumer:
         self.stop = stop
         #: When the lease was renewed last, by the monotonic clock; 0 without one.
         self.renewed = 0.0
+        self._leasing = Lock()
         self.fence = 0
         self._session: Any = None
         self._position = 0  # what the checkpoint says
@@ -106,6 +107,17 @@ class Consumer:
     def name(self) -> str:
         """The subscription's name."""
         return self.declared.name
+
+    def renew(self, renewed: float) -> None:
+        """Take note that the lease was renewed, unless it was given back meanwhile."""
+        with self._leasing:
+            if self.renewed:
+                self.renewed = renewed
+
+    def give_back(self) -> None:
+        """Have no lease any more, whatever a renewal says that is on its way."""
+        with self._leasing:
+            self.renewed = 0.0
 
     async def run(self, store: Store) -> None:
         """Work until ``stop`` is set; a failure is logged and tried again."""
@@ -161,7 +173,7 @@ class Consumer:
             async with store.client.session() as session:
                 await self._work(store, session)
         finally:
-            self.renewed = 0.0
+            self.give_back()
             if self._pool is not None:
                 self._pool.shutdown()
                 self._pool = None
@@ -241,11 +253,13 @@ class Consumer:
         else:
             follower.wait(self._seen, LOOK)
 
-    async def _pause(self, store: Store, seconds: float) -> None:
+    async def _pause(
+        self, store: Store, seconds: float, *, leased: bool = False
+    ) -> None:
         end = time.monotonic() + seconds
         while not self.stop.is_set() and (left := end - time.monotonic()) > 0:
             await store.client.pause(min(left, SLICE))
-            if self.renewed:
+            if leased:
                 self._check()
 
     # --- handing on
@@ -313,7 +327,7 @@ class Consumer:
                 return True
             except HandlerFailed as failed:
                 await self._failed(store, event, failed.error, tried)
-            await self._pause(store, min(pause, longest))
+            await self._pause(store, min(pause, longest), leased=True)
             if self.stop.is_set():
                 return False
             pause *= 2

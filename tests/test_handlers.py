@@ -5,8 +5,10 @@ import threading
 
 import pytest
 
-from ossy_event_store import operating
+from ossy_event_store import consumer as consumer_module
+from ossy_event_store import leases, operating
 from ossy_event_store.exceptions import StoreUnavailable
+from ossy_event_store.running import Runner
 from ossy_event_store.subscriptions import subscription
 from tests.servers import until
 from tests.test_subscriptions import checkpoint, parked, reached, running
@@ -129,3 +131,57 @@ def test_what_another_stream_waits_for_is_not_skipped(store, lend):
         operating.skip("reader", None, "never mind")
         reached(store, "reader", 3)
     assert got == [1, 2]
+
+
+# --- who runs them ----------------------------------------------------------
+
+
+class Kept(int):
+    """The answer to a renewal, at which the consumer gives its lease back."""
+
+    def __new__(cls, value, meanwhile):
+        made = super().__new__(cls, value)
+        made.meanwhile = meanwhile
+        return made
+
+    def __bool__(self):
+        self.meanwhile()
+        return int(self) > 0
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_renewal_that_is_late_leaves_no_lease_behind(store, lend, monkeypatch, kept):
+    subscription("reader")(lambda event: None)
+    runner = Runner()
+    (consumer,) = runner.consumers
+    consumer.renewed = 1.0
+
+    async def acquire(*arguments):
+        return Kept(kept, consumer.give_back)
+
+    monkeypatch.setattr(leases, "acquire", acquire)
+    runner._renew_one(consumer)
+    assert consumer.renewed == 0.0
+
+
+def test_one_that_lost_its_lease_waits_on_and_takes_it_again(store, lend):
+    got = []
+    subscription("reader")(got.append)
+    lend("a", "BookBought")
+    runner = Runner()
+    (consumer,) = runner.consumers
+    once = consumer._once
+
+    async def late(store):
+        consumer._once = once
+        consumer.renewed = -consumer_module.LEASE  # as a renewal that comes too late
+        raise StoreUnavailable("away")
+
+    consumer._once = late
+    thread = threading.Thread(target=runner.run)
+    thread.start()
+    try:
+        until(lambda: got)
+    finally:
+        runner.stop.set()
+        thread.join(30)
