@@ -124,16 +124,27 @@ async def move(
     changes: Mapping[str, Any],
     delivered: int = 0,
     session: Any = None,
+    *,
+    back: bool = False,
 ) -> None:
     """
     Write the checkpoint, under the fence with which it was claimed.
+
+    Args:
+        store: one face of the store.
+        name: the subscription.
+        fence: that of the claim.
+        changes: fields of its document.
+        delivered: events that were handed on since it was written last.
+        session: that of a transaction around it.
+        back: whether the position may be one before that which is there.
 
     Raises:
         Lost: somebody else has claimed or reset the subscription since.
     """
     query: Document = {"_id": {"$eq": name}, "fence": fence}
-    if "position" in changes:
-        # Never back: a commit that nobody heard of may have moved it on.
+    if "position" in changes and not back:
+        # Never back by itself: a commit that nobody heard of may have moved it on.
         query["position"] = {"$lte": changes["position"]}
     matched = await store.subscriptions.update_one(
         query,
@@ -148,17 +159,41 @@ async def move(
         raise Lost
 
 
-async def reset(store: Store, name: str, position: int) -> bool:
-    """Let a subscription go on behind a position; False if there is none."""
+async def take_away(store: Store, name: str) -> None:
+    """Let whoever is at work on a subscription lose it; anybody may claim it anew."""
+    await store.subscriptions.update_one({"_id": {"$eq": name}}, {"$inc": {"fence": 1}})
+
+
+async def reset(
+    store: Store,
+    name: str,
+    position: int,
+    session: Any = None,
+    stopped: Mapping[str, Any] | None = None,
+) -> bool:
+    """
+    Let a subscription go on behind a position; False if there is none.
+
+    Args:
+        store: one face of the store.
+        name: the subscription.
+        position: where it goes on.
+        session: that of a transaction around it.
+        stopped: only if this is where it has stopped.
+    """
+    query: Document = {"_id": {"$eq": name}}
+    if stopped is not None:
+        query["stopped.position"] = stopped["position"]
     with in_time():
         # Who is at work loses its fence, and begins anew from here.
         matched = await store.subscriptions.update_one(
-            {"_id": {"$eq": name}},
+            query,
             {
                 "$inc": {"fence": 1},
                 "$set": {"position": position, "stopped": None, "lastError": None},
                 "$currentDate": {"updated": True},
             },
+            session=session,
         )
     return bool(matched)
 

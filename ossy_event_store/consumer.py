@@ -100,6 +100,7 @@ class Consumer:
         self.stop = stop
         #: When the lease was renewed last, by the monotonic clock; 0 without one.
         self.renewed = 0.0
+        self._leasing = Lock()
         self.fence = 0
         self._session: Any = None
         self._position = 0  # what the checkpoint says
@@ -114,6 +115,17 @@ class Consumer:
     def name(self) -> str:
         """The subscription's name."""
         return self.declared.name
+
+    def renew(self, renewed: float) -> None:
+        """Take note that the lease was renewed, unless it was given back meanwhile."""
+        with self._leasing:
+            if self.renewed:
+                self.renewed = renewed
+
+    def give_back(self) -> None:
+        """Have no lease any more, whatever a renewal says that is on its way."""
+        with self._leasing:
+            self.renewed = 0.0
 
     async def run(self, store: Store) -> None:
         """Work until ``stop`` is set; a failure is logged and tried again."""
@@ -171,7 +183,7 @@ class Consumer:
             async with store.client.session() as session:
                 await self._work(store, session)
         finally:
-            self.renewed = 0.0
+            self.give_back()
             if self._pool is not None:
                 self._pool.shutdown()
                 self._pool = None
@@ -185,7 +197,13 @@ class Consumer:
         )
         self.fence, self._session = claimed["fence"], session
         effect = effect_of(store, session, self.declared)
-        self._position = self._seen = await effect.begin(claimed)
+        self._position, self._seen = claimed["position"], await effect.begin(claimed)
+        if self._seen < self._position:  # that database was restored to an earlier time
+            with in_time():
+                await checkpoints.move(
+                    store, self.name, self.fence, {"position": self._seen}, back=True
+                )
+            self._position = self._seen
         self._parked = await parking.parked_streams(store, self.name)
         self._looked = 0.0
         self._rate.unwritten = 0
@@ -261,11 +279,13 @@ class Consumer:
         else:
             follower.wait(self._seen, seconds)
 
-    async def _pause(self, store: Store, seconds: float) -> None:
+    async def _pause(
+        self, store: Store, seconds: float, *, leased: bool = False
+    ) -> None:
         end = time.monotonic() + seconds
         while not self.stop.is_set() and (left := end - time.monotonic()) > 0:
             await store.client.pause(min(left, SLICE))
-            if self.renewed:
+            if leased:
                 self._check()
 
     # --- handing on
@@ -331,7 +351,7 @@ class Consumer:
                 return True
             except HandlerFailed as failed:
                 await self._failed(store, event, failed.error, tried)
-            await self._pause(store, min(pause, longest))
+            await self._pause(store, min(pause, longest), leased=True)
             if self.stop.is_set():
                 return False
             pause *= 2
@@ -424,13 +444,24 @@ class Consumer:
                 await self._park(store, error)
         # Up to the first event that is not done; those behind it come once more.
         for event in found:
-            if event["position"] in done or self._waits(event):
-                self._seen = event["position"]
-            else:
+            if event["position"] not in done and not self._waits(event):
                 break
+            self._seen = event["position"]
+        self._raise_first(raised)
+
+    def _raise_first(self, raised: Sequence[Any]) -> None:
+        """Raise what kept a stream from going on; of what stops all, the first."""
+        stopped: list[StoppedAt] = []
         for error in raised:
-            if isinstance(error, BaseException) and not isinstance(error, GaveUp):
+            if isinstance(error, StoppedAt):
+                stopped.append(error)
+            elif isinstance(error, BaseException) and not isinstance(error, GaveUp):
                 raise error
+        if self.stop.is_set():
+            return  # some streams may not have come to their events
+        if stopped:
+            # Who skips it goes on behind it, so all before it has to be done.
+            raise min(stopped, key=lambda error: error.event["position"])
 
     async def _lane(
         self, store: Store, effect: Effect, events: Sequence[Document], done: set[int]

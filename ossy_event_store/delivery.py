@@ -8,9 +8,11 @@ time, where it knows the checkpoint to be, and whether the checkpoint moved with
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connections, transaction
 
 from . import checkpoints, parking
@@ -257,11 +259,45 @@ async def call(handle: Callable[..., Any], is_async: bool, *arguments: Any) -> N
         result = handle(*arguments)
         if is_async:
             await result
-    except Exception as error:
+        elif inspect.iscoroutine(result) or inspect.isgenerator(result):
+            result.close()
+            raise TypeError(
+                f"The handler returned a {type(result).__name__}, which was not run. "
+                "Make it a coroutine function itself, or a function that does its work."
+            )
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
+        if _is_cancelled(error):
+            raise
+        await _drop_broken_connections(is_async)
         # Inside of a transaction one may meet another, and is tried again as a whole.
         if is_away(error) or (len(arguments) > 1 and is_overtaken(error)):
             raise
         raise HandlerFailed(error) from error
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether our own task is to end, and not one that the handler waited for."""
+    if not isinstance(error, asyncio.CancelledError):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        return False
+    return task is not None and task.cancelling() > 0
+
+
+async def _drop_broken_connections(is_async: bool) -> None:
+    """Let the next try have a new connection to a database that was restarted."""
+    if is_async:
+        # Where Django's ORM works for coroutines.
+        await sync_to_async(_close_broken)()
+    else:
+        _close_broken()
+
+
+def _close_broken() -> None:
+    for connection in connections.all(initialized_only=True):
+        connection.close_if_unusable_or_obsolete()  # not inside of a transaction
 
 
 async def side_by_side(
@@ -285,8 +321,7 @@ def _driven(work: Callable[[], Any]) -> Any:
     except Exception as error:
         return error
     finally:
-        for connection in connections.all(initialized_only=True):
-            connection.close_if_unusable_or_obsolete()
+        _close_broken()
 
 
 def streams_of(events: Sequence[Mapping[str, Any]]) -> list[list[Any]]:

@@ -124,7 +124,10 @@ def short_reason(error: BaseException) -> str:
     PyMongo appends the whole topology to its messages, and a malformed URL may
     hold a part of the password.
     """
-    text = str(error).split(", Topology Description:")[0]
+    try:
+        text = str(error).split(", Topology Description:")[0]
+    except Exception:  # its own method fails
+        text = f"a {type(error).__name__} that cannot be told"
     text = text.split(" (configured timeouts:")[0].split(", full error:")[0]
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return _CREDENTIALS.sub("//***@", first)[:300]

@@ -7,12 +7,14 @@ that does. The command ``subscriptions`` and the admin call these.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from . import checkpoints, mongo, parking, subscriptions
 from .exceptions import UnknownSubscription
 from .faces import Document, drive
 from .mongo import Store, in_time
+from .transactions import in_transaction
 
 
 def retry(name: str, aggregate_id: str | None = None) -> int:
@@ -77,8 +79,7 @@ def skip(
         return None
     record = drive(_record(store, name, waits, reason, who))
     if aggregate_id is None:
-        _set_position(store, name, waits["position"])
-        return record
+        return record if _go_on_behind(store, name, waits["position"], at) else None
     with in_time():
         went_on = drive(
             store.parked.update_one(
@@ -102,9 +103,7 @@ def reset(name: str, position: int) -> None:
             f"{name} is a projection: its documents would not follow. Use manage.py "
             f"rebuild_projections {name}."
         )
-    _set_position(store, name, position)
-    with in_time():
-        drive(store.parked.delete_many({"subscription": {"$eq": name}}))
+    _go_on_behind(store, name, position)
 
 
 async def _there(store: Store, name: str) -> Document:
@@ -138,10 +137,50 @@ async def _record(
     return record
 
 
-def _set_position(store: Store, name: str, position: int) -> None:
+def _go_on_behind(
+    store: Store, name: str, position: int, stopped: Document | None = None
+) -> bool:
+    """
+    Let a subscription go on behind a position, and no stream wait any more.
+
+    All or nothing: streams that wait no more, and events that do not come again,
+    would be lost.
+
+    Args:
+        store: the blocking face.
+        name: the subscription.
+        position: where it goes on.
+        stopped: its document, if it is to pass over the event at which it stopped:
+            then streams wait on, and nothing is done if it has gone on meanwhile.
+    """
     declared = subscriptions.registered().get(name)
-    if declared is not None and declared.using:
-        # That database has the last word on where the subscription stands.
-        rows: Any = checkpoints.rows()
-        rows.reset(name, position, declared.using)
-    drive(checkpoints.reset(store, name, position))
+    rows: Any = checkpoints.rows() if declared is not None and declared.using else None
+    moved = False
+
+    async def move() -> None:
+        async with store.client.session() as session:
+            # Whoever has it in a transaction ends that one, and begins no other.
+            await take_away()
+            await in_transaction(store, session, partial(work, session), take_away)
+
+    async def take_away() -> None:
+        if stopped is None:
+            with in_time():
+                await checkpoints.take_away(store, name)
+
+    async def work(session: Any) -> None:
+        nonlocal moved
+        with in_time():
+            moved = await checkpoints.reset(
+                store, name, position, session, stopped and stopped["stopped"]
+            )
+            if moved and stopped is None:
+                query = {"subscription": {"$eq": name}}
+                await store.parked.delete_many(query, session=session)
+        if moved and rows is not None:
+            # That database has the last word on where the subscription stands. It is
+            # not asked before this transaction is over: nobody can claim meanwhile.
+            rows.reset(name, position, declared and declared.using)
+
+    drive(move())
+    return moved

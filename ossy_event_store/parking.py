@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .checkpoints import move, told
+from .checkpoints import Lost, move, told
 from .faces import Document
 from .mongo import Store, in_time
 from .transactions import in_transaction
@@ -120,15 +120,23 @@ async def failed_again(
     event: Mapping[str, Any],
     error: BaseException,
 ) -> None:
-    """Note that a retry failed as well; the stream waits on, at this event."""
+    """
+    Note that a retry failed as well; the stream waits on, at this event.
+
+    Raises:
+        Lost: another process has let it go on meanwhile, or somebody has skipped it.
+    """
     with in_time():
-        await store.parked.update_one(
-            {"_id": waits["_id"]},
+        # Never back: what another one has handed on would come twice.
+        noted = await store.parked.update_one(
+            {"_id": waits["_id"], "position": waits["position"]},
             {
                 "$set": {**told(error, event), "retry": False},
                 "$inc": {"tries": 1},
             },
         )
+    if not noted:
+        raise Lost
 
 
 async def leave(

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from . import checkpoints, mongo
+from .exceptions import EventStoreError
 from .faces import Document, drive
 from .mongo import Store, in_time
 from .projections import (
@@ -43,6 +44,17 @@ class Built:
     position: int
     #: Streams that wait since an event could not be applied.
     parked: int
+
+
+class BuiltMeanwhile(EventStoreError):
+    """Another process has built the projection anew at the same time."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"Projection {self.name} was built anew by another process meanwhile."
 
 
 def build_name(name: str, generation: int) -> str:
@@ -168,49 +180,55 @@ async def _document(store: Store, name: str) -> Document:
 
 async def _begin_anew(store: Store, cls: type[Projection], number: int) -> None:
     """Let the next generation come into use, with nothing in it."""
-    await _empty(store, cls, number)
-    with in_time():
-        await store.subscriptions.update_one(
-            {"_id": {"$eq": cls.name}},
-            {
-                "$inc": {"fence": 1},
-                "$set": {
-                    "position": 0,
-                    "generation": number,
-                    "revision": revision(cls),
-                    "lastError": None,
-                },
-            },
-        )
-        await store.parked.delete_many({"subscription": {"$eq": cls.name}})
-
-
-async def _switch(store: Store, cls: type[Projection], number: int, build: str) -> int:
-    """Let what was built come into use, with its parked streams; all or nothing."""
-    built = await _document(store, build)
-    name = cls.name
+    left = mongo.documents(store, collection_name(cls.name, number))
+    new = {"position": 0, "revision": revision(cls), "lastError": None}
 
     async with store.client.session() as session:
 
         async def work() -> None:
             with in_time():
-                # Whoever runs the projection loses its claim, and goes on in this one.
-                await store.subscriptions.update_one(
-                    {"_id": {"$eq": name}},
-                    {
-                        "$inc": {"fence": 1},
-                        "$set": {
-                            "position": built["position"],
-                            "generation": number,
-                            "revision": built["revision"],
-                            "lastError": built["lastError"],
-                        },
-                    },
-                    session=session,
-                )
-                await store.parked.delete_many(
-                    {"subscription": {"$eq": name}}, session=session
-                )
+                await _use(store, cls, number, new, session)
+                # What a build beside has left that was broken off. Not before, as
+                # it may be in use by now.
+                await left.delete_many({}, session=session)
+
+        await in_transaction(store, session, work)
+
+
+async def _use(
+    store: Store, cls: type[Projection], number: int, new: Document, session: Any
+) -> None:
+    """
+    Let a generation come into use where no stream waits, in a transaction.
+
+    Raises:
+        BuiltMeanwhile: another one came into use.
+    """
+    # Whoever runs the projection loses its claim, and goes on in this one.
+    there = await store.subscriptions.update_one(
+        {"_id": {"$eq": cls.name}, "generation": number - 1},
+        {"$inc": {"fence": 1}, "$set": {**new, "generation": number}},
+        session=session,
+    )
+    if not there:
+        raise BuiltMeanwhile(cls.name)
+    # With the rest: streams that are thought to wait, and do not, would be lost.
+    await store.parked.delete_many({"subscription": {"$eq": cls.name}}, session=session)
+
+
+async def _switch(store: Store, cls: type[Projection], number: int, build: str) -> int:
+    """Let what was built come into use, with its parked streams; all or nothing."""
+    built = await _document(store, build)
+    if not built:
+        raise BuiltMeanwhile(cls.name)
+    name = cls.name
+    new = {field: built[field] for field in ("position", "revision", "lastError")}
+
+    async with store.client.session() as session:
+
+        async def work() -> None:
+            with in_time():
+                await _use(store, cls, number, new, session)
                 waiting = await store.parked.find(
                     {"subscription": {"$eq": build}}, session=session
                 )

@@ -114,9 +114,8 @@ class Runner:
         with in_time():
             name = lease_of(consumer.name)
             kept = drive(leases.acquire(mongo.blocking(), name, self.owner, LEASE))
-        if consumer.renewed:  # it may have given it back meanwhile
-            # From before it was asked: the server's time began after that.
-            consumer.renewed = began if kept else -LEASE
+        # From before it was asked: the server's time began after that.
+        consumer.renew(began if kept else -LEASE)
 
 
 async def _consume_awaitable(consumer: Consumer) -> None:

@@ -22,7 +22,7 @@ from ossy_event_store.relational import checkpoints
 from ossy_event_store.relational.models import Checkpoint
 from ossy_event_store.subscriptions import subscription
 from tests.servers import until
-from tests.test_subscriptions import running
+from tests.test_subscriptions import checkpoint, reached, running
 
 pytestmark = pytest.mark.usefixtures("quick")
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL")
@@ -253,3 +253,59 @@ def test_a_subscription_that_is_set_back_begins_there(store, lend):
         operating.reset("orders", 2)
         until(lambda: len(got) == 8)
     assert got == [1, 2, 3, 4, 5, 3, 4, 5]
+
+
+def test_what_a_killed_process_had_done_is_told_by_the_next(store, lend):
+    got = []
+
+    @subscription("orders", using=SQL)
+    def handle(event):
+        got.append(event["position"])
+
+    lend("book", *["BookLent"] * 3)
+    with running():
+        reached(store, "orders", 3)
+    # It was killed behind its transaction, before the document was written.
+    mongo.raw(store.subscriptions).update_one(
+        {"_id": "orders"}, {"$set": {"position": 1}}
+    )
+    call_command("run_subscriptions", "--until-caught-up", verbosity=0)
+    assert checkpoint(store, "orders")["position"] == 3
+    assert got == [1, 2, 3]
+
+
+def test_a_database_that_was_restored_decides_where_it_stands(store, lend):
+    got = []
+
+    @subscription("orders", using=SQL)
+    def handle(event):
+        got.append(event["position"])
+
+    lend("book", *["BookLent"] * 3)
+    with running():
+        reached(store, "orders", 3)
+    begun = checkpoint(store, "orders")["fence"]
+    Checkpoint.objects.using(SQL).update(position=1)
+    with running():
+        until(lambda: checkpoints.read("orders", SQL) == 3)
+        lend("book", "BookLent")
+        reached(store, "orders", 4)
+    assert got == [1, 2, 3, 2, 3, 4]
+    assert checkpoint(store, "orders")["fence"] == begun + 1  # claimed once
+
+
+def test_a_connection_that_broke_is_opened_anew_for_the_next_try(store, lend):
+    broken = []
+
+    @subscription("orders", retries=1, backoff=(0.01, 0.02))
+    def handle(event):
+        if not broken:
+            broken.append(event)
+            connections[SQL].ensure_connection()
+            connections[SQL].connection.close()  # as if the server was restarted
+        take_effect(event["position"])
+
+    lend("book", "BookBought", "BookLent")
+    with running():
+        reached(store, "orders", 2)
+    assert effects() == [1, 2]

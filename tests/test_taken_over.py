@@ -1,5 +1,7 @@
 """What a process leaves to the next one that runs its subscription, dead or frozen."""
 
+import threading
+
 import pytest
 
 from ossy_event_store import (
@@ -9,15 +11,19 @@ from ossy_event_store import (
     operating,
     parking,
     register_projection,
+    reprojection,
 )
-from ossy_event_store.checkpoints import Lost
-from ossy_event_store.faces import drive
+from ossy_event_store.checkpoints import Lost, begin
+from ossy_event_store.exceptions import EventStoreError
+from ossy_event_store.faces import BlockingCollection, drive
 from ossy_event_store.projections import Writer
+from ossy_event_store.reprojection import Rebuild
+from ossy_event_store.subscriptions import subscription
 from tests.servers import until
 from tests.test_projections import Loans
 from tests.test_projections import events as events
 from tests.test_projections import loans as loans
-from tests.test_subscriptions import parked, reached, running
+from tests.test_subscriptions import checkpoint, parked, reached, running
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -76,6 +82,36 @@ def test_one_that_was_frozen_takes_nothing_back_of_a_retry(loans, store, events)
             drive(frozen.deliver([last], 3, 0, park))
         drive(other.deliver([last], 3, 0, park))
     assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "c"]}
+
+
+def test_a_retry_that_failed_while_another_went_on_sets_nothing_back(store, lend):
+    got, bad = [], {"a"}
+
+    @subscription("reader", session=True, retries=0)
+    def reader(event, session):
+        if event["aggregateId"] in bad:
+            raise KeyError("title")
+        got.append(event["position"])
+
+    lend("a", "BookBought", "BookLent")
+    with running():
+        reached(store, "reader", 2)
+    (waits,) = parked(store)
+    bad.clear()
+    operating.retry("reader")
+    with running():
+        until(lambda: not parked(store))
+    bad.add("a")
+    lend("a", "BookReturned")
+    with running():
+        reached(store, "reader", 3)
+    (now,) = parked(store)
+    # The one that was frozen in the handler comes back, and its handler fails.
+    event = next(EventStore.read_all())
+    with pytest.raises(Lost):
+        drive(parking.failed_again(store, waits, event, KeyError("title")))
+    assert parked(store) == [now]
+    assert got == [1, 2]
 
 
 # --- written in part --------------------------------------------------------
@@ -151,3 +187,129 @@ def test_what_a_collection_refuses_holds_the_projection_up_and_parks_nothing(
         reached(store, "per_reader", 3)
     assert PerReader.get("ann")["lent"] == 1
     assert PerReader.get("zoe")["lent"] == 2
+
+
+# --- an operator's process that dies, or is slow ----------------------------
+
+
+@pytest.fixture
+def no_delete(monkeypatch):
+    """Let a process die where it would delete from a collection."""
+
+    def no_delete(name):
+        async def die(self, query, **options):
+            if self.raw.name == name:
+                raise ConnectionError("the process dies here")
+            return await delete(self, query, **options)
+
+        delete = BlockingCollection.delete_many
+        monkeypatch.setattr(BlockingCollection, "delete_many", die)
+
+    return no_delete
+
+
+def stands(store, name):
+    return checkpoint(store, name)["position"], len(parked(store))
+
+
+def test_a_reset_that_dies_changes_nothing(store, lend, no_delete):
+    @subscription("reader", retries=0)
+    def reader(event):
+        raise KeyError("title")
+
+    lend("a", "BookBought", "BookLent")
+    with running():
+        reached(store, "reader", 2)
+    no_delete("parked")
+    with pytest.raises(ConnectionError):
+        operating.reset("reader", 0)
+    # A subscription that goes on anew passes over a stream that waits.
+    assert stands(store, "reader") == (2, 1)
+
+
+def test_a_reset_waits_for_the_transaction_at_hand(store, lend):
+    begun, go_on, got = threading.Event(), threading.Event(), []
+
+    @subscription("reader", session=True)
+    def reader(event, session):
+        got.append(event["position"])
+        if event["type"] == "Slow":
+            begun.set()
+            go_on.wait(30)
+
+    lend("a", "BookBought", "Slow")
+    with running():
+        assert begun.wait(30)
+        resetting = threading.Thread(target=operating.reset, args=("reader", 1))
+        resetting.start()
+        until(lambda: checkpoint(store, "reader")["fence"] > 1 or go_on.set())
+        resetting.join(30)
+        assert not resetting.is_alive()
+        until(lambda: got[-2:] == [2, 2])
+        reached(store, "reader", 2)
+
+
+def test_who_skips_too_late_sets_nothing_back(store, lend, monkeypatch):
+    bad, got = {1}, []
+
+    @subscription("reader", retries=0, on_error="stop")
+    def reader(event):
+        if event["position"] in bad:
+            raise KeyError("title")
+        got.append(event["position"])
+
+    lend("a", "BookBought", "BookLent")
+    with running():
+        until(lambda: (checkpoint(store, "reader") or {}).get("stopped"))
+    record = operating._record
+
+    async def slowly(*arguments):
+        monkeypatch.setattr(operating, "_record", record)
+        bad.clear()
+        operating.retry("reader")
+        with running():
+            reached(store, "reader", 2)
+        return await record(*arguments)
+
+    monkeypatch.setattr(operating, "_record", slowly)
+    assert operating.skip("reader", None, "never mind") is None
+    assert checkpoint(store, "reader")["position"] == 2
+    assert got == [1, 2]
+
+
+def test_a_rebuild_that_dies_at_its_begin_changes_nothing(
+    loans, store, lend, no_delete
+):
+    Loans.broken.add("a")
+    lend("a", "BookLent")
+    with running():
+        reached(store, "loans", 1)
+    no_delete("parked")
+    with pytest.raises(ConnectionError):
+        Rebuild(Loans, beside=False).run()
+    assert stands(store, "loans") == (1, 1)
+    assert checkpoint(store, "loans")["generation"] == 1
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["at once", "beside"])
+def test_of_two_that_build_the_same_one_gives_way(
+    loans, store, lend, monkeypatch, beside
+):
+    lend("a", "BookLent")
+    with running():
+        reached(store, "loans", 1)
+    name = "_switch" if beside else "_begin_anew"
+    step = getattr(reprojection, name)
+
+    async def late(*arguments):
+        monkeypatch.setattr(reprojection, name, step)
+        assert Rebuild(Loans, beside=beside).run().generation == 2
+        # As its own subscription would, which does not know that it was finished.
+        await begin(store, "loans@2", 0, "projection build", generation=2, revision="")
+        return await step(*arguments)
+
+    monkeypatch.setattr(reprojection, name, late)
+    with pytest.raises(EventStoreError, match="loans was built anew by another"):
+        Rebuild(Loans, beside=beside).run()
+    assert checkpoint(store, "loans")["generation"] == 2
+    assert Loans.get("ann") == {"lent": 1, "books": ["a"]}
