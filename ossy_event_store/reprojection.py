@@ -182,6 +182,7 @@ async def _begin_anew(store: Store, cls: type[Projection], number: int) -> None:
     """Let the next generation come into use, with nothing in it."""
     left = mongo.documents(store, collection_name(cls.name, number))
     new = {"position": 0, "revision": revision(cls), "lastError": None}
+    await make_indexes(left, cls)
 
     async with store.client.session() as session:
 

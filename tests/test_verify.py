@@ -445,12 +445,12 @@ def test_a_store_without_any_index_is_verified(store, library):
 
 
 def make_indexes_anew():
-    for collection in (EventStore.collection, Aggregate.collection):
-        collection.delete_many({})
-        collection.drop_indexes()
-        for index in indexes.INDEXES:
-            if index.collection == collection.name:
-                collection.create_index(list(index.keys), **index.options)
+    database = EventStore.collection.database
+    for name in {index.collection for index in indexes.INDEXES}:
+        database[name].delete_many({})
+        database[name].drop_indexes()
+    for index in indexes.INDEXES:
+        database[index.collection].create_index(list(index.keys), **index.options)
 
 
 @pytest.fixture
