@@ -106,6 +106,7 @@ class Consumer:
         self._position = 0  # what the checkpoint says
         self._seen = 0  # what has been read, and handed on or passed over
         self._parked: dict[str, int] = {}  # since which position a stream waits
+        self._told = 0  # by the follower, of positions
         self._looked = 0.0
         self._written = 0.0
         self._rate = Rate()
@@ -221,7 +222,7 @@ class Consumer:
                     self._seen, page = page.reach, None
                 await self._write(store, idle=page is None)
                 if page is None:
-                    await self._wait()
+                    await self._wait(store)
         except StoppedAt as stopped:
             await self._stop_at(store, stopped)
         finally:
@@ -269,15 +270,19 @@ class Consumer:
             await self._take(store, effect, page)
         return ahead.result() if self._seen == page.reach else None
 
-    async def _wait(self) -> None:
+    async def _wait(self, store: Store) -> None:
         """Wait for an event, or until it is time to look again."""
         for connection in connections.all(initialized_only=True):
             connection.close_if_unusable_or_obsolete()
+        if self._told > self._seen:
+            # It was told of more than there is to read: a new primary knows less for
+            # a while, or the positions have begun anew.
+            await self._pause(store, SLICE)
         seconds = LOOK if self._seen == self._position else min(LOOK, SETTLE)
         if self.declared.is_async:
-            await follower.await_(self._seen, seconds)
+            self._told = await follower.await_(self._seen, seconds)
         else:
-            follower.wait(self._seen, seconds)
+            self._told = follower.wait(self._seen, seconds)
 
     async def _pause(
         self, store: Store, seconds: float, *, leased: bool = False

@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
 from ossy_event_store import consumer as consumer_module
 from ossy_event_store import leases, operating
 from ossy_event_store.exceptions import StoreUnavailable
+from ossy_event_store.follow import Follower
 from ossy_event_store.running import Runner
 from ossy_event_store.subscriptions import subscription
 from tests.servers import until
@@ -185,3 +187,21 @@ def test_one_that_lost_its_lease_waits_on_and_takes_it_again(store, lend):
     finally:
         runner.stop.set()
         thread.join(30)
+
+
+def test_one_that_is_told_of_more_than_there_is_does_not_spin(store, lend, monkeypatch):
+    ahead, reads = Follower(), []
+    ahead.tell(10**6)  # as of positions that were dropped, and begin anew
+    monkeypatch.setattr(consumer_module, "follower", ahead)
+    read = consumer_module.read
+
+    async def counted(*arguments):
+        reads.append(time.monotonic())
+        return await read(*arguments)
+
+    monkeypatch.setattr(consumer_module, "read", counted)
+    subscription("reader")(lambda event: None)
+    with running():
+        until(lambda: len(reads) >= 10)
+    ahead.close()
+    assert reads[9] - reads[1] > 7 * consumer_module.SLICE
