@@ -25,6 +25,7 @@ from .delivery import (
     Effect,
     InDatabase,
     InTransaction,
+    close_pool,
     side_by_side,
     streams_of,
 )
@@ -186,7 +187,7 @@ class Consumer:
         finally:
             self.give_back()
             if self._pool is not None:
-                self._pool.shutdown()
+                close_pool(self._pool, self.declared.concurrency)
                 self._pool = None
             with suppress(PyMongoError, StoreUnavailable), in_time():
                 await leases.release(store, lease, self.owner)

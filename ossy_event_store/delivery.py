@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any, Protocol
 
 from asgiref.sync import sync_to_async
@@ -313,6 +315,18 @@ async def side_by_side(
 
         return await asyncio.gather(*map(limited, works), return_exceptions=True)
     return list(pool.map(_driven, works))
+
+
+def close_pool(pool: ThreadPoolExecutor, many: int) -> None:
+    """End the threads of a pool that is idle, and close what each had open."""
+    together = Barrier(many)
+
+    def close(_: int) -> None:
+        together.wait()  # so each thread does it once
+        connections.close_all()
+
+    list(pool.map(close, range(many)))
+    pool.shutdown()
 
 
 def _driven(work: Callable[[], Any]) -> Any:
