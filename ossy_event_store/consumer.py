@@ -526,11 +526,16 @@ class Consumer:
         if asked:
             # Or what came before a stream waited might come again behind its retry.
             await self._write(store, now=True)
+        end = time.monotonic() + LOOK  # then it is the turn of what comes in
         for waits in asked:
-            await self._retry(store, effect, waits)
+            await self._retry(store, effect, waits, end)
+            if time.monotonic() >= end:
+                return
 
-    async def _retry(self, store: Store, effect: Effect, waits: Document) -> None:
-        """Hand the events of a parked stream on, until it is level or fails again."""
+    async def _retry(
+        self, store: Store, effect: Effect, waits: Document, end: float
+    ) -> None:
+        """Hand on what a parked stream has: until it is level, fails, or ``end``."""
         while not self.stop.is_set():
             events = await read(
                 store,
@@ -555,6 +560,8 @@ class Consumer:
                 return
             self._rate.add(1)
             waits = {**waits, **parking.behind(event)}
+            if time.monotonic() >= end:
+                return
 
     async def _leave(self, store: Store, effect: Effect, waits: Document) -> None:
         await effect.settle(self._seen)

@@ -6,9 +6,10 @@ import time
 
 import pytest
 
+from ossy_event_store import EventStore, leases, mongo, operating, parking
 from ossy_event_store import consumer as consumer_module
-from ossy_event_store import leases, operating
 from ossy_event_store.exceptions import StoreUnavailable
+from ossy_event_store.faces import drive
 from ossy_event_store.follow import Follower
 from ossy_event_store.running import Runner
 from ossy_event_store.subscriptions import subscription
@@ -205,3 +206,27 @@ def test_one_that_is_told_of_more_than_there_is_does_not_spin(store, lend, monke
         until(lambda: len(reads) >= 10)
     ahead.close()
     assert reads[9] - reads[1] > 7 * consumer_module.SLICE
+
+
+def test_a_long_retry_holds_up_nobody_else(store, lend, monkeypatch):
+    bad, got = {1}, []
+
+    @subscription("reader", retries=0)
+    def reader(event):
+        if event["position"] in bad:
+            raise KeyError("title")
+        if event["position"] == 1:
+            lend("b", "BookBought")
+            until(lambda: EventStore.head_position() == 7)
+        got.append(event["position"])
+
+    lend("a", *["BookLent"] * 6)
+    with running():
+        reached(store, "reader", 6)
+        bad.clear()
+        monkeypatch.setattr(consumer_module, "LOOK", 0.0)
+        operating.retry("reader")
+        until(lambda: not parked(store))
+        until(lambda: len(got) == 7)
+    assert got.index(7) < got.index(6)
+    assert [one for one in got if one < 7] == [1, 2, 3, 4, 5, 6]
