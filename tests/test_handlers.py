@@ -230,3 +230,23 @@ def test_a_long_retry_holds_up_nobody_else(store, lend, monkeypatch):
         until(lambda: len(got) == 7)
     assert got.index(7) < got.index(6)
     assert [one for one in got if one < 7] == [1, 2, 3, 4, 5, 6]
+
+
+def test_parked_streams_of_which_none_is_tried_again_are_not_read(store):
+    waiting = mongo.raw(store.parked)
+    waiting.insert_many(
+        [
+            {
+                "_id": parking.key("reader", str(number)),
+                "subscription": "reader",
+                "position": number,
+                "retry": number == 7,
+            }
+            for number in range(50)
+        ]
+    )
+    query = {"subscription": {"$eq": "reader"}, "retry": True}
+    plan = waiting.find(query, sort=[("position", 1)], limit=10).explain()
+    assert plan["executionStats"]["totalDocsExamined"] == 1
+    (found,) = drive(parking.parked(store, "reader", retry=True))
+    assert found["position"] == 7
