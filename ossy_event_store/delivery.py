@@ -299,7 +299,8 @@ async def _drop_broken_connections(is_async: bool) -> None:
 
 def _close_broken() -> None:
     for connection in connections.all(initialized_only=True):
-        connection.close_if_unusable_or_obsolete()  # not inside of a transaction
+        if not connection.in_atomic_block:  # else that would be broken off
+            connection.close_if_unusable_or_obsolete()
 
 
 async def side_by_side(
