@@ -206,7 +206,8 @@ class Consumer:
                     store, self.name, self.fence, {"position": self._seen}, back=True
                 )
             self._position = self._seen
-        self._parked = await parking.parked_streams(store, self.name)
+        await self._catch_up(store)
+        self._parked = await parking.parked_streams(store, self.name, session)
         self._looked = 0.0
         self._rate.unwritten = 0
         self._written = time.monotonic()
@@ -233,6 +234,16 @@ class Consumer:
         with suppress(PyMongoError, StoreUnavailable, Lost), in_time():
             # No transaction is left open, and the session is used again elsewhere.
             await checkpoints.move(store, self.name, self.fence, {"session": None})
+
+    async def _catch_up(self, store: Store) -> None:
+        """
+        Let the session see all that any process was told to be stored.
+
+        A member that became the primary just now has it, and for a while does not know
+        that a majority has: what is missing from a read would be taken for done.
+        """
+        with in_time():
+            await store.client.command("ping", session=self._session)
 
     def _check(self) -> None:
         if time.monotonic() - self.renewed > LEASE:
@@ -526,6 +537,7 @@ class Consumer:
         if asked:
             # Or what came before a stream waited might come again behind its retry.
             await self._write(store, now=True)
+            await self._catch_up(store)
         end = time.monotonic() + LOOK  # then it is the turn of what comes in
         for waits in asked:
             await self._retry(store, effect, waits, end)
