@@ -25,6 +25,7 @@ from .delivery import (
     Effect,
     InDatabase,
     InTransaction,
+    close_pool,
     side_by_side,
     streams_of,
 )
@@ -106,6 +107,7 @@ class Consumer:
         self._position = 0  # what the checkpoint says
         self._seen = 0  # what has been read, and handed on or passed over
         self._parked: dict[str, int] = {}  # since which position a stream waits
+        self._told = 0  # by the follower, of positions
         self._looked = 0.0
         self._written = 0.0
         self._rate = Rate()
@@ -185,7 +187,7 @@ class Consumer:
         finally:
             self.give_back()
             if self._pool is not None:
-                self._pool.shutdown()
+                close_pool(self._pool, self.declared.concurrency)
                 self._pool = None
             with suppress(PyMongoError, StoreUnavailable), in_time():
                 await leases.release(store, lease, self.owner)
@@ -204,7 +206,8 @@ class Consumer:
                     store, self.name, self.fence, {"position": self._seen}, back=True
                 )
             self._position = self._seen
-        self._parked = await parking.parked_streams(store, self.name)
+        await self._catch_up(store)
+        self._parked = await parking.parked_streams(store, self.name, session)
         self._looked = 0.0
         self._rate.unwritten = 0
         self._written = time.monotonic()
@@ -221,7 +224,7 @@ class Consumer:
                     self._seen, page = page.reach, None
                 await self._write(store, idle=page is None)
                 if page is None:
-                    await self._wait()
+                    await self._wait(store)
         except StoppedAt as stopped:
             await self._stop_at(store, stopped)
         finally:
@@ -231,6 +234,16 @@ class Consumer:
         with suppress(PyMongoError, StoreUnavailable, Lost), in_time():
             # No transaction is left open, and the session is used again elsewhere.
             await checkpoints.move(store, self.name, self.fence, {"session": None})
+
+    async def _catch_up(self, store: Store) -> None:
+        """
+        Let the session see all that any process was told to be stored.
+
+        A member that became the primary just now has it, and for a while does not know
+        that a majority has: what is missing from a read would be taken for done.
+        """
+        with in_time():
+            await store.client.command("ping", session=self._session)
 
     def _check(self) -> None:
         if time.monotonic() - self.renewed > LEASE:
@@ -269,15 +282,19 @@ class Consumer:
             await self._take(store, effect, page)
         return ahead.result() if self._seen == page.reach else None
 
-    async def _wait(self) -> None:
+    async def _wait(self, store: Store) -> None:
         """Wait for an event, or until it is time to look again."""
         for connection in connections.all(initialized_only=True):
             connection.close_if_unusable_or_obsolete()
+        if self._told > self._seen:
+            # It was told of more than there is to read: a new primary knows less for
+            # a while, or the positions have begun anew.
+            await self._pause(store, SLICE)
         seconds = LOOK if self._seen == self._position else min(LOOK, SETTLE)
         if self.declared.is_async:
-            await follower.await_(self._seen, seconds)
+            self._told = await follower.await_(self._seen, seconds)
         else:
-            follower.wait(self._seen, seconds)
+            self._told = follower.wait(self._seen, seconds)
 
     async def _pause(
         self, store: Store, seconds: float, *, leased: bool = False
@@ -520,11 +537,17 @@ class Consumer:
         if asked:
             # Or what came before a stream waited might come again behind its retry.
             await self._write(store, now=True)
+            await self._catch_up(store)
+        end = time.monotonic() + LOOK  # then it is the turn of what comes in
         for waits in asked:
-            await self._retry(store, effect, waits)
+            await self._retry(store, effect, waits, end)
+            if time.monotonic() >= end:
+                return
 
-    async def _retry(self, store: Store, effect: Effect, waits: Document) -> None:
-        """Hand the events of a parked stream on, until it is level or fails again."""
+    async def _retry(
+        self, store: Store, effect: Effect, waits: Document, end: float
+    ) -> None:
+        """Hand on what a parked stream has: until it is level, fails, or ``end``."""
         while not self.stop.is_set():
             events = await read(
                 store,
@@ -549,6 +572,8 @@ class Consumer:
                 return
             self._rate.add(1)
             waits = {**waits, **parking.behind(event)}
+            if time.monotonic() >= end:
+                return
 
     async def _leave(self, store: Store, effect: Effect, waits: Document) -> None:
         await effect.settle(self._seen)

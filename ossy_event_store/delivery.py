@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any, Protocol
 
 from asgiref.sync import sync_to_async
@@ -297,7 +299,7 @@ async def _drop_broken_connections(is_async: bool) -> None:
 
 def _close_broken() -> None:
     for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:  # whose end decides about it
+        if not connection.in_atomic_block:  # else that would be broken off
             connection.close_if_unusable_or_obsolete()
 
 
@@ -314,6 +316,18 @@ async def side_by_side(
 
         return await asyncio.gather(*map(limited, works), return_exceptions=True)
     return list(pool.map(_driven, works))
+
+
+def close_pool(pool: ThreadPoolExecutor, many: int) -> None:
+    """End the threads of a pool that is idle, and close what each had open."""
+    together = Barrier(many)
+
+    def close(_: int) -> None:
+        together.wait()  # so each thread does it once
+        connections.close_all()
+
+    list(pool.map(close, range(many)))
+    pool.shutdown()
 
 
 def _driven(work: Callable[[], Any]) -> Any:

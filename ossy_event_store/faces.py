@@ -152,9 +152,8 @@ class BlockingCollection:
     async def batches(
         self, query: Filter, size: int, **options: Any
     ) -> AsyncGenerator[list[Document], None]:
-        with self.raw.find(
-            query, batch_size=size, session=self.session, **options
-        ) as cursor:
+        options.setdefault("session", self.session)
+        with self.raw.find(query, batch_size=size, **options) as cursor:
             while batch := cursor.to_list(size):
                 yield batch
 
@@ -251,9 +250,8 @@ class AwaitableCollection:
     async def batches(
         self, query: Filter, size: int, **options: Any
     ) -> AsyncGenerator[list[Document], None]:
-        async with self.raw.find(
-            query, batch_size=size, session=self.session, **options
-        ) as cursor:
+        options.setdefault("session", self.session)
+        async with self.raw.find(query, batch_size=size, **options) as cursor:
             while batch := await cursor.to_list(size):
                 yield batch
 

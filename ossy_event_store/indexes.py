@@ -128,6 +128,12 @@ PARKED_STREAMS = Index(
     [("subscription", 1), ("position", 1)],
     "The parked streams of a subscription.",
 )
+PARKED_RETRIES = Index(
+    PARKED,
+    [("subscription", 1), ("retry", 1), ("position", 1)],
+    "Those that are to be tried again, which is asked for twice a second.",
+    partial={"retry": True},
+)
 SKIPPED_EVENTS = Index(
     SKIPPED,
     [("subscription", 1), ("position", 1)],
@@ -148,6 +154,7 @@ INDEXES = (
     ENTRY_TYPES,
     ENTRY_AGGREGATE_TYPES,
     PARKED_STREAMS,
+    PARKED_RETRIES,
     SKIPPED_EVENTS,
 )
 

@@ -64,11 +64,14 @@ async def park(
     await in_transaction(store, session, write)
 
 
-async def parked_streams(store: Store, name: str) -> dict[str, int]:
+async def parked_streams(store: Store, name: str, session: Any) -> dict[str, int]:
     """Return the ids of all streams that wait, and since which position."""
     begun: dict[str, int] = {}
     found = store.parked.batches(
-        {"subscription": {"$eq": name}}, MOST, projection=["aggregateId", "begun"]
+        {"subscription": {"$eq": name}},
+        MOST,
+        projection=["aggregateId", "begun"],
+        session=session,
     )
     async for batch in found:
         begun.update((one["aggregateId"], one.get("begun", 0)) for one in batch)

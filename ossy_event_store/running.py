@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from django.db import connections
 from pymongo.errors import PyMongoError
 
 from . import leases, mongo, sequence, subscriptions
@@ -101,6 +102,8 @@ class Runner:
                 drive(consumer.run(mongo.blocking()))
         except Exception:
             logger.exception("Subscription %s is not run.", consumer.name)
+        finally:
+            connections.close_all()
 
     def _renew(self) -> None:
         while not self._ended.wait(LEASE / 5):

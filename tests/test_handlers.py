@@ -2,12 +2,15 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
+from ossy_event_store import EventStore, leases, mongo, operating, parking
 from ossy_event_store import consumer as consumer_module
-from ossy_event_store import leases, operating
 from ossy_event_store.exceptions import StoreUnavailable
+from ossy_event_store.faces import drive
+from ossy_event_store.follow import Follower
 from ossy_event_store.running import Runner
 from ossy_event_store.subscriptions import subscription
 from tests.servers import until
@@ -185,3 +188,65 @@ def test_one_that_lost_its_lease_waits_on_and_takes_it_again(store, lend):
     finally:
         runner.stop.set()
         thread.join(30)
+
+
+def test_one_that_is_told_of_more_than_there_is_does_not_spin(store, lend, monkeypatch):
+    ahead, reads = Follower(), []
+    ahead.tell(10**6)  # as of positions that were dropped, and begin anew
+    monkeypatch.setattr(consumer_module, "follower", ahead)
+    read = consumer_module.read
+
+    async def counted(*arguments):
+        reads.append(time.monotonic())
+        return await read(*arguments)
+
+    monkeypatch.setattr(consumer_module, "read", counted)
+    subscription("reader")(lambda event: None)
+    with running():
+        until(lambda: len(reads) >= 10)
+    ahead.close()
+    assert reads[9] - reads[1] > 7 * consumer_module.SLICE
+
+
+def test_a_long_retry_holds_up_nobody_else(store, lend, monkeypatch):
+    bad, got = {1}, []
+
+    @subscription("reader", retries=0)
+    def reader(event):
+        if event["position"] in bad:
+            raise KeyError("title")
+        if event["position"] == 1:
+            lend("b", "BookBought")
+            until(lambda: EventStore.head_position() == 7)
+        got.append(event["position"])
+
+    lend("a", *["BookLent"] * 6)
+    with running():
+        reached(store, "reader", 6)
+        bad.clear()
+        monkeypatch.setattr(consumer_module, "LOOK", 0.0)
+        operating.retry("reader")
+        until(lambda: not parked(store))
+        until(lambda: len(got) == 7)
+    assert got.index(7) < got.index(6)
+    assert [one for one in got if one < 7] == [1, 2, 3, 4, 5, 6]
+
+
+def test_parked_streams_of_which_none_is_tried_again_are_not_read(store):
+    waiting = mongo.raw(store.parked)
+    waiting.insert_many(
+        [
+            {
+                "_id": parking.key("reader", str(number)),
+                "subscription": "reader",
+                "position": number,
+                "retry": number == 7,
+            }
+            for number in range(50)
+        ]
+    )
+    query = {"subscription": {"$eq": "reader"}, "retry": True}
+    plan = waiting.find(query, sort=[("position", 1)], limit=10).explain()
+    assert plan["executionStats"]["totalDocsExamined"] == 1
+    (found,) = drive(parking.parked(store, "reader", retry=True))
+    assert found["position"] == 7

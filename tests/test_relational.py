@@ -309,3 +309,22 @@ def test_a_connection_that_broke_is_opened_anew_for_the_next_try(store, lend):
     with running():
         reached(store, "orders", 2)
     assert effects() == [1, 2]
+
+
+@pytest.mark.parametrize("many", [1, 3])
+def test_no_connection_is_left_open(store, lend, monkeypatch, many):
+    monkeypatch.setitem(connections.settings[SQL], "CONN_MAX_AGE", None)
+    used, together = [], threading.Barrier(many)
+
+    @subscription("orders", concurrency=many)
+    def handle(event):
+        together.wait(30)
+        take_effect(event["position"])
+        used.append(connections[SQL])
+
+    for number in range(many):
+        lend(f"book-{number}", "BookBought")
+    with running():
+        until(lambda: len(used) == many)
+    assert effects() == list(range(1, many + 1))
+    assert [one.connection for one in used] == [None] * many

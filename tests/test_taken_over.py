@@ -3,6 +3,8 @@
 import threading
 
 import pytest
+from django.conf import settings
+from pymongo import monitoring
 
 from ossy_event_store import (
     EventStore,
@@ -112,6 +114,70 @@ def test_a_retry_that_failed_while_another_went_on_sets_nothing_back(store, lend
         drive(parking.failed_again(store, waits, event, KeyError("title")))
     assert parked(store) == [now]
     assert got == [1, 2]
+
+
+class Sent(monitoring.CommandListener):
+    """Keeps what was sent, and the server's time of each answer, in order."""
+
+    def __init__(self):
+        self.all, self._begun = [], {}
+
+    def started(self, event):
+        self._begun[event.request_id] = dict(event.command)
+
+    def succeeded(self, event):
+        command = self._begun.pop(event.request_id)
+        self.all.append((command, event.reply.get("operationTime")))
+
+    def failed(self, event):
+        pass
+
+
+def seen_by(sent, wanted):
+    """Return what a read waits for, and the time of the last ping before it."""
+    time = None
+    for command, at in sent.all:
+        if "ping" in command:
+            time = at
+        if "find" in command and wanted(command):
+            yield command["readConcern"].get("afterClusterTime"), time
+
+
+@pytest.mark.skipif(settings.STORE != "url", reason="its client is not our own")
+def test_a_new_primary_that_knows_less_lets_no_stream_out(
+    store, lend, settings, request
+):
+    bad, sent = {"a"}, Sent()
+    settings.OSSY_EVENT_STORE = {
+        **settings.OSSY_EVENT_STORE,
+        "OPTIONS": {"event_listeners": [sent]},
+    }
+    request.addfinalizer(mongo.Mongo.close)
+    store = mongo.blocking()
+
+    @subscription("reader", retries=0)
+    def reader(event):
+        if event["aggregateId"] in bad:
+            raise KeyError("title")
+
+    lend("a", "BookBought", "BookLent")
+    with running():
+        reached(store, "reader", 2)
+        bad.clear()
+        operating.retry("reader")
+        until(lambda: not parked(store))
+    waiting = [*seen_by(sent, lambda c: [*c["filter"]] == ["subscription"])]
+    backlog = [
+        *seen_by(
+            sent,
+            lambda c: c["find"] == "positions" and "aggregateVersion" in c["filter"],
+        )
+    ]
+    assert len(backlog) >= 3
+    for after, ping in [waiting[0], *backlog]:
+        assert ping is not None
+        assert after is not None
+        assert after >= ping
 
 
 # --- written in part --------------------------------------------------------
