@@ -17,15 +17,8 @@ from . import checkpoints, mongo
 from .exceptions import EventStoreError
 from .faces import Document, drive
 from .mongo import Store, in_time
-from .projections import (
-    BUILD,
-    FRESH,
-    Projection,
-    Writer,
-    collection_name,
-    make_indexes,
-    revision,
-)
+from .projecting import Writer, collection_name, revision
+from .projections import BUILD, FRESH, Projection, make_indexes
 from .running import Reached, Runner, give_positions
 from .subscriptions import Subscription, registered
 from .transactions import in_transaction

@@ -15,7 +15,8 @@ from .exceptions import PositionsBroken
 from .faces import Document
 from .mongo import Store, in_time
 from .positions import head_position, read
-from .projections import BUILD, revision
+from .projecting import revision
+from .projections import BUILD
 from .projections import registered as projections
 
 QUIET = 3 * LEASE  # seconds after which a rate that nobody wrote anew is 0

@@ -10,6 +10,7 @@ from ossy_event_store import (
     Aggregate,
     EventStore,
     Projection,
+    folding,
     mongo,
     operating,
     projections,
@@ -17,7 +18,7 @@ from ossy_event_store import (
 )
 from ossy_event_store.checkpoints import Lost, begin, claim
 from ossy_event_store.faces import drive
-from ossy_event_store.projections import Writer
+from ossy_event_store.projecting import Writer
 from tests.library.aggregate import Book
 from tests.servers import until
 from tests.test_run_subscriptions import said
@@ -218,13 +219,13 @@ def test_a_changed_class_is_noticed(loans, store, lend, monkeypatch, caplog):
         reached(store, "loans", 1)
     assert "has changed" not in caplog.text
     monkeypatch.setattr(Loans, "revision", "2", raising=False)
-    projections.revision_of.cache_clear()
+    folding.revision_of.cache_clear()
     lend("a", "BookLent")
     with running():
         reached(store, "loans", 2)
     assert "Projection loans has changed since it was built" in caplog.text
     assert checkpoint(store, "loans")["revision"] != "2"
-    projections.revision_of.cache_clear()
+    folding.revision_of.cache_clear()
 
 
 def test_one_whose_checkpoint_was_claimed_by_another_parks_nothing(loans, store):

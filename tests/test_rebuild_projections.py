@@ -5,7 +5,7 @@ import threading
 import pytest
 from django.core.management import CommandError
 
-from ossy_event_store import Aggregate, mongo, operating, projections, reprojection
+from ossy_event_store import Aggregate, folding, mongo, operating, reprojection
 from ossy_event_store.faces import drive
 from ossy_event_store.reprojection import Rebuild, drop_old
 from ossy_event_store.running import Runner
@@ -115,10 +115,10 @@ def test_a_build_that_was_broken_off_goes_on(lent, store, lend):
 def changed(monkeypatch):
     def changed(revision):
         monkeypatch.setattr(Loans, "revision", revision, raising=False)
-        projections.revision_of.cache_clear()
+        folding.revision_of.cache_clear()
 
     yield changed
-    projections.revision_of.cache_clear()
+    folding.revision_of.cache_clear()
 
 
 def test_a_build_of_another_version_of_the_class_begins_anew(lent, store, changed):

@@ -18,7 +18,7 @@ from ossy_event_store import (
 from ossy_event_store.checkpoints import Lost, begin
 from ossy_event_store.exceptions import EventStoreError
 from ossy_event_store.faces import BlockingCollection, drive
-from ossy_event_store.projections import Writer
+from ossy_event_store.projecting import Writer
 from ossy_event_store.reprojection import Rebuild
 from ossy_event_store.subscriptions import subscription
 from tests.servers import until

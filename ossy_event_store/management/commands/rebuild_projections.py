@@ -10,6 +10,7 @@ from django.core.management.base import CommandError, CommandParser
 from ... import mongo, projections
 from ...exceptions import UnknownSubscription
 from ...faces import drive
+from ...projecting import collection_name
 from ...reprojection import Rebuild, drop_old
 from ...status import statuses
 from ._base import INTERRUPTED, Progress, StoreCommand
@@ -97,7 +98,7 @@ class Command(StoreCommand):
         progress.end()
         if built is None:
             raise CommandError("Stopped.", returncode=INTERRUPTED)
-        collection = projections.collection_name(built.name, built.generation)
+        collection = collection_name(built.name, built.generation)
         self.stdout.write(
             f"Built {built.name} up to position {built.position:,}, in collection "
             f"{collection}."
