@@ -182,7 +182,7 @@ async def rebuild(
 ) -> RebuildReport:
     """Rebuild the streams of ``roots``; the coroutine behind both faces."""
     work = _Rebuild(store, progress)
-    with _fewer_collections():
+    with fewer_collections():
         for Root in roots:
             if ids is None:
                 await _rebuild_type(work, Root, stale)
@@ -219,7 +219,7 @@ async def _rebuild_stale(
 
 
 @contextmanager
-def _fewer_collections() -> Iterator[None]:
+def fewer_collections() -> Iterator[None]:
     """
     Look for cyclic garbage less often meanwhile.
 

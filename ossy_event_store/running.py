@@ -24,6 +24,7 @@ from .faces import drive
 from .follow import follower
 from .mongo import in_time
 from .positions import head_position
+from .rebuild import fewer_collections
 from .subscriptions import Subscription
 
 logger = logging.getLogger("ossy_event_store")
@@ -56,6 +57,10 @@ class Runner:
         Args:
             until: asked again and again; true ends it as well.
         """
+        with fewer_collections():  # events come by the thousand, without cycles
+            self._work(until)
+
+    def _work(self, until: Callable[[], bool] | None) -> None:
         threads = [
             threading.Thread(
                 target=sequence.keep_giving,

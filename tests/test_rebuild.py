@@ -305,7 +305,7 @@ def test_the_garbage_collector_is_as_it_was_afterwards(store, face, lend, broken
     assert report.saved == 1
     assert during[0] > before[0]
     assert gc.get_threshold() == before
-    with rebuild._fewer_collections(), rebuild._fewer_collections():
+    with rebuild.fewer_collections(), rebuild.fewer_collections():
         pass
     assert gc.get_threshold() == before
 

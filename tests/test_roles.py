@@ -67,6 +67,9 @@ OF_HANDLERS = (
     "projection_loans",
     "projection_loans_2",
     "projection_loans_3",
+    "projection_indexed",
+    "projection_indexed_2",
+    "projection_indexed_3",
     "projection_unstorable",
 )
 BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
