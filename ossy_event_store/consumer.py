@@ -328,7 +328,9 @@ class Consumer:
     async def _take_chunk(
         self, store: Store, effect: Effect, chunk: Sequence[Document], after: int
     ) -> None:
-        events = [event for event in chunk if not self._waits(event)]
+        events = chunk
+        if self._parked:
+            events = [event for event in chunk if not self._waits(event)]
         if len(events) > 1:
             try:
                 await self._deliver(store, effect, events, after)
