@@ -328,9 +328,7 @@ class Consumer:
     async def _take_chunk(
         self, store: Store, effect: Effect, chunk: Sequence[Document], after: int
     ) -> None:
-        events = chunk
-        if self._parked:
-            events = [event for event in chunk if not self._waits(event)]
+        events = self._without_parked(chunk)
         if len(events) > 1:
             try:
                 await self._deliver(store, effect, events, after)
@@ -421,6 +419,11 @@ class Consumer:
             failed.tries,
         )
         self._parked[failed.event["aggregateId"]] = failed.event["position"]
+
+    def _without_parked(self, chunk: Sequence[Document]) -> Sequence[Document]:
+        if not self._parked:
+            return chunk
+        return [event for event in chunk if not self._waits(event)]
 
     def _waits(self, event: Document) -> bool:
         """
