@@ -149,6 +149,7 @@ def play(store, history, quick, monkeypatch):
     return lambda variant, seed, kind: variant.scenario(store, seed, kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_ours_stand_what_weaker_ones_do_not(name, seed, play):
@@ -156,6 +157,7 @@ def test_ours_stand_what_weaker_ones_do_not(name, seed, play):
     assert check(play(variant, seed, variant.as_it_is)) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_weaker_ones_are_found_out(name, seed, play):
