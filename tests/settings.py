@@ -49,6 +49,8 @@ TEMPLATES = [
     }
 ]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+# Before Django 6.1 nothing reads it; from then on a mail needs it.
+MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
 
 if STORE == "url":
     INSTALLED_APPS.append("ossy_event_store.relational")
