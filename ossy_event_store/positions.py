@@ -18,6 +18,7 @@ from .faces import Document
 from .mongo import Store, in_time
 
 PAGE = 1000
+NEEDED = ("eventId", "aggregateId", "aggregateVersion")  # of an entry
 LOOK = 100  # events that may wait for a position
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25  # seconds between two looks
 
@@ -190,7 +191,7 @@ async def read(
     """
     with in_time():
         entries = await store.positions.find(
-            query, sort=[("_id", 1)], limit=size, session=session
+            query, projection=NEEDED, sort=[("_id", 1)], limit=size, session=session
         )
         ids = [entry["eventId"] for entry in entries]
         found = (
