@@ -7,6 +7,8 @@ through a ``django_mongodb_backend`` alias, or through a ``djongo`` alias.
 """
 
 import os
+import tempfile
+from pathlib import Path
 
 from ossy_event_store import embedded
 
@@ -55,7 +57,12 @@ MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend
 if STORE == "url":
     INSTALLED_APPS.append("ossy_event_store.relational")
     DATABASES = {
-        "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+        "default": {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": ":memory:",
+            # A database in memory is never closed, even where a thread ends.
+            "TEST": {"NAME": Path(tempfile.gettempdir(), f"test_{os.getpid()}.sqlite3")},
+        }
     }
     OSSY_EVENT_STORE = {
         "URL": SERVER,
