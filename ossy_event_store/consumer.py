@@ -40,7 +40,7 @@ from .transactions import HandlerFailed, is_away
 
 logger = logging.getLogger("ossy_event_store")
 
-PAGE = 1000  # events a read
+PAGE = 2000  # events a read
 LEASE = 5.0  # seconds after which another process takes over from one that is gone
 LOOK = 0.5  # seconds between two looks at what an operator asked for
 WRITE = 0.5  # seconds between two writes of a checkpoint that does not move by itself

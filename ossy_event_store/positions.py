@@ -12,13 +12,18 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
+import bson
+from bson import ObjectId
+
 from .events import check_id, check_version, read_event
 from .exceptions import PositionsBroken
 from .faces import Document
 from .mongo import Store, in_time
 
 PAGE = 1000
-NEEDED = ("eventId", "aggregateId", "aggregateVersion")  # of an entry
+PLAIN = (str, ObjectId)  # ids that are keys as they are
+MANY = 50  # events that are looked for by the time at which they were recorded
+SPARE = 1.25  # events read for each that is wanted, at most
 LOOK = 100  # events that may wait for a position
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25  # seconds between two looks
 
@@ -191,28 +196,76 @@ async def read(
     """
     with in_time():
         entries = await store.positions.find(
-            query, projection=NEEDED, sort=[("_id", 1)], limit=size, session=session
+            query,
+            projection=["eventId"],
+            sort=[("_id", 1)],
+            limit=size,
+            session=session,
         )
-        ids = [entry["eventId"] for entry in entries]
-        found = (
-            await store.events.find({"_id": {"$in": ids}}, session=session)
-            if ids
-            else []
-        )
-    # By place and not by id, which may be of any type. No function is called for each
-    # but one: this runs for every event of every subscription.
-    events = {
-        (event["aggregateId"], event["aggregateVersion"]): event for event in found
-    }
+        events = await _events_of(store, entries, session)
     page = []
     for entry in entries:
-        place = entry["aggregateId"], entry["aggregateVersion"]
-        if place not in events:
-            raise PositionsBroken(entry["_id"], *place)
-        event = read_event(events[place])
+        event = events.get(_key(entry["eventId"]))
+        if event is None:
+            raise await _broken(store, entry["_id"], session)
+        event = read_event(event)
         event["position"] = entry["_id"]
         page.append(event)
     return page
+
+
+async def _events_of(
+    store: Store, entries: Sequence[Document], session: Any
+) -> dict[Any, Document]:
+    """
+    Return the events of some entries, by the keys of their ids.
+
+    Neighbours in the one order were recorded at about the same time: to follow the
+    index of time costs a third less than to look for each id. What that does not give
+    is looked for by id.
+    """
+    events: dict[Any, Document] = {}
+    limit = round(len(entries) * SPARE)
+    dense = len(entries) >= MANY and entries[-1]["_id"] - entries[0]["_id"] < limit
+    if dense and (span := await _span(store, entries, session)):
+        # Without a sort, the server takes the one index that has times alone.
+        found = await store.events.find(span, limit=limit, session=session)
+        events = {_key(event["_id"]): event for event in found}
+    ids = [entry["eventId"] for entry in entries]
+    missing = [one for one in ids if _key(one) not in events]
+    if missing:
+        found = await store.events.find({"_id": {"$in": missing}}, session=session)
+        events.update((_key(event["_id"]), event) for event in found)
+    return events
+
+
+async def _span(
+    store: Store, entries: Sequence[Document], session: Any
+) -> Document | None:
+    """Return the filter for the time from the first entry's event to the last one's."""
+    ends = [entries[0]["eventId"], entries[-1]["eventId"]]
+    found = await store.events.find(
+        {"_id": {"$in": ends}}, projection=["created"], session=session
+    )
+    times = [event.get("created") for event in found]
+    dates = [time for time in times if isinstance(time, dt.datetime)]
+    if not dates:
+        return None  # a foreign writer stores numbers
+    return {"created": {"$gte": min(dates), "$lte": max(dates)}}
+
+
+def _key(event_id: Any) -> Any:
+    """Return what an id is looked up by; ids of other kinds may be of any type."""
+    return event_id if type(event_id) in PLAIN else bson.encode({"": event_id})
+
+
+async def _broken(store: Store, position: int, session: Any) -> PositionsBroken:
+    with in_time():
+        entry = await store.positions.find_one({"_id": position}, session=session)
+    entry = entry or {}
+    return PositionsBroken(
+        position, entry.get("aggregateId", ""), entry.get("aggregateVersion", 0)
+    )
 
 
 def _place(document: Document) -> tuple[str, int]:
