@@ -16,6 +16,7 @@ SERVER = os.environ.get("TEST_MONGODB_URL") or embedded.start("")
 STORE = os.environ.get("TEST_STORE", "url")
 # Who may empty the store between tests, where the user of SERVER may only append.
 ADMIN = os.environ.get("TEST_MONGODB_ADMIN_URL")
+TEMPORARY = Path(tempfile.gettempdir())
 
 SECRET_KEY = "only for tests"
 USE_TZ = True
@@ -61,7 +62,9 @@ if STORE == "url":
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": ":memory:",
             # A database in memory is never closed, even where a thread ends.
-            "TEST": {"NAME": Path(tempfile.gettempdir(), f"test_{os.getpid()}.sqlite3")},
+            "TEST": {
+                "NAME": Path(tempfile.gettempdir(), f"test_{os.getpid()}.sqlite3")
+            },
         }
     }
     OSSY_EVENT_STORE = {

@@ -1,14 +1,21 @@
 """Reading the events of all streams in their one order, through both faces."""
 
 import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from bson import ObjectId
+from django.conf import settings
+from pymongo import MongoClient, monitoring
 
-from ossy_event_store import EventStore, sequence
+from ossy_event_store import EventStore, mongo, positions, sequence
 from ossy_event_store.exceptions import PositionsBroken
+from ossy_event_store.faces import BlockingCollection, drive
 from ossy_event_store.sequence import Sequencer
 from tests.servers import until
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -111,6 +118,104 @@ def test_an_event_with_an_odd_id_is_read(face, lend, give, history):
     give()
     read = face.list(EventStore.read_all)
     assert sorted(event["aggregateId"] for event in read) == ["a", "b", "c"]
+
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        lambda number: BEGIN + number * SECOND,
+        lambda number: BEGIN - number * SECOND,
+        lambda number: BEGIN + number % 7 * SECOND,
+        lambda number: BEGIN,
+        # Most are outside of the time between the first and the last.
+        lambda number: BEGIN + (number % 9) * timedelta(days=1),
+        # The first is so old that others fill the span.
+        lambda number: BEGIN - (number == 40) * timedelta(days=9),
+        lambda number: 1700000000000 + number,
+        lambda number: None,
+        lambda number: BEGIN + number * SECOND if number % 2 else "then",
+    ],
+    ids=[
+        "in order",
+        "backwards",
+        "mixed",
+        "all at once",
+        "far apart",
+        "one long ago",
+        "numbers",
+        "none",
+        "words",
+    ],
+)
+@pytest.mark.parametrize("page", [20, 1000])
+def test_whenever_events_were_recorded_each_is_read(
+    face, history, give, monkeypatch, recorded, page
+):
+    monkeypatch.setattr(positions, "MANY", 5)
+    monkeypatch.setattr(positions, "PAGE", page)
+    ids = [ObjectId(), "a@1", 1, True, 1.5, {"of": "another"}, b"bytes", None]
+    foreign = [
+        {
+            "_id": ids[number] if number < len(ids) else f"b@{number}",
+            "aggregateId": f"book-{number}",
+            "aggregateType": "Book",
+            "aggregateVersion": 1,
+            "type": "BookBought",
+            "payload": {"number": number},
+            "created": recorded(number),
+        }
+        for number in range(60)
+    ]
+    # Given one after the other, as live ones are, whatever their time.
+    for at in range(0, 60, 15):
+        history.insert_many(foreign[at : at + 15])
+        give()
+    read = face.list(EventStore.read_all)
+    assert [event["position"] for event in read] == list(range(1, 61))
+    entries = {e["_id"]: e["aggregateId"] for e in raw_entries(history)}
+    assert [e["aggregateId"] for e in read] == [entries[p] for p in range(1, 61)]
+    assert sorted(e["payload"]["number"] for e in read) == list(range(60))
+    for event in read:
+        assert event["aggregateId"] == f"book-{event['payload']['number']}"
+
+
+def raw_entries(history):
+    return history.database[mongo.POSITIONS].find()
+
+
+def test_events_far_behind_are_not_looked_for_one_by_one(store, lend, give):
+    """Neighbours are read along the index of time, with no read by id but of two."""
+    for number in range(40):
+        lend(f"book-{number:02}", "BookBought", "BookLent")
+    give()
+    asked = []
+
+    class Listener(monitoring.CommandListener):
+        def started(self, event):
+            if event.command.get("find") == mongo.EVENTS:
+                asked.append(event.command["filter"])
+
+        def succeeded(self, event):
+            pass
+
+        def failed(self, event):
+            pass
+
+    with MongoClient(settings.SERVER, event_listeners=[Listener()]) as client:
+        source = mongo.raw(store.events).database
+        other = client[source.name]
+        seen = replace(
+            store,
+            events=BlockingCollection(other[mongo.EVENTS]),
+            positions=BlockingCollection(other[mongo.POSITIONS]),
+        )
+        found = drive(positions.read(seen, {}, 80, None))
+    assert [event["position"] for event in found] == list(range(1, 81))
+    by_id = [len(query["_id"]["$in"]) for query in asked if "_id" in query]
+    assert by_id == [2]
 
 
 def test_a_position_is_waited_for(face, lend, give):
