@@ -56,6 +56,7 @@ CATALOGUE: Mapping[str, str] = {
     "W012": "The validator is not that of this version; ``ensure_event_store`` helps.",
     "W013": "``directConnection=true`` holds to one member of a set of several.",
     "W014": "There are subscriptions, and the server is standalone.",
+    "W015": "A collection is spread over shards by a key that breaks a promise.",
 }
 
 
@@ -226,6 +227,7 @@ def _shortcomings() -> Iterator[CheckMessage]:
         hello = drive(store.client.command("hello"))
         build = drive(store.client.command("buildInfo"))
     yield from _of_the_set(hello)
+    yield from _of_the_shards(store)
     yield from _of_subscriptions(store, hello)
     if not resolve().url.startswith(EMBEDDED):  # W006 says that it is no server to keep
         yield from _of_the_version(build)
@@ -260,6 +262,36 @@ def _of_the_set(hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
             "acknowledge an event, and appends fail with OutcomeUnknown. Other data of "
             "this server is by default acknowledged by one member alone.",
             "Give the set another member with data in place of the arbiter.",
+        )
+
+
+def _of_the_shards(store: Store) -> Iterator[CheckMessage]:
+    """Compare the keys by which collections are spread; a set has none."""
+    database = mongo.raw(store.events).database
+    kept = database.client["config"]["collections"]
+    names = [f"{database.name}.{name}" for name in mongo.OPTIONS]
+    query = {"_id": {"$in": names}, "unsplittable": {"$ne": True}, "key": {"$ne": None}}
+    try:
+        with in_time():
+            found = list(kept.find(query, ["key", "dropped"]).sort("_id", 1))
+    except OperationFailure:
+        return  # it may not be looked at
+    for one in found:
+        name = one["_id"].removeprefix(f"{database.name}.")
+        wanted = indexes.SHARD_KEYS.get(name)
+        if list(one["key"].items()) == wanted or one.get("dropped"):
+            continue
+        yield _warning(
+            "W015",
+            f"{name} is spread over shards by {one['key']!r}. "
+            + (
+                f"Its key is {dict(wanted)!r}: by another, a stream or its versions "
+                "may lie on several shards."
+                if wanted
+                else "It has to stay whole: each shard by itself would take a document "
+                "of the same _id."
+            ),
+            "See the page on shards in the documentation.",
         )
 
 

@@ -139,6 +139,11 @@ SKIPPED_EVENTS = Index(
     [("subscription", 1), ("position", 1)],
     "The events of a subscription that somebody skipped.",
 )
+# By which key a collection may be spread over shards. A unique index holds only with
+# the whole shard key at its front; an ``_id`` is one of its kind only where it is the
+# key. The others stay whole: their ``_id`` is a position, or a name.
+SHARD_KEYS = {EVENTS: [("aggregateId", 1)], SNAPSHOTS: [("_id", 1)]}
+
 INDEXES = (
     STREAM_VERSIONS,
     TYPE_VERSIONS,

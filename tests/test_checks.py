@@ -628,6 +628,37 @@ def test_w012_is_not_said_where_the_validator_may_not_be_seen(store, monkeypatch
     assert check_server(None, DEFAULT) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "kept", "said"),
+    [
+        (mongo.EVENTS, {"key": {"aggregateId": 1}}, None),
+        (mongo.SNAPSHOTS, {"key": {"_id": 1}}, None),
+        (mongo.EVENTS, {"key": {"aggregateId": "hashed"}}, "its versions"),
+        (
+            mongo.EVENTS,
+            {"key": {"aggregateId": 1, "aggregateVersion": 1}},
+            "its versions",
+        ),
+        (mongo.POSITIONS, {"key": {"aggregateId": 1}}, "has to stay whole"),
+        (mongo.LEASES, {"key": {"owner": 1}}, "has to stay whole"),
+        (mongo.POSITIONS, {"key": {"_id": 1}, "unsplittable": True}, None),
+        (mongo.POSITIONS, {"key": {"aggregateId": 1}, "dropped": True}, None),
+    ],
+)
+def test_w015_another_shard_key(store, history, name, kept, said):
+    """A router keeps them so; the same documents stand in a set's own ``config``."""
+    database = history.database
+    config = database.client["config"]["collections"]
+    try:
+        config.insert_one({"_id": f"{database.name}.{name}", **kept})
+        config.insert_one({"_id": f"{database.name}x.{name}", "key": {"other": 1}})
+        messages = list(checks._of_the_shards(store))
+    finally:
+        config.delete_many({})
+    assert ids(messages) == (["W015"] if said else [])
+    assert all(f"{name} is spread" in m.msg and said in m.msg for m in messages)
+
+
 # A set of two members and an arbiter
 
 
