@@ -110,7 +110,7 @@ class Documents(Protocol):
     async def insert_one(self, document: Any, **options: Any) -> None: ...
     async def insert_many(self, documents: Sequence[Any], **options: Any) -> None: ...
     async def replace_one(
-        self, query: Filter, document: Document, **options: Any
+        self, query: Filter, document: Any, **options: Any
     ) -> int: ...
     async def update_one(self, query: Filter, update: Any, **options: Any) -> int: ...
     async def update_many(self, query: Filter, update: Any) -> int: ...
@@ -174,9 +174,7 @@ class BlockingCollection:
         options.setdefault("session", self.session)
         self.raw.insert_many(documents, **options)
 
-    async def replace_one(
-        self, query: Filter, document: Document, **options: Any
-    ) -> int:
+    async def replace_one(self, query: Filter, document: Any, **options: Any) -> int:
         options.setdefault("session", self.session)
         result = self.raw.replace_one(query, document, **options)
         return result.matched_count + (result.upserted_id is not None)
@@ -272,9 +270,7 @@ class AwaitableCollection:
         options.setdefault("session", self.session)
         await self.raw.insert_many(documents, **options)
 
-    async def replace_one(
-        self, query: Filter, document: Document, **options: Any
-    ) -> int:
+    async def replace_one(self, query: Filter, document: Any, **options: Any) -> int:
         options.setdefault("session", self.session)
         result = await self.raw.replace_one(query, document, **options)
         return result.matched_count + (result.upserted_id is not None)

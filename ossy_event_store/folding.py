@@ -10,7 +10,7 @@ import functools
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from types import CodeType
 from typing import Any, Protocol
 
@@ -70,14 +70,28 @@ def check_reducer(Root: Any) -> Any:
         raise ImproperlyConfigured(
             f"{name_of(Root)} needs a static method view(events, saved_state)."
         )
+    if reason := _reason_against(view):
+        raise ImproperlyConfigured(
+            f"{name_of(Root)}.view must take (events, saved_state) and be a "
+            f"@staticmethod or @classmethod: {reason}."
+        )
+    return Root
+
+
+def _reason_against(view: Any) -> str | None:
+    # Asked before every load, and to look at a signature takes a tenth of one.
+    if isinstance(view, Hashable):
+        return _known_reason_against(view)
+    return _known_reason_against.__wrapped__(view)
+
+
+@functools.lru_cache(maxsize=1000)
+def _known_reason_against(view: Any) -> str | None:
     try:
         inspect.signature(view).bind([], {})
     except (TypeError, ValueError) as error:
-        raise ImproperlyConfigured(
-            f"{name_of(Root)}.view must take (events, saved_state) and be a "
-            f"@staticmethod or @classmethod: {error}."
-        ) from None
-    return Root
+        return str(error)
+    return None
 
 
 def own_revision(Root: Any) -> str | None:

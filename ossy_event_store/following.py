@@ -22,7 +22,7 @@ from .faces import Document
 from .folding import fold, name_of
 from .mongo import Store, in_time
 from .registry import registered
-from .snapshots import build_snapshot, is_usable, write_snapshots
+from .snapshots import Snapshot, build_snapshot, is_usable, write_snapshots
 from .subscriptions import Subscription
 from .transactions import HandlerFailed
 
@@ -88,7 +88,7 @@ class Snapshots:
         with in_time():
             found = await self._store.snapshots.find({"_id": {"$in": list(streams)}})
         there = {snapshot["_id"]: snapshot for snapshot in found}
-        new: list[Document] = []
+        new: list[Snapshot] = []
         for aggregate_id, stream in streams.items():
             try:
                 snapshot = await self._folded(stream, there.get(aggregate_id))
@@ -113,7 +113,7 @@ class Snapshots:
 
     async def _folded(
         self, stream: Sequence[Document], snapshot: Document | None
-    ) -> Document | None:
+    ) -> Snapshot | None:
         """Return the snapshot after these events of a stream, if one is due."""
         Root = registered().get(stream[0]["aggregateType"])
         every = snapshot_every(Root) if Root is not None else None

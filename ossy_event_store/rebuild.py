@@ -28,7 +28,7 @@ from .mongo import Store, explained, in_time
 from .overview import Tally, save_tally
 from .registry import register_aggregate, registered, root_of
 from .scan import scan
-from .snapshots import build_snapshot, write_snapshots
+from .snapshots import Snapshot, build_snapshot, write_snapshots
 from .stale import stale_ids
 
 logger = logging.getLogger("ossy_event_store")
@@ -249,7 +249,7 @@ class _Rebuild:
         self.progress = progress
         self.report = RebuildReport()
         self.began = time.monotonic()
-        self.snapshots: list[Document] = []
+        self.snapshots: list[Snapshot] = []
         self.first: bool | None = None  # whether there was no snapshot to begin with
 
     def tick(self) -> None:
@@ -335,7 +335,7 @@ class StreamFold:
             except ReducerError as error:
                 self.error = error.with_traceback(None)
 
-    def snapshot(self) -> Document:
+    def snapshot(self) -> Snapshot:
         """
         Return the snapshot of all events that were taken.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import bson
 from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 from pymongo import InsertOne, ReplaceOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
@@ -26,23 +27,30 @@ logger = logging.getLogger("ossy_event_store")
 MAX_BYTES = 16 * 1024 * 1024 - 1024  # MongoDB's limit of a document, less the frame
 
 
+class Snapshot(Document):
+    """The document of a snapshot, with itself as it is sent: it is encoded once."""
+
+    __slots__ = ("encoded",)
+    encoded: RawBSONDocument
+
+
 def build_snapshot(
     Root: Any, aggregate_id: str, version: int, state: Mapping[str, Any]
-) -> Document:
+) -> Snapshot:
     """
     Return the snapshot document of a state.
 
     Raises:
         InvalidState: the state is not what MongoDB can hold.
     """
-    document = {
-        "_id": aggregate_id,
-        "aggregateType": Root.aggregate_type,
-        "aggregateVersion": version,
-        "revision": revision_of(Root),
-        "state": stored_state(state, Root.aggregate_type),
-        "saved": dt.datetime.now(dt.UTC),
-    }
+    document = Snapshot(
+        _id=aggregate_id,
+        aggregateType=Root.aggregate_type,
+        aggregateVersion=version,
+        revision=revision_of(Root),
+        state=stored_state(state, Root.aggregate_type),
+        saved=dt.datetime.now(dt.UTC),
+    )
     try:
         encoded = bson.encode(document, codec_options=CODEC)
     except (BSONError, ValueError, OverflowError) as error:
@@ -52,6 +60,7 @@ def build_snapshot(
             f"{len(encoded):,} bytes; a document of MongoDB has at most {MAX_BYTES:,}"
         )
         raise InvalidState("state", reason)
+    document.encoded = RawBSONDocument(encoded)
     return document
 
 
@@ -80,7 +89,7 @@ def older_than(snapshot: Document) -> Document:
     }
 
 
-async def save_snapshot(store: Store, snapshot: Document) -> bool:
+async def save_snapshot(store: Store, snapshot: Snapshot) -> bool:
     """
     Store the snapshot unless a newer one is there; return whether it was stored.
 
@@ -93,19 +102,20 @@ async def save_snapshot(store: Store, snapshot: Document) -> bool:
         return await _save_joined(store, snapshot, query)
     while True:
         try:
-            return await store.snapshots.replace_one(query, snapshot, upsert=True) > 0
+            sent = snapshot.encoded
+            return await store.snapshots.replace_one(query, sent, upsert=True) > 0
         except DuplicateKeyError:
             if await store.snapshots.find_one(query, projection={"_id": 1}) is None:
                 return False
 
 
-async def _save_joined(store: Store, snapshot: Document, query: Document) -> bool:
+async def _save_joined(store: Store, snapshot: Snapshot, query: Document) -> bool:
     """Save inside somebody else's transaction, which a refused write would end."""
     there = {"_id": {"$eq": snapshot["_id"]}}
     if await store.snapshots.find_one(there, projection={"_id": 1}) is None:
-        await store.snapshots.insert_one(snapshot)
+        await store.snapshots.insert_one(snapshot.encoded)
         return True
-    return await store.snapshots.replace_one(query, snapshot) > 0
+    return await store.snapshots.replace_one(query, snapshot.encoded) > 0
 
 
 async def discard(store: Store, snapshot: Document, head: int) -> None:
@@ -133,7 +143,7 @@ async def discard(store: Store, snapshot: Document, head: int) -> None:
 
 
 async def write_snapshots(
-    store: Store, snapshots: list[Document], *, first: bool = False
+    store: Store, snapshots: list[Snapshot], *, first: bool = False
 ) -> int:
     """
     Write snapshots unless newer ones are there; return how many were written.
@@ -169,14 +179,14 @@ async def write_snapshots(
 
 
 def _request(
-    snapshot: Document, exists: bool
-) -> InsertOne[Document] | ReplaceOne[Document]:
+    snapshot: Snapshot, exists: bool
+) -> InsertOne[RawBSONDocument] | ReplaceOne[RawBSONDocument]:
     # An insert is twice as fast as an upsert, and a first rebuild has only inserts.
     if not exists:
-        return InsertOne(snapshot)
+        return InsertOne(snapshot.encoded)
     # A rebuild replaces its own version as well: the state may be what was wrong.
     newer = {"aggregateVersion": {"$gt": snapshot["aggregateVersion"]}}
-    return ReplaceOne({"_id": snapshot["_id"], "$nor": [newer]}, snapshot)
+    return ReplaceOne({"_id": snapshot["_id"], "$nor": [newer]}, snapshot.encoded)
 
 
 async def discard_if_ahead(store: Store, aggregate_id: str) -> bool:

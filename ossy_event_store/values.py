@@ -238,8 +238,14 @@ def _mapping(value: Mapping[Any, Any], walk: Walk, depth: int) -> Document:
         try:
             if not (type(key) is str and key.isascii() and "\0" not in key):
                 key = _key(key, walk)
-            # By far the most values are plain text or none, with nothing to check.
-            if not (item is None or (type(item) is str and item.isascii())):
+            # By far the most values are plain text, a small number or none, with
+            # nothing to check.
+            kind = type(item)
+            if not (
+                item is None
+                or (kind is str and item.isascii())
+                or (kind is int and -(2**31) <= item < 2**31)
+            ):
                 item = _stored(item, walk, depth + 1)
         except Unstorable as error:
             raise error.inside(key if isinstance(key, str) else repr(key)) from None
