@@ -70,7 +70,7 @@ def arguments():
     parser.add_argument(
         "--file", help="take the events from this file, one JSON object a line"
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--only", action="append", choices=NAMES, help="only these rows; repeatable"
     )
