@@ -97,9 +97,8 @@ def ten(options):
         for _ in range(many):
             aggregate_id = name or new_id()
             some = [document(aggregate_id, version) for version in range(1, 11)]
-            with client.start_session() as session:
-                with session.start_transaction(**concerns):
-                    events.insert_many(some, session=session)
+            with client.start_session() as own, own.start_transaction(**concerns):
+                events.insert_many(some, session=own)
 
     many = 1
     append("ten by store"), insert("ten by hand")
@@ -245,5 +244,3 @@ def long(options):
         bench.row(f"{what}, snapshot at its head", MANY, short, most=2),
         bench.row(f"{what}, no snapshot: events", LONG, whole, least=0.85),
     ]
-
-

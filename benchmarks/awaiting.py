@@ -18,7 +18,10 @@ def both(options):
     event, many = by_hand.EVENT, TASKS * EACH
 
     async def work():
-        events, snapshots = await EventStore.acollection(), await Aggregate.acollection()
+        events, snapshots = (
+            await EventStore.acollection(),
+            await Aggregate.acollection(),
+        )
         name = by_hand.new_id()
         await Aggregate(Root, name, []).aadd(*[event] * 10)
 

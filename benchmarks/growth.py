@@ -54,7 +54,8 @@ def pages(options):
         found = events.find({"_id": {"$in": ids}}, batch_size=PAGE + 1)
         by_id = {event["_id"]: event for event in found}
         return [
-            {**by_id[entry["eventId"]], "position": entry["_id"]} for entry in entries
+            {"metadata": {}, **by_id[entry["eventId"]], "position": entry["_id"]}
+            for entry in entries
         ]
 
     assert by_store(PAGE) == by_hand(PAGE)
@@ -87,9 +88,13 @@ def grown(figures):
     sizes = sorted(figures, key=int)
     for name, first in figures[sizes[0]].items():
         last = figures[sizes[-1]][name]
-        yield name, [figures[size][name]["store"] for size in sizes], (
-            last["store"] / first["store"],
-            last["bare"] / first["bare"],
+        yield (
+            name,
+            [figures[size][name]["store"] for size in sizes],
+            (
+                last["store"] / first["store"],
+                last["bare"] / first["bare"],
+            ),
         )
 
 
@@ -99,7 +104,7 @@ def tell(figures):
     print(f"{'microseconds, by events in the store':38}{head}   growth  of bare")
     for name, some, (ours, bare) in grown(figures):
         cells = "".join(f"{value:>12,.1f}" for value in some)
-        print(f"{name:38}{cells}   × {ours:4.2f}   × {bare:4.2f}")
+        print(f"{name:38}{cells}   x {ours:4.2f}   x {bare:4.2f}")
 
 
 def draw(figures, file):
@@ -115,7 +120,9 @@ def draw(figures, file):
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for name in figures[sizes[0]]:
         numbers = [int(size) for size in sizes]
-        lines = {who: [figures[s][name][who] for s in sizes] for who in ("store", "bare")}
+        lines = {
+            who: [figures[s][name][who] for s in sizes] for who in ("store", "bare")
+        }
         (line,) = axes.plot(numbers, lines["store"], "o-", label=name)
         axes.plot(numbers, lines["bare"], ":", color=line.get_color(), linewidth=1)
     axes.set(
@@ -159,8 +166,9 @@ def measured(options):
     options.file = None
     figures = {}
     try:
-        for options.events in options.sizes:
-            figures[str(options.events)] = costs(options)
+        for size in options.sizes:
+            options.events = size
+            figures[str(size)] = costs(options)
         return {"machine": bench.machine(), "microseconds": figures}
     finally:
         database.client.drop_database(database.name)

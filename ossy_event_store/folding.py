@@ -10,7 +10,7 @@ import functools
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from types import CodeType
 from typing import Any, Protocol
 
@@ -70,14 +70,26 @@ def check_reducer(Root: Any) -> Any:
         raise ImproperlyConfigured(
             f"{name_of(Root)} needs a static method view(events, saved_state)."
         )
+    if not isinstance(view, Hashable):
+        reason = _signature_against.__wrapped__(view)
+    else:
+        reason = _signature_against(view)
+    if reason:
+        raise ImproperlyConfigured(
+            f"{name_of(Root)}.view must take (events, saved_state) and be a "
+            f"@staticmethod or @classmethod: {reason}."
+        )
+    return Root
+
+
+@functools.cache  # every load asks, and an answer takes 10 µs
+def _signature_against(view: Callable[..., Any]) -> str | None:
+    """Return why a function cannot be called with events and a state, or None."""
     try:
         inspect.signature(view).bind([], {})
     except (TypeError, ValueError) as error:
-        raise ImproperlyConfigured(
-            f"{name_of(Root)}.view must take (events, saved_state) and be a "
-            f"@staticmethod or @classmethod: {error}."
-        ) from None
-    return Root
+        return str(error)
+    return None
 
 
 def own_revision(Root: Any) -> str | None:
