@@ -6,111 +6,241 @@ from itertools import count
 import bench
 from bson import ObjectId
 
-MANY = 300
+MANY = 20  # operations a turn
+TURNS = 12  # turns a round: many short ones, so that both meet the same noise
+LONG = 10_000  # events of the long stream
+EVENT = {
+    "type": "A_SUBMITTED",
+    "payload": {"amountRequested": 9000, "note": "x" * 99},
+}
+names = count()
 
 
-def main():
-    options = bench.arguments(__doc__)
-    database = bench.set_up()
+def new_id():
+    return f"a-{next(names)}"
+
+
+def document(aggregate_id, version):
+    """Return an event by hand, as the store stores it."""
+    return {
+        "_id": ObjectId(),
+        "aggregateId": aggregate_id,
+        "aggregateType": "LoanApplication",
+        "aggregateVersion": version,
+        "type": EVENT["type"],
+        "payload": EVENT["payload"],
+        "created": dt.datetime.now(dt.UTC),
+        "createdBy": None,
+        "metadata": {},
+    }
+
+
+def collections():
+    from ossy_event_store import Aggregate, EventStore
+
+    return EventStore.collection, Aggregate.collection
+
+
+def shape(aggregate_id):
+    """Return what a stream holds, without what differs from try to try."""
+    events, _ = collections()
+    found = events.find({"aggregateId": aggregate_id}).sort("aggregateVersion", 1)
+    own = ("_id", "aggregateId", "created")
+    return [{k: v for k, v in event.items() if k not in own} for event in found]
+
+
+def one(options):
+    """Append to a stream whose version is known."""
     from loans.aggregate import LoanApplication as Root
 
-    from ossy_event_store import Aggregate, EventStore
-    from ossy_event_store.folding import revision_of
+    from ossy_event_store import Aggregate
 
-    events, snapshots = EventStore.collection, Aggregate.collection
-    event = {
-        "type": "A_SUBMITTED",
-        "payload": {"amountRequested": 9000, "note": "x" * 99},
-    }
-    names = count()
+    events, _ = collections()
 
-    def document(aggregate_id, version):
-        return {
-            "_id": ObjectId(),
-            "aggregateId": aggregate_id,
-            "aggregateType": Root.aggregate_type,
-            "aggregateVersion": version,
-            "type": event["type"],
-            "payload": event["payload"],
-            "created": dt.datetime.now(dt.UTC),
-            "createdBy": None,
-            "metadata": {},
-        }
-
-    def append():
-        aggregate = Aggregate(Root, f"a-{next(names)}", [])
+    def append(name=None):
+        aggregate = Aggregate(Root, name or new_id(), [])
         for _ in range(MANY):
-            aggregate.add(event)
+            aggregate.add(EVENT)
 
-    def insert():
-        aggregate_id = f"a-{next(names)}"
+    def insert(name=None):
+        aggregate_id = name or new_id()
         for version in range(1, MANY + 1):
             events.insert_one(document(aggregate_id, version))
 
-    Aggregate(Root, "ten", []).add(*[event] * 10)
+    append("by store"), insert("by hand")
+    assert shape("by store") == shape("by hand") != []
+    seconds = bench.turns(options.rounds * TURNS, store=append, bare=insert)
+    return [bench.row("append one event, version known", MANY, seconds, least=0.9)]
 
-    def load():
-        for _ in range(MANY):
-            assert Aggregate.of(Root, "ten").view()["amount"] == 9000
+
+def ten(options):
+    """Append ten events, all or none."""
+    from loans.aggregate import LoanApplication as Root
+    from pymongo.read_concern import ReadConcern
+    from pymongo.write_concern import WriteConcern
+
+    from ossy_event_store import Aggregate
+
+    events, _ = collections()
+    client = events.database.client
+    concerns = {
+        "read_concern": ReadConcern("snapshot"),
+        "write_concern": WriteConcern("majority"),
+    }
+    many = MANY // 4
+
+    def append(name=None):
+        for _ in range(many):
+            Aggregate(Root, name or new_id(), []).add(*[EVENT] * 10)
+
+    def insert(name=None):
+        for _ in range(many):
+            aggregate_id = name or new_id()
+            some = [document(aggregate_id, version) for version in range(1, 11)]
+            with client.start_session() as own, own.start_transaction(**concerns):
+                events.insert_many(some, session=own)
+
+    many = 1
+    append("ten by store"), insert("ten by hand")
+    assert shape("ten by store") == shape("ten by hand") != []
+    many = MANY // 4
+    seconds = bench.turns(options.rounds * TURNS, store=append, bare=insert)
+    return [bench.row("append 10 events at once", many, seconds, least=0.9)]
+
+
+def load(options):
+    """Load and fold a stream of ten events, with and without a look for a snapshot."""
+    from loans.aggregate import LoanApplication as Root
+
+    from ossy_event_store import Aggregate
+
+    events, snapshots = collections()
+    name = new_id()
+    Aggregate(Root, name, []).add(*[EVENT] * 10)
+
+    def fold():
+        found = events.find({"aggregateId": name}).sort("aggregateVersion", 1)
+        return Root.view(found.to_list(), {})
 
     def find():
         for _ in range(MANY):
-            snapshots.find_one({"_id": "ten"})
-            found = events.find({"aggregateId": "ten"}).sort("aggregateVersion", 1)
-            assert Root.view(list(found), {})["amount"] == 9000
+            snapshots.find_one({"_id": name})
+            fold()
 
-    def load_add_save():
-        aggregate = Aggregate(Root, f"s-{next(names)}", []).add(event)
-        for _ in range(MANY // 3):
-            Aggregate.of(Root, aggregate.id).add(event).save()
+    def find_events():
+        for _ in range(MANY):
+            fold()
 
-    def four_by_hand():
-        name = f"s-{next(names)}"
+    def by_store():
+        for _ in range(MANY):
+            Aggregate.of(Root, name).view()
+
+    def by_store_alone():
+        for _ in range(MANY):
+            Aggregate.of(Root, name, snapshot=False).view()
+
+    assert Aggregate.of(Root, name).view() == fold()
+    rounds = options.rounds * TURNS
+    looked = bench.turns(rounds, store=by_store, bare=find)
+    alone = bench.turns(rounds, store=by_store_alone, bare=find_events)
+    what = "load and fold a stream of 10 events"
+    return [
+        bench.row(what, MANY, looked, least=0.85),
+        bench.row(f"{what}, snapshot=False", MANY, alone, least=0.85),
+    ]
+
+
+def all_four(options):
+    """Load, add, save: with what the four operations do by hand."""
+    from loans.aggregate import LoanApplication as Root
+
+    from ossy_event_store import Aggregate
+    from ossy_event_store.folding import revision_of
+
+    events, snapshots = collections()
+    many = MANY // 2
+
+    def by_store(name=None):
+        aggregate = Aggregate(Root, name or new_id(), []).add(EVENT)
+        for _ in range(many):
+            Aggregate.of(Root, aggregate.id).add(EVENT).save()
+
+    def by_hand(name=None):
+        name = name or new_id()
         events.insert_one(document(name, 1))
-        for _ in range(MANY // 3):
-            saved = snapshots.find_one({"_id": name}) or {"aggregateVersion": 0}
-            found = list(
-                events.find(
-                    {
-                        "aggregateId": name,
-                        "aggregateVersion": {"$gte": saved["aggregateVersion"]},
-                    }
-                ).sort("aggregateVersion", 1)
-            )
-            new = document(name, found[-1]["aggregateVersion"] + 1)
-            events.insert_one(new)
-            rest = [
-                e for e in found if e["aggregateVersion"] > saved["aggregateVersion"]
-            ]
-            version = new["aggregateVersion"]
-            snapshots.replace_one(
-                {"_id": name, "aggregateVersion": {"$lt": version}},
-                {
-                    "_id": name,
-                    "aggregateType": Root.aggregate_type,
-                    "aggregateVersion": version,
-                    "revision": revision_of(Root),
-                    "state": Root.view([*rest, new], saved.get("state", {})),
-                    "saved": new["created"],
-                },
-                upsert=True,
-            )
+        for _ in range(many):
+            four(name)
 
-    append(), insert(), load(), find()
-    one = bench.turns(options.rounds, store=append, bare=insert)
-    ten = bench.turns(options.rounds, store=load, bare=find)
-    all_four = bench.turns(options.rounds, store=load_add_save, bare=four_by_hand)
-    bench.tell(
-        [
-            bench.row("append one event, version known", MANY, one),
-            bench.row("load and fold a stream of 10 events", MANY, ten),
-            bench.row("load, add, save", MANY // 3, all_four),
-        ],
-        [],
-        options.json,
-    )
-    database.client.drop_database(database.name)
+    def four(name):
+        saved = snapshots.find_one({"_id": name}) or {"aggregateVersion": 0}
+        since = saved["aggregateVersion"]
+        found = (
+            events.find({"aggregateId": name, "aggregateVersion": {"$gte": since}})
+            .sort("aggregateVersion", 1)
+            .to_list()
+        )
+        new = document(name, found[-1]["aggregateVersion"] + 1)
+        events.insert_one(new)
+        rest = [event for event in found if event["aggregateVersion"] > since]
+        version = new["aggregateVersion"]
+        snapshots.replace_one(
+            {"_id": name, "aggregateVersion": {"$lt": version}},
+            {
+                "_id": name,
+                "aggregateType": Root.aggregate_type,
+                "aggregateVersion": version,
+                "revision": revision_of(Root),
+                "state": Root.view([*rest, new], saved.get("state", {})),
+                "saved": new["created"],
+            },
+            upsert=True,
+        )
+
+    by_store("four by store"), by_hand("four by hand")
+    kept = [snapshots.find_one({"_id": f"four by {who}"}) for who in ("store", "hand")]
+    for snapshot in kept:
+        del snapshot["_id"], snapshot["saved"], snapshot["state"]["id"]
+        del snapshot["state"]["submitted"]
+    assert kept[0] == kept[1]
+    seconds = bench.turns(options.rounds * TURNS, store=by_store, bare=by_hand)
+    return [bench.row("load, add, save", many, seconds, least=0.85)]
 
 
-if __name__ == "__main__":
-    main()
+def long(options):
+    """Load a stream of 10,000 events, with a snapshot at its head and without."""
+    from loans.aggregate import LoanApplication as Root
+
+    from ossy_event_store import Aggregate
+
+    events, snapshots = collections()
+    name = new_id()
+    events.insert_many([document(name, version) for version in range(1, LONG + 1)])
+
+    def fold():
+        found = events.find({"aggregateId": name}, batch_size=LONG)
+        return Root.view(found.sort("aggregateVersion", 1).to_list(), {})
+
+    def by_store():
+        return Aggregate.of(Root, name, snapshot=False).view()
+
+    assert by_store() == fold()
+    whole = bench.turns(options.rounds * 2, store=by_store, bare=fold)
+    Aggregate.of(Root, name).save()
+    assert snapshots.find_one({"_id": name})["aggregateVersion"] == LONG
+
+    def from_snapshot():
+        for _ in range(MANY):
+            Aggregate.of(Root, name).view()
+
+    def find_one():
+        for _ in range(MANY):
+            snapshots.find_one({"_id": name})
+
+    assert Aggregate.of(Root, name).view() == fold()
+    rounds = options.rounds * TURNS
+    short = bench.turns(rounds, store=from_snapshot, bare=find_one)
+    what = f"load a stream of {LONG:,} events"
+    return [
+        bench.row(f"{what}, snapshot at its head", MANY, short, most=2),
+        bench.row(f"{what}, no snapshot: events", LONG, whole, least=0.85),
+    ]

@@ -1,6 +1,7 @@
 """What the benchmarks share: a database, turns, medians, and a table."""
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -45,19 +46,50 @@ def set_up():
     return EventStore.collection.database
 
 
+def empty():
+    """Make the database as new; to delete a million events takes far longer."""
+    from ossy_event_store import EventStore, indexes, mongo
+    from ossy_event_store.faces import drive
+
+    database = EventStore.collection.database
+    for name in database.list_collection_names():
+        database.drop_collection(name)
+    drive(indexes.ensure(mongo.blocking()))
+
+
+def environment():
+    """Return the variables with which another process uses the same database."""
+    from ossy_event_store import EventStore
+
+    url = os.environ.get("DB_URL")
+    if url is None:
+        host, port = EventStore.collection.database.client.address
+        url = f"mongodb://{host}:{port}/?directConnection=true"
+    return {**os.environ, "DB_URL": url, "DB_NAME": NAME}
+
+
+def resident():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def turns(rounds, **functions):
     """
     Call the functions in turn, and return the seconds of each, round by round.
 
+    Every second round goes backwards, so that none of them always follows another.
     A function that has more to do than what is measured returns the seconds itself.
     """
     seconds = {name: [] for name in functions}
+    order = list(functions.items())
     for _ in range(rounds):
-        for name, function in functions.items():
+        for name, function in order:
             began = time.perf_counter()
             spent = function()
             ended = time.perf_counter()
-            seconds[name].append(ended - began if spent is None else spent)
+            own = isinstance(spent, float)
+            seconds[name].append(spent if own else ended - began)
+        order.reverse()
     return seconds
 
 
@@ -65,43 +97,127 @@ def machine():
     import django
     import pymongo
 
-    from ossy_event_store import EventStore
+    from ossy_event_store import EventStore, __version__
 
     info = EventStore.collection.database.client.server_info()
     return {
+        "ossy_event_store": __version__,
         "python": platform.python_version(),
         "django": django.get_version(),
         "pymongo": pymongo.version,
+        "driver in C": importlib.util.find_spec("bson._cbson") is not None,
         "mongodb": info["version"],
         "cores": os.cpu_count(),
+        "processor": processor(),
         "machine": platform.machine(),
+        "system": platform.system(),
     }
 
 
-def row(what, count, seconds, store="store", bare="bare"):
-    """Return one line of the table: rates by the medians, and their ratio."""
-    mine, other = (statistics.median(seconds[name]) for name in (store, bare))
+def processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((x.split(": ")[1] for x in lines if x.startswith("model name")), "?")
+
+
+# --- rows -------------------------------------------------------------------
+
+
+def row(what, count, seconds, store="store", bare="bare", *, least=None, most=None):
+    """
+    Return one line of the table: rates by the medians, and their ratio.
+
+    The ratio is the median of those of the rounds, each of which ran side by side:
+    the store's rate by that of the bare driver, or, where ``most`` is the mark, the
+    store's time by that of the bare driver. Its spread is its middle half.
+    """
+    ratios = [
+        mine / other if most else other / mine
+        for mine, other in zip(seconds[store], seconds[bare], strict=True)
+    ]
+    ratio = statistics.median(ratios)
+    some = len(ratios) > 1
+    quarters = statistics.quantiles(ratios, n=4, method="inclusive") if some else ratios
     return {
         "what": what,
-        "store": round(count / mine),
-        "bare": round(count / other),
-        "ratio": round(other / mine, 2),
-        "spread": [
-            round(min(seconds[store]) / mine, 2),
-            round(max(seconds[store]) / mine, 2),
-        ],
+        "unit": "/s",
+        "store": round(count / statistics.median(seconds[store])),
+        "bare": round(count / statistics.median(seconds[bare])),
+        "ratio": round(ratio, 3),
+        **marked(ratio, least, most),
+        "spread": [round(quarters[0], 3), round(quarters[-1], 3)],
     }
+
+
+def figure(what, value, unit, bare=None, *, most=None):
+    """Return a line whose figure stands for itself, with its own mark."""
+    return {
+        "what": what,
+        "unit": unit,
+        "store": round(value, 2),
+        "bare": None if bare is None else round(bare, 2),
+        "ratio": None,
+        **marked(value, None, most),
+        "spread": None,
+    }
+
+
+def marked(value, least, most):
+    if least is None and most is None:
+        return {"mark": None, "reached": None}
+    if most is None:
+        return {"mark": f"≥ {least:.2f}", "reached": value >= least}
+    return {"mark": f"≤ {most:g}", "reached": value <= most}
+
+
+HEADER = ("", "store", "bare", "ratio", "mark", "", "spread")
+
+
+def cells(one):
+    """Return what a line of the table shows, as text."""
+
+    def number(value):
+        if value is None:
+            return ""
+        return f"{value:,}{one['unit'] if one['unit'] == '/s' else ' ' + one['unit']}"
+
+    ratio, spread = one["ratio"], one["spread"]
+    reached = {True: "reached", False: "NOT REACHED", None: ""}[one["reached"]]
+    return (
+        one["what"],
+        number(one["store"]),
+        number(one["bare"]),
+        "" if ratio is None else f"{ratio:.2f}",
+        one["mark"] or "",
+        reached,
+        f"{spread[0]:.2f} to {spread[1]:.2f}" if spread else "",
+    )
+
+
+def text_of(rows):
+    lines = [HEADER, *map(cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        first, *rest = (c.rjust(w) for c, w in zip(line, widths, strict=True))
+        yield "  ".join([first.strip().ljust(widths[0]), *rest]).rstrip()
+
+
+def markdown_of(rows):
+    yield "| " + " | ".join(HEADER) + " |"
+    yield "| --- |" + " ---: |" * (len(HEADER) - 1)
+    for one in rows:
+        yield "| " + " | ".join(cells(one)) + " |"
+
+
+def about():
+    return ", ".join(f"{key} {value}" for key, value in machine().items())
 
 
 def tell(rows, notes, as_json):
-    print(" ".join(f"{key} {value}" for key, value in machine().items()))
-    print(f"{'':44} {'store/s':>10} {'bare/s':>10} {'ratio':>6}")
-    for one in rows:
-        print(
-            f"{one['what']:44} {one['store']:>10,} {one['bare']:>10,} "
-            f"{one['ratio']:>6.2f}"
-        )
-    for note in notes:
-        print(note)
+    print(about())
+    for line in [*text_of(rows), *notes]:
+        print(line)
     if as_json:
         print(json.dumps({"machine": machine(), "rows": rows, "notes": notes}))

@@ -1,74 +1,148 @@
-"""A full rebuild against the same work by hand."""
+"""A full rebuild and a stale check against the same work by hand."""
 
-import gzip
+import multiprocessing
 import os
+import subprocess
+import sys
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 
 import bench
 
-
-def resident():
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+PAGE = 500  # snapshots a write
 
 
-def main():
-    options = bench.arguments(__doc__, ("file", "events, one JSON object a line"))
-    database = bench.set_up()
+def states():
+    from ossy_event_store import Aggregate
+
+    found = Aggregate.collection.find({}, {"state": 1, "aggregateVersion": 1})
+    return {snapshot["_id"]: snapshot for snapshot in found}
+
+
+def by_store(progress=None):
+    from ossy_event_store import Aggregate, AggregateRebuild, EventStore
+
+    Aggregate.collection.delete_many({})
+    report = AggregateRebuild.build_and_save_all(progress=progress)
+    assert report.ok
+    assert report.events == EventStore.collection.estimated_document_count()
+
+
+def by_hand():
+    """Scan in order, fold, write many at once: one process, no looking back."""
     from loans.aggregate import LoanApplication as Root
     from pymongo import InsertOne
 
-    from ossy_event_store import AggregateRebuild, mongo
-    from ossy_event_store.faces import drive
-    from ossy_event_store.transfer import import_events
+    from ossy_event_store import Aggregate, EventStore
 
-    opener = gzip.open if options.file.endswith(".gz") else open
-    with opener(options.file, "rt") as file:
-        loaded = drive(import_events(mongo.blocking(), enumerate(file, 1)))
-    print(f"imported {loaded.events:,} events, {loaded.rate:,.0f} events/s")
+    events, snapshots = EventStore.collection, Aggregate.collection
+    snapshots.delete_many({})
+    writes = []
+    in_order = [("aggregateId", 1), ("aggregateVersion", 1)]
+    query = {"aggregateType": Root.aggregate_type}
+    with events.find(query, batch_size=1000).sort(in_order) as cursor:
+        for aggregate_id, group in groupby(cursor, itemgetter("aggregateId")):
+            stream = list(group)
+            snapshot = {
+                "_id": aggregate_id,
+                "aggregateType": Root.aggregate_type,
+                "aggregateVersion": stream[-1]["aggregateVersion"],
+                "revision": "by hand",
+                "state": Root.view(stream, {}),
+                "saved": stream[-1]["created"],
+            }
+            writes.append(InsertOne(snapshot))
+            if len(writes) == PAGE:
+                snapshots.bulk_write(writes, ordered=False)
+                writes = []
+    if writes:
+        snapshots.bulk_write(writes, ordered=False)
 
-    store = mongo.blocking()
-    events, snapshots = mongo.raw(store.events), mongo.raw(store.snapshots)
-    memory, kept = [], {}
 
-    def by_store():
-        snapshots.delete_many({})
-        report = AggregateRebuild.build_and_save_all(
-            progress=lambda report: memory.append((report.events, resident()))
+def full(options):
+    """Rebuild every snapshot."""
+    from ossy_event_store import EventStore
+
+    by_hand()
+    expected = states()
+    by_store()
+    assert states() == expected, "the two do not give the same snapshots"
+    many = EventStore.collection.estimated_document_count()
+    seconds = bench.turns(options.rounds, store=by_store, bare=by_hand)
+    return [bench.row("full rebuild, events", many, seconds, least=0.85)]
+
+
+# --- memory -----------------------------------------------------------------
+
+
+def watch(environment, pipe):
+    os.environ.update(environment)
+    bench.NAME = environment["DB_NAME"]
+    bench.set_up()
+    sizes = []
+    by_store(lambda report: sizes.append((report.events, bench.resident())))
+    pipe.send(sizes)
+
+
+def memory(options):
+    """Watch a rebuild's memory in a process of its own, which did nothing before."""
+    from ossy_event_store import EventStore
+
+    many = EventStore.collection.estimated_document_count()
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=watch, args=(bench.environment(), theirs))
+    process.start()
+    theirs.close()
+    sizes = ours.recv()
+    process.join()
+    early = next(size for done, size in sizes if done >= many / 10)
+    growth = max(size for _, size in sizes) - early
+    what = f"memory a rebuild takes more at {many:,} than at {many // 10:,} events"
+    return [bench.figure(what, growth / 1e6, "MB", most=20)]
+
+
+# --- several processes ------------------------------------------------------
+
+
+def workers(options):
+    """Rebuild with the command, in two processes; it needs the option."""
+    from django.core.management import load_command_class
+
+    from ossy_event_store import Aggregate, EventStore
+
+    command = load_command_class("ossy_event_store", "rebuild_aggregates")
+    parser = command.create_parser("manage.py", "rebuild_aggregates")
+    if "--workers" not in parser.format_help():
+        return []
+    by_hand()
+    expected = states()
+
+    def by_command():
+        Aggregate.collection.delete_many({})
+        manage = str(bench.ROOT / "example_project" / "manage.py")
+        arguments = ["rebuild_aggregates", "--workers", "2", "--noinput", "-v", "0"]
+        subprocess.run(
+            [sys.executable, manage, *arguments], env=bench.environment(), check=True
         )
-        assert report.ok
-        assert report.events == loaded.events
 
-    def by_hand():
-        snapshots.delete_many({})
-        writes = []
-        in_order = [("aggregateId", 1), ("aggregateVersion", 1)]
-        with events.find({"aggregateType": Root.aggregate_type}, batch_size=1000).sort(
-            in_order
-        ) as cursor:
-            for aggregate_id, group in groupby(cursor, itemgetter("aggregateId")):
-                stream = list(group)
-                document = {
-                    "_id": aggregate_id,
-                    "aggregateType": Root.aggregate_type,
-                    "aggregateVersion": stream[-1]["aggregateVersion"],
-                    "revision": "by hand",
-                    "state": Root.view(stream, {}),
-                    "saved": stream[-1]["created"],
-                }
-                writes.append(InsertOne(document))
-                if len(writes) == 500:
-                    snapshots.bulk_write(writes, ordered=False)
-                    writes = []
-        if writes:
-            snapshots.bulk_write(writes, ordered=False)
+    by_command()
+    assert states() == expected, "two processes do not give the same snapshots"
+    many = EventStore.collection.estimated_document_count()
+    seconds = bench.turns(options.rounds, store=by_command, bare=by_hand)
+    return [bench.row("full rebuild, --workers 2, with its start", many, seconds)]
 
-    def states(function):
-        function()
-        found = snapshots.find({}, {"state": 1, "aggregateVersion": 1})
-        return {doc["_id"]: doc for doc in found}
+
+# --- stale ------------------------------------------------------------------
+
+
+def stale(options):
+    """Look for stale snapshots where there are none."""
+    from loans.aggregate import LoanApplication as Root
+
+    from ossy_event_store import Aggregate, AggregateRebuild, EventStore
+
+    events, snapshots = EventStore.collection, Aggregate.collection
 
     def check_stale():
         assert AggregateRebuild.build_and_save_all(stale=True).streams == 0
@@ -77,31 +151,15 @@ def main():
         kind = {"aggregateType": Root.aggregate_type}
         sort = {"aggregateType": -1, "aggregateId": -1, "aggregateVersion": -1}
         group = {"_id": "$aggregateId", "v": {"$first": "$aggregateVersion"}}
-        list(events.aggregate([{"$match": kind}, {"$sort": sort}, {"$group": group}]))
+        stages = [{"$match": kind}, {"$sort": sort}, {"$group": group}]
+        heads = {head["_id"]: head["v"] for head in events.aggregate(stages)}
         fields = ["aggregateVersion", "revision"]
-        list(snapshots.find(kind, fields).sort("_id", -1))
+        for snapshot in snapshots.find(kind, fields).sort("_id", -1):
+            assert heads.pop(snapshot["_id"]) == snapshot["aggregateVersion"]
+        assert not heads
 
-    kept = states(by_hand)
-    assert kept == states(by_store), "the two do not give the same snapshots"
-    memory.clear()
-    full = bench.turns(options.rounds, store=by_store, bare=by_hand)
     by_store()
-    stale = bench.turns(options.rounds, store=check_stale, bare=scan_indexes)
-    early = next(size for done, size in memory if done >= loaded.events / 10)
-    growth = max(size for _, size in memory) - early
-    bench.tell(
-        [
-            bench.row("full rebuild, events", loaded.events, full),
-            bench.row("stale check with nothing stale, streams", len(kept), stale),
-        ],
-        [
-            f"resident memory grew by {growth / 1e6:.1f} MB from "
-            f"{loaded.events // 10:,} events to the end of the last rebuild"
-        ],
-        options.json,
-    )
-    database.client.drop_database(database.name)
-
-
-if __name__ == "__main__":
-    main()
+    many = snapshots.estimated_document_count()
+    seconds = bench.turns(options.rounds, store=check_stale, bare=scan_indexes)
+    what = "stale check with nothing stale, streams"
+    return [bench.row(what, many, seconds, most=1.5)]

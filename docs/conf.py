@@ -35,7 +35,7 @@ copyright = "2026, the Ossy developers"
 version = release = ossy_event_store.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "figures"]  # these are included
 html_theme = "furo"
 html_title = f"ossy_event_store {release}"
 smartquotes = False

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
+from bson import ObjectId
 from django.utils.functional import classproperty
 from nanoid import generate
 from pymongo.asynchronous.collection import AsyncCollection
@@ -324,18 +325,6 @@ class Aggregate:
         return mongo.async_raw((await mongo.awaitable()).snapshots)
 
 
-def _copied(value: Any) -> Any:
-    """Return a deep copy; what a snapshot is made of, in a quarter of the time."""
-    kind = type(value)
-    if kind is str or kind is int or value is None:
-        return value
-    if kind is dict:
-        return {key: _copied(inner) for key, inner in value.items()}
-    if kind is list:
-        return [_copied(inner) for inner in value]
-    return copy.deepcopy(value)
-
-
 # --- the operations, once ---------------------------------------------------
 
 A = TypeVar("A", bound=Aggregate)
@@ -468,6 +457,22 @@ class _Decider:
             return await load(self.cls, store, self.Root, self.id)
         except AggregateNotFound:
             return self.cls(self.Root, self.id, [])
+
+
+# What a stored state consists of, for the most part; nobody can change these.
+_UNCHANGING = frozenset((str, int, float, bool, type(None), dt.datetime, ObjectId))
+
+
+def _copied(value: Any) -> Any:
+    """Return a deep copy; of plain dicts and lists in a third of deepcopy's time."""
+    kind = type(value)
+    if kind in _UNCHANGING:
+        return value
+    if kind is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    if kind is list:
+        return [_copied(item) for item in value]
+    return copy.deepcopy(value)
 
 
 def _decided(decision: Any) -> list[Event]:

@@ -17,7 +17,7 @@ import math
 import re
 import struct
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bson import Binary, DBRef, Decimal128, Int64, ObjectId, json_util
@@ -203,33 +203,40 @@ def decode(value: Any) -> Any:
 
 
 def _decode(value: Any) -> Any:
-    # Few frames a level: MongoDB nests 180 deep, and Python's stack is not endless.
     if isinstance(value, dict):
         if len(value) == 1:
             ((key, inner),) = value.items()
             if key in _TYPES:
                 return _decode_type(key, inner)
             if key == _ESCAPE and isinstance(inner, dict):
-                return dict(_decoded(inner.items()))
-        decoded = dict(_decoded(value.items()))
+                return _decoded(inner.items())
+        decoded = _decoded(value.items())
         return _decode_rest(decoded) if _has_dollar(value) else decoded
     if isinstance(value, list):
-        return [item for _, item in _decoded(enumerate(value))]
+        return list(_decoded(enumerate(value)).values())
     if isinstance(value, float) and not math.isfinite(value):
         raise Malformed("a number too large for a double")
     return value
 
 
-def _decoded(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+def _decoded(items: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    # Few frames a level: MongoDB nests 180 deep, and Python's stack is not endless.
+    decoded = {}
     for key, item in items:
-        try:
-            yield key, item if type(item) in _PLAIN else _decode(item)
-        except Malformed as error:
-            raise error.inside(key) from None
+        if type(item) not in _PLAIN:
+            try:
+                item = _decode(item)
+            except Malformed as error:
+                raise error.inside(key) from None
+        decoded[key] = item
+    return decoded
 
 
 def _has_dollar(value: Mapping[str, Any]) -> bool:
-    return any(key.startswith("$") for key in value)
+    for key in value:  # noqa: SIM110 - a generator costs more than the look itself
+        if key.startswith("$"):
+            return True
+    return False
 
 
 def _decode_type(key: str, value: Any) -> Any:

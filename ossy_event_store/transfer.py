@@ -118,8 +118,9 @@ def read_line(text: str) -> Document:
         InvalidEvent: likewise.
     """
     line = _checked_names(loads(text))
-    document = decode({k: v for k, v in line.items() if k != "created"})
-    document["created"] = _created(line["created"])
+    created = line.pop("created")
+    document = decode(line)
+    document["created"] = _created(created)
     document.setdefault("payload", {})
     document.setdefault("createdBy", None)
     if "_id" not in line:

@@ -1,0 +1,78 @@
+"""What the app adds to the start of a process, in fresh processes."""
+
+import json
+import statistics
+import subprocess
+import sys
+
+import bench
+
+# MongoDB is where nobody listens: whoever connected would be seen to try.
+SCRIPT = """
+import json, os, sys, threading, time
+from pathlib import Path
+app = sys.argv[1] == "app"
+driver = sys.argv[1] != "django"
+began = time.perf_counter()
+import django
+from django.conf import settings
+settings.configure(
+    INSTALLED_APPS=["ossy_event_store"] if app else [],
+    OSSY_EVENT_STORE={"URL": "mongodb://127.0.0.1:1"},
+)
+if driver:
+    import pymongo
+if app:
+    import ossy_event_store
+django.setup()
+spent = time.perf_counter() - began
+pages = int(Path("/proc/self/statm").read_text().split()[1])
+fds = []
+for fd in Path("/proc/self/fd").iterdir():
+    try:
+        fds.append(os.readlink(fd))
+    except OSError:
+        pass
+print(json.dumps({
+    "ms": 1000 * spent,
+    "MB": pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
+    "threads": threading.active_count(),
+    "sockets": sum(name.startswith("socket:") for name in fds),
+}))
+"""
+
+
+def app(options):
+    """Start with Django alone, with the driver as well, and with the app."""
+    found = {"django": [], "driver": [], "app": []}
+    for number in range(options.rounds + 1):
+        for what, some in found.items():
+            answer = run(what)
+            if number:  # the first compiles, and reads from the disk
+                some.append(answer)
+    for one in found["app"]:
+        assert (one["threads"], one["sockets"]) == (1, 0), "a connection was opened"
+
+    def added(who, unit):
+        return statistics.median(
+            one[unit] - base[unit]
+            for one, base in zip(found[who], found["django"], strict=True)
+        )
+
+    return [
+        bench.figure(f"start: {what} more than Django's", *values)
+        for what, values in {
+            "time": (added("app", "ms"), "ms", added("driver", "ms")),
+            "memory": (added("app", "MB"), "MB", added("driver", "MB")),
+        }.items()
+    ]
+
+
+def run(what):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, what],
+        cwd=bench.ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout)

@@ -1,0 +1,68 @@
+"""The benchmarks run, and tell the truth about what they measured."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+spec = importlib.util.spec_from_file_location("bench", FOLDER / "bench.py")
+bench = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(bench)
+
+
+def test_a_ratio_is_that_of_the_rounds():
+    seconds = {"store": [1.0, 2.0, 4.0], "bare": [0.9, 1.8, 3.6]}
+    row = bench.row("append", 100, seconds, least=0.9)
+    assert (row["store"], row["bare"], row["ratio"]) == (50, 56, 0.9)
+    assert row["reached"]
+
+
+def test_a_rate_below_its_mark_is_not_reached():
+    row = bench.row("append", 100, {"store": [1.0], "bare": [0.89]}, least=0.9)
+    assert (row["mark"], row["reached"]) == ("≥ 0.90", False)
+    assert "NOT REACHED" in "\n".join(bench.text_of([row]))
+
+
+def test_a_time_beyond_its_mark_is_not_reached():
+    row = bench.row("load", 1, {"store": [2.1], "bare": [1.0]}, most=2)
+    assert (row["ratio"], row["mark"], row["reached"]) == (2.1, "≤ 2", False)
+
+
+def test_turns_alternate():
+    called = []
+    bench.turns(2, a=lambda: called.append("a"), b=lambda: called.append("b"))
+    assert called == ["a", "b", "b", "a"]
+
+
+def test_a_function_may_measure_itself():
+    assert bench.turns(1, a=lambda: 7.5) == {"a": [7.5]}
+
+
+@pytest.mark.slow
+def test_the_table_is_made(tmp_path):
+    rows = ("start", "append-10", "load", "awaitable", "import", "rebuild", "memory")
+    only = [f"--only={name}" for name in (*rows, "stale", "verify")]
+    done = subprocess.run(
+        [
+            sys.executable,
+            FOLDER / "table.py",
+            *("--events", "2000", "--rounds", "1", "--json", tmp_path / "figures"),
+            *("--markdown", tmp_path / "table.md"),
+            *only,
+        ],
+        env={k: v for k, v in os.environ.items() if not k.startswith("DB_")},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    figures = json.loads((tmp_path / "figures").read_text())
+    assert figures["machine"]["mongodb"]
+    assert len(figures["rows"]) == 12
+    assert "full rebuild, events" in done.stdout
+    assert "| full rebuild, events |" in (tmp_path / "table.md").read_text()
