@@ -13,7 +13,14 @@ import contextlib
 import datetime as dt
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -194,19 +201,38 @@ async def import_events(
     """
     work = _Import(store, dry_run, report or TransferReport())
     began = time.monotonic()
-    for batch in _batches(lines):
+    batches = _batches(lines)
+    batch = next(batches, None)
+    while batch:
         work.report.events += len(batch)
-        with in_time():
-            await work.take(batch)
+        # The server is busy with one batch while the next is read.
+        async with _done(store, work.take(batch)):
+            batch = next(batches, None)
         work.report.seconds = time.monotonic() - began
         if progress:
             progress(work.report)
     return work.report
 
 
+@contextlib.asynccontextmanager
+async def _done(
+    store: Store, work: Coroutine[Any, Any, None]
+) -> AsyncGenerator[None, None]:
+    """Do some work meanwhile; what it raises comes before what the block raises."""
+    failed: Exception | None = None
+    async with store.client.meanwhile(work) as done:
+        try:
+            yield
+        except Exception as error:
+            failed = error
+    done.result()
+    if failed is not None:
+        raise failed
+
+
 def _batches(
     lines: Iterable[tuple[int, str]],
-) -> Iterable[list[tuple[int, Document]]]:
+) -> Iterator[list[tuple[int, Document]]]:
     batch: list[tuple[int, Document]] = []
     for number, text in lines:
         if not text.strip():
@@ -230,6 +256,11 @@ class _Import:
         self.heads: OrderedDict[str, _Head] = OrderedDict()
 
     async def take(self, batch: list[tuple[int, Document]]) -> None:
+        """Store those events of a batch that are new."""
+        with in_time():
+            await self._take(batch)
+
+    async def _take(self, batch: list[tuple[int, Document]]) -> None:
         await self._look_up({event["aggregateId"] for _, event in batch})
         new: list[tuple[int, Document]] = []
         present: list[tuple[int, Document]] = []
