@@ -152,27 +152,29 @@ def event_sourcery_on(url):
     configure_models(Base)
     engine = create_engine(url)
     Base.metadata.create_all(engine)
-    session = Session(engine)
-    store = SQLAlchemyBackend().configure(session).event_store
+
+    # A session each unit of work, as a request has one: it remembers every stream.
+    def on(session):
+        return SQLAlchemyBackend().configure(session).event_store
 
     def append(many):
         stream = StreamId()
-        for number in range(many):
-            one = Submitted(amount=9000, note=NOTE)
-            store.append(one, stream_id=stream, expected_version=number)
-            session.commit()
+        with Session(engine) as session:
+            store = on(session)
+            for number in range(many):
+                one = Submitted(amount=9000, note=NOTE)
+                store.append(one, stream_id=stream, expected_version=number)
+                session.commit()
         return stream
 
     def load(stream):
-        found = store.load_stream(stream)
-        state = fold({"amount": one.event.amount} for one in found)
-        session.rollback()  # a session that goes on sees no later events
-        return state
+        with Session(engine) as session:
+            found = on(session).load_stream(stream)
+            return fold({"amount": one.event.amount} for one in found)
 
     try:
         yield append, load
     finally:
-        session.close()
         engine.dispose()
 
 
@@ -262,7 +264,7 @@ PEERS = [
         "event sourcery, PostgreSQL",
         event_sourcery_postgres,
         "python-event-sourcery",
-        "synchronous_commit on; expected version 0 is not checked",
+        "synchronous_commit on; a session each unit of work",
     ),
     (
         "aett, MongoDB",

@@ -45,7 +45,7 @@ print(json.dumps({
 def app(options):
     """Start with Django alone, with the driver as well, and with the app."""
     found = {"django": [], "driver": [], "app": []}
-    for number in range(options.rounds + 1):
+    for number in range(3 * options.rounds + 1):
         for what, some in found.items():
             answer = run(what)
             if number:  # the first compiles, and reads from the disk
