@@ -120,10 +120,10 @@ async def split(store: Store, span: Span, number: int) -> list[Span]:
     """
     Return ``span`` as up to ``number`` ranges of about as many events each.
 
-    Counts and skips along an index and reads no event, for as long as it takes. A
-    stream is in one range, however long it is.
+    Counts and skips along an index and reads no event, for as long as it takes. (It
+    names no index: where there is none yet, a rebuild is slow, but works.) A stream is in one range, however long it is.
     """
-    count = await store.events.count_where(span.query, hint=_KEYS)
+    count = await store.events.count_where(span.query)
     number = min(number, count // LEAST) or 1
     spans, after = [], span.after
     for _ in range(number - 1):
@@ -131,8 +131,7 @@ async def split(store: Store, span: Span, number: int) -> list[Span]:
             Span(span.kind, after, span.until).query,
             projection={"_id": 0, "aggregateId": 1},
             sort=_KEYS,
-            skip=count // number,
-            hint=_KEYS,
+            skip=count // number - 1,
         )
         if found is None or not isinstance(found["aggregateId"], str):
             break

@@ -89,10 +89,14 @@ class DryRun:
         self._count(other.paths)
         self.alterations += other.alterations[: KEPT - len(self.alterations)]
 
+    def ranked_paths(self) -> list[tuple[str, int]]:
+        """Return ``paths``, those of the most streams first."""
+        return sorted(self.paths.items(), key=lambda one: (-one[1], one[0]))
+
     def as_json(self) -> dict[str, Any]:
         """Return what ``json.dumps`` takes."""
         alterations = [altered.as_json() for altered in self.alterations]
-        paths = dict(self.paths.most_common())
+        paths = dict(self.ranked_paths())
         return {**vars(self), "paths": paths, "alterations": alterations}
 
 

@@ -163,7 +163,7 @@ class Command(StoreCommand):
             f"{seen.other_revision:,} of another revision; of {seen.compared:,} states "
             f"compared {seen.altered:,} would be altered{failed}"
         )
-        for path, count in seen.paths.most_common(SHOWN):
+        for path, count in seen.ranked_paths()[:SHOWN]:
             self.stdout.write(f"  {path}: {count:,} streams")
         if len(seen.paths) > SHOWN:
             self.stdout.write(f"  … and {len(seen.paths) - SHOWN:,} more paths.")
