@@ -21,6 +21,7 @@ from .exceptions import (
     InvalidState,
     OutcomeUnknown,
     PositionsBroken,
+    RebuildBroken,
     ReducerError,
     StoreUnavailable,
     TransactionsUnavailable,
@@ -29,7 +30,8 @@ from .exceptions import (
 )
 from .mongo import Mongo
 from .projections import Projection, register_projection
-from .rebuild import AggregateRebuild, RebuildReport
+from .rebuild import AggregateRebuild
+from .rebuild_report import RebuildReport
 from .registry import register_aggregate
 from .subscriptions import subscription
 
@@ -54,6 +56,7 @@ __all__ = [
     "OutcomeUnknown",
     "PositionsBroken",
     "Projection",
+    "RebuildBroken",
     "RebuildReport",
     "ReducerError",
     "StoreUnavailable",

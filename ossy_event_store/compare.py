@@ -25,7 +25,7 @@ from .findings import (
 )
 from .folding import revision_of
 from .mongo import Store, in_time
-from .rebuild import StreamFold
+from .refold import StreamFold
 from .registry import registered
 from .scan import scan
 from .soundness import StreamCheck, position, state_finding

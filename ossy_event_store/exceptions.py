@@ -16,6 +16,7 @@ Every error of the store, one tree.
     ├── InvalidState             a reducer returned what cannot be stored (ValueError)
     ├── OutcomeUnknown           stored or not: try again with the same event ids
     ├── PositionsBroken          a position stands for an event that is not there
+    ├── RebuildBroken            a process of a rebuild ended before its work
     ├── ReducerError             a reducer raised while a stream was folded
     ├── StoreUnavailable         MongoDB did not answer in time; nothing was stored
     ├── TransactionsUnavailable  several events at once need a replica set
@@ -48,6 +49,7 @@ __all__ = [
     "InvalidState",
     "OutcomeUnknown",
     "PositionsBroken",
+    "RebuildBroken",
     "ReducerError",
     "StoreUnavailable",
     "TransactionsUnavailable",
@@ -258,6 +260,27 @@ class PositionsBroken(EventStoreError):
             f"Position {self.position} stands for version {self.aggregate_version} of "
             f"stream {self.aggregate_id!r}, and there is no such event: it was deleted "
             "past the store. See manage.py verify_event_store."
+        )
+
+
+class RebuildBroken(EventStoreError):
+    """A process of a rebuild ended before it was done with the streams ``part``."""
+
+    def __init__(self, part: str, exit_code: int | None) -> None:
+        super().__init__(part, exit_code)
+        self.part = part
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        how = f"ended with exit code {self.exit_code}"
+        if self.exit_code is not None and self.exit_code < 0:
+            how = f"was killed by signal {-self.exit_code}"
+        if self.exit_code == -9:
+            how += ", as the system does where memory runs out"
+        return (
+            f"The process that folded the streams of {self.part} {how}. The others "
+            "were ended too; every snapshot is whole. Run a full rebuild again with "
+            "--resume, any other as it was; with fewer workers if memory was short."
         )
 
 

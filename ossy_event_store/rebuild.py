@@ -1,80 +1,84 @@
 """
-Rebuild: fold streams anew and write their snapshots.
+Rebuild: the registered aggregate classes, and their snapshots made anew.
 
-A full rebuild is one ordered scan a type, folded stream by stream, written in
-bulk: flat memory and no query a stream. A stale rebuild first merges two ordered
-index scans, stream heads and snapshots, and folds only what is missing, behind,
-ahead, or of another revision.
+All of them, those that are stale, a share of them on each of several machines, in one
+process or in several; or none, and a report of what would change.
 """
 
 from __future__ import annotations
 
-import gc
-import itertools
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
-from operator import itemgetter
+from collections.abc import Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass, replace
 from typing import Any
 
-from . import mongo
-from .events import check_id, read_event
-from .exceptions import AggregateNotFound, InvalidState, ReducerError
+from . import mongo, workers
+from .dry_run import DryRefold
+from .events import check_id
+from .exceptions import AggregateNotFound
 from .faces import Document, drive
-from .folding import fold
+from .folding import revision_of
 from .mongo import Store, explained, in_time
 from .overview import Tally, save_tally
+from .parts import Part, Partition, Span, split
+from .rebuild_report import DryRun, Progress, RebuildReport
+from .refold import Refold, fewer_collections, run_part
 from .registry import register_aggregate, registered, root_of
-from .scan import scan
-from .snapshots import Snapshot, build_snapshot, write_snapshots
+from .resume import Notes
 from .stale import stale_ids
+from .workers import Task
 
-logger = logging.getLogger("ossy_event_store")
-
-WRITE = 500  # snapshots a bulk write, at most
-LONG = 5000  # events of one stream held at once
-ASK = 200  # stale streams folded by one scan
-ALLOCATIONS = 50_000  # between two looks for cyclic garbage
-KEPT = 1000  # failures kept in a report
+PIECES = 4  # ranges for each process: what one is slow with, others go around
 
 
-@dataclass
-class RebuildReport:
-    """What a rebuild has done; passed to ``progress`` while it runs."""
+@dataclass(frozen=True)
+class Choice:
+    """
+    What to rebuild, and how.
 
-    #: Streams folded, the failed ones among them.
-    streams: int = 0
-    #: Events folded.
-    events: int = 0
-    #: Snapshots written.
-    saved: int = 0
-    #: Streams whose snapshot was newer already, written by a live append.
-    newer: int = 0
-    #: Streams whose reducer or state failed; the first 1,000 are in ``failures``.
-    failed: int = 0
-    failures: list[ReducerError] = field(default_factory=list)
-    #: Seconds so far.
-    seconds: float = 0.0
+    Raises:
+        ValueError: two of these do not go together.
+    """
+
+    types: Sequence[str] | None = None
+    ids: Sequence[str] | None = None
+    stale: bool = False
+    partition: Partition | None = None
+    workers: int = 1
+    resume: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers {self.workers}: expected 1 or more")
+        for holds, reason in self._refused():
+            if holds:
+                raise ValueError(reason)
+
+    def _refused(self) -> list[tuple[bool, str]]:
+        chosen = self.ids is not None
+        return [
+            (chosen and self.workers > 1, "ids and workers: one process is enough"),
+            (chosen and bool(self.partition), "ids and partition: ids are a share"),
+            (chosen and self.resume, "ids and resume: only a rebuild of all is noted"),
+            (
+                self.stale and self.resume,
+                "stale and resume: stale by itself does only what is left",
+            ),
+            (self.dry_run and self.resume, "dry run and resume: it writes no note"),
+            (
+                self.dry_run and self.stale,
+                "dry run and stale: it tells of every stream whether it is stale",
+            ),
+        ]
 
     @property
-    def ok(self) -> bool:
-        """Whether no stream failed."""
-        return self.failed == 0
-
-    def __str__(self) -> str:
-        rate = self.events / self.seconds if self.seconds else 0
-        text = (
-            f"{self.streams:,} streams, {self.events:,} events in {self.seconds:.1f} s "
-            f"({rate:,.0f} events/s); {self.saved:,} snapshots written"
-        )
-        if self.newer:
-            text += f", {self.newer:,} newer ones left"
-        return text + (f", {self.failed:,} FAILED" if self.failed else "")
-
-
-Progress = Callable[[RebuildReport], None]
+    def roots(self) -> list[Any]:
+        """The classes of the streams."""
+        if self.types is None:
+            return list(registered().values())
+        return [root_of(kind) for kind in self.types]
 
 
 class AggregateRebuild:
@@ -90,6 +94,9 @@ class AggregateRebuild:
         types: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
         stale: bool = False,
+        workers: int = 1,
+        partition: tuple[int, int] | None = None,
+        resume: bool = False,
         progress: Progress | None = None,
     ) -> RebuildReport:
         """
@@ -103,16 +110,22 @@ class AggregateRebuild:
             ids: only these streams.
             stale: only snapshots that are missing, behind, ahead of their stream,
                 or of another revision of the reducer.
+            workers: in how many processes.
+            partition: only share ``I`` of ``N``, a pair; ``I`` is from 0 to ``N-1``. A
+                stream is in one share for ever, by a hash of its id.
+            resume: go on where the last full rebuild of the same types and share
+                broke off, unless a reducer has changed since.
             progress: called with the report after every batch.
 
         Raises:
+            ValueError: no such share or number, or two arguments exclude each other.
             UnknownAggregateType: a type is not registered.
             StoreUnavailable: no server was reached.
+            RebuildBroken: one of several processes ended before its work.
         """
-        roots = _roots(types)
-        with explained():
-            work = rebuild(mongo.blocking(), roots, ids, stale, progress)
-            return drive(work)
+        share = _partition(partition)
+        choice = Choice(types, ids, stale, share, workers, resume)
+        return rebuild_chosen(choice, progress)
 
     @classmethod
     async def abuild_and_save_all(
@@ -121,13 +134,54 @@ class AggregateRebuild:
         types: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
         stale: bool = False,
+        workers: int = 1,
+        partition: tuple[int, int] | None = None,
+        resume: bool = False,
         progress: Progress | None = None,
     ) -> RebuildReport:
-        """See ``build_and_save_all()``; reducers run in the loop's thread."""
-        roots = _roots(types)
-        with explained():
-            store = await mongo.awaitable()
-            return await rebuild(store, roots, ids, stale, progress)
+        """
+        See ``build_and_save_all()``; reducers run in the loop's thread.
+
+        More than one of ``workers`` is a ``ValueError``: to wait for them blocks.
+        """
+        share = _partition(partition)
+        choice = Choice(types, ids, stale, share, workers, resume)
+        return await _awaitable(choice, progress)
+
+    @classmethod
+    def dry_run(
+        cls,
+        *,
+        types: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        workers: int = 1,
+        partition: tuple[int, int] | None = None,
+        progress: Progress | None = None,
+    ) -> RebuildReport:
+        """
+        Fold streams as ``build_and_save_all()`` does, and write nothing at all.
+
+        The report's ``dry_run`` says by type how the snapshots stand, and which states
+        the reducer would alter: each compared at the version of its snapshot.
+        """
+        share = _partition(partition)
+        choice = Choice(types, ids, False, share, workers, dry_run=True)
+        return rebuild_chosen(choice, progress)
+
+    @classmethod
+    async def adry_run(
+        cls,
+        *,
+        types: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        workers: int = 1,
+        partition: tuple[int, int] | None = None,
+        progress: Progress | None = None,
+    ) -> RebuildReport:
+        """See ``dry_run()``; more than one of ``workers`` is a ``ValueError``."""
+        share = _partition(partition)
+        choice = Choice(types, ids, False, share, workers, dry_run=True)
+        return await _awaitable(choice, progress)
 
     @classmethod
     def build_and_save(cls, aggregate_type: str, aggregate_id: str) -> Document:
@@ -154,14 +208,27 @@ class AggregateRebuild:
             return await _rebuild_one(await mongo.awaitable(), Root, aggregate_id)
 
 
-def _roots(types: Sequence[str] | None) -> list[Any]:
-    if types is None:
-        return list(registered().values())
-    return [root_of(kind) for kind in types]
+def _partition(pair: tuple[int, int] | None) -> Partition | None:
+    return None if pair is None else Partition(*pair)
+
+
+def rebuild_chosen(choice: Choice, progress: Progress | None = None) -> RebuildReport:
+    """Rebuild what is chosen, through the blocking face."""
+    _ = choice.roots  # an unknown type is said before anybody connects
+    with explained():
+        return drive(rebuild(mongo.blocking(), choice, progress))
+
+
+async def _awaitable(choice: Choice, progress: Progress | None) -> RebuildReport:
+    if choice.workers > 1:
+        raise ValueError("workers: only through the blocking method")
+    _ = choice.roots
+    with explained():
+        return await rebuild(await mongo.awaitable(), choice, progress)
 
 
 async def _rebuild_one(store: Store, Root: Any, aggregate_id: str) -> Document:
-    report = await rebuild(store, [Root], [aggregate_id], False, None)
+    report = await rebuild(store, Choice([Root.aggregate_type], [aggregate_id]))
     for failure in report.failures:
         raise failure
     if not report.streams:
@@ -174,181 +241,161 @@ async def _rebuild_one(store: Store, Root: Any, aggregate_id: str) -> Document:
 
 
 async def rebuild(
-    store: Store,
-    roots: Iterable[Any],
-    ids: Sequence[str] | None = None,
-    stale: bool = False,
-    progress: Progress | None = None,
+    store: Store, choice: Choice, progress: Progress | None = None
 ) -> RebuildReport:
-    """Rebuild the streams of ``roots``; the coroutine behind both faces."""
-    work = _Rebuild(store, progress)
+    """Rebuild what is chosen; the coroutine behind both faces."""
     with fewer_collections():
-        for Root in roots:
-            if ids is None:
-                await _rebuild_type(work, Root, stale)
-            elif stale:
-                await _rebuild_stale(work, Root, ids)
-            else:
-                await work.run_ids(Root, ids)
+        if choice.ids is not None:
+            return await _rebuild_ids(store, choice, choice.ids, progress)
+        return await _Rebuild(store, choice, progress).run()
+
+
+async def _rebuild_ids(
+    store: Store, choice: Choice, ids: Sequence[str], progress: Progress | None
+) -> RebuildReport:
+    def tell() -> None:
+        if progress:
+            progress(work.report)
+
+    work = (DryRefold if choice.dry_run else Refold)(store, tell)
+    for Root in choice.roots:
+        if choice.stale:
+            async with aclosing(stale_ids(store, Root)) as found:
+                async for some in found:
+                    await work.run_ids(Root, [i for i in some if i in ids])
+        else:
+            await work.run_ids(Root, ids)
     work.tick()
     return work.report
 
 
-async def _rebuild_type(work: _Rebuild, Root: Any, stale: bool) -> None:
-    """Rebuild a whole type, and keep what was seen of it for the overview."""
-    tally, before = Tally(Root.aggregate_type), work.report
-    counts = before.streams, before.events, before.failed, len(before.failures)
-    if stale:
-        await _rebuild_stale(work, Root, None, tally)
-    else:
-        await work.run(Root, _of_type(Root))
-        tally.streams = work.report.streams - counts[0]
-        tally.events = work.report.events - counts[1]
-    failed = work.report.failed - counts[2]
-    tally.note(work.report.failures[counts[3] :], failed)
-    await save_tally(work.store, tally)
-
-
-async def _rebuild_stale(
-    work: _Rebuild, Root: Any, ids: Sequence[str] | None, tally: Tally | None = None
-) -> None:
-    chosen = None if ids is None else set(ids)
-    async with aclosing(stale_ids(work.store, Root, tally)) as found:
-        async for some in found:
-            await work.run_ids(Root, [i for i in some if chosen is None or i in chosen])
-
-
-@contextmanager
-def fewer_collections() -> Iterator[None]:
-    """
-    Look for cyclic garbage less often meanwhile.
-
-    Events come by the hundred thousand and hold no cycles; to look for some again
-    and again took a seventh of a rebuild's time.
-    """
-    before = gc.get_threshold()
-    if not 0 < before[0] < ALLOCATIONS:  # switched off, or raised already
-        yield
-        return
-    gc.set_threshold(ALLOCATIONS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
-def _of_type(Root: Any) -> Document:
-    return {"aggregateType": {"$eq": Root.aggregate_type}}
-
-
 class _Rebuild:
-    """The fold in progress: the stream at hand, and the snapshots not written yet."""
+    """A rebuild of whole types, or of a share of them, part by part."""
 
-    def __init__(self, store: Store, progress: Progress | None) -> None:
+    def __init__(self, store: Store, choice: Choice, progress: Progress | None) -> None:
         self.store = store
+        self.choice = choice
         self.progress = progress
-        self.report = RebuildReport()
+        self.roots = {Root.aggregate_type: Root for Root in choice.roots}
+        self.parts: list[Part] = []
+        self.report = RebuildReport()  # of the parts that have ended
+        self.live: dict[int, RebuildReport] = {}  # of those at work
         self.began = time.monotonic()
-        self.snapshots: list[Snapshot] = []
-        self.first: bool | None = None  # whether there was no snapshot to begin with
+        is_noted = not (choice.stale or choice.dry_run)
+        self.notes = Notes(store, choice.roots, choice.partition) if is_noted else None
 
-    def tick(self) -> None:
+    async def run(self) -> RebuildReport:
+        """Do all of it."""
+        if self.choice.dry_run:
+            self.report.dry_run = {kind: DryRun() for kind in self.roots}
+        await self._divide()
+        if self.notes:
+            await self.notes.begin(self.parts)
+        left = [number for number, part in enumerate(self.parts) if not part.ended]
+        if self.choice.workers > 1:
+            await self._in_processes(left)
+        else:
+            for number in left:
+                await self._here(number)
+        if not (self.choice.dry_run or self.choice.partition):
+            await self._save_tallies()
+        if self.notes:
+            await self.notes.forget()
         self.report.seconds = time.monotonic() - self.began
-        if self.progress:
-            self.progress(self.report)
+        self._tell()
+        return self.report
 
-    async def run_ids(self, Root: Any, ids: Sequence[str]) -> None:
-        """Fold these streams, some at a time, where they are of the type."""
-        for at in range(0, len(ids), ASK):
-            some = {"aggregateId": {"$in": list(ids[at : at + ASK])}}
-            await self.run(Root, {**_of_type(Root), **some})
+    async def _divide(self) -> None:
+        """Make the parts: those of the rebuild that broke off, or new ones."""
+        if self.notes and self.choice.resume:
+            self.parts, self.report.anew = await self.notes.find()
+        self.parts = self.parts or [Part(Span(kind)) for kind in self.roots]
+        divided: list[Part] = []
+        for part in self.parts:
+            if part.ended:
+                divided.append(part)
+            else:
+                divided += part.divided(await self._split(part.rest))
+        self.parts = divided
+        for part in divided:
+            self.report.resumed += part.streams
+            self.report.failed += part.failed
+            self.report.failures += part.failures
 
-    async def run(self, Root: Any, query: Document) -> None:
-        """Fold every stream that the query gives, and write the snapshots."""
-        stream = StreamFold(Root)
-        async with aclosing(scan(self.store, query)) as batches:
-            async for batch in batches:
-                for aggregate_id, events in itertools.groupby(
-                    batch, itemgetter("aggregateId")
-                ):
-                    if aggregate_id != stream.id:
-                        self._finish(stream)
-                        stream = StreamFold(Root, aggregate_id)
-                    stream.take([read_event(event) for event in events])
-                if len(self.snapshots) >= WRITE:
-                    await self._write()
-                self.tick()
-        self._finish(stream)
-        await self._write()
-        self.tick()
+    async def _split(self, span: Span) -> list[Span]:
+        workers = self.choice.workers
+        if workers == 1:
+            return [span]
+        return await split(self.store, span, PIECES * workers)
 
-    def _finish(self, stream: StreamFold) -> None:
-        if stream.id is None:
+    async def _here(self, number: int) -> None:
+        part = self.parts[number]
+
+        async def written() -> None:
+            await self._note(number, work.report, work.done)
+
+        def tell() -> None:
+            self.live[number] = work.report
+            self._tell()
+
+        choice, tally = self.choice, Tally(part.span.kind)
+        work = (DryRefold if choice.dry_run else Refold)(self.store, tell, written)
+        Root = self.roots[part.span.kind]
+        await run_part(work, Root, part.span, choice.partition, choice.stale, tally)
+        await self._end(number, work.report, tally)
+
+    async def _in_processes(self, left: Sequence[int]) -> None:
+        tasks = [self._task(self.parts[number].span) for number in left]
+        with closing(workers.work(tasks, self.choice.workers)) as words:
+            for at, word in words:
+                number = left[at]
+                if word.tally is not None:
+                    await self._end(number, word.report, word.tally)
+                    continue
+                self.live[number] = word.report
+                if word.done is not None:
+                    await self._note(number, word.report, word.done)
+                self._tell()
+
+    def _task(self, span: Span) -> Task:
+        choice, revision = self.choice, revision_of(self.roots[span.kind])
+        return Task(span, revision, choice.partition, choice.stale, choice.dry_run)
+
+    async def _note(self, number: int, report: RebuildReport, done: str | None) -> None:
+        """Take in that snapshots were written, up to a stream."""
+        if self.notes is None:
             return
-        try:
-            self.snapshots.append(stream.snapshot())
-        except ReducerError as error:
-            self.report.failed += 1
-            if len(self.report.failures) < KEPT:
-                self.report.failures.append(error)
-            logger.error("Rebuild failed: %s", error)
-        self.report.streams += 1
-        self.report.events += stream.count
+        self.parts[number].count(report, done)
+        await self.notes.note(self.parts)
 
-    async def _write(self) -> None:
-        snapshots, self.snapshots = self.snapshots, []
-        with in_time():
-            if self.first is None:
-                self.first = await self.store.snapshots.count() == 0
-            saved = await write_snapshots(self.store, snapshots, first=self.first)
-        self.report.saved += saved
-        self.report.newer += len(snapshots) - saved
+    async def _end(self, number: int, report: RebuildReport, tally: Tally) -> None:
+        part = self.parts[number]
+        part.count(report, part.span.until)
+        part.ended = True
+        if self.choice.stale:
+            part.streams, part.events = tally.streams, tally.events
+        self.live.pop(number, None)
+        self.report.add(report)
+        if self.notes:
+            await self.notes.note(self.parts)
 
+    async def _save_tallies(self) -> None:
+        """Keep what was seen of each type for the overview."""
+        for kind in self.roots:
+            tally = Tally(kind)
+            parts = [part for part in self.parts if part.span.kind == kind]
+            tally.streams = sum(part.streams for part in parts)
+            tally.events = sum(part.events for part in parts)
+            failures = [failure for part in parts for failure in part.failures]
+            tally.note(failures, sum(part.failed for part in parts))
+            await save_tally(self.store, tally)
 
-class StreamFold:
-    """One stream while it is folded; ``error`` once its reducer has raised."""
-
-    def __init__(self, Root: Any, aggregate_id: str | None = None) -> None:
-        self.Root = Root
-        self.id = aggregate_id
-        self.state: Any = {}
-        self.version = 0
-        self.count = 0
-        self.events: list[Document] = []
-        self.error: ReducerError | None = None
-
-    def take(self, events: list[Document]) -> None:
-        """Fold some more events, or hold them for a while."""
-        self.events += events
-        if len(self.events) >= LONG:
-            self._fold()
-
-    def _fold(self) -> None:
-        events, self.events = self.events, []
-        if not events:
+    def _tell(self) -> None:
+        """Tell how far all of it is."""
+        if self.progress is None:
             return
-        self.count += len(events)
-        self.version = events[-1]["aggregateVersion"]
-        if self.error is None:
-            try:
-                self.state = fold(self.Root, events, self.state)
-            except ReducerError as error:
-                self.error = error.with_traceback(None)
-
-    def snapshot(self) -> Snapshot:
-        """
-        Return the snapshot of all events that were taken.
-
-        Raises:
-            ReducerError: the reducer raised, or its state cannot be stored.
-        """
-        self._fold()
-        if self.error is not None:
-            raise self.error
-        assert self.id is not None  # noqa: S101 - for the type checker
-        try:
-            return build_snapshot(self.Root, self.id, self.version, self.state)
-        except InvalidState as error:
-            raise ReducerError(
-                self.Root.aggregate_type, self.id, self.version, str(error)
-            ) from None
+        total = replace(self.report, failures=[*self.report.failures])
+        for report in self.live.values():
+            total.add(replace(report, dry_run={}))
+        total.seconds = time.monotonic() - self.began
+        self.progress(total)

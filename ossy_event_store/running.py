@@ -24,7 +24,7 @@ from .faces import drive
 from .follow import follower
 from .mongo import in_time
 from .positions import head_position
-from .rebuild import fewer_collections
+from .refold import fewer_collections
 from .subscriptions import Subscription
 
 logger = logging.getLogger("ossy_event_store")

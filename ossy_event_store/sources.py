@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -51,6 +51,7 @@ def engine_of(alias: str) -> str | None:
 
 
 _connected: str | None = None  # what Mongo.connect(url) was given
+_adopted: Source | None = None  # that of the process that started this one
 
 
 def resolve() -> Source:
@@ -61,6 +62,8 @@ def resolve() -> Source:
         ImproperlyConfigured: nothing says where, or what does is wrong.
     """
     global _resolved
+    if _adopted is not None:
+        return _adopted
     settings = get_settings()
     alias = settings.DATABASE if not (_connected or settings.URL) else None
     # What the answer depends on: parsing a URL at every call would cost as much as
@@ -220,3 +223,22 @@ def use(url: str | None) -> None:
     if url is not None:
         _of_url(url, "The URL given to Mongo.connect()")
     _connected = url
+
+
+def adopt(url: str | None, name: str) -> None:
+    """
+    Let this process use the store of the one that started it.
+
+    What the settings say may lead elsewhere: to another throw-away server, or to the
+    real database where the other process runs tests.
+
+    Args:
+        url: where its server runs; None if ``DATABASES`` says so.
+        name: its database.
+    """
+    global _adopted
+    use(url)
+    source = resolve()
+    if source.borrows:
+        connections.settings[str(source.alias)]["NAME"] = name
+    _adopted = replace(source, name=name)

@@ -13,6 +13,7 @@ from .folding import revision_of
 from .indexes import SNAPSHOT_HEADS
 from .mongo import Store
 from .overview import Tally
+from .parts import Span
 from .snapshots import discard_if_ahead
 
 BATCH = 10_000  # heads a round trip
@@ -20,7 +21,7 @@ YIELD = 1000  # stale ids at a time
 
 
 async def stale_ids(
-    store: Store, Root: Any, tally: Tally | None = None
+    store: Store, Root: Any, tally: Tally | None = None, span: Span | None = None
 ) -> AsyncGenerator[list[str], None]:
     """
     Yield the ids of streams whose snapshot is not current; reads indexes only.
@@ -29,15 +30,15 @@ async def stale_ids(
         store: one face of the store.
         Root: the class of the streams.
         tally: where to count all the streams that are passed.
+        span: look only at this range of them.
     """
     # Ids that are no strings are not of this store's making, and cannot be merged.
     kind = {"aggregateType": {"$eq": Root.aggregate_type}}
-    heads = _each(
-        store.events.aggregate(_heads({**kind, "aggregateId": {"$gte": ""}}), BATCH)
-    )
+    ids = {"$gte": "", **(span.ids if span else {})}
+    heads = _each(store.events.aggregate(_heads({**kind, "aggregateId": ids}), BATCH))
     snapshots = _each(
         store.snapshots.batches(
-            {**kind, "_id": {"$gte": ""}},
+            {**kind, "_id": ids},
             BATCH,
             projection=["aggregateVersion", "revision"],
             sort=[("_id", -1)],

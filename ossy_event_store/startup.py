@@ -28,7 +28,8 @@ from .exceptions import EventStoreError
 from .faces import drive
 from .faults import short_reason
 from .mongo import in_time
-from .rebuild import AggregateRebuild, RebuildReport
+from .rebuild import AggregateRebuild
+from .rebuild_report import RebuildReport
 from .registry import registered
 
 logger = logging.getLogger("ossy_event_store")

@@ -24,6 +24,7 @@ from ossy_event_store.exceptions import (
     InvalidState,
     OutcomeUnknown,
     PositionsBroken,
+    RebuildBroken,
     ReducerError,
     StoreUnavailable,
     TransactionsUnavailable,
@@ -92,6 +93,17 @@ ERRORS = [
         PositionsBroken(7, "b", 2),
         {"position": 7, "aggregate_id": "b", "aggregate_version": 2},
         "Position 7 stands for version 2 of stream 'b', and there is no such event",
+    ),
+    (
+        RebuildBroken("Book after 'b'", -9),
+        {"part": "Book after 'b'", "exit_code": -9},
+        "The process that folded the streams of Book after 'b' was killed by signal 9, "
+        "as the system does where memory runs out. The others were ended too;",
+    ),
+    (
+        RebuildBroken("Book", 3),
+        {"exit_code": 3},
+        "The process that folded the streams of Book ended with exit code 3.",
     ),
     (
         ReducerError("Book", "b", 2, "KeyError: 'to'"),

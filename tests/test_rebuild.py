@@ -15,7 +15,7 @@ from ossy_event_store import (
     EventStore,
     ReducerError,
     UnknownAggregateType,
-    rebuild,
+    refold,
     scan,
     snapshots,
     stale,
@@ -85,8 +85,8 @@ def test_only_the_chosen_types_and_streams_are_folded(store, face, lend):
 
 def test_streams_across_batches_are_folded_whole(store, face, lend, monkeypatch):
     monkeypatch.setattr(scan, "BATCH", 3)
-    monkeypatch.setattr(rebuild, "LONG", 4)
-    monkeypatch.setattr(rebuild, "WRITE", 2)
+    monkeypatch.setattr(refold, "LONG", 4)
+    monkeypatch.setattr(refold, "WRITE", 2)
     for number in range(5):
         lend(f"b-{number}", "BookBought", *["BookLent", "BookReturned"] * (number + 1))
     report = face(AggregateRebuild.build_and_save_all)
@@ -149,14 +149,14 @@ def test_a_newer_snapshot_is_left(store, lend, monkeypatch):
         Aggregate.of(Book, "b-1").save()
         return snapshot
 
-    monkeypatch.setattr(rebuild, "build_snapshot", appended_meanwhile)
+    monkeypatch.setattr(refold, "build_snapshot", appended_meanwhile)
     report = AggregateRebuild.build_and_save_all()
     assert (report.streams, report.saved, report.newer) == (1, 0, 1)
     assert states()["b-1"][0] == 2
 
 
 def test_a_first_snapshot_saved_meanwhile_is_left_too(store, face, lend, monkeypatch):
-    monkeypatch.setattr(rebuild, "WRITE", 1)
+    monkeypatch.setattr(refold, "WRITE", 1)
     monkeypatch.setattr(scan, "BATCH", 1)
     for name in ("b-1", "b-2"):
         lend(name, "BookBought")
@@ -305,7 +305,7 @@ def test_the_garbage_collector_is_as_it_was_afterwards(store, face, lend, broken
     assert report.saved == 1
     assert during[0] > before[0]
     assert gc.get_threshold() == before
-    with rebuild.fewer_collections(), rebuild.fewer_collections():
+    with refold.fewer_collections(), refold.fewer_collections():
         pass
     assert gc.get_threshold() == before
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +12,21 @@ from django.core.management.base import CommandError, CommandParser
 
 from ... import mongo, streams
 from ...faces import drive
-from ...rebuild import AggregateRebuild, RebuildReport
+from ...parts import Partition
+from ...rebuild import Choice, rebuild_chosen
+from ...rebuild_report import Altered, DryRun, RebuildReport
 from ...registry import registered
-from ._base import WRONG_USE, Progress, StoreCommand, add_selection, distinct
+from ._base import (
+    WRONG_USE,
+    Progress,
+    StoreCommand,
+    add_selection,
+    distinct,
+    sigterm_as_ctrl_c,
+)
 
-SHOWN = 20  # failures written out
+SHOWN = 20  # failures written out, and paths of a type
+DIFFS = 100  # altered states of a type written out
 
 
 class Command(StoreCommand):
@@ -25,6 +37,7 @@ class Command(StoreCommand):
         "whose reducer raises is reported and keeps its old snapshot."
     )
     report = RebuildReport()
+    is_dry = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Say what can be chosen."""
@@ -36,6 +49,41 @@ class Command(StoreCommand):
             "folded by another revision of the reducer.",
         )
         parser.add_argument(
+            "--workers",
+            type=int,
+            default=1,
+            metavar="N",
+            help="Fold in N processes; default: 1. The server has to keep up.",
+        )
+        parser.add_argument(
+            "--partition",
+            metavar="I/N",
+            help="Only share I of N, with I from 0 to N-1: N machines that are given "
+            "0/N, 1/N, … rebuild all streams together and need not know each other.",
+        )
+        parser.add_argument(
+            "--resume",
+            action="store_true",
+            help="Go on where the last full rebuild of the same types and share broke "
+            "off; if a reducer has changed since, begin anew.",
+        )
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Fold everything and write nothing; tell how the snapshots stand, and "
+            "how many states would be altered.",
+        )
+        parser.add_argument(
+            "--diff",
+            action="store_true",
+            help="A dry run that also writes out what would be altered, old and new.",
+        )
+        parser.add_argument(
+            "--json",
+            action="store_true",
+            help="Write one JSON document in place of lines for people.",
+        )
+        parser.add_argument(
             "--noinput",
             "--no-input",
             dest="interactive",
@@ -45,17 +93,30 @@ class Command(StoreCommand):
 
     def run(self, **options: Any) -> None:
         """Rebuild, and end with the exit code that says how it went."""
-        types, ids = distinct(options["types"]), distinct(options["ids"])
-        stale = options["stale"]
-        _check_types(types)
-        _check_ids(ids, types)
-        if not (types or ids or stale) and options["interactive"]:
+        choice = _choice(options)
+        _check_types(choice.types)
+        _check_ids(choice.ids, choice.types)
+        self.is_dry = choice.dry_run
+        is_all = not (choice.types or choice.ids or choice.stale)
+        if is_all and not self.is_dry and not choice.resume and options["interactive"]:
             self._ask()
+        with sigterm_as_ctrl_c():
+            report = self._rebuild(choice, is_all and not choice.partition, options)
+        if options["json"]:
+            self.stdout.write(json.dumps(_document(report, options["diff"]), indent=2))
+        else:
+            self._tell(report, options)
+        if not report.ok:
+            raise CommandError(self._summary(report))
+
+    def _rebuild(
+        self, choice: Choice, is_all: bool, options: dict[str, Any]
+    ) -> RebuildReport:
         self.report = RebuildReport()
-        total = None
-        if not (types or ids or stale):
-            total = drive(mongo.blocking().events.count())
-        progress = Progress(self.stdout, total, options["verbosity"])
+        total = drive(mongo.blocking().events.count()) if is_all else None
+        # The document goes to stdout alone.
+        out = self.stderr if options["json"] else self.stdout
+        progress = Progress(out, total, options["verbosity"])
 
         def show(report: RebuildReport) -> None:
             self.report = report
@@ -64,29 +125,63 @@ class Command(StoreCommand):
             progress.show(report.events, report.seconds, streams + failed)
 
         try:
-            report = AggregateRebuild.build_and_save_all(
-                types=types, ids=ids, stale=stale, progress=show
-            )
+            return rebuild_chosen(choice, show)
         finally:
             progress.end()
-        self._tell(report, options["verbosity"])
 
-    def _tell(self, report: RebuildReport, verbosity: int) -> None:
+    def _tell(self, report: RebuildReport, options: dict[str, Any]) -> None:
         for failure in report.failures[:SHOWN]:
             self.stderr.write(self.style.ERROR(f"FAILED {failure}"))
         if report.failed > SHOWN:
             self.stderr.write(f"… and {report.failed - SHOWN:,} more.")
-        if not report.ok:
-            raise CommandError(f"Rebuilt {report}")
-        if verbosity >= 1:
-            self.stdout.write(self.style.SUCCESS(f"Rebuilt {report}"))
+        for kind, seen in report.dry_run.items():
+            if options["diff"]:
+                self._tell_diffs(kind, seen)
+            self._tell_type(kind, seen)
+        if options["verbosity"] < 1:
+            return
+        if report.anew:
+            self.stdout.write(f"Begun anew: {report.anew}.")
+        if report.ok:
+            self.stdout.write(self.style.SUCCESS(self._summary(report)))
+
+    def _tell_diffs(self, kind: str, seen: DryRun) -> None:
+        for altered in seen.alterations[:DIFFS]:
+            self.stdout.write(
+                f"{kind} {altered.aggregate_id!r}, version {altered.version}:"
+            )
+            for line in _lines(altered):
+                self.stdout.write(f"  {line}")
+        if seen.altered > DIFFS:
+            self.stdout.write(f"… and {seen.altered - DIFFS:,} more streams.")
+
+    def _tell_type(self, kind: str, seen: DryRun) -> None:
+        failed = f"; {seen.failed:,} FAILED" if seen.failed else ""
+        self.stdout.write(
+            f"{kind}: {seen.streams:,} streams; snapshots: {seen.current:,} current, "
+            f"{seen.missing:,} missing, {seen.behind:,} behind, {seen.ahead:,} ahead, "
+            f"{seen.other_revision:,} of another revision; of {seen.compared:,} states "
+            f"compared {seen.altered:,} would be altered{failed}"
+        )
+        for path, count in seen.ranked_paths()[:SHOWN]:
+            self.stdout.write(f"  {path}: {count:,} streams")
+        if len(seen.paths) > SHOWN:
+            self.stdout.write(f"  … and {len(seen.paths) - SHOWN:,} more paths.")
+        if seen.other_paths:
+            self.stdout.write(f"  … and {seen.other_paths:,} changes at yet others.")
+
+    def _summary(self, report: RebuildReport) -> str:
+        if self.is_dry:
+            return f"Dry run, nothing was written: {report}"
+        return f"Rebuilt {report}"
 
     def _ask(self) -> None:
         if not sys.stdin.isatty():
             return
-        question = "Rebuild the snapshots of every registered type? [y/N] "
+        # Not input(question): that may write to stdout, where a document may go.
+        self.stderr.write("Rebuild the snapshots of every registered type? [y/N] ")
         try:
-            answer = input(question)
+            answer = input()
         except EOFError:
             answer = ""
         if answer.strip().lower() not in ("y", "yes"):
@@ -94,10 +189,55 @@ class Command(StoreCommand):
 
     def interrupted(self) -> str:
         """Say how far it came."""
+        if self.is_dry:
+            return f"Stopped, nothing was written: {self.report}."
         return (
             f"Stopped: {self.report}. Every snapshot is whole, and the rest are as "
-            "they were; run it again, with --stale to do only what is left."
+            "they were; run it again, with --stale to do only what is left, or a full "
+            "rebuild with --resume."
         )
+
+
+def _choice(options: dict[str, Any]) -> Choice:
+    try:
+        return Choice(
+            distinct(options["types"]),
+            distinct(options["ids"]),
+            options["stale"],
+            _partition(options["partition"]),
+            options["workers"],
+            options["resume"],
+            options["dry_run"] or options["diff"],
+        )
+    except ValueError as error:
+        raise CommandError(f"{error}.", returncode=WRONG_USE) from None
+
+
+def _partition(text: str | None) -> Partition | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", text):
+        raise ValueError(
+            f"partition {text!r}: expected I/N with I from 0 to N-1, as 0/4"
+        )
+    index, of = text.split("/")
+    return Partition(int(index), int(of))
+
+
+def _document(report: RebuildReport, with_values: bool) -> dict[str, Any]:
+    document = report.as_json()
+    for seen in document["dry_run"].values():
+        if not with_values:
+            del seen["alterations"]
+    return document
+
+
+def _lines(altered: Altered) -> list[str]:
+    lines = [
+        f"{path}: {old or 'nothing'} → {new or 'nothing'}"
+        for path, old, new in altered.changes
+    ]
+    return [*lines, f"… and {altered.more:,} more."] if altered.more else lines
 
 
 def _check_types(types: Sequence[str] | None) -> None:
