@@ -129,8 +129,12 @@ def workers(options):
     by_command()
     assert states() == expected, "two processes do not give the same snapshots"
     many = EventStore.collection.estimated_document_count()
-    seconds = bench.turns(options.rounds, store=by_command, bare=by_hand)
-    return [bench.row("full rebuild, --workers 2, with its start", many, seconds)]
+    seconds = bench.turns(options.rounds, store=by_command, bare=by_hand, one=by_store)
+    what = "full rebuild, --workers 2, with its start"
+    return [
+        bench.row(what, many, seconds),
+        bench.row(f"{what}, beside one process", many, seconds, bare="one", least=1),
+    ]
 
 
 # --- stale ------------------------------------------------------------------
