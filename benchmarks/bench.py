@@ -65,7 +65,7 @@ def environment():
     if url is None:
         host, port = EventStore.collection.database.client.address
         url = f"mongodb://{host}:{port}/?directConnection=true"
-    return {**os.environ, "DB_URL": url, "DB_NAME": NAME}
+    return {**os.environ, "DB_URL": url, "DB_NAME": NAME, "PYTHONPATH": str(ROOT)}
 
 
 def resident():
