@@ -121,7 +121,8 @@ async def split(store: Store, span: Span, number: int) -> list[Span]:
     Return ``span`` as up to ``number`` ranges of about as many events each.
 
     Counts and skips along an index and reads no event, for as long as it takes. (It
-    names no index: where there is none yet, a rebuild is slow, but works.) A stream is in one range, however long it is.
+    names no index: where there is none yet, a rebuild is slow, but works.) A stream is
+    in one range, however long it is.
     """
     count = await store.events.count_where(span.query)
     number = min(number, count // LEAST) or 1
