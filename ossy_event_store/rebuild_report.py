@@ -147,7 +147,7 @@ class RebuildReport:
     resumed: int = 0
     #: Why there was nothing to resume, if that was asked for.
     anew: str = ""
-    #: Of a dry run: what it saw, by aggregate type.
+    #: What a dry run saw, by aggregate type.
     dry_run: dict[str, DryRun] = field(default_factory=dict)
 
     @property

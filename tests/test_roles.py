@@ -40,10 +40,12 @@ from ossy_event_store import (
 )
 from ossy_event_store.faces import drive
 from ossy_event_store.migrate import ensure_indexes
+from ossy_event_store.parts import Part, Span
+from ossy_event_store.resume import Notes
 from ossy_event_store.sequence import Changes, Sequencer
 from ossy_event_store.subscriptions import subscription
 from tests import servers
-from tests.library.aggregate import Book
+from tests.library.aggregate import Book, Reader
 from tests.test_subscriptions import running
 
 pytestmark = [
@@ -407,6 +409,15 @@ def test_the_appender_may_not_change_positions_by(way, appender, guarded):
     may_not(appender, in_another(mongo.POSITIONS, way), guarded)
 
 
+def test_the_appender_rebuilds_and_resumes(appender, guarded, monkeypatch):
+    Aggregate.of(Book, {**BOUGHT, "aggregateId": "b-1"})
+    notes = Notes(appender, [Book, Reader], None)
+    drive(notes.begin([Part(Span("Book"), "a"), Part(Span("Reader"))]))
+    report = AggregateRebuild.build_and_save_all(resume=True)
+    assert (report.anew, report.saved) == ("", 1)
+    assert guarded.database.leases.find_one({"_id": notes.id})["parts"] == []
+
+
 def test_the_appender_sees_new_positions_and_tends_what_is_parked(appender, guarded):
     with contextlib.closing(Changes(mongo.raw(appender.positions), fields=())) as new:
         guarded.database.positions.insert_one({"_id": 1})
@@ -603,6 +614,13 @@ def test_the_reader_verifies_the_store(reader):
 def test_the_reader_reads_a_stream_whose_snapshot_is_ahead_of_it(reader, guarded):
     guarded.database.eventstore.delete_one({"aggregateVersion": 2})
     assert Aggregate.of(Book, "b-1").version == 1
+
+
+def test_the_reader_tries_a_rebuild(reader, guarded):
+    before = everything(guarded)
+    assert AggregateRebuild.dry_run().dry_run["Book"].streams == 1
+    assert "nothing was written" in said("rebuild_aggregates", "--diff")
+    assert everything(guarded) == before
 
 
 @pytest.mark.parametrize("name", WRITES)
