@@ -47,6 +47,12 @@ from tests.test_startup import ON_URL, here
 EACH = ("BookBought", "BookLent", "BookReturned")
 
 
+@pytest.fixture(autouse=True)
+def _same_server(monkeypatch):
+    """Spare a spawned process the start of a server, which its settings would need."""
+    monkeypatch.setenv("TEST_MONGODB_URL", settings.SERVER)
+
+
 @pytest.fixture
 def books(lend):
     """Twenty books of one to three events, and a reader."""
@@ -245,7 +251,6 @@ def test_a_range_says_what_it_is():
 # --- processes --------------------------------------------------------------
 
 
-@ON_URL
 @pytest.mark.slow
 def test_processes_save_what_one_process_does(store, books, small):
     seen = []
@@ -267,7 +272,6 @@ def test_processes_save_what_one_process_does(store, books, small):
     assert note(store)["parts"] == []
 
 
-@ON_URL
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["--stale"], ["--partition", "1/2"], ["--dry-run"]])
 def test_processes_do_a_share_what_is_stale_and_a_dry_run(
@@ -288,7 +292,6 @@ def test_processes_do_a_share_what_is_stale_and_a_dry_run(
     assert rebuilt("--workers", "2") == rebuilt()
 
 
-@ON_URL
 @pytest.mark.slow
 def test_a_process_that_fails_says_why(store, books, small, monkeypatch):
     monkeypatch.setattr(Book, "revision", "another", raising=False)
