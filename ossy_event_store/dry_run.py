@@ -20,6 +20,7 @@ from .refold import Refold, StreamFold
 from .snapshots import Snapshot
 from .soundness import position
 
+AGAIN = 100  # streams held to be looked at again
 LOOKED = 200  # changes of a state that are looked at; the others are counted
 
 
@@ -77,6 +78,10 @@ class DryRefold(Refold):
 
     def _seen(self, stream: StreamFold) -> DryRun:
         return self.report.dry_run.setdefault(stream.Root.aggregate_type, DryRun())
+
+    def is_time_to_write(self) -> bool:
+        """Whether there is enough to look at again."""
+        return len(self._ahead) >= AGAIN
 
     async def write(self) -> None:
         """Look again at snapshots that seem to be ahead; an append may have come."""

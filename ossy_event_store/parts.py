@@ -160,7 +160,10 @@ async def ids_of(
             async for batch in store.events.aggregate(pipeline, PAGE + 1):
                 page += [head["_id"] for head in batch]
         if page != sorted(page) or (page and after is not None and page[0] <= after):
-            raise RuntimeError("The server gave stream heads out of order.")
+            raise RuntimeError(
+                "The server gave streams out of order: is an index missing? See "
+                "manage.py ensure_event_store."
+            )
         yield [aggregate_id for aggregate_id in page if aggregate_id in partition]
         if len(page) < PAGE:
             return

@@ -110,7 +110,8 @@ class AggregateRebuild:
             ids: only these streams.
             stale: only snapshots that are missing, behind, ahead of their stream,
                 or of another revision of the reducer.
-            workers: in how many processes.
+            workers: in how many processes. Each imports the main module anew, so a
+                script that asks for them does so below ``if __name__ == "__main__":``.
             partition: only share ``I`` of ``N``, a pair; ``I`` is from 0 to ``N-1``. A
                 stream is in one share for ever, by a hash of its id.
             resume: go on where the last full rebuild of the same types and share

@@ -108,7 +108,7 @@ class Refold:
                         self.finish(stream)
                         stream = self.stream(Root, aggregate_id)
                     stream.take([read_event(event) for event in events])
-                if self._is_time_to_write():
+                if self.is_time_to_write():
                     await self.write()
                 self.tick()
         self.finish(stream)
@@ -122,7 +122,8 @@ class Refold:
     async def look(self, Root: Any, batch: list[Document]) -> None:
         """Read what is needed besides the events of a batch."""
 
-    def _is_time_to_write(self) -> bool:
+    def is_time_to_write(self) -> bool:
+        """Whether ``write()`` has enough to do."""
         # What is not written after a second would be lost to who resumes.
         late = time.monotonic() - self.wrote > 1
         return len(self.snapshots) >= WRITE or (late and bool(self.snapshots))

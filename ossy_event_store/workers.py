@@ -191,7 +191,8 @@ def _serve(told: Connection, url: str | None, name: str) -> None:
     except (EOFError, BrokenPipeError):
         return
     except BaseException as error:
-        told.send(_portable(error))
+        with suppress(OSError):  # nobody listens any more
+            told.send(_portable(error))
 
 
 def _end_with_parent() -> None:

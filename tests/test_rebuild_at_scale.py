@@ -47,6 +47,12 @@ from tests.test_startup import ON_URL, here
 EACH = ("BookBought", "BookLent", "BookReturned")
 
 
+@pytest.fixture(autouse=True)
+def _same_server(monkeypatch):
+    """Spare a spawned process the start of a server, which its settings would need."""
+    monkeypatch.setenv("TEST_MONGODB_URL", settings.SERVER)
+
+
 @pytest.fixture
 def books(lend):
     """Twenty books of one to three events, and a reader."""
@@ -173,6 +179,8 @@ def test_a_share_reads_the_events_of_no_other(history, books):
     own = [n for n in range(20) if f"b-{n:02}" in Partition(0, 4)]
     assert 0 < len(own) < 20
     assert sum(p["docsExamined"] for p in profiled) == sum(1 + n % 3 for n in own)
+    (ids,) = [p for p in profiled if p["command"].get("aggregate")]
+    assert ids["keysExamined"] <= 20 + 1
 
 
 def test_a_share_leaves_the_overview_alone(store, books):
@@ -243,15 +251,8 @@ def test_a_range_says_what_it_is():
 # --- processes --------------------------------------------------------------
 
 
-def in_processes(store, monkeypatch):
-    """Let spawned processes find the settings of the tests."""
-    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "tests.settings")
-
-
-@ON_URL
 @pytest.mark.slow
-def test_processes_save_what_one_process_does(store, books, small, monkeypatch):
-    in_processes(store, monkeypatch)
+def test_processes_save_what_one_process_does(store, books, small):
     seen = []
     one = AggregateRebuild.build_and_save_all()
     expected = states(), drive(tallies(store))
@@ -271,13 +272,11 @@ def test_processes_save_what_one_process_does(store, books, small, monkeypatch):
     assert note(store)["parts"] == []
 
 
-@ON_URL
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["--stale"], ["--partition", "1/2"], ["--dry-run"]])
 def test_processes_do_a_share_what_is_stale_and_a_dry_run(
-    store, lend, books, small, monkeypatch, words
+    store, lend, books, small, words
 ):
-    in_processes(store, monkeypatch)
     AggregateRebuild.build_and_save_all()
     lend("b-03", "BookReturned")
     lend("b-30", "BookReturned")
@@ -293,10 +292,8 @@ def test_processes_do_a_share_what_is_stale_and_a_dry_run(
     assert rebuilt("--workers", "2") == rebuilt()
 
 
-@ON_URL
 @pytest.mark.slow
-def test_a_process_that_fails_says_why(store, books, small, monkeypatch, settings):
-    in_processes(store, monkeypatch)
+def test_a_process_that_fails_says_why(store, books, small, monkeypatch):
     monkeypatch.setattr(Book, "revision", "another", raising=False)
     rebuild.revision_of.cache_clear()
     try:
