@@ -259,11 +259,12 @@ async def _rebuild_ids(
             progress(work.report)
 
     work = (DryRefold if choice.dry_run else Refold)(store, tell)
+    chosen = set(ids)
     for Root in choice.roots:
         if choice.stale:
             async with aclosing(stale_ids(store, Root)) as found:
                 async for some in found:
-                    await work.run_ids(Root, [i for i in some if i in ids])
+                    await work.run_ids(Root, [i for i in some if i in chosen])
         else:
             await work.run_ids(Root, ids)
     work.tick()
