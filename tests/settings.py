@@ -62,9 +62,7 @@ if STORE == "url":
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": ":memory:",
             # A database in memory is never closed, even where a thread ends.
-            "TEST": {
-                "NAME": Path(tempfile.gettempdir(), f"test_{os.getpid()}.sqlite3")
-            },
+            "TEST": {"NAME": TEMPORARY / f"test_{os.getpid()}.sqlite3"},
         }
     }
     OSSY_EVENT_STORE = {
