@@ -34,6 +34,14 @@ def until(condition: Callable[[], object], seconds: float = 30) -> Any:
     return result
 
 
+def _state(thread: Path) -> str:
+    """Return the letter of a thread's state; nothing if it is gone."""
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -118,7 +126,12 @@ class Member:
         self.process.wait()
 
     def freeze(self) -> None:
+        """Stop it, and wait until no thread of it runs: the signal comes later."""
+        assert self.process is not None
         self.signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.process.pid}/task")
+        if threads.exists():
+            until(lambda: {_state(thread) for thread in threads.iterdir()} <= {"T", ""})
 
     def thaw(self) -> None:
         self.signal(signal.SIGCONT)
