@@ -7,7 +7,8 @@ from itertools import islice
 import bench
 import log
 
-BATCH = 1000  # lines a write
+BATCH = 5000  # lines a write, as the store does it
+PAGE = 1000  # events a round trip
 
 
 def bring_in(options):
@@ -77,7 +78,7 @@ def verify(options):
 
     def scan():
         in_order = [("aggregateId", 1), ("aggregateVersion", 1)]
-        with events.find(batch_size=BATCH).sort(in_order) as cursor:
+        with events.find(batch_size=PAGE).sort(in_order) as cursor:
             assert sum(1 for _ in cursor) == many
 
     seconds = bench.turns(options.rounds, store=by_store, bare=scan)

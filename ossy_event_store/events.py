@@ -184,7 +184,7 @@ def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Docum
     Raises:
         InvalidEvent: with the path in the event and the reason.
     """
-    _check_fields(document, limits)
+    check_fields(document, limits)
     walk = Walk(limits)
     try:
         stored = stored_mapping(document, walk)
@@ -239,7 +239,8 @@ def _unencodable(document: Mapping[str, Any]) -> str:
     return "payload"
 
 
-def _check_fields(document: Mapping[str, Any], limits: Limits) -> None:
+def check_fields(document: Mapping[str, Any], limits: Limits) -> None:
+    """Check the fields of an event themselves, not what its payload holds."""
     for name in ("aggregateId", "aggregateType", "type"):
         _check_name(document[name], name)
     if not isinstance(document["_id"], ObjectId):

@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import pymongo
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
-from pymongo import MongoClient
+from pymongo import CursorType, MongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.mongo_client import AsyncMongoClient
@@ -55,6 +55,7 @@ MAJORITY = WriteConcern("majority")
 SNAPSHOT = ReadConcern("snapshot")
 
 END = 1.0  # seconds to end a transaction that may have been left open
+ROOMY = 10  # connections of a pool of which a scan may hold one
 ALL = 1_000_000  # documents a batch, where all are wanted; by itself the first has 101
 
 T = TypeVar("T")
@@ -96,13 +97,19 @@ def drive_each(generator: AsyncGenerator[T, None]) -> Iterator[T]:
         drive(generator.aclose())
 
 
+def _may_hold(raw: Collection[Document] | AsyncCollection[Document]) -> bool:
+    """Whether a scan may hold a connection: what is done meanwhile needs others."""
+    size = raw.database.client.options.pool_options.max_pool_size
+    return not size or size >= ROOMY
+
+
 class Documents(Protocol):
     """A collection through either face."""
 
     async def find_one(self, query: Filter, **options: Any) -> Document | None: ...
     async def find(self, query: Filter, **options: Any) -> list[Document]: ...
     def batches(
-        self, query: Filter, size: int, **options: Any
+        self, query: Filter, size: int, *, pushed: bool = False, **options: Any
     ) -> AsyncGenerator[list[Document], None]: ...
     def aggregate(
         self, pipeline: Sequence[Filter], size: int, **options: Any
@@ -150,9 +157,26 @@ class BlockingCollection:
             return cursor.to_list()
 
     async def batches(
-        self, query: Filter, size: int, **options: Any
+        self, query: Filter, size: int, *, pushed: bool = False, **options: Any
     ) -> AsyncGenerator[list[Document], None]:
+        """
+        Yield what is found, so many a round trip.
+
+        Args:
+            query: which documents.
+            size: documents a batch.
+            pushed: let the server send one batch after the other unasked, where that
+                can be, so that it reads the next while one is worked on. The scan
+                holds a connection, which is lost if it is not read to its end.
+            options: those of ``find()``.
+
+        Raises:
+            InvalidOperation: ``pushed``, by a mongos before 7.1 or to a client that
+                encrypts.
+        """
         options.setdefault("session", self.session)
+        if pushed and options["session"] is None and _may_hold(self.raw):
+            options["cursor_type"] = CursorType.EXHAUST
         with self.raw.find(query, batch_size=size, **options) as cursor:
             while batch := cursor.to_list(size):
                 yield batch
@@ -246,9 +270,11 @@ class AwaitableCollection:
             return await cursor.to_list()
 
     async def batches(
-        self, query: Filter, size: int, **options: Any
+        self, query: Filter, size: int, *, pushed: bool = False, **options: Any
     ) -> AsyncGenerator[list[Document], None]:
         options.setdefault("session", self.session)
+        if pushed and options["session"] is None and _may_hold(self.raw):
+            options["cursor_type"] = CursorType.EXHAUST
         async with self.raw.find(query, batch_size=size, **options) as cursor:
             while batch := await cursor.to_list(size):
                 yield batch

@@ -19,11 +19,12 @@ from .events import check_id
 from .exceptions import AggregateNotFound
 from .faces import Document, drive
 from .folding import revision_of
+from .garbage import fewer_collections
 from .mongo import Store, explained, in_time
 from .overview import Tally, save_tally
 from .parts import Part, Partition, Span, split
 from .rebuild_report import DryRun, Progress, RebuildReport
-from .refold import Refold, fewer_collections, run_part
+from .refold import Refold, run_part
 from .registry import register_aggregate, registered, root_of
 from .resume import Notes
 from .stale import stale_ids

@@ -9,12 +9,11 @@ ahead, or of another revision.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from operator import itemgetter
 from typing import Any, cast
 
@@ -35,26 +34,6 @@ logger = logging.getLogger("ossy_event_store")
 WRITE = 500  # snapshots a bulk write, at most
 LONG = 5000  # events of one stream held at once
 ASK = 200  # stale streams folded by one scan
-ALLOCATIONS = 50_000  # between two looks for cyclic garbage
-
-
-@contextmanager
-def fewer_collections() -> Iterator[None]:
-    """
-    Look for cyclic garbage less often meanwhile.
-
-    Events come by the hundred thousand and hold no cycles; to look for some again
-    and again took a seventh of a rebuild's time.
-    """
-    before = gc.get_threshold()
-    if not 0 < before[0] < ALLOCATIONS:  # switched off, or raised already
-        yield
-        return
-    gc.set_threshold(ALLOCATIONS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 class Refold:

@@ -22,9 +22,9 @@ from .consumer import LEASE, Consumer, lease_of
 from .exceptions import StoreUnavailable, UnknownSubscription
 from .faces import drive
 from .follow import follower
+from .garbage import fewer_collections
 from .mongo import in_time
 from .positions import head_position
-from .refold import fewer_collections
 from .subscriptions import Subscription
 
 logger = logging.getLogger("ossy_event_store")

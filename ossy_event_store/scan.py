@@ -11,7 +11,7 @@ from contextlib import aclosing, nullcontext
 from typing import Any
 
 import pymongo
-from pymongo.errors import CursorNotFound, PyMongoError
+from pymongo.errors import CursorNotFound, InvalidOperation, PyMongoError
 
 from .conf import get_settings
 from .faces import Document, Documents
@@ -129,13 +129,25 @@ async def _batches(
     **options: Any,
 ) -> AsyncGenerator[list[Document], None]:
     """Yield batches, each within the time-out."""
-    async with aclosing(documents.batches(query, size, **options)) as batches:
-        while True:
-            with pymongo.timeout(get_settings().TIMEOUT) if bounded else nullcontext():
-                batch = await anext(batches, None)
-            if batch is None:
-                return
+    # A server that sends unasked and falls silent is noticed by the time-out alone.
+    found = documents.batches(query, size, pushed=bounded, **options)
+    try:
+        batch = await _next(found, bounded)
+    except InvalidOperation:  # an older mongos, or a client that encrypts
+        await found.aclose()
+        found = documents.batches(query, size, **options)
+        batch = await _next(found, bounded)
+    async with aclosing(found):
+        while batch is not None:
             yield batch
+            batch = await _next(found, bounded)
+
+
+async def _next(
+    batches: AsyncGenerator[list[Document], None], bounded: bool
+) -> list[Document] | None:
+    with pymongo.timeout(get_settings().TIMEOUT) if bounded else nullcontext():
+        return await anext(batches, None)
 
 
 # --- scan -------------------------------------------------------------------

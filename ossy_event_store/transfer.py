@@ -28,18 +28,21 @@ from typing import Any
 import bson
 from pymongo.errors import BulkWriteError
 
-from .events import FIELDS, checked_document, from_milliseconds
+from .events import FIELDS, check_fields, checked_document, from_milliseconds
 from .exceptions import InvalidEvent, InvalidLine
 from .extended_json import Malformed, decode, dumps, encode, iso, loads, parse_date
 from .faces import CODEC, Document
 from .faults import FAILED_VALIDATION
+from .garbage import fewer_collections
 from .mongo import Store, in_time
 from .scan import scan
-from .values import COPY
+from .values import COPY, is_text
 
-BATCH = 1000
+BATCH = 5000  # lines at a time, at most
+LARGE = 16 * 1024 * 1024  # characters after which no further line is taken
 REMEMBERED = 50_000  # streams whose last version is kept at hand
 
+_INFINITE = (b"\0\0\0\0\0\0\xf0\x7f", b"\0\0\0\0\0\0\xf0\xff")
 _REQUIRED = ("aggregateId", "aggregateType", "aggregateVersion", "type", "created")
 
 
@@ -126,19 +129,51 @@ def read_line(text: str) -> Document:
     """
     line = _checked_names(loads(text))
     created = line.pop("created")
-    document = decode(line)
-    document["created"] = _created(created)
-    document.setdefault("payload", {})
-    document.setdefault("createdBy", None)
-    if "_id" not in line:
-        document["_id"] = derived_id(
-            document["aggregateId"], document["aggregateVersion"]
-        )
+    plain = _is_plain(text)
+    event = _whole(line if plain else decode(line), created)
     try:
-        return checked_document({k: document[k] for k in FIELDS if k in document}, COPY)
+        if plain:
+            check_fields(event, COPY)
+            if _is_exact(event):
+                return event
+            event = _whole(decode(line), created)
+        return checked_document(event, COPY)
     except InvalidEvent as error:
         path = "_id" if error.path == "id" else error.path
         raise InvalidEvent(path, error.reason) from None
+
+
+def _is_plain(text: str) -> bool:
+    """
+    Whether the values of a line are those of its JSON, as nearly all lines' are.
+
+    No type is spelled out ("$"), nothing escaped that could be one or no text ("\\"),
+    and nothing nested too deep.
+    """
+    return (
+        "$" not in text
+        and "\\" not in text
+        and text.count("{") + text.count("[") <= COPY.depth
+        and is_text(text)
+    )
+
+
+def _is_exact(event: Document) -> bool:
+    """Whether the event of a plain line can be stored; numbers may be too large."""
+    try:
+        encoded = bson.encode(event, codec_options=CODEC)
+    except OverflowError:
+        return False
+    infinite = any(double in encoded for double in _INFINITE)
+    return len(encoded) <= COPY.size and not infinite
+
+
+def _whole(line: Document, created: Any) -> Document:
+    """Return the event of a line's values, with every field in its place."""
+    event = {"payload": {}, "createdBy": None, **line, "created": _created(created)}
+    if "_id" not in line:
+        event["_id"] = derived_id(line["aggregateId"], line["aggregateVersion"])
+    return {name: event[name] for name in FIELDS if name in event}
 
 
 def _checked_names(line: Any) -> dict[str, Any]:
@@ -202,15 +237,16 @@ async def import_events(
     work = _Import(store, dry_run, report or TransferReport())
     began = time.monotonic()
     batches = _batches(lines)
-    batch = next(batches, None)
-    while batch:
-        work.report.events += len(batch)
-        # The server is busy with one batch while the next is read.
-        async with _done(store, work.take(batch)):
-            batch = next(batches, None)
-        work.report.seconds = time.monotonic() - began
-        if progress:
-            progress(work.report)
+    with fewer_collections():
+        batch = next(batches, None)
+        while batch:
+            work.report.events += len(batch)
+            # The server is busy with one batch while the next is read.
+            async with _done(store, work.take(batch)):
+                batch = next(batches, None)
+            work.report.seconds = time.monotonic() - began
+            if progress:
+                progress(work.report)
     return work.report
 
 
@@ -234,16 +270,18 @@ def _batches(
     lines: Iterable[tuple[int, str]],
 ) -> Iterator[list[tuple[int, Document]]]:
     batch: list[tuple[int, Document]] = []
+    size = 0
     for number, text in lines:
         if not text.strip():
             continue
+        size += len(text)
         try:
             batch.append((number, read_line(text)))
         except (Malformed, InvalidEvent) as error:
             raise InvalidLine(number, error.path, error.reason) from None
-        if len(batch) == BATCH:
+        if len(batch) == BATCH or size > LARGE:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
 

@@ -29,6 +29,7 @@ from .findings import (
     Finding,
     VerifyReport,
 )
+from .garbage import fewer_collections
 from .indexes import (
     FIRST_EVENTS,
     SNAPSHOT_HEADS,
@@ -165,12 +166,13 @@ async def verify(
 ) -> VerifyReport:
     """Verify what is chosen; the coroutine behind both faces."""
     work = _Verification(store, sample, progress)
-    await work.check_indexes()
-    if choice == Choice():
-        await work.check_all()
-    else:
-        await work.check_chosen(choice)
-    await work.comparison.run()
+    with fewer_collections():
+        await work.check_indexes()
+        if choice == Choice():
+            await work.check_all()
+        else:
+            await work.check_chosen(choice)
+        await work.comparison.run()
     work.tick()
     return work.report
 

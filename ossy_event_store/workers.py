@@ -33,10 +33,11 @@ from .dry_run import DryRefold
 from .exceptions import RebuildBroken
 from .faces import drive
 from .folding import revision_of
+from .garbage import fewer_collections
 from .overview import NAMED, Tally
 from .parts import Partition, Span
 from .rebuild_report import RebuildReport
-from .refold import Refold, fewer_collections, run_part
+from .refold import Refold, run_part
 from .registry import root_of
 
 TELL = 0.2  # seconds between two words of a process on how far it is

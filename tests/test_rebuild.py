@@ -15,6 +15,7 @@ from ossy_event_store import (
     EventStore,
     ReducerError,
     UnknownAggregateType,
+    garbage,
     refold,
     scan,
     snapshots,
@@ -305,7 +306,7 @@ def test_the_garbage_collector_is_as_it_was_afterwards(store, face, lend, broken
     assert report.saved == 1
     assert during[0] > before[0]
     assert gc.get_threshold() == before
-    with refold.fewer_collections(), refold.fewer_collections():
+    with garbage.fewer_collections(), garbage.fewer_collections():
         pass
     assert gc.get_threshold() == before
 
