@@ -141,7 +141,8 @@ async def _get(
     store: Store, cls: type[Projection], key: str | int
 ) -> dict[str, Any] | None:
     documents = await _active(store, cls)
-    found = await documents.find_one({"_id": {"$eq": key}}, projection={"state": 1})
+    # Checked, so it can be no operator; see _find_snapshot() in aggregate.py.
+    found = await documents.find_one({"_id": key}, projection={"state": 1})
     return found["state"] if found else None
 
 

@@ -31,11 +31,11 @@ async def scan(store: Store, query: Document) -> AsyncGenerator[list[Document], 
     """
     Yield the events of a query in batches, in order of stream and version.
 
-    A connection that breaks, or a primary that goes, does not end the scan: it is
-    opened again where it stood, until the time-out passes without a batch.
+    A connection that breaks, or a primary that goes or falls silent, does not end the
+    scan: it is opened again where it stood, until the time-out passes without a batch.
     """
     last: tuple[str, int] | None = None
-    since = time.monotonic()
+    patience = _Patience()
     while True:
         given = last  # what was given before this scan was opened
         found = _batches(store.events, _from(query, given), BATCH, sort=_IN_ORDER)
@@ -46,10 +46,10 @@ async def scan(store: Store, query: Document) -> AsyncGenerator[list[Document], 
                     if rest:
                         last = rest[-1]["aggregateId"], rest[-1]["aggregateVersion"]
                         yield rest
-                    since = time.monotonic()
+                    patience.renew()
             return
         except PyMongoError as error:
-            if not _may_go_on(error, since):
+            if not patience.allows(error):
                 raise
         await store.client.pause(0.2)
 
@@ -81,7 +81,7 @@ async def walk(
     """
     last: list[tuple[str, Any]] = []
     given = 0  # documents with the key that was given last
-    since = time.monotonic()
+    patience = _Patience()
     while True:
         found = _batches(
             documents,
@@ -101,23 +101,40 @@ async def walk(
                         given = _tail(rest, keys, last, given)
                         last = _key(rest[-1], keys)
                         yield rest
-                    since = time.monotonic()
+                    patience.renew()
             return
         except PyMongoError as error:
-            if not indexed or not _may_go_on(error, since):
+            if not indexed or not patience.allows(error):
                 raise
         await store.client.pause(0.2)
 
 
-def _may_go_on(error: PyMongoError, since: float) -> bool:
-    """Whether a scan may be opened again after ``error``."""
-    broken = classify(error) in (Fault.UNKNOWN, Fault.UNSENT, Fault.TRANSIENT)
-    if not broken and not isinstance(error, CursorNotFound):
-        return False
-    if time.monotonic() - since > get_settings().TIMEOUT:
-        return False
-    logger.warning("The scan broke off (%s); resuming.", type(error).__name__)
-    return True
+class _Patience:
+    """
+    How long a scan is opened again: the setting ``TIMEOUT``, from the break on.
+
+    A server that falls silent has used up the time of its batch when that is noticed.
+    """
+
+    def __init__(self) -> None:
+        self.since = time.monotonic()
+        self.renewed = False
+
+    def renew(self) -> None:
+        """Note that a batch came."""
+        self.renewed = True
+
+    def allows(self, error: PyMongoError) -> bool:
+        """Whether the scan may be opened again after ``error``."""
+        broken = classify(error) in (Fault.UNKNOWN, Fault.UNSENT, Fault.TRANSIENT)
+        if not broken and not isinstance(error, CursorNotFound):
+            return False
+        if self.renewed:
+            self.since, self.renewed = time.monotonic(), False
+        if time.monotonic() - self.since > get_settings().TIMEOUT:
+            return False
+        logger.warning("The scan broke off (%s); resuming.", type(error).__name__)
+        return True
 
 
 async def _batches(

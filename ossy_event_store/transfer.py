@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import math
+import struct
 import time
 from collections import OrderedDict
 from collections.abc import (
@@ -42,7 +44,8 @@ BATCH = 5000  # lines at a time, at most
 LARGE = 16 * 1024 * 1024  # characters after which no further line is taken
 REMEMBERED = 50_000  # streams whose last version is kept at hand
 
-_INFINITE = (b"\0\0\0\0\0\0\xf0\x7f", b"\0\0\0\0\0\0\xf0\xff")
+_INFINITE = struct.pack("<d", math.inf)
+_MINUS_INFINITE = struct.pack("<d", -math.inf)
 _REQUIRED = ("aggregateId", "aggregateType", "aggregateVersion", "type", "created")
 
 
@@ -164,16 +167,29 @@ def _is_exact(event: Document) -> bool:
         encoded = bson.encode(event, codec_options=CODEC)
     except OverflowError:
         return False
-    infinite = any(double in encoded for double in _INFINITE)
-    return len(encoded) <= COPY.size and not infinite
+    return (
+        len(encoded) <= COPY.size
+        and _INFINITE not in encoded
+        and _MINUS_INFINITE not in encoded
+    )
 
 
 def _whole(line: Document, created: Any) -> Document:
     """Return the event of a line's values, with every field in its place."""
-    event = {"payload": {}, "createdBy": None, **line, "created": _created(created)}
-    if "_id" not in line:
-        event["_id"] = derived_id(line["aggregateId"], line["aggregateVersion"])
-    return {name: event[name] for name in FIELDS if name in event}
+    aggregate_id, version = line["aggregateId"], line["aggregateVersion"]
+    event = {
+        "_id": line["_id"] if "_id" in line else derived_id(aggregate_id, version),
+        "aggregateId": aggregate_id,
+        "aggregateType": line["aggregateType"],
+        "aggregateVersion": version,
+        "type": line["type"],
+        "payload": line.get("payload", {}),
+        "created": _created(created),
+        "createdBy": line.get("createdBy"),
+    }
+    if "metadata" in line:
+        event["metadata"] = line["metadata"]
+    return event
 
 
 def _checked_names(line: Any) -> dict[str, Any]:

@@ -1,0 +1,358 @@
+"""
+Ordered scans that the server pushes, and what they do when it breaks or falls silent.
+
+The servers are of this module's own; a scan is read here through both faces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+
+import pytest
+from django.conf import settings as django_settings
+from pymongo.errors import InvalidOperation, PyMongoError
+
+from ossy_event_store import (
+    Aggregate,
+    AggregateRebuild,
+    EventStore,
+    Mongo,
+    indexes,
+    mongo,
+    scan,
+    sources,
+)
+from ossy_event_store.faces import BlockingCollection, drive
+from ossy_event_store.indexes import STREAM_VERSIONS
+from tests import servers
+from tests.servers import Wire, until
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(django_settings.STORE != "url", reason="connects by URL"),
+]
+
+STREAMS, LENGTH = 12, 10
+SIZE = 7  # events a batch: a stream's events are in two or three
+FAST = {"heartbeatFrequencyMS": 500, "serverMonitoringMode": "poll"}
+EVENTS = [
+    (f"s-{stream:02}", version)
+    for stream in range(STREAMS)
+    for version in range(1, LENGTH + 1)
+]
+
+
+@contextlib.contextmanager
+def filled(folder, members=1, **options):
+    with servers.running(folder, members, **options) as running:
+        try:
+            sources.use(running.url())
+            drive(indexes.ensure(mongo.blocking()))
+            EventStore.collection.insert_many(map(event, EVENTS))
+        finally:
+            Mongo.close()
+        yield running
+
+
+def event(key):
+    return {
+        "_id": "{}@{}".format(*key),
+        "aggregateId": key[0],
+        "aggregateType": "Book",
+        "aggregateVersion": key[1],
+        "type": "BookReturned",
+        # Too large, all together, for what sockets hold on the way.
+        "payload": {"note": "x" * 200_000},
+    }
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    with filled(tmp_path_factory.mktemp("single")) as running:
+        yield running
+
+
+@pytest.fixture
+def three(tmp_path):
+    with filled(tmp_path, 3, settings={"heartbeatTimeoutSecs": 1}) as running:
+        yield running
+
+
+@pytest.fixture
+def connect(settings, monkeypatch):
+    """A function that connects both faces; batches are small."""
+    monkeypatch.setattr(scan, "BATCH", SIZE)
+    monkeypatch.setattr("pymongo.common.MIN_HEARTBEAT_INTERVAL", 0.02)
+
+    def connect(url, timeout=10):
+        given = settings.OSSY_EVENT_STORE
+        settings.OSSY_EVENT_STORE = {**given, "TIMEOUT": timeout}
+        sources.use(url)
+
+    yield connect
+    Mongo.close()
+
+
+@pytest.fixture
+def wire(connect, single):
+    """A line to the server; a scan that hears nothing for a second begins anew."""
+    with Wire(single.members[0]).open() as wire:
+        connect(wire.url(**FAST), timeout=1)
+        try:
+            yield wire
+        finally:
+            Mongo.close()
+
+
+# --- two ways to read, through both faces ------------------------------------
+
+
+def all_events(store):
+    return scan.scan(store, {})
+
+
+def along_an_index(store):
+    keys = list(STREAM_VERSIONS.keys)
+    return scan.walk(store, store.events, keys, {}, {"payload": 0})
+
+
+def keys_of(documents):
+    return [(d["aggregateId"], d["aggregateVersion"]) for d in documents]
+
+
+@pytest.fixture(params=[all_events, along_an_index])
+def read(request):
+    return request.param
+
+
+@pytest.fixture(params=["blocking", "awaitable"])
+def keys(request, read):
+    """A function that reads all keys; it calls another one after each batch."""
+
+    async def drained(store, after_each):
+        found = []
+        async for batch in read(store):
+            found += keys_of(batch)
+            after_each(len(found))
+        return found
+
+    async def awaited(after_each):
+        try:
+            return await drained(await mongo.awaitable(), after_each)
+        finally:
+            await Mongo.aclose()
+
+    def keys(after_each=lambda count: None):
+        if request.param == "blocking":
+            return drive(drained(mongo.blocking(), after_each))
+        return asyncio.run(awaited(after_each))
+
+    return keys
+
+
+# Keys alone would all be on their way after the first batch.
+of_large_documents = pytest.mark.parametrize("read", [all_events], indirect=True)
+
+
+# --- pushed ------------------------------------------------------------------
+
+
+def test_the_server_is_asked_for_one_batch_and_pushes_the_others(wire, keys):
+    assert keys() == EVENTS
+    assert wire.said.count("find") == 1
+    assert wire.said.count("getMore") == 1
+
+
+def test_what_is_not_read_to_its_end_leaves_the_others_alone(connect, single, read):
+    connect(single.url(**FAST))
+    store = mongo.blocking()
+    for _ in range(3):
+        batches = read(store)
+        assert drive(anext(batches))
+        assert drive(anext(batches))
+        drive(batches.aclose())
+        assert len(drive(store.events.find({}))) == len(EVENTS)
+
+
+def test_no_more_is_pushed_than_is_read(connect, single):
+    connect(single.url(**FAST))
+    with single.primary.client() as client:
+
+        def asked():
+            return client.admin.command("serverStatus")["opcounters"]["getmore"]
+
+        batches = all_events(mongo.blocking())
+        drive(anext(batches))
+        drive(anext(batches))
+        before = asked()
+        # Some are on their way already; then the server waits until they are read.
+        first = until(lambda: asked() - before)
+        assert 1 <= first < len(EVENTS) // SIZE - 2
+        rest = [key for batch in drained(batches) for key in keys_of(batch)]
+        assert rest == EVENTS[2 * SIZE :]
+
+
+def drained(batches):
+    with contextlib.suppress(StopAsyncIteration):
+        while True:
+            yield drive(anext(batches))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_scan_holds_no_connection_that_others_wait_for(connect, single, size):
+    connect(single.url(maxPoolSize=size), timeout=5)
+    Aggregate.collection.delete_many({})
+    report = AggregateRebuild.build_and_save_all()
+    assert report.ok
+    assert report.saved == STREAMS
+
+
+def test_within_a_session_nothing_is_pushed(wire):
+    events = EventStore.collection
+    with events.database.client.start_session() as session:
+        documents = BlockingCollection(events, session)
+        batches = documents.batches({}, SIZE, pushed=True)
+        assert sum(map(len, drained(batches))) == len(EVENTS)
+    assert wire.said.count("getMore") > 5
+
+
+@pytest.mark.parametrize("face", ["blocking", "awaitable"])
+def test_where_the_server_cannot_push_it_is_asked_for_each(wire, face):
+    """As by a mongos before 7.1."""
+
+    class Refusing:
+        def __init__(self, events):
+            self.events = events
+
+        async def batches(self, query, size, *, pushed=False, **options):
+            if pushed:
+                raise InvalidOperation("Exhaust cursors are not supported by mongos")
+            async for batch in self.events.batches(query, size, **options):
+                yield batch
+
+    async def read(store):
+        refusing = dataclasses.replace(store, events=Refusing(store.events))
+        return [
+            key async for batch in scan.scan(refusing, {}) for key in keys_of(batch)
+        ]
+
+    async def awaited():
+        try:
+            return await read(await mongo.awaitable())
+        finally:
+            await Mongo.aclose()
+
+    if face == "blocking":
+        assert drive(read(mongo.blocking())) == EVENTS
+    else:
+        assert asyncio.run(awaited()) == EVENTS
+    assert wire.said.count("getMore") > 5
+
+
+# --- broken ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["request", "answer", "silence"])
+def test_a_line_that_breaks_or_falls_silent(wire, keys, loss):
+    lost = []
+
+    def lose(count):
+        if not lost:
+            lost.append(loss)
+            wire.lose("getMore", loss)
+            if loss != "silence":  # which uses up the time at once
+                wire.lose("find", loss)
+
+    assert keys(lose) == EVENTS
+    assert wire.to_lose == 0
+
+
+def test_a_server_that_is_silent_from_the_beginning(wire, keys):
+    wire.lose("find", "silence")
+    with pytest.raises(PyMongoError) as caught:
+        keys()
+    assert caught.value.timeout
+
+
+def test_a_server_that_stays_silent_ends_the_scan(wire, keys):
+    def lose(count):
+        wire.lose("getMore", *["silence"] * 2)
+        wire.lose("find", *["silence"] * 2)
+
+    with pytest.raises(PyMongoError) as caught:
+        keys(lose)
+    assert caught.value.timeout
+
+
+@of_large_documents
+def test_a_cursor_that_is_killed_between_two_pushes(connect, single, keys):
+    connect(single.url(**FAST))
+    killed = []
+
+    def kill(count):
+        if not killed and count >= 3 * SIZE:
+            with single.primary.client() as client:
+                killed.extend(cursors(client))
+                client[sources.resolve().name].command(
+                    "killCursors", mongo.EVENTS, cursors=killed
+                )
+
+    assert keys(kill) == EVENTS
+    assert killed
+
+
+def cursors(client):
+    """The ids of the cursors that are open, in use or not."""
+    idle = {"$currentOp": {"allUsers": True, "idleCursors": True}}
+    found = client.admin.aggregate([idle, {"$match": {"cursor": {"$exists": True}}}])
+    space = f"{sources.resolve().name}.{mongo.EVENTS}"
+    return [op["cursor"]["cursorId"] for op in found if op["ns"] == space]
+
+
+@of_large_documents
+def test_a_primary_that_steps_down(three, connect, keys):
+    connect(three.url(**FAST), timeout=8)
+    stepped = []
+
+    def step_down(count):
+        if not stepped and count >= 3 * SIZE:
+            stepped.append(three.primary)
+            with stepped[0].client() as client, contextlib.suppress(PyMongoError):
+                client.admin.command("replSetStepDown", 5, force=True)
+
+    assert keys(step_down) == EVENTS
+    assert stepped
+
+
+@of_large_documents
+def test_a_primary_that_freezes(three, connect, keys):
+    connect(three.url(**FAST), timeout=8)
+    frozen = []
+
+    def freeze(count):
+        if not frozen and count >= 3 * SIZE:
+            frozen.append(three.primary)
+            frozen[0].freeze()
+
+    try:
+        assert keys(freeze) == EVENTS
+    finally:
+        for member in frozen:
+            member.thaw()
+    assert frozen
+
+
+@of_large_documents
+def test_a_primary_that_dies(three, connect, keys):
+    connect(three.url(**FAST), timeout=8)
+    dead = []
+
+    def kill(count):
+        if not dead and count >= 3 * SIZE:
+            dead.append(three.primary)
+            dead[0].kill()
+
+    assert keys(kill) == EVENTS
+    assert dead
