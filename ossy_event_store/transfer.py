@@ -132,15 +132,11 @@ def read_line(text: str) -> Document:
     """
     line = _checked_names(loads(text))
     created = line.pop("created")
-    plain = _is_plain(text)
-    event = _whole(line if plain else decode(line), created)
     try:
-        if plain:
+        if _is_plain(text) and _is_exact(event := _whole(line, created)):
             check_fields(event, COPY)
-            if _is_exact(event):
-                return event
-            event = _whole(decode(line), created)
-        return checked_document(event, COPY)
+            return event
+        return checked_document(_whole(decode(line), created), COPY)
     except InvalidEvent as error:
         path = "_id" if error.path == "id" else error.path
         raise InvalidEvent(path, error.reason) from None

@@ -8,8 +8,10 @@ import pytest
 from bson import Binary, Code, DatetimeMS, Decimal128, Int64, ObjectId
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from ossy_event_store import Aggregate, EventStore, transfer
+from ossy_event_store.events import FIELDS
 from ossy_event_store.exceptions import InvalidEvent, InvalidLine
 from ossy_event_store.extended_json import Malformed
 from ossy_event_store.faces import CODEC, drive, drive_each
@@ -362,6 +364,49 @@ def test_a_line_that_is_no_event_is_refused(text, path, reason):
     assert reason in caught.value.reason
 
 
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**65), 2**65)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+    | st.sampled_from([1.0, -1.0, 1e308, "1e999", "-1e999", "$oid", "\ud800"]),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+    max_leaves=8,
+)
+
+
+def outcome(text):
+    """What comes of a line: the bytes of its event, or what is wrong with it."""
+    try:
+        return bson.encode(read_line(text), codec_options=CODEC)
+    except (Malformed, InvalidEvent) as error:
+        return type(error), error.path, error.reason
+
+
+@hypothesis_settings(ANY, max_examples=300)
+@given(value=JSON_VALUES, escaped=st.booleans(), field=st.sampled_from(FIELDS))
+def test_a_plain_line_is_read_as_any_other_is(value, escaped, field):
+    whole = json.loads(line()) | {field: value}
+    text = json.dumps(whole, ensure_ascii=escaped)
+    for number in ("1e999", "-1e999"):  # which no dumps writes
+        text = text.replace(f'"{number}"', number)
+    with pytest.MonkeyPatch.context() as patch:
+        as_it_is = outcome(text)
+        patch.setattr(transfer, "_is_plain", lambda text: False)
+        assert as_it_is == outcome(text)
+
+
+@pytest.mark.parametrize(
+    "value", ["a", "ä€", 5, 2**62, 1.0, 1e300, True, None, [], {"b": [{}]}], ids=str
+)
+def test_a_line_without_types_or_escapes_is_not_looked_through(monkeypatch, value):
+    text = line(payload={"a": value}).encode().decode("unicode_escape")
+    monkeypatch.setattr(transfer, "decode", None)
+    monkeypatch.setattr(transfer, "checked_document", None)
+    assert read_line(text)["payload"] == {"a": value}
+
+
 def test_a_line_too_large_for_mongodb_is_refused():
     with pytest.raises(InvalidEvent, match="an event may have 16,777,216"):
         read_line(line(payload={"a": "x" * 2**24}))
@@ -370,6 +415,13 @@ def test_a_line_too_large_for_mongodb_is_refused():
 def test_a_refused_line_is_told_with_its_number(store):
     error = refusal(store, [line(), "", line(version="x")])
     assert str(error).startswith("line 3, aggregateVersion: must be a whole number")
+
+
+def test_a_batch_ends_when_it_is_large(store, monkeypatch):
+    monkeypatch.setattr(transfer, "LARGE", 2 * len(line()))
+    counted = []
+    bring(store, stream("b", 7), progress=lambda report: counted.append(report.events))
+    assert counted == [3, 6, 7]
 
 
 # A dry run
