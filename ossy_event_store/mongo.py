@@ -191,7 +191,7 @@ def blocking() -> Store:
     if source.borrows:
         return _borrowed(cast(str, source.alias))
     held = _process.blocking
-    if held is not None and held[0] == source:
+    if held is not None and (held[0] is source or held[0] == source):
         return held[2]
     with _process.lock:
         held = _process.blocking

@@ -70,8 +70,8 @@ def resolve() -> Source:
     # a query on this machine.
     key = (
         _connected,
-        os.environ.get("DB_URL"),
-        os.environ.get("DB_NAME"),
+        _connected or settings.URL or os.environ.get("DB_URL"),
+        settings.NAME or os.environ.get("DB_NAME"),
         is_test_run(),
         alias and connections.settings.get(alias, {}).get("NAME"),
     )
