@@ -188,6 +188,8 @@ def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Docum
     walk = Walk(limits)
     try:
         stored = stored_mapping(document, walk)
+        if walk.exact and 4 * walk.size + 5 <= limits.size:
+            return stored  # no need to encode it
         encoded = _encoded(stored)
         if not walk.exact or b"$ref" in encoded:
             stored = bson.decode(encoded, CODEC)

@@ -40,16 +40,21 @@ COPY = Limits(depth=178, size=16 * 1024 * 1024, nan=True, id_length=280)
 @dataclass(slots=True)
 class Walk:
     """
-    One walk through a document: its limits, and ``exact`` while all it found comes
-    back from MongoDB just as ``stored_mapping()`` gives it.
+    One walk through a document: its limits, and what it found.
+
+    ``exact``: all of it can be encoded, and comes back from MongoDB just as
+    ``stored_mapping()`` gives it. ``size``: the characters of its text, and a little
+    for each value; encoded it has at most four times as many bytes.
     """
 
     limits: Limits
     exact: bool = True
+    size: int = 0
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 HALF_A_SURROGATE = "holds half of a surrogate pair, which is not text"
+ROOM = 8  # a quarter of the bytes of a value that is no text, with what goes around
 _SHOWN = 80  # characters of a path that is very deep
 
 
@@ -83,7 +88,13 @@ def is_text(value: str) -> bool:
 def _string(value: str, walk: Walk) -> str:
     if not is_text(value):
         raise Unstorable(HALF_A_SURROGATE)
+    walk.size += len(value)
     return str.__str__(value)
+
+
+def _bytes(value: bytes, walk: Walk) -> bytes:
+    walk.size += len(value)
+    return value
 
 
 def _integer(value: int, walk: Walk) -> int:
@@ -135,7 +146,9 @@ def _list(value: Any, walk: Walk, depth: int) -> list[Any]:
     _check_depth(depth, walk)
     items = []
     for item in value:
+        walk.size += ROOM
         if type(item) is str and item.isascii():
+            walk.size += len(item)
             items.append(item)
             continue
         try:
@@ -155,7 +168,7 @@ _RULES: dict[type, Callable[[Any, Walk], Any]] = {
     type(None): _same,
     dt.datetime: _datetime,
     uuid.UUID: _same,
-    bytes: _same,
+    bytes: _bytes,
     ObjectId: _same,
     Decimal128: _same,
     DatetimeMS: _same,
@@ -234,22 +247,25 @@ def stored_mapping(
 def _mapping(value: Mapping[Any, Any], walk: Walk, depth: int) -> Document:
     _check_depth(depth, walk)
     stored = {}
+    size = 0
     for key, item in value.items():
         try:
             if not (type(key) is str and key.isascii() and "\0" not in key):
                 key = _key(key, walk)
+            elif key == "$ref":  # it may be read as a DBRef
+                walk.exact = False
             # By far the most values are plain text, a small number or none, with
             # nothing to check.
             kind = type(item)
-            if not (
-                item is None
-                or (kind is str and item.isascii())
-                or (kind is int and -(2**31) <= item < 2**31)
-            ):
+            if kind is str and item.isascii():
+                size += len(item)
+            elif not (item is None or (kind is int and -(2**31) <= item < 2**31)):
                 item = _stored(item, walk, depth + 1)
+            size += len(key)
         except Unstorable as error:
             raise error.inside(key if isinstance(key, str) else repr(key)) from None
         stored[key] = item
+    walk.size += size + ROOM * len(stored)
     return stored
 
 

@@ -48,6 +48,7 @@ from ossy_event_store.events import (
 )
 from ossy_event_store.exceptions import InvalidEvent, InvalidState
 from ossy_event_store.faces import CODEC
+from ossy_event_store.values import Unstorable, Walk, stored_mapping
 from tests.library.aggregate import Book
 
 NOW = dt.datetime(2024, 2, 29, 12, 30, 15, 123000, dt.UTC)
@@ -537,6 +538,56 @@ ANY = hypothesis_settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+
+def looked_through(value):
+    """What a walk says of a document, and the document."""
+    walk = Walk(COPY)
+    return walk, stored_mapping({"v": value}, walk)
+
+
+@ANY
+@given(VALUES)
+def test_what_is_exact_is_stored_as_it_is_and_no_larger_than_told(value):
+    try:
+        walk, document = looked_through(value)
+    except Unstorable:
+        return
+    if walk.exact:
+        encoded = bson.encode(document, codec_options=CODEC)
+        assert len(encoded) <= 4 * walk.size + 5
+        assert bson.decode(encoded, codec_options=CODEC) == document
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "\N{GRINNING FACE}" * 1000,
+        ["\N{GRINNING FACE}"] * 1000,
+        {"\N{GRINNING FACE}" * 1000: None},
+        {str(n): {} for n in range(1000)},
+        [[[]]] * 1000,
+        [None] * 1_000,
+        [5.0] * 1_000,
+        [uuid.UUID(int=5)] * 1000,
+        [ObjectId()] * 1000,
+        b"x" * 1000,
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_no_document_is_larger_than_told(value):
+    walk, document = looked_through(value)
+    assert walk.exact
+    assert len(bson.encode(document, codec_options=CODEC)) <= 4 * walk.size + 5
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2**31, Int64(5), Decimal128("1"), re.compile("a"), {"a": [{"$ref": 1}]}],
+    ids=str,
+)
+def test_what_may_come_back_another_is_not_exact(value):
+    assert not looked_through(value)[0].exact
 
 
 @hypothesis_settings(ANY, max_examples=100)
