@@ -252,7 +252,7 @@ def _mapping(value: Mapping[Any, Any], walk: Walk, depth: int) -> Document:
         try:
             if not (type(key) is str and key.isascii() and "\0" not in key):
                 key = _key(key, walk)
-            elif key == "$ref":  # it may be read as a DBRef
+            if key == "$ref":  # it may be read as a DBRef
                 walk.exact = False
             # By far the most values are plain text, a small number or none, with
             # nothing to check.

@@ -583,7 +583,15 @@ def test_no_document_is_larger_than_told(value):
 
 @pytest.mark.parametrize(
     "value",
-    [2**31, Int64(5), Decimal128("1"), re.compile("a"), {"a": [{"$ref": 1}]}],
+    [
+        2**31,
+        Int64(5),
+        Decimal128("1"),
+        re.compile("a"),
+        mark_safe("a"),
+        {"a": [{"$ref": 1}]},
+        {mark_safe("$ref"): 1},
+    ],
     ids=str,
 )
 def test_what_may_come_back_another_is_not_exact(value):

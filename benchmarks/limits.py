@@ -1,0 +1,159 @@
+"""What stands between the store and two of its marks, measured by hand alone."""
+
+import json
+import random
+import statistics
+import time
+
+import append as by_hand
+import bench
+import pymongo
+from pymongo.read_concern import ReadConcern
+
+MANY = by_hand.MANY
+PAUSES = (30, 60, 100)  # microseconds
+SAVES = 50
+
+
+def main():
+    options = bench.arguments(__doc__)
+    database = bench.set_up()
+    try:
+        print(bench.about())
+        figures = [*loads(options), *lag(), *pauses(options)]
+        for what, value, unit in figures:
+            print(f"{what}: {value:.4g} {unit}")
+        if options.json:
+            print(json.dumps({"machine": bench.machine(), "figures": figures}))
+    finally:
+        database.client.drop_database(database.name)
+
+
+def loads(options):
+    """Read a snapshot and the events from its version on, in two trips and in one."""
+    from loans.aggregate import LoanApplication as Root
+
+    from ossy_event_store import Aggregate
+
+    events, snapshots = by_hand.collections()
+    settled = snapshots.with_options(read_concern=ReadConcern("majority"))
+    name = by_hand.new_id()
+    events.insert_many([by_hand.document(name, version) for version in range(1, 1001)])
+    Aggregate.of(Root, name).save()
+    newer = {"$expr": {"$gte": ["$aggregateVersion", "$$version"]}}
+    joined = [
+        {"$match": {"_id": name}},
+        {
+            "$lookup": {
+                "from": events.name,
+                "let": {"version": "$aggregateVersion"},
+                "pipeline": [
+                    {"$match": {"aggregateId": name, **newer}},
+                    {"$sort": {"aggregateVersion": 1}},
+                ],
+                "as": "events",
+            }
+        },
+    ]
+
+    def one():
+        return snapshots.find_one({"_id": name})
+
+    def two():
+        snapshot = one()
+        since = {"$gte": snapshot["aggregateVersion"]}
+        found = events.find({"aggregateId": name, "aggregateVersion": since})
+        return {**snapshot, "events": found.sort("aggregateVersion", 1).to_list()}
+
+    def two_in_time():
+        with pymongo.timeout(10):
+            return two()
+
+    def together():
+        return settled.aggregate(joined).to_list()[0]
+
+    wait_until(lambda: settled.find_one({"_id": name}))
+    assert two() == together()
+    ways = {"two": two, "two_in_time": two_in_time, "together": together}
+    seconds = bench.turns(
+        options.rounds * by_hand.TURNS,
+        one=repeated(one),
+        **{way: repeated(function) for way, function in ways.items()},
+    )
+    told = {
+        "two": "snapshot and events in two round trips",
+        "two_in_time": "the same with a time-out",
+        "together": "both in one aggregation",
+    }
+    return [(told[way], times(seconds, way), "times a find_one") for way in ways]
+
+
+def repeated(function):
+    def again():
+        for _ in range(MANY):
+            function()
+
+    return again
+
+
+def times(seconds, way):
+    pairs = zip(seconds[way], seconds["one"], strict=True)
+    return statistics.median(mine / other for mine, other in pairs)
+
+
+def wait_until(condition):
+    began = time.perf_counter()
+    while not condition():
+        pass
+    return time.perf_counter() - began
+
+
+def lag():
+    """Write a snapshot as the store does, and wait until a majority has it."""
+    _, snapshots = by_hand.collections()
+    settled = snapshots.with_options(read_concern=ReadConcern("majority"))
+    late = []
+    for _ in range(SAVES):
+        time.sleep(random.uniform(0, 0.2))  # wherever the server's own beat is
+        name = by_hand.new_id()
+        snapshots.insert_one({"_id": name})
+        found = {"_id": name}
+        late.append(1000 * wait_until(lambda found=found: settled.find_one(found)))
+    what = "until a majority has a snapshot"
+    return [
+        (what, statistics.median(late), "ms"),
+        (f"{what}, at most", max(late), "ms"),
+    ]
+
+
+def pauses(options):
+    """Insert one after the other, with a pause in between as if something was done."""
+    events, _ = by_hand.collections()
+
+    def paused(microseconds):
+        def insert():
+            name = by_hand.new_id()
+            for version in range(1, MANY + 1):
+                events.insert_one(by_hand.document(name, version))
+                until = time.perf_counter() + microseconds / 1e6
+                while time.perf_counter() < until:
+                    pass
+
+        return insert
+
+    seconds = bench.turns(
+        options.rounds * by_hand.TURNS,
+        bare=paused(0),
+        **{str(pause): paused(pause) for pause in PAUSES},
+    )
+    middle = {
+        name: 1e6 * statistics.median(some) / MANY for name, some in seconds.items()
+    }
+    return [("an insert", middle["bare"], "µs")] + [
+        (f"an insert and a pause of {pause} µs", middle[str(pause)], "µs")
+        for pause in PAUSES
+    ]
+
+
+if __name__ == "__main__":
+    main()
