@@ -23,9 +23,9 @@ from ossy_event_store import (
     RebuildBroken,
     RebuildReport,
     embedded,
+    folding,
     mongo,
     parts,
-    rebuild,
     rebuild_report,
     refold,
     resume,
@@ -91,11 +91,11 @@ def shout(monkeypatch):
 
         monkeypatch.setattr(Book, "view", staticmethod(view))
         monkeypatch.setattr(Book, "revision", "shouted", raising=False)
-        rebuild.revision_of.cache_clear()
+        folding.revision_of.cache_clear()
 
     yield shout
     monkeypatch.undo()
-    rebuild.revision_of.cache_clear()
+    folding.revision_of.cache_clear()
 
 
 def states():
@@ -295,12 +295,12 @@ def test_processes_do_a_share_what_is_stale_and_a_dry_run(
 @pytest.mark.slow
 def test_a_process_that_fails_says_why(store, books, small, monkeypatch):
     monkeypatch.setattr(Book, "revision", "another", raising=False)
-    rebuild.revision_of.cache_clear()
+    folding.revision_of.cache_clear()
     try:
         with pytest.raises(ImproperlyConfigured, match="The code of Book changed"):
             AggregateRebuild.build_and_save_all(types=["Book"], workers=2)
     finally:
-        rebuild.revision_of.cache_clear()
+        folding.revision_of.cache_clear()
 
 
 @pytest.mark.slow
@@ -379,7 +379,7 @@ import os, time
 from pathlib import Path
 from tests.settings import *
 from tests.library.aggregate import Book
-from ossy_event_store import parts, rebuild, refold, resume, scan
+from ossy_event_store import parts, refold, resume, scan
 parts.LEAST, scan.BATCH, refold.WRITE, resume.EVERY = 2, 3, 2, 0
 here = Path(os.environ["HERE"])
 whole = Book.view

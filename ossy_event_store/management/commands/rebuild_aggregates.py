@@ -13,8 +13,9 @@ from django.core.management.base import CommandError, CommandParser
 from ... import mongo, streams
 from ...faces import drive
 from ...parts import Partition
-from ...rebuild import Choice, rebuild_chosen
+from ...rebuild import rebuild_chosen
 from ...rebuild_report import Altered, DryRun, RebuildReport
+from ...rebuilding import Choice
 from ...registry import registered
 from ._base import (
     WRONG_USE,
