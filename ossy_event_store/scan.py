@@ -27,18 +27,28 @@ Keys = Sequence[tuple[str, int]]
 _IN_ORDER = [("aggregateId", 1), ("aggregateVersion", 1)]
 
 
-async def scan(store: Store, query: Document) -> AsyncGenerator[list[Document], None]:
+async def scan(
+    store: Store, query: Document, *, pushed: bool = True
+) -> AsyncGenerator[list[Document], None]:
     """
     Yield the events of a query in batches, in order of stream and version.
 
     A connection that breaks, or a primary that goes or falls silent, does not end the
     scan: it is opened again where it stood, until the time-out passes without a batch.
+
+    Args:
+        store: one face of the store.
+        query: which events.
+        pushed: let the server send unasked, which holds a connection until the end;
+            False for whoever may take their time.
     """
     last: tuple[str, int] | None = None
     patience = _Patience()
     while True:
         given = last  # what was given before this scan was opened
-        found = _batches(store.events, _from(query, given), BATCH, sort=_IN_ORDER)
+        found = _batches(
+            store.events, _from(query, given), BATCH, pushed=pushed, sort=_IN_ORDER
+        )
         try:
             async with aclosing(found) as batches:
                 async for batch in batches:
@@ -143,11 +153,12 @@ async def _batches(
     size: int,
     *,
     bounded: bool = True,
+    pushed: bool = True,
     **options: Any,
 ) -> AsyncGenerator[list[Document], None]:
     """Yield batches, each within the time-out."""
     # A server that sends unasked and falls silent is noticed by the time-out alone.
-    found = documents.batches(query, size, pushed=bounded, **options)
+    found = documents.batches(query, size, pushed=pushed and bounded, **options)
     try:
         batch = await _next(found, bounded)
     except InvalidOperation:  # an older mongos, or a client that encrypts

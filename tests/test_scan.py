@@ -24,8 +24,9 @@ from ossy_event_store import (
     scan,
     sources,
 )
-from ossy_event_store.faces import BlockingCollection, drive
+from ossy_event_store.faces import BlockingCollection, drive, drive_each
 from ossy_event_store.indexes import STREAM_VERSIONS
+from ossy_event_store.transfer import export_events
 from tests import servers
 from tests.servers import Wire, until
 
@@ -215,6 +216,12 @@ def test_within_a_session_nothing_is_pushed(wire):
         documents = BlockingCollection(events, session)
         batches = documents.batches({}, SIZE, pushed=True)
         assert sum(map(len, drained(batches))) == len(EVENTS)
+    assert wire.said.count("getMore") > 5
+
+
+def test_a_download_is_not_pushed(wire):
+    lines = list(drive_each(export_events(mongo.blocking(), [{}])))
+    assert sum(part.count("\n") for part in lines) == len(EVENTS)
     assert wire.said.count("getMore") > 5
 
 
