@@ -546,7 +546,7 @@ def test_the_readme_names_the_versions_of_the_package_metadata():
     requirements = setup["options"]["install_requires"] + str(
         dict(setup["options.extras_require"])
     )
-    for version in ("4.2", "4.13", "5.2", "1.3.15"):
+    for version in ("4.2", "4.13.1", "5.2", "1.3.15"):
         assert version in requirements
         assert version in text
 

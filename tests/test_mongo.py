@@ -125,6 +125,20 @@ def test_each_loop_has_a_client_that_ends_with_it(store):
         gc.collect()
 
 
+@ON_URL
+def test_a_client_outlives_the_time_of_its_first_operation(store, settings):
+    """In PyMongo 4.13.0 the monitors inherited it, and timed out for ever."""
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 0.5}
+
+    async def use():
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert await EventStore.aget_event_stream("b-1") == []
+            await asyncio.sleep(0.1)
+
+    asyncio.run(use())
+
+
 def test_a_blocking_call_in_a_coroutine_is_refused_as_the_orm_refuses_it(store):
     async def use():
         EventStore.get_event_stream("b-1")
