@@ -34,6 +34,7 @@ from pymongo.collection import Collection
 from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
+    ExecutionTimeout,
     PyMongoError,
     ServerSelectionTimeoutError,
 )
@@ -147,6 +148,11 @@ class BlockingCollection:
         self.raw = raw
         self.session = session
 
+    @property
+    def client(self) -> BlockingClient:
+        """The client that it belongs to."""
+        return BlockingClient(self.raw.database.client)
+
     async def find_one(self, query: Filter, **options: Any) -> Document | None:
         options.setdefault("session", self.session)
         return self.raw.find_one(query, **options)
@@ -171,15 +177,21 @@ class BlockingCollection:
             options: those of ``find()``.
 
         Raises:
-            InvalidOperation: ``pushed``, by a mongos before 7.1 or to a client that
-                encrypts.
+            InvalidOperation: ``pushed``, by a mongos of which server or PyMongo do not
+                know that, or to a client that encrypts.
         """
         options.setdefault("session", self.session)
         if pushed and options["session"] is None and _may_hold(self.raw):
             options["cursor_type"] = CursorType.EXHAUST
         with self.raw.find(query, batch_size=size, **options) as cursor:
-            while batch := cursor.to_list(size):
-                yield batch
+            try:
+                while batch := cursor.to_list(size):
+                    yield batch
+            except (ConnectionFailure, ExecutionTimeout):
+                # PyMongo would use its connection again, with more on the way.
+                if pushed:
+                    await self.client.drop_connections()
+                raise
 
     async def aggregate(
         self, pipeline: Sequence[Filter], size: int, **options: Any
@@ -260,6 +272,11 @@ class AwaitableCollection:
         self.raw = raw
         self.session = session
 
+    @property
+    def client(self) -> AwaitableClient:
+        """The client that it belongs to."""
+        return AwaitableClient(self.raw.database.client)
+
     async def find_one(self, query: Filter, **options: Any) -> Document | None:
         options.setdefault("session", self.session)
         return await self.raw.find_one(query, **options)
@@ -276,8 +293,14 @@ class AwaitableCollection:
         if pushed and options["session"] is None and _may_hold(self.raw):
             options["cursor_type"] = CursorType.EXHAUST
         async with self.raw.find(query, batch_size=size, **options) as cursor:
-            while batch := await cursor.to_list(size):
-                yield batch
+            try:
+                while batch := await cursor.to_list(size):
+                    yield batch
+            except (ConnectionFailure, ExecutionTimeout):
+                # PyMongo would use its connection again, with more on the way.
+                if pushed:
+                    await self.client.drop_connections()
+                raise
 
     async def aggregate(
         self, pipeline: Sequence[Filter], size: int, **options: Any
@@ -423,7 +446,7 @@ class BlockingClient:
             ):
                 yield session
         except ConfigurationError:
-            await self._drop_connections()
+            await self.drop_connections()
             raise
         except PyMongoError as error:
             if may_be_open(error):
@@ -450,13 +473,13 @@ class BlockingClient:
         with contextlib.suppress(PyMongoError), pymongo.timeout(END):
             self.raw.admin.command("killSessions", [session_id])
 
-    async def _drop_connections(self) -> None:
+    async def drop_connections(self) -> None:
         """
         Take no connection from the pool that was opened before now.
 
-        One that was opened while its member was neither primary nor secondary has
-        no sessions, and never will; PyMongo keeps it, and has no public way to drop
-        it.
+        PyMongo keeps two that are of no use, and has no public way to drop them: one
+        that was opened while its member was neither primary nor secondary, which has
+        no sessions, and never will; and one of a pushed scan whose time was over.
         """
         with contextlib.suppress(AttributeError):
             for server in list(self.raw._topology._servers.values()):
@@ -476,7 +499,7 @@ class BlockingClient:
             try:
                 self.raw.admin.command("ping", session=session)
             except ConfigurationError:
-                await self._drop_connections()
+                await self.drop_connections()
                 raise
             return await collection.find(query, session=session, **options)
 
@@ -527,7 +550,7 @@ class AwaitableClient:
             ):
                 yield session
         except ConfigurationError:
-            await self._drop_connections()
+            await self.drop_connections()
             raise
         except PyMongoError as error:
             if may_be_open(error):
@@ -548,7 +571,7 @@ class AwaitableClient:
         with contextlib.suppress(PyMongoError), pymongo.timeout(END):
             await self.raw.admin.command("killSessions", [session_id])
 
-    async def _drop_connections(self) -> None:
+    async def drop_connections(self) -> None:
         with contextlib.suppress(AttributeError):
             for server in list(self.raw._topology._servers.values()):
                 await server.pool.reset_without_pause()
@@ -560,6 +583,6 @@ class AwaitableClient:
             try:
                 await self.raw.admin.command("ping", session=session)
             except ConfigurationError:
-                await self._drop_connections()
+                await self.drop_connections()
                 raise
             return await collection.find(query, session=session, **options)

@@ -33,8 +33,9 @@ async def scan(
     """
     Yield the events of a query in batches, in order of stream and version.
 
-    A connection that breaks, or a primary that goes or falls silent, does not end the
-    scan: it is opened again where it stood, until the time-out passes without a batch.
+    Once a batch has come, a connection that breaks, or a primary that goes or falls
+    silent, does not end the scan: it is opened again where it stood, until the time-out
+    passes without a new event.
 
     Args:
         store: one face of the store.
@@ -56,7 +57,7 @@ async def scan(
                     if rest:
                         last = rest[-1]["aggregateId"], rest[-1]["aggregateVersion"]
                         yield rest
-                    patience.renew()
+                        patience.renew()
             return
         except PyMongoError as error:
             if not patience.allows(error):
@@ -111,7 +112,7 @@ async def walk(
                         given = _tail(rest, keys, last, given)
                         last = _key(rest[-1], keys)
                         yield rest
-                    patience.renew()
+                        patience.renew()
             return
         except PyMongoError as error:
             if not indexed or not patience.allows(error):
@@ -131,7 +132,7 @@ class _Patience:
         self.renewed = False
 
     def renew(self) -> None:
-        """Note that a batch came."""
+        """Note that something new came."""
         self.renewed = True
 
     def allows(self, error: PyMongoError) -> bool:
@@ -161,7 +162,7 @@ async def _batches(
     found = documents.batches(query, size, pushed=pushed and bounded, **options)
     try:
         batch = await _next(found, bounded)
-    except InvalidOperation:  # an older mongos, or a client that encrypts
+    except InvalidOperation:  # a mongos that cannot, or a client that encrypts
         await found.aclose()
         found = documents.batches(query, size, **options)
         batch = await _next(found, bounded)

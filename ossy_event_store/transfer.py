@@ -41,7 +41,7 @@ from .scan import scan
 from .values import COPY, is_text
 
 BATCH = 5000  # lines at a time, at most
-LARGE = 16 * 1024 * 1024  # characters after which no further line is taken
+LARGE = 4 * 1024 * 1024  # characters after which no further line is taken
 REMEMBERED = 50_000  # streams whose last version is kept at hand
 
 _INFINITE = struct.pack("<d", math.inf)
@@ -134,10 +134,10 @@ def read_line(text: str) -> Document:
     line = _checked_names(loads(text))
     created = line.pop("created")
     try:
-        if _is_plain(text) and _is_exact(event := _whole(line, created)):
+        if _is_plain(text) and _is_exact(event := _event_of(line, created)):
             check_fields(event, COPY)
             return event
-        return checked_document(_whole(decode(line), created), COPY)
+        return checked_document(_event_of(decode(line), created), COPY)
     except InvalidEvent as error:
         path = "_id" if error.path == "id" else error.path
         raise InvalidEvent(path, error.reason) from None
@@ -171,7 +171,7 @@ def _is_exact(event: Document) -> bool:
     )
 
 
-def _whole(line: Document, created: Any) -> Document:
+def _event_of(line: Document, created: Any) -> Document:
     """Return the event of a line's values, with every field in its place."""
     aggregate_id, version = line["aggregateId"], line["aggregateVersion"]
     event = {

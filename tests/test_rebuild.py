@@ -290,6 +290,29 @@ def test_a_scan_goes_on_where_it_broke_off(store, lend, monkeypatch):
     assert keys == [(f"b-{n}", v) for n in range(4) for v in range(1, 5)]
 
 
+def test_a_scan_that_comes_no_further_ends(store, lend, monkeypatch, settings):
+    monkeypatch.setattr(scan, "BATCH", 3)
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 0.5}
+    lend("b-1", *["BookReturned"] * 8)
+    opened, whole = [], store.events.batches
+
+    class Stuck:
+        async def batches(self, query, size, **options):
+            opened.append(query)
+            assert len(opened) < 50, "it would go on for ever"
+            left = 2
+            async for batch in whole(query, size, **options):
+                yield batch
+                left -= 1
+                if not left:
+                    raise AutoReconnect("at the third batch, again and again")
+
+    stuck = dataclasses.replace(store, events=Stuck())
+    with pytest.raises(AutoReconnect):
+        list(drive_each(scan.scan(stuck, {})))
+    assert len(opened) > 1
+
+
 def test_a_document_of_another_program_is_passed_over(store, face, lend):
     Aggregate.collection.insert_one({"_id": ObjectId(), "aggregateType": "Book"})
     lend("b-1", "BookBought")

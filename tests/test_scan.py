@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 
+import pymongo
 import pytest
 from django.conf import settings as django_settings
 from pymongo.errors import InvalidOperation, PyMongoError
@@ -28,7 +29,7 @@ from ossy_event_store.faces import BlockingCollection, drive, drive_each
 from ossy_event_store.indexes import STREAM_VERSIONS
 from ossy_event_store.transfer import export_events
 from tests import servers
-from tests.servers import Wire, until
+from tests.servers import Wire
 
 pytestmark = [
     pytest.mark.slow,
@@ -177,22 +178,65 @@ def test_what_is_not_read_to_its_end_leaves_the_others_alone(connect, single, re
         assert len(drive(store.events.find({}))) == len(EVENTS)
 
 
-def test_no_more_is_pushed_than_is_read(connect, single):
+@pytest.fixture(params=["blocking", "awaitable"])
+def through(request):
+    """A function that runs a coroutine of a store, through one face."""
+
+    async def awaited(work):
+        try:
+            return await work(await mongo.awaitable())
+        finally:
+            await Mongo.aclose()
+
+    if request.param == "blocking":
+        return lambda work: drive(work(mongo.blocking()))
+    return lambda work: asyncio.run(awaited(work))
+
+
+def test_no_more_is_pushed_than_is_read(connect, single, through):
     connect(single.url(**FAST))
     with single.primary.client() as client:
 
         def asked():
             return client.admin.command("serverStatus")["opcounters"]["getmore"]
 
-        batches = all_events(mongo.blocking())
-        drive(anext(batches))
-        drive(anext(batches))
-        before = asked()
-        # Some are on their way already; then the server waits until they are read.
-        first = until(lambda: asked() - before)
-        assert 1 <= first < len(EVENTS) // SIZE - 2
-        rest = [key for batch in drained(batches) for key in keys_of(batch)]
-        assert rest == EVENTS[2 * SIZE :]
+        async def read(store):
+            before, pushed = asked(), -1
+            batches = all_events(store)
+            found = keys_of(await anext(batches)) + keys_of(await anext(batches))
+            # Some are on their way by now; then the server waits for the reader.
+            while pushed < 1 or asked() - before > pushed:
+                pushed = asked() - before
+                await store.client.pause(0.3)
+            async for batch in batches:
+                found += keys_of(batch)
+            return pushed, found
+
+        pushed, found = through(read)
+    assert 1 < pushed < len(EVENTS) // SIZE - 2
+    assert found == EVENTS
+
+
+def test_a_scan_whose_time_is_over_leaves_no_connection_that_goes_on(
+    connect, single, through
+):
+    """PyMongo gives it back to the pool within a second."""
+    connect(single.url(**FAST), timeout=1)
+
+    async def read(store):
+        with pymongo.timeout(0.5):
+            async for _ in all_events(store):
+                await store.client.pause(0.3)
+
+    async def work(store):
+        with pytest.raises(PyMongoError) as caught:
+            await read(store)
+        assert caught.value.timeout
+        for _ in range(40):
+            assert await store.events.find_one({"_id": "s-01@1"}, projection=["_id"])
+            await store.client.pause(0.05)
+
+    through(work)
 
 
 def drained(batches):
