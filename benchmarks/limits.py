@@ -1,4 +1,4 @@
-"""What stands between the store and two of its marks, measured by hand alone."""
+"""What stands between the store and two of its marks: round trips and Python."""
 
 import json
 import random
@@ -20,7 +20,7 @@ def main():
     database = bench.set_up()
     try:
         print(bench.about())
-        figures = [*loads(options), *lag(), *pauses(options)]
+        figures = [*loads(options), *lag(), *work(options), *pauses(options)]
         for what, value, unit in figures:
             print(f"{what}: {value:.4g} {unit}")
         if options.json:
@@ -123,6 +123,51 @@ def lag():
     return [
         (what, statistics.median(late), "ms"),
         (f"{what}, at most", max(late), "ms"),
+    ]
+
+
+def work(options):
+    """Append by the store and by hand, by the time of this thread on a processor."""
+    from loans.aggregate import LoanApplication as Root
+
+    from ossy_event_store import Aggregate
+
+    events, _ = by_hand.collections()
+
+    def by_store():
+        aggregate = Aggregate(Root, by_hand.new_id(), [])
+        for _ in range(MANY):
+            aggregate.add(by_hand.EVENT)
+
+    def insert():
+        name = by_hand.new_id()
+        for version in range(1, MANY + 1):
+            events.insert_one(by_hand.document(name, version))
+
+    def insert_in_time():
+        name = by_hand.new_id()
+        for version in range(1, MANY + 1):
+            with pymongo.timeout(10):
+                events.insert_one(by_hand.document(name, version))
+
+    def busy(function):
+        def measured():
+            began = time.thread_time()
+            function()
+            return time.thread_time() - began
+
+        return measured
+
+    told = {
+        "an insert by hand, of the processor": insert,
+        "the same with a time-out": insert_in_time,
+        "an append by the store": by_store,
+    }
+    seconds = bench.turns(
+        options.rounds * by_hand.TURNS, **{k: busy(v) for k, v in told.items()}
+    )
+    return [
+        (what, 1e6 * statistics.median(seconds[what]) / MANY, "µs") for what in told
     ]
 
 

@@ -130,26 +130,33 @@ def read(request):
 
 
 @pytest.fixture(params=["blocking", "awaitable"])
-def keys(request, read):
-    """A function that reads all keys; it calls another one after each batch."""
+def through(request):
+    """A function that runs a coroutine of a store, through one face."""
 
-    async def drained(store, after_each):
-        found = []
-        async for batch in read(store):
-            found += keys_of(batch)
-            after_each(len(found))
-        return found
-
-    async def awaited(after_each):
+    async def awaited(work):
         try:
-            return await drained(await mongo.awaitable(), after_each)
+            return await work(await mongo.awaitable())
         finally:
             await Mongo.aclose()
 
+    if request.param == "blocking":
+        return lambda work: drive(work(mongo.blocking()))
+    return lambda work: asyncio.run(awaited(work))
+
+
+@pytest.fixture
+def keys(through, read):
+    """A function that reads all keys; it calls another one after each batch."""
+
     def keys(after_each=lambda count: None):
-        if request.param == "blocking":
-            return drive(drained(mongo.blocking(), after_each))
-        return asyncio.run(awaited(after_each))
+        async def drained(store):
+            found = []
+            async for batch in read(store):
+                found += keys_of(batch)
+                after_each(len(found))
+            return found
+
+        return through(drained)
 
     return keys
 
@@ -176,21 +183,6 @@ def test_what_is_not_read_to_its_end_leaves_the_others_alone(connect, single, re
         assert drive(anext(batches))
         drive(batches.aclose())
         assert len(drive(store.events.find({}))) == len(EVENTS)
-
-
-@pytest.fixture(params=["blocking", "awaitable"])
-def through(request):
-    """A function that runs a coroutine of a store, through one face."""
-
-    async def awaited(work):
-        try:
-            return await work(await mongo.awaitable())
-        finally:
-            await Mongo.aclose()
-
-    if request.param == "blocking":
-        return lambda work: drive(work(mongo.blocking()))
-    return lambda work: asyncio.run(awaited(work))
 
 
 def test_no_more_is_pushed_than_is_read(connect, single, through):
@@ -269,9 +261,8 @@ def test_a_download_is_not_pushed(wire):
     assert wire.said.count("getMore") > 5
 
 
-@pytest.mark.parametrize("face", ["blocking", "awaitable"])
-def test_where_the_server_cannot_push_it_is_asked_for_each(wire, face):
-    """As by a mongos before 7.1."""
+def test_where_the_server_cannot_push_it_is_asked_for_each(wire, through):
+    """As by a mongos of which server or PyMongo do not know that."""
 
     class Refusing:
         def __init__(self, events):
@@ -289,16 +280,7 @@ def test_where_the_server_cannot_push_it_is_asked_for_each(wire, face):
             key async for batch in scan.scan(refusing, {}) for key in keys_of(batch)
         ]
 
-    async def awaited():
-        try:
-            return await read(await mongo.awaitable())
-        finally:
-            await Mongo.aclose()
-
-    if face == "blocking":
-        assert drive(read(mongo.blocking())) == EVENTS
-    else:
-        assert asyncio.run(awaited()) == EVENTS
+    assert through(read) == EVENTS
     assert wire.said.count("getMore") > 5
 
 
