@@ -135,7 +135,7 @@ async def move(
         name: the subscription.
         fence: that of the claim.
         changes: fields of its document.
-        delivered: events that were handed on since it was written last.
+        delivered: events that were delivered since it was written last.
         session: that of a transaction around it.
         back: whether the position may be one before that which is there.
 
@@ -146,15 +146,13 @@ async def move(
     if "position" in changes and not back:
         # Never back by itself: a commit that nobody heard of may have moved it on.
         query["position"] = {"$lte": changes["position"]}
-    matched = await store.subscriptions.update_one(
-        query,
-        {
-            "$set": dict(changes),
-            "$inc": {"delivered": delivered},
-            "$currentDate": {"updated": True},
-        },
-        session=session,
-    )
+    update: Document = {
+        "$inc": {"delivered": delivered},
+        "$currentDate": {"updated": True},
+    }
+    if changes:
+        update["$set"] = dict(changes)
+    matched = await store.subscriptions.update_one(query, update, session=session)
     if not matched:
         raise Lost
 

@@ -25,6 +25,7 @@ from .delivery import (
     Effect,
     InDatabase,
     InTransaction,
+    TooLarge,
     close_pool,
     side_by_side,
     streams_of,
@@ -34,9 +35,10 @@ from .faces import Document
 from .faults import short_reason
 from .follow import follower
 from .mongo import Store, in_time
+from .parking import Failed
 from .positions import head_position, read
 from .subscriptions import Subscription
-from .transactions import HandlerFailed, is_away
+from .transactions import HandlerFailed, Unreachable, is_away
 
 logger = logging.getLogger("ossy_event_store")
 
@@ -55,15 +57,15 @@ def lease_of(name: str) -> str:
 
 
 def effect_of(store: Store, session: Any, declared: Subscription) -> Effect:
-    """Return how the events of a subscription are handed on."""
+    """Return how the events of a subscription are delivered."""
+    make: Callable[[Store, Any, Subscription], Effect] = AtLeastOnce
     if declared.effect is not None:  # the snapshots, or a projection
-        effect: Effect = declared.effect(store, session)
-        return effect
-    if declared.session:
-        return InTransaction(store, session, declared)
-    if declared.using:
-        return InDatabase(store, declared)
-    return AtLeastOnce(store, declared)
+        make = declared.effect
+    elif declared.session:
+        make = InTransaction
+    elif declared.using:
+        make = InDatabase
+    return make(store, session, declared)
 
 
 class StoppedAt(Exception):
@@ -76,13 +78,11 @@ class StoppedAt(Exception):
 
 
 class GaveUp(Exception):
-    """A handler failed at ``event`` after all ``tries``, and its stream is to wait."""
+    """A handler failed after all tries, and the event's stream is to wait."""
 
-    def __init__(self, event: Document, error: BaseException, tries: int) -> None:
-        super().__init__(event, error, tries)
-        self.event = event
-        self.error = error
-        self.tries = tries
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed)
+        self.failed = failed
 
 
 class _Page(NamedTuple):
@@ -207,7 +207,7 @@ class Consumer:
                 )
             self._position = self._seen
         await self._catch_up(store)
-        self._parked = await parking.parked_streams(store, self.name, session)
+        self._parked = await effect.parked()
         self._looked = 0.0
         self._rate.unwritten = 0
         self._written = time.monotonic()
@@ -222,15 +222,15 @@ class Consumer:
                     page = await self._take_and_read(store, effect, page)
                 else:
                     self._seen, page = page.reach, None
-                await self._write(store, idle=page is None)
+                await self._write(store, effect, idle=page is None)
                 if page is None:
                     await self._wait(store)
         except StoppedAt as stopped:
-            await self._stop_at(store, stopped)
+            await self._stop_at(store, effect, stopped)
         finally:
             # Also after a failure: what is done need not be done again.
-            with suppress(PyMongoError, StoreUnavailable, Lost):
-                await self._write(store, now=True)
+            with suppress(PyMongoError, StoreUnavailable, Unreachable, Lost):
+                await self._write(store, effect, now=True)
         with suppress(PyMongoError, StoreUnavailable, Lost), in_time():
             # No transaction is left open, and the session is used again elsewhere.
             await checkpoints.move(store, self.name, self.fence, {"session": None})
@@ -321,7 +321,7 @@ class Consumer:
                 last = at + size >= len(found)
                 after = reach if last else chunk[-1]["position"]
                 await self._take_chunk(store, effect, chunk, after)
-                await self._write(store)
+                await self._write(store, effect)
         if not self.stop.is_set():
             self._seen = reach
 
@@ -329,12 +329,8 @@ class Consumer:
         self, store: Store, effect: Effect, chunk: Sequence[Document], after: int
     ) -> None:
         events = self._without_parked(chunk)
-        if len(events) > 1:
-            try:
-                await self._deliver(store, effect, events, after)
-                return
-            except HandlerFailed:
-                pass  # one of them: find out which
+        if len(events) > 1 and await self._take_together(store, effect, events, after):
+            return
         for number, event in enumerate(events, 1):
             if self.stop.is_set():
                 return
@@ -345,8 +341,24 @@ class Consumer:
                 if not await self._try(store, effect, event, end):
                     return
             except GaveUp as gave_up:
-                await self._park(store, gave_up)
+                await self._park(effect, gave_up.failed, end)
         self._seen = after
+
+    async def _take_together(
+        self, store: Store, effect: Effect, events: Sequence[Document], after: int
+    ) -> bool:
+        """Deliver several events; False if one of them failed, nobody knows which."""
+        try:
+            await self._deliver(effect, events, after)
+        except HandlerFailed:
+            return False
+        except TooLarge:
+            half = len(events) // 2
+            between = events[half - 1]["position"]
+            await self._take_chunk(store, effect, events[:half], between)
+            if not self.stop.is_set():
+                await self._take_chunk(store, effect, events[half:], after)
+        return True
 
     async def _try(
         self, store: Store, effect: Effect, event: Document, after: int
@@ -364,7 +376,7 @@ class Consumer:
         pause, longest = self.declared.backoff
         for tried in range(1, self.declared.retries + 2):
             try:
-                await self._deliver(store, effect, [event], after)
+                await self._deliver(effect, [event], after)
                 return True
             except HandlerFailed as failed:
                 await self._failed(store, event, failed.error, tried)
@@ -389,7 +401,7 @@ class Consumer:
         if final and self.declared.on_error == "stop":
             raise StoppedAt(event, error)
         if final:
-            raise GaveUp(event, error, tried)
+            raise GaveUp(Failed(event, error, tried))
 
     def _log(
         self, event: Document, error: BaseException, tried: int, *, final: bool
@@ -408,17 +420,12 @@ class Consumer:
             exc_info=error if final else None,
         )
 
-    async def _park(self, store: Store, failed: GaveUp) -> None:
-        await parking.park(
-            store,
-            self._session,
-            self.name,
-            self.fence,
-            failed.event,
-            failed.error,
-            failed.tries,
-        )
+    async def _park(self, effect: Effect, failed: Failed, after: int | None) -> None:
+        """Park a stream; ``after`` is where all before is done, unless it is None."""
+        await effect.park(failed, after)
         self._parked[failed.event["aggregateId"]] = failed.event["position"]
+        if after is not None:
+            self._move(after, moved=True)
 
     def _without_parked(self, chunk: Sequence[Document]) -> Sequence[Document]:
         if not self._parked:
@@ -435,15 +442,17 @@ class Consumer:
         return begun is not None and event["position"] >= begun
 
     async def _deliver(
-        self, store: Store, effect: Effect, events: Sequence[Document], after: int
+        self, effect: Effect, events: Sequence[Document], after: int
     ) -> None:
-        async def park(event: Document, error: BaseException) -> None:
-            self._log(event, error, 1, final=True)
-            await self._park(store, GaveUp(event, error, 1))
-
-        moved = await effect.deliver(events, after, self.fence, park)
-        self._seen = after
+        moved, parked = await effect.deliver(events, after)
+        for failed in parked:
+            self._log(failed.event, failed.error, failed.tries, final=True)
+            self._parked[failed.event["aggregateId"]] = failed.event["position"]
         self._rate.add(len(events), written=moved)
+        self._move(after, moved=moved)
+
+    def _move(self, after: int, *, moved: bool) -> None:
+        self._seen = after
         if moved:
             self._position = after
             self._written = time.monotonic()
@@ -463,7 +472,7 @@ class Consumer:
         raised = await side_by_side(works, many, is_async, self._pool)
         for error in raised:
             if isinstance(error, GaveUp):
-                await self._park(store, error)
+                await self._park(effect, error.failed, None)
         # Up to the first event that is not done; those behind it come once more.
         for event in found:
             if event["position"] not in done and not self._waits(event):
@@ -501,7 +510,7 @@ class Consumer:
     # --- the checkpoint
 
     async def _write(
-        self, store: Store, *, idle: bool = False, now: bool = False
+        self, store: Store, effect: Effect, *, idle: bool = False, now: bool = False
     ) -> None:
         """Write the checkpoint if it is time to."""
         count, since = self._rate.unwritten, time.monotonic() - self._written
@@ -510,6 +519,7 @@ class Consumer:
             pause = min(SETTLE, WRITE) if count else LOOK
         if self._seen == self._position or not (now or since > pause):
             return
+        await effect.settle(self._seen)
         with in_time():
             await checkpoints.move(
                 store,
@@ -522,9 +532,9 @@ class Consumer:
         self._rate.unwritten -= count
         self._written = time.monotonic()
 
-    async def _stop_at(self, store: Store, stopped: StoppedAt) -> None:
+    async def _stop_at(self, store: Store, effect: Effect, stopped: StoppedAt) -> None:
         kept = checkpoints.told(stopped.error, stopped.event)
-        await self._write(store, now=True)
+        await self._write(store, effect, now=True)
         with in_time():
             await checkpoints.move(store, self.name, self.fence, {"stopped": kept})
         logger.error(
@@ -541,7 +551,7 @@ class Consumer:
         asked = await parking.parked(store, self.name, retry=True)
         if asked:
             # Or what came before a stream waited might come again behind its retry.
-            await self._write(store, now=True)
+            await self._write(store, effect, now=True)
             await self._catch_up(store)
         end = time.monotonic() + LOOK  # then it is the turn of what comes in
         for waits in asked:
@@ -552,7 +562,8 @@ class Consumer:
     async def _retry(
         self, store: Store, effect: Effect, waits: Document, end: float
     ) -> None:
-        """Hand on what a parked stream has: until it is level, fails, or ``end``."""
+        """Deliver what a parked stream has: until it is level, fails, or ``end``."""
+        waits = await effect.resume(waits)
         while not self.stop.is_set():
             events = await read(
                 store,
@@ -566,12 +577,14 @@ class Consumer:
                 self._session,
             )
             if not events:
-                await self._leave(store, effect, waits)
+                if await effect.release(waits, self._seen):
+                    self._parked.pop(waits["aggregateId"], None)
+                self._move(self._seen, moved=True)
                 return
             (event,) = events
             self._check()
             try:
-                await effect.redeliver(waits, event)
+                await effect.redeliver(waits, event, self._seen)
             except HandlerFailed as failed:
                 await parking.failed_again(store, waits, event, failed.error)
                 return
@@ -579,15 +592,6 @@ class Consumer:
             waits = {**waits, **parking.behind(event)}
             if time.monotonic() >= end:
                 return
-
-    async def _leave(self, store: Store, effect: Effect, waits: Document) -> None:
-        await effect.settle(self._seen)
-        left = await parking.leave(
-            store, self._session, self.name, self.fence, waits, self._seen
-        )
-        self._position = self._seen
-        if left:
-            self._parked.pop(waits["aggregateId"], None)
 
 
 class Rate:

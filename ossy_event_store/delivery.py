@@ -1,18 +1,21 @@
 """
 How an event reaches a handler: by itself, or together with the checkpoint.
 
-An *effect* is one way of handing events on. Each says how many events it takes at a
-time, where it knows the checkpoint to be, and whether the checkpoint moved with it.
+An *effect* is one way of delivering events. Each keeps its checkpoint, and which
+streams are parked, in the database that holds what the events led to, and decides by
+that one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from secrets import token_hex
 from threading import Barrier
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connections, transaction
@@ -21,6 +24,7 @@ from . import checkpoints, parking
 from .checkpoints import Lost
 from .faces import Document, drive
 from .mongo import Store, in_time
+from .parking import Failed
 from .subscriptions import Subscription
 from .transactions import (
     HandlerFailed,
@@ -30,103 +34,151 @@ from .transactions import (
     is_overtaken,
 )
 
-Park = Callable[[Document, BaseException], Awaitable[None]]
+
+class TooLarge(Exception):
+    """What the events led to does not fit into one transaction; deliver fewer."""
 
 
-class Effect(Protocol):
-    """One way of handing events on, for a claim that holds ``fence``."""
+class Delivered(NamedTuple):
+    """What a delivery has done besides its effects."""
 
-    #: The most events that one call takes; None takes any number.
-    size: int | None
-
-    async def begin(self, claimed: Document) -> int:
-        """Return the position behind which to go on."""
-
-    async def deliver(
-        self, events: Sequence[Document], after: int, fence: int, park: Park
-    ) -> bool:
-        """
-        Hand events on, all or none.
-
-        Args:
-            events: in their order.
-            after: where the checkpoint is to stand behind them.
-            fence: that of the claim.
-            park: called with an event that can be told from the others to fail, and
-                why, before anything of this call has an effect.
-
-        Returns:
-            Whether the checkpoint in MongoDB has moved with it.
-
-        Raises:
-            HandlerFailed: one of them failed, and it cannot be told which.
-            Lost: another process is at it.
-        """
-
-    async def redeliver(self, waits: Document, event: Document) -> None:
-        """Hand on the event at which a parked stream waits, and let it go on."""
-
-    async def settle(self, position: int) -> None:
-        """Let no event up to a position come again, before a stream is let out."""
+    #: Whether the checkpoint in MongoDB moved in the same transaction.
+    moved: bool
+    #: The events at which a stream was parked.
+    parked: Sequence[Failed] = ()
 
 
-class AtLeastOnce:
-    """The handler is called; the checkpoint follows."""
+class Effect:
+    """
+    One way of delivering events, for one claim; its checkpoint is in MongoDB.
 
-    size: int | None = 1
+    Args:
+        store: one face of the store.
+        session: that of the claim's transactions.
+        declared: the subscription.
+    """
 
-    def __init__(self, store: Store, declared: Subscription) -> None:
+    #: The most events that one delivery takes; None takes any number.
+    size: int | None = None
+
+    def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
         self._store = store
-        self._handle = declared.handle()
-        self._is_async = declared.is_async
+        self._session = session
+        self._declared = declared
+        self._name = declared.name
+        self._fence = 0
 
     async def begin(self, claimed: Document) -> int:
+        """Return the position after which to start."""
+        self._fence = claimed["fence"]
         position: int = claimed["position"]
         return position
 
-    async def deliver(
-        self, events: Sequence[Document], after: int, fence: int, park: Park
-    ) -> bool:
-        for event in events:
-            await call(self._handle, self._is_async, event)
-        return False
+    async def parked(self) -> dict[str, int]:
+        """Return the streams that wait, and since which position."""
+        return await parking.parked_streams(self._store, self._name, self._session)
+
+    async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
+        """
+        Deliver events, all or none.
+
+        Args:
+            events: in their order.
+            after: the position of the checkpoint once they are delivered.
+
+        Raises:
+            HandlerFailed: one of them failed, and it is not known which.
+            TooLarge: they are too many for one delivery.
+            Lost: another process has claimed the subscription.
+        """
+        raise NotImplementedError
+
+    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
+        """
+        Deliver the event at which a parked stream waits, and move the stream past it.
+
+        Args:
+            waits: the parked stream.
+            event: its next event.
+            seen: the position of the checkpoint.
+
+        Raises:
+            HandlerFailed: it failed again.
+            Lost: the stream no longer waits there.
+        """
+        raise NotImplementedError
+
+    async def park(self, failed: Failed, after: int | None) -> None:
+        """Park a stream, and move the checkpoint to ``after`` unless that is None."""
+        changes = {} if after is None else {"position": after}
+        await parking.park(
+            self._store, self._session, self._name, self._fence, failed, changes
+        )
+
+    async def resume(self, waits: Document) -> Document:
+        """Return a parked stream as it is to be retried."""
+        return waits
+
+    async def release(self, waits: Document, seen: int) -> bool:
+        """
+        End the parking of a stream all of whose events up to ``seen`` are delivered.
+
+        Returns:
+            False if an operator has moved it meanwhile, and it still waits.
+        """
+        return await parking.leave(
+            self._store, self._session, self._name, self._fence, waits, seen
+        )
 
     async def settle(self, position: int) -> None:
-        pass
+        """Move a checkpoint outside of MongoDB, before the one there moves."""
 
-    async def redeliver(self, waits: Document, event: Document) -> None:
+
+class AtLeastOnce(Effect):
+    """The handler is called; the checkpoint follows."""
+
+    size = 1
+
+    def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
+        super().__init__(store, session, declared)
+        self._handle = declared.handle()
+        self._is_async = declared.is_async
+
+    async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
+        """Call the handler with each event."""
+        for event in events:
+            await call(self._handle, self._is_async, event)
+        return Delivered(moved=False)
+
+    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
+        """Call the handler, then move the stream."""
         await call(self._handle, self._is_async, event)
         with in_time():
             if not await parking.advance(self._store, waits, event):
                 raise Lost
 
 
-class InTransaction:
+class InTransaction(Effect):
     """The handler writes through a session, in which the checkpoint moves as well."""
 
     def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
-        self._store = store
-        self._session = session
-        self._name = declared.name
+        super().__init__(store, session, declared)
         self._handle = declared.handle()
         self._is_async = declared.is_async
-        self.size: int | None = declared.batch
+        self.size = declared.batch
 
-    async def begin(self, claimed: Document) -> int:
-        position: int = claimed["position"]
-        return position
+    async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
+        """Call the handler with each event, in one transaction."""
 
-    async def deliver(
-        self, events: Sequence[Document], after: int, fence: int, park: Park
-    ) -> bool:
         async def work() -> None:
-            # First: who was overtaken does not begin, and a transaction that a killed
-            # process left open holds the document that the next one has to claim.
+            # First: a process that was overtaken does not begin, and a transaction
+            # that a killed one left open holds the document that the next has to
+            # claim.
             with in_time():
                 await checkpoints.move(
                     self._store,
                     self._name,
-                    fence,
+                    self._fence,
                     {"position": after},
                     len(events),
                     self._session,
@@ -135,81 +187,157 @@ class InTransaction:
                 await call(self._handle, self._is_async, event, self._session)
 
         async def again() -> None:
-            await checkpoints.check(self._store, self._name, fence)
+            await checkpoints.check(self._store, self._name, self._fence)
 
-        await in_transaction(self._store, self._session, work, again)
-        return True
+        await in_transaction(self._store, self._session, work, again, handler=True)
+        return Delivered(moved=True)
 
-    async def settle(self, position: int) -> None:
-        pass
+    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
+        """Call the handler and move the stream, in one transaction."""
 
-    async def redeliver(self, waits: Document, event: Document) -> None:
         async def work() -> None:
             await call(self._handle, self._is_async, event, self._session)
             with in_time():
                 if not await parking.advance(self._store, waits, event, self._session):
                     raise Lost
 
-        await in_transaction(self._store, self._session, work)
+        await in_transaction(self._store, self._session, work, handler=True)
 
 
-class InDatabase:
-    """The handler writes through Django's ORM, with the checkpoint as a row there."""
+class InDatabase(Effect):
+    """
+    The handler writes through Django's ORM, and that database decides.
 
-    def __init__(self, store: Store, declared: Subscription) -> None:
+    A row for the subscription says up to where all is handled, and which claim may
+    move it; a row for each parked stream says up to where that one is. Each moves in
+    the transaction with the effects, after the subscription's row was locked. What
+    MongoDB says beside them is for people: it is written before a stream is parked and
+    after it is released, so a parked stream without a row is not parked.
+    """
+
+    def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
         assert declared.using is not None  # noqa: S101 - for the type checker
-        self._store = store
-        self._name = declared.name
+        super().__init__(store, session, declared)
         self._handle = declared.handle()
         self._using = declared.using
         self._rows = checkpoints.rows()
+        self._claim = token_hex(16)
         self._at = 0  # what the row says
-        self.size: int | None = declared.batch
+        self._streams: dict[str, int] = {}
+        self.size = declared.batch
 
     async def begin(self, claimed: Document) -> int:
-        # The row has the last word: what it says is stored with the effects.
-        try:
-            self._rows.begin(self._name, claimed["position"], self._using)
-            self._at = self._rows.read(self._name, self._using)
-        except DatabaseError as error:
-            connections[self._using].close()
-            raise Unreachable(f"The database {self._using!r}: {error}") from error
+        """Claim the row, and make what MongoDB says of parked streams agree with it."""
+        self._fence = claimed["fence"]
+        listed = await parking.places(self._store, self._name, self._session)
+        with self._reached():
+            self._at = self._rows.claim(
+                self._name, claimed["position"], listed, self._claim, self._using
+            )
+            self._streams = self._rows.streams(self._name, self._using)
+        extra = listed.keys() - self._streams.keys()
+        missing = {
+            stream: stands
+            for stream, stands in self._streams.items()
+            if stream not in listed
+        }
+        if extra or missing:
+            await parking.replace(
+                self._store,
+                self._session,
+                self._declared,
+                self._fence,
+                remove=extra,
+                add=missing,
+            )
         return self._at
 
-    async def deliver(
-        self, events: Sequence[Document], after: int, fence: int, park: Park
-    ) -> bool:
-        with self._atomic():
-            # First: of two that handle the same events, the second waits here.
-            if not self._rows.advance(self._name, self._at, after, self._using):
-                raise Lost
+    async def parked(self) -> dict[str, int]:
+        """Return the streams that have a row; all that comes of them waits."""
+        return dict.fromkeys(self._streams, 0)
+
+    async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
+        """Call the handler with each event, and move the row with them."""
+        with _Atomic(self._using):
+            self._hold(after)
             for event in events:
                 await call(self._handle, False, event)
         self._at = after
-        return False
+        return Delivered(moved=False)
 
-    async def settle(self, position: int) -> None:
-        if not self._rows.advance(self._name, self._at, position, self._using):
+    async def park(self, failed: Failed, after: int | None) -> None:
+        """Park a stream in both databases."""
+        assert after is not None  # noqa: S101 - one lane
+        await super().park(failed, None)
+        with _Atomic(self._using):
+            self._hold(after)
+            self._rows.part(
+                self._name,
+                failed.event["aggregateId"],
+                failed.event["position"] - 1,
+                self._using,
+            )
+        self._at = after
+
+    async def resume(self, waits: Document) -> Document:
+        """Start where the row stands: that database may have been restored."""
+        with self._reached():
+            stands = self._rows.read(self._name, self._using, waits["aggregateId"])
+        if stands is None:
             raise Lost
-        self._at = position
+        if stands + 1 >= waits["position"]:
+            return waits
+        return await parking.move_back(
+            self._store, self._session, self._declared, waits, stands
+        )
 
-    async def redeliver(self, waits: Document, event: Document) -> None:
-        stream, rows, using = event["aggregateId"], self._rows, self._using
-        rows.begin(self._name, 0, using, stream)
-        stands = rows.read(self._name, using, stream)
-        if stands < event["position"]:
-            with self._atomic():
-                if not rows.advance(
-                    self._name, stands, event["position"], using, stream
-                ):
-                    raise Lost
+    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
+        """Call the handler and move the stream's row, unless that was done before."""
+        stream, position = event["aggregateId"], event["position"]
+        with _Atomic(self._using):
+            self._hold()
+            if self._rows.advance(self._name, stream, position, self._using):
                 await call(self._handle, False, event)
+            elif self._rows.read(self._name, self._using, stream) is None:
+                raise Lost
         with in_time():
             if not await parking.advance(self._store, waits, event):
                 raise Lost
 
-    def _atomic(self) -> _Atomic:
-        return _Atomic(self._using)
+    async def release(self, waits: Document, seen: int) -> bool:
+        """Delete the stream's row, and with it move that of the subscription."""
+        with _Atomic(self._using):
+            self._hold(seen)
+            self._rows.join(self._name, waits["aggregateId"], self._using)
+        self._at = seen
+        await super().release(waits, seen)
+        return True
+
+    async def settle(self, position: int) -> None:
+        """Move the row past events that had no effect."""
+        if position == self._at:
+            return
+        with self._reached():
+            self._hold(position)
+        self._at = position
+
+    def _hold(self, position: int | None = None) -> None:
+        """
+        Lock the subscription's row for this transaction, and move it.
+
+        First in each: of two processes that deliver the same events the second waits
+        here.
+        """
+        if not self._rows.hold(self._name, self._claim, self._using, position):
+            raise Lost
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseError as error:
+            connections[self._using].close()
+            raise Unreachable(f"The database {self._using!r}: {error}") from error
 
 
 class _Atomic:

@@ -15,12 +15,13 @@ from django.core.exceptions import ImproperlyConfigured
 
 from . import mongo, parking, subscriptions
 from .checkpoints import Lost
-from .delivery import Park, streams_of
+from .delivery import Delivered, Effect, streams_of
 from .event_store import load_stream
 from .exceptions import InvalidState, ReducerError
 from .faces import Document
 from .folding import fold, name_of
 from .mongo import Store, in_time
+from .parking import Failed
 from .registry import registered
 from .snapshots import Snapshot, build_snapshot, is_usable, write_snapshots
 from .subscriptions import Subscription
@@ -65,51 +66,50 @@ def register() -> None:
         )
 
 
-class Snapshots:
+class Snapshots(Effect):
     """Brings the snapshots of the streams of a batch of events up to date."""
 
-    size: int | None = None
-
-    def __init__(self, store: Store, session: Any) -> None:
-        # The checkpoint goes behind them, so they are not to be lost where it is not.
+    def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
+        # The checkpoint moves past them, so they must not be lost where it is not.
         lasting = mongo.documents(store, mongo.SNAPSHOTS)
-        self._store = replace(store, snapshots=lasting)
+        super().__init__(replace(store, snapshots=lasting), session, declared)
 
-    async def begin(self, claimed: Document) -> int:
-        """Return the position behind which to go on."""
-        position: int = claimed["position"]
-        return position
-
-    async def deliver(
-        self, events: Sequence[Document], after: int, fence: int, park: Park
-    ) -> bool:
+    async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
         """Fold the events onto the snapshots, and write those that are due."""
         streams = {stream[0]["aggregateId"]: stream for stream in streams_of(events)}
         with in_time():
             found = await self._store.snapshots.find({"_id": {"$in": list(streams)}})
         there = {snapshot["_id"]: snapshot for snapshot in found}
         new: list[Snapshot] = []
+        parked: list[Failed] = []
         for aggregate_id, stream in streams.items():
             try:
                 snapshot = await self._folded(stream, there.get(aggregate_id))
             except (ReducerError, InvalidState) as error:
-                await park(_culprit(stream, error), error)
+                failed = Failed(_culprit(stream, error), error)
+                await self.park(failed, None)
+                parked.append(failed)
                 continue
             if snapshot is not None:
                 new.append(snapshot)
         with in_time():
             await write_snapshots(self._store, new, first=not there)
-        return False
+        return Delivered(moved=False, parked=parked)
 
-    async def redeliver(self, waits: Document, event: Document) -> None:
-        """Fold the stream anew, and let it go on."""
-        await self.deliver([event], 0, 0, _raise)
+    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
+        """Fold the stream again, and move it past the event."""
+        aggregate_id = event["aggregateId"]
         with in_time():
+            there = await self._store.snapshots.find_one({"_id": {"$eq": aggregate_id}})
+        try:
+            snapshot = await self._folded([event], there)
+        except (ReducerError, InvalidState) as error:
+            raise HandlerFailed(error) from error
+        with in_time():
+            if snapshot is not None:
+                await write_snapshots(self._store, [snapshot], first=there is None)
             if not await parking.advance(self._store, waits, event):
                 raise Lost
-
-    async def settle(self, position: int) -> None:
-        """Nothing to do: a snapshot that comes again is the same."""
 
     async def _folded(
         self, stream: Sequence[Document], snapshot: Document | None
@@ -132,10 +132,6 @@ class Snapshots:
         state = fold(Root, events, usable["state"] if usable else {})
         head = events[-1]["aggregateVersion"]
         return build_snapshot(Root, events[0]["aggregateId"], head, state)
-
-
-async def _raise(event: Document, error: BaseException) -> None:
-    raise HandlerFailed(error)
 
 
 def _culprit(stream: Sequence[Document], error: BaseException) -> Document:

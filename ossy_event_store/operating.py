@@ -14,6 +14,7 @@ from . import checkpoints, mongo, parking, subscriptions
 from .exceptions import UnknownSubscription
 from .faces import Document, drive
 from .mongo import Store, in_time
+from .subscriptions import Subscription
 from .transactions import in_transaction
 
 
@@ -48,7 +49,7 @@ def skip(
     position: int | None = None,
 ) -> Document | None:
     """
-    Pass over the event at which a stream waits, and let the rest of it go on.
+    Pass over the event at which a stream waits, and retry the rest of it.
 
     Args:
         name: the subscription.
@@ -57,7 +58,7 @@ def skip(
         reason: why, for those who come later; kept in the collection ``skipped``.
         who: kept with it.
         position: that of the event that was looked at; what waits at another one by
-            now waits on. None skips whichever it is.
+            now stays there. None skips whichever it is.
 
     Returns:
         What is kept of it; None if nothing waits there.
@@ -77,22 +78,19 @@ def skip(
         return None
     if position is not None and waits["position"] != position:
         return None
-    record = drive(_record(store, name, waits, reason, who))
+    record = _record(name, at, waits, reason, who)
     if aggregate_id is None:
-        return record if _go_on_behind(store, name, waits["position"], at) else None
-    with in_time():
-        went_on = drive(
-            store.parked.update_one(
-                {"_id": waits["_id"], "position": waits["position"]},
-                {"$set": {**parking.behind(waits), "retry": True}},
-            )
-        )
-    return record if went_on else None
+        skipped = _continue_after(store, name, waits["position"], at, record)
+    elif (declared := _in_database(name)) is not None:
+        skipped = _skip_there(store, declared, waits, record)
+    else:
+        skipped = _skip_here(store, waits, record)
+    return record if skipped else None
 
 
 def reset(name: str, position: int) -> None:
     """
-    Let a subscription go on behind a position; nothing stays parked.
+    Let a subscription continue after a position; nothing stays parked.
 
     Raises:
         ValueError: it is a projection, whose documents hold what they hold.
@@ -103,7 +101,7 @@ def reset(name: str, position: int) -> None:
             f"{name} is a projection: its documents would not follow. Use manage.py "
             f"rebuild_projections {name}."
         )
-    _go_on_behind(store, name, position)
+    _continue_after(store, name, position)
 
 
 async def _there(store: Store, name: str) -> Document:
@@ -114,12 +112,20 @@ async def _there(store: Store, name: str) -> Document:
     return found
 
 
-async def _record(
-    store: Store, name: str, waits: Document, reason: str, who: str | None
+def _in_database(name: str) -> Subscription | None:
+    """Return a subscription whose checkpoint is in an SQL database, else None."""
+    declared = subscriptions.registered().get(name)
+    return declared if declared is not None and declared.using else None
+
+
+def _record(
+    name: str, at: Document, waits: Document, reason: str, who: str | None
 ) -> Document:
-    """Keep what is passed over, before it is: no event goes without a record."""
+    """Return what is kept of an event that is skipped."""
     kept = {k: v for k, v in waits.items() if k not in ("_id", "retry")}
-    record = {
+    if "generation" in at:  # of a projection: the next one gets the event again
+        kept["generation"] = at["generation"]
+    return {
         **kept,
         "_id": {
             **parking.key(name, waits["aggregateId"]),
@@ -129,32 +135,96 @@ async def _record(
         "reason": reason,
         "skippedBy": who,
     }
-    with in_time():
-        await store.skipped.replace_one({"_id": record["_id"]}, record, upsert=True)
-        await store.skipped.update_one(
-            {"_id": record["_id"]}, {"$currentDate": {"skipped": True}}
-        )
-    return record
 
 
-def _go_on_behind(
-    store: Store, name: str, position: int, stopped: Document | None = None
+async def _keep(store: Store, record: Document, session: Any = None) -> None:
+    query = {"_id": record["_id"]}
+    await store.skipped.delete_one(query, session=session)
+    await store.skipped.insert_one(record, session=session)
+    await store.skipped.update_one(
+        query, {"$currentDate": {"skipped": True}}, session=session
+    )
+
+
+async def _move_on(store: Store, waits: Document, session: Any = None) -> bool:
+    """Let a parked stream be retried after an event; False if it waits elsewhere."""
+    moved = await store.parked.update_one(
+        {"_id": waits["_id"], "position": waits["position"]},
+        {"$set": {**parking.behind(waits), "retry": True}},
+        session=session,
+    )
+    return bool(moved)
+
+
+def _skip_here(store: Store, waits: Document, record: Document) -> bool:
+    """Skip an event and keep a record of it, both or neither."""
+    skipped = False
+
+    async def skip() -> None:
+        async with store.client.session() as session:
+            await in_transaction(store, session, partial(work, session))
+
+    async def work(session: Any) -> None:
+        nonlocal skipped
+        with in_time():
+            skipped = await _move_on(store, waits, session)
+            if skipped:
+                await _keep(store, record, session)
+
+    drive(skip())
+    return skipped
+
+
+def _skip_there(
+    store: Store, declared: Subscription, waits: Document, record: Document
 ) -> bool:
     """
-    Let a subscription go on behind a position, and no stream wait any more.
+    Skip an event of a subscription whose checkpoint is in an SQL database.
 
-    All or nothing: streams that wait no more, and events that do not come again,
+    That database decides: the event may have had its effect there, though MongoDB
+    does not say so yet.
+    """
+    rows = checkpoints.rows()
+    name, using, stream = declared.name, declared.using, waits["aggregateId"]
+    stands = rows.read(name, using, stream)
+    if stands is None or not drive(
+        parking.waits_at(store, declared, stream, stands, waits["position"])
+    ):
+        return False
+    # The record first: no event is skipped without one.
+    with in_time():
+        drive(_keep(store, record))
+    if not rows.skip(name, stream, stands, waits["position"], using):
+        with in_time():
+            drive(store.skipped.delete_one({"_id": record["_id"]}))
+        return False
+    with in_time():
+        drive(_move_on(store, waits))
+    return True
+
+
+def _continue_after(
+    store: Store,
+    name: str,
+    position: int,
+    stopped: Document | None = None,
+    record: Document | None = None,
+) -> bool:
+    """
+    Move the checkpoint and release all parked streams, or pass over one event.
+
+    All of it or nothing: streams that wait no more, and events that do not come again,
     would be lost.
 
     Args:
         store: the blocking face.
         name: the subscription.
-        position: where it goes on.
+        position: where it continues.
         stopped: its document, if it is to pass over the event at which it stopped:
-            then streams wait on, and nothing is done if it has gone on meanwhile.
+            then streams stay parked, and nothing is done if it has continued meanwhile.
+        record: what to keep of that event.
     """
-    declared = subscriptions.registered().get(name)
-    rows: Any = checkpoints.rows() if declared is not None and declared.using else None
+    declared = _in_database(name)
     moved = False
 
     async def move() -> None:
@@ -177,10 +247,14 @@ def _go_on_behind(
             if moved and stopped is None:
                 query = {"subscription": {"$eq": name}}
                 await store.parked.delete_many(query, session=session)
-        if moved and rows is not None:
+            if moved and record is not None:
+                await _keep(store, record, session)
+        if moved and declared is not None:
             # That database has the last word on where the subscription stands. It is
             # not asked before this transaction is over: nobody can claim meanwhile.
-            rows.reset(name, position, declared and declared.using)
+            rows = checkpoints.rows()
+            change = rows.reset if stopped is None else rows.pass_over
+            change(name, position, declared.using)
 
     drive(move())
     return moved

@@ -2,21 +2,34 @@
 Parked streams: those whose event a handler could not take, and what is done about it.
 
 A parked stream of a subscription waits at one event; its later events wait behind it,
-and those of other streams go on. The process that runs the subscription writes here,
+and those of other streams continue. The process that runs the subscription writes here,
 and an operator, who asks for a retry or skips the event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import datetime as dt
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 from .checkpoints import Lost, move, told
 from .faces import Document
 from .mongo import Store, in_time
+from .subscriptions import Subscription
 from .transactions import in_transaction
 
 MOST = 1000  # parked streams that one look returns
+
+# Of a parked stream that waits at no event in particular.
+_UNKNOWN: Document = dict.fromkeys(("eventId", "type", "failed", "error", "traceback"))
+
+
+class Failed(NamedTuple):
+    """An event that failed for good, so that its stream has to wait."""
+
+    event: Document
+    error: BaseException
+    tries: int = 1
 
 
 def key(name: str, aggregate_id: str) -> Document:
@@ -29,16 +42,33 @@ async def park(
     session: Any,
     name: str,
     fence: int,
-    event: Mapping[str, Any],
-    error: BaseException,
-    tries: int,
+    failed: Failed,
+    changes: Mapping[str, Any],
 ) -> None:
     """
-    Let a stream wait at an event; a stream that waits already stays as it is.
+    Let a stream wait at an event, in a transaction with changes of the checkpoint.
 
     Raises:
         Lost: the subscription was claimed by another process since.
     """
+
+    async def write() -> None:
+        with in_time():
+            last = {"lastError": told(failed.error, failed.event)}
+            await move(store, name, fence, {**last, **changes}, session=session)
+            await put(store, session, name, failed)
+
+    await in_transaction(store, session, write)
+
+
+async def put(store: Store, session: Any, name: str, failed: Failed) -> None:
+    """
+    Let a stream wait at an event, in a transaction that is open.
+
+    A stream that waits already stays as it is, unless this event is an earlier one: a
+    stream waits at the first event that fails, in whatever order failures are found.
+    """
+    event, error, tries = failed
     kept = told(error, event)
     document = {
         "_id": key(name, event["aggregateId"]),
@@ -47,35 +77,41 @@ async def park(
         "tries": tries,
         "retry": False,
         "since": kept["failed"],
-        # Where it began to wait; unlike its position this does not go on.
+        # Where it began to wait; unlike its position this does not rise.
         "begun": event["position"],
         **kept,
     }
-
-    async def write() -> None:
-        with in_time():
-            await move(store, name, fence, {"lastError": kept}, session=session)
-            there = {"_id": document["_id"]}
-            # No upsert: tried again in a transaction, one may break a unique index
-            # (SERVER-95524).
-            if await store.parked.find_one(there, session=session) is None:
-                await store.parked.insert_one(document, session=session)
-
-    await in_transaction(store, session, write)
+    there = {"_id": document["_id"]}
+    # No upsert: tried again in a transaction, one may break a unique index
+    # (SERVER-95524).
+    found = await store.parked.find_one(there, session=session)
+    if found is None:
+        await store.parked.insert_one(document, session=session)
+    elif event["position"] < found.get("begun", found["position"]):
+        await store.parked.replace_one(there, document, session=session)
 
 
 async def parked_streams(store: Store, name: str, session: Any) -> dict[str, int]:
     """Return the ids of all streams that wait, and since which position."""
-    begun: dict[str, int] = {}
+    return await _all(store, name, "begun", session)
+
+
+async def places(store: Store, name: str, session: Any) -> dict[str, int]:
+    """Return the ids of all streams that wait, and the position of the next event."""
+    return await _all(store, name, "position", session)
+
+
+async def _all(store: Store, name: str, field: str, session: Any) -> dict[str, int]:
+    streams: dict[str, int] = {}
     found = store.parked.batches(
         {"subscription": {"$eq": name}},
         MOST,
-        projection=["aggregateId", "begun"],
+        projection=["aggregateId", field],
         session=session,
     )
     async for batch in found:
-        begun.update((one["aggregateId"], one.get("begun", 0)) for one in batch)
-    return begun
+        streams.update((one["aggregateId"], one.get(field, 0)) for one in batch)
+    return streams
 
 
 async def parked(
@@ -107,13 +143,9 @@ async def advance(
 def behind(event: Mapping[str, Any]) -> Document:
     """Return what changes in a parked stream that goes on behind an event."""
     return {
+        **_UNKNOWN,
         "position": event["position"] + 1,
         "aggregateVersion": event["aggregateVersion"] + 1,
-        "eventId": None,
-        "type": None,
-        "failed": None,
-        "error": None,
-        "traceback": None,
     }
 
 
@@ -151,7 +183,7 @@ async def leave(
     position: int,
 ) -> bool:
     """
-    Take a stream out that has nothing left to wait for.
+    End the parking of a stream that has nothing left to wait for.
 
     Args:
         store: one face of the store.
@@ -159,8 +191,11 @@ async def leave(
         name: the subscription.
         fence: that of its claim.
         waits: the parked stream.
-        position: up to where the subscription has handed events on; its checkpoint
+        position: up to where the subscription has delivered events; its checkpoint
             goes there, or the stream's events would come again.
+
+    Returns:
+        False if the stream no longer waits where it did.
 
     Raises:
         Lost: the subscription was claimed by another process since.
@@ -176,3 +211,117 @@ async def leave(
 
     await in_transaction(store, session, write)
     return left
+
+
+# --- where another database decides -----------------------------------------
+
+
+async def replace(
+    store: Store,
+    session: Any,
+    declared: Subscription,
+    fence: int,
+    *,
+    remove: Collection[str],
+    add: Mapping[str, int],
+) -> None:
+    """
+    Make the parked streams agree with what another database says.
+
+    Args:
+        store: one face of the store.
+        session: that of its transactions.
+        declared: the subscription.
+        fence: that of its claim.
+        remove: streams that do not wait.
+        add: streams that wait, and the position up to which they are handled. They are
+            retried, as nobody knows why they wait.
+
+    Raises:
+        Lost: the subscription was claimed by another process since.
+    """
+    now = dt.datetime.now(dt.UTC)
+    added = []
+    for aggregate_id, stands in add.items():
+        place = await _place_after(store, session, declared, aggregate_id, stands)
+        added.append(
+            {
+                "_id": key(declared.name, aggregate_id),
+                "subscription": declared.name,
+                "aggregateId": aggregate_id,
+                "tries": 0,
+                "retry": True,
+                "since": now,
+                "begun": place["position"],
+                **_UNKNOWN,
+                **place,
+            }
+        )
+
+    async def write() -> None:
+        with in_time():
+            await move(store, declared.name, fence, {}, session=session)
+            for aggregate_id in remove:
+                there = {"_id": key(declared.name, aggregate_id)}
+                await store.parked.delete_one(there, session=session)
+            if added:
+                await store.parked.insert_many(added, session=session)
+
+    await in_transaction(store, session, write)
+
+
+async def move_back(
+    store: Store, session: Any, declared: Subscription, waits: Document, stands: int
+) -> Document:
+    """
+    Let a parked stream wait at its first event after a position, and return it.
+
+    Raises:
+        Lost: it no longer waits where it did.
+    """
+    place = await _place_after(store, session, declared, waits["aggregateId"], stands)
+    if place["position"] >= waits["position"]:
+        return waits
+    with in_time():
+        moved = await store.parked.update_one(
+            {"_id": waits["_id"], "position": waits["position"]},
+            {"$set": {**_UNKNOWN, **place}},
+        )
+    if not moved:
+        raise Lost
+    return {**waits, **_UNKNOWN, **place}
+
+
+async def waits_at(
+    store: Store, declared: Subscription, aggregate_id: str, stands: int, position: int
+) -> bool:
+    """Whether the first event of a stream after one position stands at another."""
+    place = await _place_after(store, None, declared, aggregate_id, stands)
+    return bool(place["position"] == position)
+
+
+async def _place_after(
+    store: Store, session: Any, declared: Subscription, aggregate_id: str, stands: int
+) -> Document:
+    """Return the place of a stream's first wanted event after a position."""
+    stream = {"aggregateId": {"$eq": aggregate_id}}
+    fields = ["aggregateType", "aggregateVersion"]
+    with in_time():
+        found = await store.positions.find_one(
+            {**declared.query(), **stream, "_id": {"$gt": stands}},
+            projection=fields,
+            sort=[("aggregateVersion", 1)],
+            session=session,
+        )
+        # Without one it waits for nothing, from its end on.
+        found = found or await store.positions.find_one(
+            stream, projection=fields, sort=[("aggregateVersion", -1)], session=session
+        )
+    if found is None:
+        return {"aggregateType": None, "aggregateVersion": 1, "position": stands + 1}
+    at_end = found["_id"] <= stands
+    return {
+        "aggregateType": found["aggregateType"],
+        "aggregateVersion": found["aggregateVersion"] + at_end,
+        "position": stands + 1 if at_end else found["_id"],
+    }

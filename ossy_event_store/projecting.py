@@ -1,15 +1,15 @@
 """
 How events get into the documents of a projection, each exactly once.
 
-A document carries the position of the last event in it, so an event that comes again
-changes nothing.
+The documents that some events change, the streams that they park and the checkpoint
+move in one transaction, under the fence of the claim.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import bson
@@ -17,17 +17,21 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import InsertOne, ReplaceOne
 from pymongo.errors import BulkWriteError, DocumentTooLarge
 
-from . import mongo, parking
+from . import checkpoints, mongo, parking
 from .checkpoints import Lost
-from .delivery import Park
+from .delivery import Delivered, Effect, TooLarge
 from .faces import CODEC, Document, Documents
 from .faults import DUPLICATE_KEY
 from .folding import name_of, revision_of
 from .mongo import Store, in_time
+from .parking import Failed
 from .snapshots import MAX_BYTES
+from .subscriptions import Subscription
 from .transactions import HandlerFailed, in_transaction
 
 logger = logging.getLogger("ossy_event_store")
+
+TOGETHER = 16_000_000  # bytes of documents that one transaction writes, or one document
 
 
 def check_key(key: object) -> None:
@@ -52,29 +56,26 @@ def collection_name(name: str, generation: int) -> str:
     return first if generation == 1 else f"{first}_{generation}"
 
 
-class Writer:
+class Writer(Effect):
     """
     Applies events to one generation of a projection.
 
     Args:
         store: one face of the store.
         session: that of its transactions.
-        cls: the projection.
+        declared: the subscription of the projection, or of a build.
         generation: which; None takes the one in use.
     """
-
-    size: int | None = None
 
     def __init__(
         self,
         store: Store,
         session: Any,
-        cls: Any,
+        declared: Subscription,
         generation: int | None = None,
     ) -> None:
-        self._store = store
-        self._session = session
-        self._cls = cls
+        super().__init__(store, session, declared)
+        self._cls = declared.handler
         self._generation = generation
         self._documents = self._of(generation or 1)
 
@@ -82,100 +83,142 @@ class Writer:
         return mongo.documents(self._store, collection_name(self._cls.name, generation))
 
     async def begin(self, claimed: Document) -> int:
-        """Return the position behind which to go on, in the generation in use."""
+        """Return the position after which to start, in the generation in use."""
         if self._generation is None:
             self._documents = self._of(claimed["generation"])
         if claimed["revision"] != revision(self._cls):
             logger.warning(
-                "Projection %s has changed since it was built, and goes on from what "
-                "is there: run manage.py rebuild_projections %s.",
+                "Projection %s has changed since it was built, and continues from the "
+                "documents that exist: run manage.py rebuild_projections %s.",
                 self._cls.name,
                 self._cls.name,
             )
-        position: int = claimed["position"]
-        return position
+        return await super().begin(claimed)
 
-    async def deliver(
-        self, events: Sequence[Document], after: int, fence: int, park: Park
-    ) -> bool:
+    async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
         """Apply events, and write each document once."""
-        batch = _Batch(self._cls)
-        for event, error in batch.sort(events):
-            await park(event, error)
-        while batch.keyed:
+        fold = Fold(self._cls, events)
+        if not fold.keys and not fold.failed:
+            return Delivered(moved=False)
+        old = await self._find(fold.keys)
+        fold.begin(old)
+        while (spoilt := fold.advance()) is not None:
+            # The failed attempt may have changed the state.
+            fold.restore(spoilt, (await self._find([spoilt])).get(spoilt))
+        requests, size = _requests(fold.changed(), old)
+        if size > TOGETHER and len(events) > 1:
+            self.size = len(events) // 2  # from now on
+            raise TooLarge
+        parked = list(fold.failed.values())
+        changes: Document = {"position": after}
+        if parked:
+            last = parked[-1]
+            changes["lastError"] = checkpoints.told(last.error, last.event)
+
+        async def write() -> None:
             with in_time():
-                found = await self._documents.find({"_id": {"$in": list(batch.keyed)}})
-            old = {document["_id"]: document for document in found}
-            try:
-                new = batch.fold(old)
-            except _FailedAt as failed:
-                # What is there is read anew, as the state may have been changed.
-                await park(failed.event, failed.error)
-                batch.leave_out(failed.event)
-                continue
-            await self._write([_request(old.get(key), one) for key, one in new.items()])
-            break
-        return False
+                # First: a process that was overtaken writes nothing.
+                await checkpoints.move(
+                    self._store,
+                    self._name,
+                    self._fence,
+                    changes,
+                    len(events),
+                    self._session,
+                )
+                for failed in parked:
+                    await parking.put(self._store, self._session, self._name, failed)
+                await self._write(requests)
+
+        await in_transaction(self._store, self._session, write)
+        return Delivered(moved=True, parked=parked)
+
+    async def _find(self, keys: Collection[Any]) -> dict[Any, Document]:
+        with in_time():
+            found = await self._documents.find(
+                {"_id": {"$in": list(keys)}}, session=self._session
+            )
+        return {document["_id"]: document for document in found}
 
     async def _write(self, requests: Sequence[Any]) -> None:
         if not requests:
             return
         try:
-            with in_time():
-                written = await self._documents.bulk_write(requests, ordered=False)
+            written = await self._documents.bulk_write(
+                requests, ordered=False, session=self._session
+            )
         except BulkWriteError as error:
-            # Some may be written: to park a stream now, as if nothing of it had come,
-            # would apply its later events twice.
             if any(map(_is_there, (error.details or {}).get("writeErrors", ()))):
-                raise Lost from error  # another process wrote it first
+                raise Lost from error  # it was written past the store
             raise
         if written < len(requests):
             raise Lost
 
-    async def redeliver(self, waits: Document, event: Document) -> None:
+    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
         """Apply the event of a parked stream, though later ones are in already."""
-        batch = _Batch(self._cls)
-        for _, error in batch.sort([event]):
-            raise HandlerFailed(error)
+        fold = Fold(self._cls, [event])
+        for failed in fold.failed.values():
+            raise HandlerFailed(failed.error)
 
         async def write() -> None:
             with in_time():
-                for key in batch.keyed:
-                    await self._apply_late(batch, key, event)
+                # Who listens to the projection is told from this of what came late.
+                late = {"lateAt": seen}
+                await checkpoints.move(
+                    self._store, self._name, self._fence, late, session=self._session
+                )
                 if not await parking.advance(self._store, waits, event, self._session):
                     raise Lost
+                for key in fold.keys:
+                    await self._apply_late(key, event)
 
         await in_transaction(self._store, self._session, write)
 
-    async def _apply_late(self, batch: _Batch, key: Any, event: Document) -> None:
+    async def _apply_late(self, key: Any, event: Document) -> None:
         session = self._session
         old = await self._documents.find_one({"_id": {"$eq": key}}, session=session)
         stands = old["position"] if old else 0
-        try:
-            # The parked stream's place, not the document's, says that it is missing.
-            new = batch.fold({key: {**old, "position": 0}} if old else {})[key]
-        except _FailedAt as failed:
-            raise HandlerFailed(failed.error) from failed.error
+        fold = Fold(self._cls, [event])
+        # The parked stream's place, not the document's, says that it is missing.
+        fold.begin({key: {**old, "position": 0}} if old else {})
+        fold.advance()
+        for failed in fold.failed.values():
+            raise HandlerFailed(failed.error)
+        (new,) = fold.changed()
         new["position"] = max(stands, event["position"])
-        new["late"] = _late(old) + 1  # the position may be the same
+        new["late"] = (old or {}).get("late", 0) + 1
         document = _encoded(new)
         if old is None:
             await self._documents.insert_one(document, session=session)
         elif not await self._documents.replace_one(
-            _as_read(old), document, session=session
+            {"_id": {"$eq": key}}, document, session=session
         ):
             raise Lost
 
-    async def settle(self, position: int) -> None:
-        """Nothing to do: an event that comes again changes nothing."""
+
+def _requests(
+    changed: Iterable[Document], old: Mapping[Any, Document]
+) -> tuple[list[Any], int]:
+    """Return the writes of some documents, and how many bytes they are."""
+    requests: list[Any] = []
+    size = 0
+    for new in changed:
+        document = _encoded(new)
+        size += len(document.raw)
+        before = old.get(new["_id"])
+        requests.append(
+            InsertOne(document)
+            if before is None
+            else ReplaceOne(
+                # One that somebody has changed meanwhile is not written over.
+                {"_id": {"$eq": new["_id"]}, "position": before["position"]},
+                document,
+            )
+        )
+    return requests, size
 
 
-def _request(old: Document | None, new: Document) -> Any:
-    document = _encoded(new)
-    return InsertOne(document) if old is None else ReplaceOne(_as_read(old), document)
-
-
-def _encoded(new: Document) -> Any:
+def _encoded(new: Document) -> RawBSONDocument:
     """
     Return a document as it is sent.
 
@@ -197,41 +240,40 @@ def _is_there(failure: Mapping[str, Any]) -> bool:
     return failure["code"] == DUPLICATE_KEY and "_id" in failure.get("keyPattern", {})
 
 
-def _as_read(old: Document) -> Document:
-    """Return the filter for a document as it was read: who else writes took over."""
-    return {
-        "_id": {"$eq": old["_id"]},
-        "position": old["position"],
-        "late": old.get("late"),  # None also if it has none
-    }
+class Fold:
+    """
+    Some events on their way into the documents of a projection; pure.
 
+    They are applied in their order, whatever their keys are, so that the first failure
+    that is found of a stream is its first event that fails: no later one of the stream
+    is applied.
 
-def _late(old: Document | None) -> int:
-    """Return how many events of parked streams came late into a document."""
-    late: int = (old or {}).get("late", 0)
-    return late
+    Args:
+        cls: the projection.
+        events: in their order.
+    """
 
-
-class _FailedAt(Exception):
-    def __init__(self, event: Document, error: BaseException) -> None:
-        super().__init__(event, error)
-        self.event = event
-        self.error = error
-
-
-class _Batch:
-    """Some events on their way into the documents of a projection; pure."""
-
-    def __init__(self, cls: Any) -> None:
+    def __init__(self, cls: Any, events: Sequence[Document]) -> None:
         self._cls = cls
-        self.keyed: dict[Any, list[Document]] = {}
+        #: By stream: its first event that fails, and why.
+        self.failed: dict[str, Failed] = {}
+        #: The keys of all documents that may change.
+        self.keys: set[Any] = set()
+        # An event without a key that can be used stands with the error.
+        self._work: list[tuple[Document, Any]] = []
+        self._key_all(events)
+        self._at = 0
+        self._states: dict[Any, Any] = {}
+        self._positions: dict[Any, int] = {}
+        self._changed: dict[Any, int] = {}  # by key: the position of its last event
+        self._late: dict[Any, int] = {}
+        self._careful: set[Any] = set()  # keys of states that failed before
 
-    def sort(self, events: Sequence[Document]) -> list[tuple[Document, BaseException]]:
-        """Sort events by their keys; return those without one, and why."""
-        key_of, keyed = self._cls.key, self.keyed
-        failed: dict[str, tuple[Document, BaseException]] = {}
+    def _key_all(self, events: Sequence[Document]) -> None:
+        key_of, work, keys = self._cls.key, self._work, self.keys
+        without: set[str] = set()  # streams of which a key failed
         for event in events:
-            if failed and event["aggregateId"] in failed:
+            if without and event["aggregateId"] in without:
                 continue
             try:
                 key = key_of(event)
@@ -240,56 +282,46 @@ class _Batch:
                 if type(key) is not str:  # the usual one costs no call
                     check_key(key)
             except Exception as error:
-                failed[event["aggregateId"]] = event, error
+                without.add(event["aggregateId"])
+                self._fail(event, error)
                 continue
-            if key in keyed:
-                keyed[key].append(event)
-            else:
-                keyed[key] = [event]
-        return list(failed.values())
+            keys.add(key)
+            work.append((event, key))
 
-    def leave_out(self, event: Document) -> None:
-        """Leave an event out, and those of its stream that follow."""
-        for key, events in list(self.keyed.items()):
-            self.keyed[key] = [
-                one
-                for one in events
-                if one["aggregateId"] != event["aggregateId"]
-                or one["position"] < event["position"]
-            ]
+    def _fail(self, event: Document, error: BaseException) -> None:
+        """Note a failure, unless an earlier event of the stream fails as well."""
+        known = self.failed.get(event["aggregateId"])
+        if known is None or event["position"] < known.event["position"]:
+            self.failed[event["aggregateId"]] = Failed(event, error)
 
-    def fold(self, old: Mapping[Any, Document]) -> dict[Any, Document]:
+    def begin(self, old: Mapping[Any, Document]) -> None:
+        """Take the documents as they are stored."""
+        for key, document in old.items():
+            self._states[key] = document["state"]
+            self._positions[key] = document["position"]
+            if "late" in document:
+                self._late[key] = document["late"]
+
+    def advance(self) -> Any:
         """
-        Return the documents that change, as they are then.
+        Apply the events that are left.
 
-        Raises:
-            _FailedAt: at the first event that cannot be applied.
+        Returns:
+            A key whose state has to be restored, and then called again; or None.
         """
-        changed = {}
-        for key, events in self.keyed.items():
-            document = old.get(key)
-            stands = document["position"] if document else 0
-            # They stand in order: mostly all of them are new.
-            if events and events[0]["position"] > stands:
-                new = events
-            else:
-                new = [event for event in events if event["position"] > stands]
-            if new:
-                state = self._apply(new, document)
-                position = new[-1]["position"]
-                changed[key] = {"_id": key, "state": state, "position": position}
-                if document and "late" in document:
-                    changed[key]["late"] = document["late"]
-        return changed
-
-    def _apply(self, events: Sequence[Document], document: Document | None) -> Any:
-        apply = self._cls.apply
-        state: Any = (
-            document["state"]
-            if document
-            else copy.deepcopy(dict(self._cls.initial_state))
-        )
-        for event in events:
+        apply, failed = self._cls.apply, self.failed
+        states, positions, changed = self._states, self._positions, self._changed
+        work, careful = self._work, self._careful
+        while self._at < len(work):
+            event, key = work[self._at]
+            self._at += 1
+            if failed and self._is_out(event):
+                continue
+            position = event["position"]
+            if position <= positions.get(key, 0):
+                continue  # it is in the document
+            state = states[key] if key in states else self._initial()
+            before = copy.deepcopy(state) if careful and key in careful else None
             try:
                 state = apply(event, state)
                 if type(state) is not dict and not isinstance(state, Mapping):
@@ -298,5 +330,50 @@ class _Batch:
                         f"{type(state).__name__}, expected a dict."
                     )
             except Exception as error:
-                raise _FailedAt(event, error) from error
-        return state
+                self._fail(event, error)
+                if key in careful:
+                    states[key] = before
+                    continue
+                careful.add(key)
+                return key
+            states[key] = state
+            changed[key] = position
+        return None
+
+    def _is_out(self, event: Document) -> bool:
+        """Whether an event waits behind one that failed."""
+        known = self.failed.get(event["aggregateId"])
+        return known is not None and event["position"] >= known.event["position"]
+
+    def _initial(self) -> Any:
+        return copy.deepcopy(dict(self._cls.initial_state))
+
+    def restore(self, key: Any, document: Document | None) -> None:
+        """
+        Apply again what was applied to a state before an event failed there.
+
+        Args:
+            key: as ``advance()`` returned it.
+            document: as it is stored; None if it is not.
+
+        Raises:
+            HandlerFailed: an event fails that did not before.
+        """
+        state = document["state"] if document else self._initial()
+        stands = self._positions.get(key, 0)
+        try:
+            for event, other in self._work[: self._at]:
+                applied = other == key and event["position"] > stands
+                if applied and not self._is_out(event):
+                    state = self._cls.apply(event, state)
+        except Exception as error:
+            raise HandlerFailed(error) from error
+        self._states[key] = state
+
+    def changed(self) -> Iterator[Document]:
+        """Yield the documents that change, as they are then."""
+        for key, position in self._changed.items():
+            new = {"_id": key, "state": self._states[key], "position": position}
+            if key in self._late:
+                new["late"] = self._late[key]
+            yield new

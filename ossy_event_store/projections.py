@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
@@ -220,7 +219,7 @@ def register_projection(cls: P) -> P:
             types=None if cls.types is None else tuple(cls.types),
             aggregate_types=None if cls.sources is None else tuple(cls.sources),
             kind=KIND,
-            effect=partial(Writer, cls=cls),
+            effect=Writer,
             more={"generation": 1, "revision": revision(cls)},
         )
     )

@@ -121,7 +121,7 @@ class Rebuild:
             types=declared.types,
             aggregate_types=declared.aggregate_types,
             kind=BUILD,
-            effect=partial(Writer, cls=self._cls, generation=number),
+            effect=partial(Writer, generation=number),
             more=more,
         )
         begun = drive(_document(store, build.name))
@@ -174,7 +174,7 @@ async def _document(store: Store, name: str) -> Document:
 async def _begin_anew(store: Store, cls: type[Projection], number: int) -> None:
     """Let the next generation come into use, with nothing in it."""
     left = mongo.documents(store, collection_name(cls.name, number))
-    new = {"position": 0, "revision": revision(cls), "lastError": None}
+    new = {"position": 0, "revision": revision(cls), "lastError": None, "lateAt": None}
     await make_indexes(left, cls)
 
     async with store.client.session() as session:
@@ -212,17 +212,21 @@ async def _use(
 
 async def _switch(store: Store, cls: type[Projection], number: int, build: str) -> int:
     """Let what was built come into use, with its parked streams; all or nothing."""
-    built = await _document(store, build)
-    if not built:
-        raise BuiltMeanwhile(cls.name)
-    name = cls.name
-    new = {field: built[field] for field in ("position", "revision", "lastError")}
+    name, position = cls.name, 0
 
     async with store.client.session() as session:
 
         async def work() -> None:
+            nonlocal position
             with in_time():
-                await _use(store, cls, number, new, session)
+                # In here: another process may still be at work on the same build.
+                built = await store.subscriptions.find_one(
+                    {"_id": {"$eq": build}}, session=session
+                )
+                if not built:
+                    raise BuiltMeanwhile(name)
+                position = built["position"]
+                await _use(store, cls, number, _taken(built), session)
                 waiting = await store.parked.find(
                     {"subscription": {"$eq": build}}, session=session
                 )
@@ -239,8 +243,13 @@ async def _switch(store: Store, cls: type[Projection], number: int, build: str) 
                 )
 
         await in_transaction(store, session, work)
-    position: int = built["position"]
     return position
+
+
+def _taken(built: Document) -> Document:
+    """Return what a projection takes over from its build."""
+    fields = ("position", "revision", "lastError", "lateAt")
+    return {field: built.get(field) for field in fields}
 
 
 async def _forget_build(

@@ -50,6 +50,8 @@ async def in_transaction(
     session: Any,
     work: Callable[[], Awaitable[None]],
     again: Callable[[], Awaitable[None]] | None = None,
+    *,
+    handler: bool = False,
 ) -> None:
     """
     Run ``work()`` in a transaction of ``session``, again if it met another one.
@@ -59,9 +61,11 @@ async def in_transaction(
         session: a session of it.
         work: what to do; it may run several times.
         again: called before it runs once more; what it raises ends it.
+        handler: whether ``work`` calls a handler, which is then blamed if the
+            transaction meets others again and again.
 
     Raises:
-        HandlerFailed: from ``work``, or it met others again and again.
+        HandlerFailed: from ``work``, or the handler is blamed.
     """
     for attempt in range(1, TRIES + 1):
         try:
@@ -75,6 +79,8 @@ async def in_transaction(
             if is_away(error) or not is_overtaken(error):
                 raise
             if attempt == TRIES:
+                if not handler:
+                    raise
                 raise HandlerFailed(error) from error
         await store.client.pause(0.005 * attempt)
         if again is not None:

@@ -2,9 +2,11 @@
 
 import threading
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError
 
 from ossy_event_store import (
     Aggregate,
@@ -13,11 +15,15 @@ from ossy_event_store import (
     folding,
     mongo,
     operating,
+    parking,
+    projecting,
     projections,
     register_projection,
+    subscriptions,
 )
 from ossy_event_store.checkpoints import Lost, begin, claim
 from ossy_event_store.faces import drive
+from ossy_event_store.parking import Failed
 from ossy_event_store.projecting import Writer
 from tests.library.aggregate import Book
 from tests.servers import until
@@ -78,6 +84,25 @@ def events(lend, store):
     return events
 
 
+@pytest.fixture
+def writer(loans, store):
+    """Return writers of a projection, all under the last claim."""
+    with ExitStack() as sessions:
+
+        def writer(claims=True):
+            declared = subscriptions.registered()["loans"]
+            drive(begin(store, "loans", 0, declared.kind, **declared.more))
+            if claims:
+                drive(claim(store, "loans", "me", None))
+            client = mongo.raw(store.events).database.client
+            session = sessions.enter_context(client.start_session())
+            made = Writer(store, session, declared)
+            drive(made.begin(checkpoint(store, "loans")))
+            return made
+
+        yield writer
+
+
 def test_a_document_a_key_holds_the_fold_of_its_events(loans, store, lend, face):
     lend("a", "BookBought", "BookLent", "BookReturned", "BookLent")
     lend("b", "BookLent")
@@ -105,33 +130,50 @@ def test_a_view_that_appended_reads_its_own_write(loans, store, lend, face):
     assert not face(Loans.wait_for, 7, 0.01)
 
 
-def test_what_comes_again_changes_nothing(loans, store, events):
-    some = events("a", "b", "c")
-    writer = Writer(store, None, Loans, 1)
-
-    async def park(event, error):
-        raise AssertionError(error)
-
-    drive(writer.deliver(some[:2], 2, 0, park))
-    drive(writer.deliver(some, 3, 0, park))
-    drive(writer.deliver(some[1:], 3, 0, park))
+def test_what_comes_again_changes_nothing(writer, events):
+    some, one = events("a", "b", "c"), writer()
+    drive(one.deliver(some[:2], 2))
+    drive(one.deliver(some, 3))
+    drive(one.deliver(some[1:], 3))
     assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "c"]}
 
 
-def test_of_two_that_write_the_same_document_one_gives_way(loans, store, events):
+def test_documents_and_checkpoint_move_together(writer, store, events, monkeypatch):
+    some, one = events("a", "b"), writer()
+    assert drive(one.deliver(some[:1], 1)).moved
+    assert checkpoint(store, "loans")["position"] == 1
+
+    async def die(requests):
+        raise ConnectionError("the process dies here")
+
+    monkeypatch.setattr(one, "_write", die)
+    with pytest.raises(ConnectionError):
+        drive(one.deliver(some[1:], 2))
+    assert checkpoint(store, "loans")["position"] == 1
+    assert Loans.get("ann") == {"lent": 1, "books": ["a"]}
+
+
+def test_one_that_was_overtaken_writes_nothing(writer, store, events):
+    some = events("a", "b")
+    frozen, other = writer(), writer()
+    drive(other.deliver(some[:1], 1))
+    with pytest.raises(Lost):
+        drive(frozen.deliver(some, 2))
+    assert Loans.get("ann") == {"lent": 1, "books": ["a"]}
+    assert checkpoint(store, "loans")["position"] == 1
+
+
+def test_of_two_that_write_the_same_document_one_gives_way(writer, events):
     some = events("a", "b", "c")
-    writers = [Writer(store, None, Loans, 1) for _ in range(2)]
+    writers = [writer(), writer(claims=False)]
     outcomes = Counter()
     together = threading.Barrier(2)
-
-    async def park(event, error):
-        raise AssertionError(error)
 
     def write(writer):
         for after in range(1, 4):
             together.wait(30)
             try:
-                drive(writer.deliver(some[:after], after, 0, park))
+                drive(writer.deliver(some[:after], after))
                 outcomes["written"] += 1
             except Lost:
                 outcomes["lost"] += 1
@@ -143,6 +185,18 @@ def test_of_two_that_write_the_same_document_one_gives_way(loans, store, events)
         thread.join()
     assert sum(outcomes.values()) == 6
     assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "c"]}
+
+
+def test_what_does_not_fit_into_one_transaction_takes_several(
+    loans, store, lend, monkeypatch
+):
+    monkeypatch.setattr(projecting, "TOGETHER", 60)
+    for stream in "abc":
+        lend(stream, "NoKey" if stream == "b" else "BookLent", "BookLent")
+    with running():
+        reached(store, "loans", 6)
+    assert Loans.get("ann") == {"lent": 4, "books": ["a", "a", "c", "c"]}
+    assert [waits["position"] for waits in parked(store)] == [3]
 
 
 def test_an_event_that_cannot_be_applied_parks_its_stream(loans, store, lend):
@@ -167,19 +221,85 @@ def test_an_event_that_cannot_be_applied_parks_its_stream(loans, store, lend):
     assert Loans.get("ann")["lent"] == 6
 
 
-def test_a_stream_is_parked_before_others_are_written(loans, store, events):
-    # Else an event that is mended later would be taken for one that is in already.
+class PerType(Projection):
+    """Keeps which versions of a stream came, under the type of the event."""
+
+    name = "per_type"
+    broken, keyless = set(), set()
+
+    @classmethod
+    def key(cls, event):
+        cls.fail(event, cls.keyless)
+        return event["type"]
+
+    @staticmethod
+    def fail(event, versions):
+        if event["aggregateId"] == "books" and event["aggregateVersion"] in versions:
+            raise KeyError("due")
+
+    @classmethod
+    def apply(cls, event, state):
+        versions = state.setdefault("versions", [])
+        versions.append(event["aggregateVersion"])
+        cls.fail(event, cls.broken)
+        return state
+
+
+# By name: the versions at which `apply` and `key` fail, and the types of the events.
+FAILURES = {
+    "apply before key": ({2}, {4}, "aabab"),
+    "key before apply": ({4}, {2}, "aabab"),
+    "two keys, the later one first": ({2, 5}, set(), "bacbb"),
+    "the same key twice": ({2, 3}, set(), "aaaaa"),
+    "every event": ({1, 3, 5}, {2, 4}, "ababa"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+@pytest.mark.parametrize("beside", [False, True], ids=["in use", "build"])
+def test_of_several_events_that_fail_the_first_parks_the_stream(
+    loans, store, lend, monkeypatch, name, beside
+):
+    *failing, types = FAILURES[name]
+    broken, keyless = map(set, failing)
+    monkeypatch.setattr(PerType, "broken", broken)
+    monkeypatch.setattr(PerType, "keyless", keyless)
+    register_projection(PerType)
+    lend("other", "b")
+    lend("books", *types)
+    if beside:
+        with pytest.raises(CommandError, match="1 streams are parked"):
+            said("rebuild_projections", "per_type", "--blue-green")
+    else:
+        with running("per_type"):
+            reached(store, "per_type", 6)
+    first = min(broken | keyless)
+    (waits,) = parked(store)
+    assert (waits["aggregateVersion"], waits["position"]) == (first, first + 1)
+    # One that is fixed and retried while a later one still fails waits at that one.
+    broken.discard(first)
+    keyless.discard(first)
+    operating.retry("per_type")
+    with running("per_type"):
+        left = broken | keyless
+        until(lambda: [w["aggregateVersion"] for w in parked(store)] == [*left][:1])
+        broken.clear()
+        keyless.clear()
+        operating.retry("per_type")
+        until(lambda: not parked(store))
+    found = {one["_id"]: one["state"]["versions"] for one in PerType.collection.find()}
+    for kind in set(types) | {"b"}:
+        wanted = [version for version, t in enumerate(types, 1) if t == kind]
+        assert found[kind] == [1] * (kind == "b") + wanted
+
+
+def test_streams_are_parked_with_what_is_written_of_others(writer, store, events):
     Loans.broken.add("a")
-    some, seen = events("a", "b"), []
-
-    async def park(event, error):
-        seen.append((event["aggregateId"], Loans.get("ann")))
-        raise Lost  # the process dies here
-
-    with pytest.raises(Lost):
-        drive(Writer(store, None, Loans, 1).deliver(some, 2, 0, park))
-    assert seen == [("a", None)]
-    assert Loans.get("ann") is None
+    one = writer()
+    done = drive(one.deliver(events("a", "b"), 2))
+    assert [failed.event["aggregateId"] for failed in done.parked] == ["a"]
+    assert [waits["aggregateId"] for waits in parked(store)] == ["a"]
+    assert Loans.get("ann") == {"lent": 1, "books": ["b"]}
 
 
 def test_an_event_whose_key_fails_parks_its_stream(loans, store, lend):
@@ -229,8 +349,6 @@ def test_a_changed_class_is_noticed(loans, store, lend, monkeypatch, caplog):
 
 
 def test_one_whose_checkpoint_was_claimed_by_another_parks_nothing(loans, store):
-    from ossy_event_store import parking
-
     drive(begin(store, "loans", "beginning", "projection"))
     mine = drive(claim(store, "loans", "me", None))
     drive(claim(store, "loans", "another", None))
@@ -244,9 +362,8 @@ def test_one_whose_checkpoint_was_claimed_by_another_parks_nothing(loans, store)
     }
     session = mongo.raw(store.events).database.client.start_session()
     with session, pytest.raises(Lost):
-        drive(
-            parking.park(store, session, "loans", mine["fence"], event, ValueError(), 1)
-        )
+        failed = Failed(event, ValueError())
+        drive(parking.park(store, session, "loans", mine["fence"], failed, {}))
     assert not parked(store)
 
 

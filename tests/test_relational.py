@@ -66,39 +66,77 @@ def test_the_migration_is_that_of_the_model():
     call_command("makemigrations", "--check", "--dry-run", verbosity=0)
 
 
+def claim(name="orders", position=0, token="me", parked=()):
+    return checkpoints.claim(name, position, dict(parked), token, SQL)
+
+
 def test_a_checkpoint_begins_once():
     assert checkpoints.read("orders", SQL) is None
-    checkpoints.begin("orders", 7, SQL)
-    checkpoints.begin("orders", 0, SQL)
+    assert claim(position=7) == 7
+    assert claim(position=0) == 7
     assert checkpoints.read("orders", SQL) == 7
     assert str(Checkpoint.objects.using(SQL).get()) == "orders: 7"
 
 
-def test_it_advances_from_where_it_stands_alone():
-    checkpoints.begin("orders", 0, SQL)
+def test_it_moves_for_the_last_claim_alone():
+    claim(token="first")
     begun = Checkpoint.objects.using(SQL).get().updated
-    assert checkpoints.advance("orders", 0, 5, SQL)
-    assert not checkpoints.advance("orders", 0, 9, SQL)
+    assert checkpoints.hold("orders", "first", SQL, 5)
+    assert claim(token="second") == 5
+    assert not checkpoints.hold("orders", "first", SQL, 9)
+    assert not checkpoints.hold("orders", "first", SQL)
     assert checkpoints.read("orders", SQL) == 5
-    assert checkpoints.advance("orders", 5, 2**40, SQL)
+    assert checkpoints.hold("orders", "second", SQL)
+    assert checkpoints.hold("orders", "second", SQL, 2**40)
     assert checkpoints.read("orders", SQL) == 2**40
-    assert Checkpoint.objects.using(SQL).get().updated > begun
+    assert Checkpoint.objects.using(SQL).get(aggregate_id="").updated > begun
 
 
-def test_one_that_did_not_begin_does_not_advance():
-    assert not checkpoints.advance("orders", 0, 5, SQL)
+def test_one_that_did_not_begin_does_not_move():
+    assert not checkpoints.hold("orders", "me", SQL, 5)
     assert checkpoints.read("orders", SQL) is None
 
 
-def test_a_stream_has_a_checkpoint_of_its_own():
-    checkpoints.begin("orders", 5, SQL)
-    checkpoints.begin("orders", 3, SQL, "o-1")
-    assert checkpoints.advance("orders", 3, 4, SQL, aggregate_id="o-1")
-    assert not checkpoints.advance("orders", 3, 4, SQL, aggregate_id="o-2")
-    assert checkpoints.read("orders", SQL, "o-1") == 4
+def test_a_parked_stream_has_a_checkpoint_of_its_own():
+    claim(position=5)
+    checkpoints.part("orders", "o-1", 3, SQL)
+    assert checkpoints.advance("orders", "o-1", 4, SQL)
+    assert not checkpoints.advance("orders", "o-1", 4, SQL)
+    assert not checkpoints.advance("orders", "o-2", 4, SQL)
+    assert checkpoints.streams("orders", SQL) == {"o-1": 4}
     assert checkpoints.read("orders", SQL) == 5
     stream = Checkpoint.objects.using(SQL).get(aggregate_id="o-1")
     assert str(stream) == "orders, stream o-1: 4"
+    checkpoints.join("orders", "o-1", SQL)
+    assert checkpoints.streams("orders", SQL) == {}
+
+
+def test_what_was_parked_before_there_was_a_checkpoint_stays_parked():
+    claim(position=5, parked={"o-1": 3})
+    assert checkpoints.streams("orders", SQL) == {"o-1": 2}
+    claim(position=9, parked={"o-2": 7})  # now the rows count
+    assert checkpoints.streams("orders", SQL) == {"o-1": 2}
+
+
+def test_an_event_is_skipped_only_where_its_stream_waits():
+    claim(position=5)
+    checkpoints.part("orders", "o-1", 2, SQL)
+    assert not checkpoints.skip("orders", "o-1", 1, 3, SQL)
+    assert checkpoints.skip("orders", "o-1", 2, 3, SQL)
+    assert not checkpoints.skip("orders", "o-1", 2, 3, SQL)
+    assert not checkpoints.advance("orders", "o-1", 3, SQL)  # so it has no effect
+    assert checkpoints.streams("orders", SQL) == {"o-1": 3}
+
+
+def test_passing_over_an_event_leaves_what_is_parked():
+    claim(position=5)
+    checkpoints.part("orders", "o-1", 2, SQL)
+    checkpoints.pass_over("orders", 6, SQL)
+    assert checkpoints.read("orders", SQL) == 6
+    assert checkpoints.streams("orders", SQL) == {"o-1": 2}
+    assert not checkpoints.hold("orders", "me", SQL)
+    checkpoints.pass_over("orders", 4, SQL)
+    assert checkpoints.read("orders", SQL) == 6
 
 
 NAMES = [
@@ -115,17 +153,19 @@ def test_names_that_look_alike_are_kept_apart(of):
 
     for position, name in enumerate(NAMES):
         subscription, stream = place(name)
-        checkpoints.begin(subscription, position, SQL, stream)
+        checkpoints.part(subscription, stream, position, SQL)
     found = [checkpoints.read(s, SQL, stream) for s, stream in map(place, NAMES)]
     assert found == list(range(len(NAMES)))
 
 
 def test_a_reset_is_of_one_subscription_and_all_of_its_streams():
     for name in ("orders", "orders 2", "Orders"):
-        checkpoints.begin(name, 5, SQL)
-        checkpoints.begin(name, 3, SQL, "o-1")
-        checkpoints.begin(name, 2, SQL, "o-2")
+        claim(name, 5)
+        checkpoints.part(name, "o-1", 3, SQL)
+        checkpoints.part(name, "o-2", 2, SQL)
     checkpoints.reset("orders", 0, SQL)
+    assert not checkpoints.hold("orders", "me", SQL)
+    assert checkpoints.hold("Orders", "me", SQL)
     assert checkpoints.read("orders", SQL) == 0
     assert checkpoints.read("orders", SQL, "o-1") is None
     assert Checkpoint.objects.using(SQL).count() == 1 + 3 + 3
@@ -134,9 +174,9 @@ def test_a_reset_is_of_one_subscription_and_all_of_its_streams():
 
 
 def test_what_is_taken_back_takes_the_checkpoint_with_it():
-    checkpoints.begin("orders", 0, SQL)
+    claim()
     with pytest.raises(ZeroDivisionError), transaction.atomic(using=SQL):
-        assert checkpoints.advance("orders", 0, 1, SQL)
+        assert checkpoints.hold("orders", "me", SQL, 1)
         take_effect(1)
         raise ZeroDivisionError
     assert checkpoints.read("orders", SQL) == 0
@@ -160,46 +200,48 @@ def in_threads(work):
 def test_of_many_that_begin_one_does():
     for turn in range(20):
         name = f"orders {turn}"
-        in_threads(lambda number, name=name: checkpoints.begin(name, number, SQL))
+        in_threads(lambda number, name=name: claim(name, number))
         assert checkpoints.read(name, SQL) in range(WORKERS)
     assert Checkpoint.objects.using(SQL).count() == 20
 
 
-def handle_all(begun):
+def handle_all(number, begun):
     """Handle every event, in competition; return how often another was first."""
-    before, lost = checkpoints.read("orders", SQL), 0
+    token, lost = f"claim {number}", 0
+    before = claim(token=token)
     begun.wait(30)
     while before < EVENTS:
         with transaction.atomic(using=SQL):
-            if checkpoints.advance("orders", before, before + 1, SQL):
+            if holds := checkpoints.hold("orders", token, SQL, before + 1):
                 take_effect(before + 1)
-            else:
-                lost += 1
-        before = checkpoints.read("orders", SQL)
+        before += holds
+        if not holds or number == before % WORKERS:  # or another takes it from us
+            lost += not holds
+            before = claim(token=token)
     return lost
 
 
 @pytest.mark.slow
 def test_of_many_that_handle_the_same_events_one_has_an_effect():
-    checkpoints.begin("orders", 0, SQL)
+    claim()
     begun = threading.Barrier(WORKERS)
-    lost = in_threads(lambda number: handle_all(begun))
+    lost = in_threads(lambda number: handle_all(number, begun))
     assert sum(lost) >= WORKERS - 1
     assert effects() == list(range(1, EVENTS + 1))
     assert checkpoints.read("orders", SQL) == EVENTS
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_does_not_look_where_it_stands_is_noticed(monkeypatch):
-    def advance(subscription, before, after, using):
-        Checkpoint.objects.using(using).update(position=after)
+def test_a_checkpoint_that_does_not_look_who_claimed_it_is_noticed(monkeypatch):
+    def hold(subscription, token, using, position):
+        Checkpoint.objects.using(using).update(position=position)
         return True
 
-    monkeypatch.setattr(checkpoints, "advance", advance)
-    checkpoints.begin("orders", 0, SQL)
+    monkeypatch.setattr(checkpoints, "hold", hold)
+    claim()
     begun = threading.Barrier(WORKERS)
     with pytest.raises(IntegrityError):
-        in_threads(lambda number: handle_all(begun))
+        in_threads(lambda number: handle_all(number, begun))
 
 
 # --- with a subscription ----------------------------------------------------
@@ -237,7 +279,8 @@ def test_what_a_handler_wrote_before_it_failed_is_taken_back(store, lend):
         operating.retry("orders")
         until(lambda: len(effects()) == 20)
         until(lambda: not mongo.raw(store.parked).count_documents({}))
-    assert checkpoints.read("orders", SQL, "book-3") == 20
+    assert checkpoints.read("orders", SQL) == 20
+    assert checkpoints.streams("orders", SQL) == {}
 
 
 def test_a_subscription_that_is_set_back_begins_there(store, lend):

@@ -380,7 +380,8 @@ def deliver(store, lend):
         def deliver(handler):
             declared = Subscription("pages", handler, session=True)
             effect = InTransaction(store, session, declared)
-            drive(effect.deliver([event], 1, claimed["fence"], None))
+            drive(effect.begin(claimed))
+            drive(effect.deliver([event], 1))
 
         yield deliver
 

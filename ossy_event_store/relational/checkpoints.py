@@ -1,15 +1,20 @@
 """
-Read and move a checkpoint, within the transaction of whoever calls.
+The checkpoints of subscriptions in an SQL database, beside what they write there.
 
-``using`` is the alias that the subscription writes to. ``aggregate_id`` names a stream
-that goes its own way; without it the checkpoint is that of the whole subscription.
+``using`` is the alias that the subscription writes to. The subscription has a row,
+which says up to which position all is handled, and which claim may move it. Each parked
+stream has a row of its own, which says up to where that one is handled; its events
+after that wait. What is here runs in the transaction of its caller, or in its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import sha256
+from secrets import token_hex
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from .models import Checkpoint
@@ -18,57 +23,130 @@ NAME_LENGTH = 255
 
 
 def read(subscription: str, using: str, aggregate_id: str = "") -> int | None:
-    """Return the position up to which all was handled, None without a checkpoint."""
-    found = Checkpoint.objects.using(using).filter(key=_key(subscription, aggregate_id))
+    """Return the position of a row, None if there is none."""
+    found = _row(subscription, using, aggregate_id)
     return found.values_list("position", flat=True).first()
 
 
-def begin(subscription: str, position: int, using: str, aggregate_id: str = "") -> None:
-    """Make the checkpoint if there is none; many may do so at the same time."""
-    Checkpoint.objects.using(using).get_or_create(
-        key=_key(subscription, aggregate_id),
-        defaults=_row(subscription, position, aggregate_id),
-    )
+def streams(subscription: str, using: str) -> dict[str, int]:
+    """Return the parked streams, and up to which position each is handled."""
+    found = _streams(subscription, using).values_list("aggregate_id", "position")
+    return dict(found)
 
 
-def advance(
-    subscription: str, before: int, after: int, using: str, aggregate_id: str = ""
-) -> bool:
+def claim(
+    subscription: str, position: int, parked: Mapping[str, int], token: str, using: str
+) -> int:
     """
-    Move the checkpoint, and return whether it still stood where it was thought to.
-
-    It belongs into the transaction that writes what the events led to, as its first
-    statement: of two that handle the same events the second then waits here, is told
-    False once the first has committed, and has nothing to take back.
+    Let one claim alone move the rows from now on, and return where they stand.
 
     Args:
-        subscription: the name of the subscription.
-        before: where it was read to stand.
-        after: the position of the last event that is handled.
+        subscription: its name.
+        position: where a subscription without a row starts.
+        parked: the streams that then wait, and the position at which each does.
+        token: what the claim says to ``hold()``.
         using: the alias of the database.
-        aggregate_id: the stream, if it is one's own.
     """
-    found = Checkpoint.objects.using(using).filter(
-        key=_key(subscription, aggregate_id), position=before
+    with transaction.atomic(using=using):
+        _, is_new = Checkpoint.objects.using(using).get_or_create(
+            key=_key(subscription, ""), defaults=_fields(subscription, position, "")
+        )
+        if is_new:
+            for aggregate_id, waits in parked.items():
+                part(subscription, aggregate_id, waits - 1, using)
+        _row(subscription, using).update(claim=token, updated=timezone.now())
+    # After the commit: inside, a database may show the row as it was at the start.
+    return read(subscription, using) or 0
+
+
+def hold(
+    subscription: str, token: str, using: str, position: int | None = None
+) -> bool:
+    """
+    Lock the subscription's row, and return whether the claim still has it.
+
+    The first statement of every transaction: of two processes that handle the same
+    events the second waits here, is told False once the first has committed, and has
+    nothing to roll back.
+
+    Args:
+        subscription: its name.
+        token: that of the claim.
+        using: the alias of the database.
+        position: the position to move it to; None leaves it.
+    """
+    changes = {} if position is None else {"position": position}
+    found = _row(subscription, using).filter(claim=token)
+    return found.update(updated=timezone.now(), **changes) == 1
+
+
+def part(subscription: str, aggregate_id: str, position: int, using: str) -> None:
+    """Give a stream a row of its own: it is handled up to a position, and waits."""
+    Checkpoint.objects.using(using).update_or_create(
+        key=_key(subscription, aggregate_id),
+        defaults=_fields(subscription, position, aggregate_id),
     )
-    return found.update(position=after, updated=timezone.now()) == 1
+
+
+def advance(subscription: str, aggregate_id: str, position: int, using: str) -> bool:
+    """Move a stream's row; False if it is that far already, or there is none."""
+    found = _row(subscription, using, aggregate_id).filter(position__lt=position)
+    return found.update(position=position, updated=timezone.now()) == 1
+
+
+def join(subscription: str, aggregate_id: str, using: str) -> None:
+    """Delete a stream's row: it is handled as far as the subscription is."""
+    _row(subscription, using, aggregate_id).delete()
+
+
+def skip(
+    subscription: str, aggregate_id: str, before: int, position: int, using: str
+) -> bool:
+    """
+    Move a stream's row past an event that gets no effect.
+
+    Returns:
+        False if it does not stand at ``before``: somebody may have handled the event.
+    """
+    with transaction.atomic(using=using):
+        # Locked first, as by whoever delivers.
+        _row(subscription, using).update(updated=timezone.now())
+        found = _row(subscription, using, aggregate_id).filter(position=before)
+        return found.update(position=position, updated=timezone.now()) == 1
+
+
+def pass_over(subscription: str, position: int, using: str) -> None:
+    """Move the subscription's row past an event; parked streams stay parked."""
+    found = _row(subscription, using).filter(position__lt=position)
+    found.update(position=position, claim=token_hex(16), updated=timezone.now())
 
 
 def reset(subscription: str, position: int, using: str) -> None:
-    """Let the whole subscription go on behind a position, and every stream with it."""
-    whole = _key(subscription, "")
+    """Move the subscription's row anywhere; its claim ends, and no stream is parked."""
     with transaction.atomic(using=using):
         Checkpoint.objects.using(using).update_or_create(
-            key=whole, defaults=_row(subscription, position, "")
+            key=_key(subscription, ""),
+            defaults={**_fields(subscription, position, ""), "claim": token_hex(16)},
         )
-        streams = Checkpoint.objects.using(using).exclude(key=whole)
-        streams.filter(key__startswith=_digest(subscription)).delete()
+        _streams(subscription, using).delete()
 
 
-def _row(subscription: str, position: int, aggregate_id: str) -> dict[str, object]:
+def _row(subscription: str, using: str, aggregate_id: str = "") -> QuerySet[Checkpoint]:
+    key = _key(subscription, aggregate_id)
+    return Checkpoint.objects.using(using).filter(key=key)
+
+
+def _streams(subscription: str, using: str) -> QuerySet[Checkpoint]:
+    found = Checkpoint.objects.using(using).exclude(key=_key(subscription, ""))
+    return found.filter(key__startswith=_digest(subscription))
+
+
+def _fields(
+    subscription: str, position: int, aggregate_id: str
+) -> dict[str, str | int | object]:
     return {
         "subscription": subscription[:NAME_LENGTH],
-        "aggregate_id": aggregate_id[:NAME_LENGTH],
+        "aggregate_id": aggregate_id,
         "position": position,
         "updated": timezone.now(),
     }

@@ -7,18 +7,20 @@ from django.db import models
 
 class Checkpoint(models.Model):
     """
-    How far a subscription came, or one stream of it that goes its own way.
+    How far a subscription came, or one parked stream of it.
 
     A row is found by its key alone, which is made of digests: in some databases two
     names that differ in case or in a space at the end are equal, and two names of
-    255 characters are too long for an index. The names beside it are for people.
+    255 characters are too long for an index. The name beside it is for people.
     """
 
     key = models.CharField(max_length=128, primary_key=True)
     subscription = models.CharField(max_length=255)
-    # Empty for all streams that do not go their own way.
-    aggregate_id = models.CharField(max_length=255, blank=True)
+    # Empty in the row of the subscription, which counts for all streams without one.
+    aggregate_id = models.TextField(blank=True)
     position = models.BigIntegerField()
+    # The token of the process that may move it, in the row of the subscription.
+    claim = models.CharField(max_length=32, blank=True)
     updated = models.DateTimeField()
 
     class Meta:
