@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import sha256
 from secrets import token_hex
+from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -47,16 +48,27 @@ def claim(
         token: what the claim says to ``hold()``.
         using: the alias of the database.
     """
-    with transaction.atomic(using=using):
-        _, is_new = Checkpoint.objects.using(using).get_or_create(
-            key=_key(subscription, ""), defaults=_fields(subscription, position, "")
-        )
-        if is_new:
-            for aggregate_id, waits in parked.items():
-                part(subscription, aggregate_id, waits - 1, using)
-        _row(subscription, using).update(claim=token, updated=timezone.now())
+    try:
+        _claim(subscription, position, parked, token, using)
+    except IntegrityError:  # another process has made the row meanwhile
+        _claim(subscription, position, parked, token, using)
     # After the commit: inside, a database may show the row as it was at the start.
     return read(subscription, using) or 0
+
+
+def _claim(
+    subscription: str, position: int, parked: Mapping[str, int], token: str, using: str
+) -> None:
+    with transaction.atomic(using=using):
+        # A write comes first: SQLite refuses to lock what was read before.
+        found = _row(subscription, using)
+        if found.update(claim=token, updated=timezone.now()):
+            return
+        fields = _fields(subscription, position, "")
+        key = _key(subscription, "")
+        Checkpoint.objects.using(using).create(key=key, claim=token, **fields)
+        for aggregate_id, waits in parked.items():
+            part(subscription, aggregate_id, waits - 1, using)
 
 
 def hold(
@@ -141,9 +153,7 @@ def _streams(subscription: str, using: str) -> QuerySet[Checkpoint]:
     return found.filter(key__startswith=_digest(subscription))
 
 
-def _fields(
-    subscription: str, position: int, aggregate_id: str
-) -> dict[str, str | int | object]:
+def _fields(subscription: str, position: int, aggregate_id: str) -> dict[str, Any]:
     return {
         "subscription": subscription[:NAME_LENGTH],
         "aggregate_id": aggregate_id,
