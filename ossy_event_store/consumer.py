@@ -517,7 +517,8 @@ class Consumer:
         pause = WRITE
         if idle:  # if all that there was are events of others, it can wait longer
             pause = min(SETTLE, WRITE) if count else LOOK
-        if self._seen == self._position or not (now or since > pause):
+        is_written = self._seen == self._position and not count
+        if is_written or not (now or since > pause):
             return
         await effect.settle(self._seen)
         with in_time():
