@@ -35,20 +35,15 @@ class Lost(Exception):
     """Another process has taken the subscription over, or somebody has reset it."""
 
 
-async def begin(
-    store: Store, name: str, start: Start, kind: str, **more: Any
-) -> Document:
-    """Return the document of a subscription, made if it is not there."""
+async def find(store: Store, name: str) -> Document | None:
+    """Return the document of a subscription, None if it has never run."""
     with in_time():
-        found = await store.subscriptions.find_one({"_id": {"$eq": name}})
-    if found is not None:
-        return found
-    position = start
-    if position == "beginning":
-        position = 0
-    elif position == "now":
-        position = await head_position(store)
-    new = {
+        return await store.subscriptions.find_one({"_id": {"$eq": name}})
+
+
+def new_document(position: int, kind: str, **more: Any) -> Document:
+    """Return the document of a subscription that has done nothing yet."""
+    return {
         "kind": kind,
         "position": position,
         "fence": 0,
@@ -60,14 +55,26 @@ async def begin(
         "lastError": None,
         **more,
     }
+
+
+async def begin(
+    store: Store, name: str, start: Start, kind: str, **more: Any
+) -> Document:
+    """Return the document of a subscription, made if it is not there."""
+    if (found := await find(store, name)) is not None:
+        return found
+    if start == "beginning":
+        start = 0
+    elif start == "now":
+        start = await head_position(store)
+    new = new_document(start, kind, **more)
     with in_time(), contextlib.suppress(DuplicateKeyError):
         await store.subscriptions.update_one(
             {"_id": name},
             {"$setOnInsert": new, "$currentDate": {"created": True, "updated": True}},
             upsert=True,
         )
-    with in_time():
-        return await store.subscriptions.find_one({"_id": {"$eq": name}}) or {}
+    return await find(store, name) or {}
 
 
 async def claim(store: Store, name: str, owner: str, session_id: Any) -> Document:

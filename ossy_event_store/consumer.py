@@ -172,10 +172,13 @@ class Consumer:
     async def _once(self, store: Store) -> bool:
         """Claim the subscription and work; False if there is nothing to do here."""
         declared, lease = self.declared, lease_of(self.name)
-        stands = await checkpoints.begin(
-            store, self.name, declared.start, declared.kind, **declared.more
-        )
-        if stands.get("stopped"):
+        if declared.begins:
+            stands = await checkpoints.begin(
+                store, self.name, declared.start, declared.kind, **declared.more
+            )
+        else:
+            stands = await checkpoints.find(store, self.name) or {}
+        if not stands or stands.get("stopped"):
             return False
         with in_time():
             if not await leases.acquire(store, lease, self.owner, LEASE):

@@ -7,14 +7,18 @@ it was when it is broken off, and it can be watched.
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from pymongo.errors import PyMongoError
+
 from . import checkpoints, mongo
-from .exceptions import EventStoreError
+from .exceptions import EventStoreError, StoreUnavailable
 from .faces import Document, drive
 from .mongo import Store, in_time
 from .projecting import Writer, collection_name, revision
@@ -122,13 +126,13 @@ class Rebuild:
             aggregate_types=declared.aggregate_types,
             kind=BUILD,
             effect=partial(Writer, generation=number),
-            more=more,
+            # Once it has come into use, nobody builds on it.
+            begins=False,
         )
         begun = drive(_document(store, build.name))
         if begun.get("revision") != more["revision"]:
             # It is a new one, or the class has changed since it was begun.
-            drive(_forget_build(store, self._cls, number, build.name))
-            drive(checkpoints.begin(store, build.name, "beginning", BUILD, **more))
+            drive(_begin_build(store, self._cls, build.name, more))
         return build
 
     def _catch_up(self, declared: Subscription) -> bool:
@@ -143,12 +147,19 @@ class Rebuild:
         def until() -> bool:
             nonlocal done
             done = reached()
+            if not done and not drive(self._exists(declared)):
+                raise BuiltMeanwhile(self._cls.name)
             if self._progress is not None:
                 self._progress(reached.position, reached.target)
             return done
 
         runner.run(until)
         return done
+
+    async def _exists(self, declared: Subscription) -> bool:
+        with suppress(PyMongoError, StoreUnavailable):
+            return await checkpoints.find(mongo.blocking(), declared.name) is not None
+        return True  # as far as anybody knows
 
 
 def drop_old(cls: type[Projection]) -> list[str]:
@@ -223,7 +234,7 @@ async def _switch(store: Store, cls: type[Projection], number: int, build: str) 
                 built = await store.subscriptions.find_one(
                     {"_id": {"$eq": build}}, session=session
                 )
-                if not built:
+                if not built or built["revision"] != revision(cls):
                     raise BuiltMeanwhile(name)
                 position = built["position"]
                 await _use(store, cls, number, _taken(built), session)
@@ -252,17 +263,41 @@ def _taken(built: Document) -> Document:
     return {field: built.get(field) for field in fields}
 
 
-async def _forget_build(
-    store: Store, cls: type[Projection], number: int, build: str
+async def _begin_build(
+    store: Store, cls: type[Projection], build: str, more: Document
 ) -> None:
-    await _empty(store, cls, number)
-    with in_time():
-        await store.parked.delete_many({"subscription": {"$eq": build}})
-        await store.subscriptions.delete_one({"_id": {"$eq": build}})
+    """
+    Begin a build beside the generation in use, without what an earlier one has left.
 
-
-async def _empty(store: Store, cls: type[Projection], number: int) -> None:
+    Raises:
+        BuiltMeanwhile: another one came into use, perhaps with these documents.
+    """
+    number = more["generation"]
     documents = mongo.documents(store, collection_name(cls.name, number))
-    with in_time():
-        await documents.delete_many({})
+    new = checkpoints.new_document(0, BUILD, **more)
+    now = {"created": dt.datetime.now(dt.UTC), "updated": dt.datetime.now(dt.UTC)}
+
+    async with store.client.session() as session:
+
+        async def work() -> None:
+            with in_time():
+                # Of this and a switch at the same time, one comes first.
+                there = await store.subscriptions.update_one(
+                    {"_id": {"$eq": cls.name}, "generation": number - 1},
+                    {"$currentDate": {"updated": True}},
+                    session=session,
+                )
+                if not there:
+                    raise BuiltMeanwhile(cls.name)
+                await documents.delete_many({}, session=session)
+                query = {"subscription": {"$eq": build}}
+                await store.parked.delete_many(query, session=session)
+                await store.subscriptions.delete_one(
+                    {"_id": {"$eq": build}}, session=session
+                )
+                await store.subscriptions.insert_one(
+                    {"_id": build, **new, **now}, session=session
+                )
+
+        await in_transaction(store, session, work)
     await make_indexes(documents, cls)

@@ -51,6 +51,8 @@ class Subscription:
     kind: str = field(default="subscription", repr=False)
     #: How events are handed on, for what is not a handler of the project's.
     effect: Any = field(default=None, repr=False)
+    #: Whether a process that runs it makes its document; else that has to exist.
+    begins: bool = field(default=True, repr=False)
     #: What else its document begins with.
     more: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
