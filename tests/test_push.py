@@ -18,6 +18,7 @@ from django.test import Client
 from ossy_event_store import (
     EventStore,
     Mongo,
+    applied,
     feeds,
     indexes,
     mongo,
@@ -805,19 +806,13 @@ def test_who_comes_back_from_after_a_late_event_is_told_what_it_missed(
     assert (message.name, message.id) == ("message", "4")
 
 
-def test_nobody_is_told_of_what_was_parked_between_two_reads_of_the_feed(
-    connect, lend, apply, park, monkeypatch
-):
-    apply(0)
-    source = connect("all/?projection=readers").begin()
-    lend("a", "BookLent")
-    until(lambda: EventStore.head_position() == 1)
-    lend("b", "BookLent")
-    until(lambda: EventStore.head_position() == 2)
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Let something happen once, after the next read of a feed."""
     due = []
 
-    def after(method):
-        original = getattr(feeds.ProjectionFeed, method)
+    def do_after(name):
+        original = getattr(applied, name)
 
         async def read(*arguments):
             found = await original(*arguments)
@@ -825,18 +820,58 @@ def test_nobody_is_told_of_what_was_parked_between_two_reads_of_the_feed(
                 due.pop()()
             return found
 
-        monkeypatch.setattr(feeds.ProjectionFeed, method, read)
+        monkeypatch.setattr(applied, name, read)
 
-    def parks():
-        park("a", 1)
-        apply(2)
+    do_after("read_checkpoint")
+    do_after("read_parked")
+    return due.append
 
-    after("_read_checkpoint")
-    after("_read_parked")
-    due.append(parks)
-    assert source.message().data["aggregateId"] == "b"
+
+def test_nobody_is_told_of_what_was_parked_between_two_reads_of_the_feed(
+    connect, lend_to, apply, park, meanwhile
+):
+    apply(0)
+    source = connect("all/?projection=readers").begin()
+    for stream in "ab":
+        lend_to("ann", stream)
+    meanwhile(lambda: (park("a", 1), apply(2)))
+    assert positions_of(source.take(1)) == [2]
     park("a", None)
-    assert source.message().data["aggregateId"] == "a"
+    assert positions_of(source.take(1)) == [1]
+
+
+def test_who_comes_first_is_told_of_what_was_applied_late_while_the_feed_began(
+    connect, lend_to, apply, park, meanwhile
+):
+    for stream in "ab":
+        lend_to("ann", stream)
+    park("a", 1)
+    apply(2)
+    meanwhile(lambda: (park("a", None), apply(2, lateAt=2)))
+    assert connect("all/?projection=readers", last=2).message().name == "reset"
+
+
+def test_who_comes_back_is_told_of_what_was_applied_late_while_the_feed_looked(
+    connect, lend_to, apply, park, meanwhile, monkeypatch
+):
+    monkeypatch.setattr(feeds, "LOOK", 60)
+    for stream in "abcd":
+        lend_to("ann", stream)
+    park("a", 1)
+    apply(2)
+    source = connect("all/?projection=readers").begin()
+
+    def moves():
+        apply(3)
+        meanwhile(retries)  # after the read that sees it
+
+    def retries():
+        park("a", None)
+        apply(3, lateAt=3)
+
+    meanwhile(moves)
+    assert positions_of(source.take(2)) == [1, 3]
+    assert connect("all/?projection=readers", last=3).message().name == "reset"
 
 
 async def until_late(feed):
@@ -915,7 +950,7 @@ def test_a_listener_that_catches_up_is_told_that_it_lost_a_late_event(
 def test_more_late_events_than_are_told_one_by_one_are_told_as_a_loss(
     connect, lend, apply, park, monkeypatch
 ):
-    monkeypatch.setattr(feeds, "LATE", 1)
+    monkeypatch.setattr(applied, "LATE", 1)
     apply(0)
     source = connect("all/?projection=readers").begin()
     lend("a", "BookLent", "BookLent", "BookLent")
@@ -931,7 +966,7 @@ def test_more_late_events_than_are_told_one_by_one_are_told_as_a_loss(
 def test_a_feed_of_many_parked_streams_tells_late_events_as_a_loss(
     connect, lend_to, apply, park, monkeypatch
 ):
-    monkeypatch.setattr(feeds, "PARKED", 1)
+    monkeypatch.setattr(applied, "PARKED", 1)
     apply(0)
     source = connect("all/?projection=readers").begin()
     for stream in "abc":
