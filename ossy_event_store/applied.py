@@ -112,7 +112,7 @@ def may_be_late(old: Checkpoint, new: Checkpoint) -> bool:
     A second late event at the same checkpoint changes nothing here. So one is assumed
     when the checkpoint moves on from there.
     """
-    return new.late_at > old.late_at or old.late_at >= old.position < new.position
+    return new.late_at > old.late_at or old.late_at == old.position < new.position
 
 
 async def applied_late(

@@ -497,7 +497,7 @@ class ProjectionFeed(Feed):
         self._looked, name = monotonic(), self.projection.name
         position = (await applied.read_checkpoint(store, session, name)).position
         self._parked = await applied.read_parked(store, session, name)
-        # Again, after them: a listener is told by it of all that is late by then.
+        # Again: listeners that connect need all that was late when those were read.
         self._checkpoint = await applied.read_checkpoint(store, session, name)
         self.late_at = self._checkpoint.late_at
         return position
@@ -523,9 +523,7 @@ class ProjectionFeed(Feed):
         looked, name = monotonic(), self.projection.name
         parked = await applied.read_parked(store, session, name)
         if parked != self._parked:
-            # As in _reached(). The position stays that from before.
-            again = await applied.read_checkpoint(store, session, name)
-            now = now._replace(late_at=again.late_at)
+            now = await applied.read_checkpoint(store, session, name)  # as at first
         late = await self._late(store, session, parked, after, now)
         # Nothing is awaited from here on: after a failure, all of it is done again.
         self._looked, self._parked, self._checkpoint = looked, parked, now

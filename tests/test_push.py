@@ -4,6 +4,7 @@ import asyncio
 import random
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -806,6 +807,25 @@ def test_who_comes_back_from_after_a_late_event_is_told_what_it_missed(
     assert (message.name, message.id) == ("message", "4")
 
 
+def test_a_stream_that_a_rebuild_released_is_told_once_that_has_come_so_far(
+    connect, lend_to, apply, park
+):
+    apply(0)
+    source = connect("all/?projection=readers").begin()
+    for stream in "ab":
+        lend_to("ann", stream)
+    park("a", 1)
+    apply(2)
+    assert positions_of(source.take(1)) == [2]
+    apply(0)
+    park("a", None)
+    (listener,) = listeners()
+    time.sleep(5 * feeds.LOOK)
+    assert listener._feed.late_count == 0
+    apply(2)
+    assert positions_of(source.take(1)) == [1]
+
+
 @pytest.fixture
 def meanwhile(monkeypatch):
     """Let something happen once, after the next read of a feed."""
@@ -903,6 +923,28 @@ def test_a_listener_that_lost_its_queue_is_told_that_it_lost_a_late_event(
 
     park("a", 1)
     apply(0)
+    asyncio.run(slow())
+
+
+def test_a_listener_that_took_a_late_event_and_then_lost_its_queue_reads_on(
+    positions, lend, apply, park, monkeypatch
+):
+    monkeypatch.setattr(feeds, "QUEUE", 2)
+
+    async def slow():
+        async with listening(EventFilter(projection="readers"), None) as listener:
+            await joined(listener)
+            park("a", None)
+            (notice,) = await listener.take(60)
+            assert notice.is_late
+            apply(4)
+            await asyncio.to_thread(until, lambda: not listener._is_joined)
+            assert await taken(listener, 3) == [2, 3, 4]
+
+    lend("a", "BookLent", "BookLent", "BookLent", "BookLent")
+    until(lambda: EventStore.head_position() == 4)
+    park("a", 1)
+    apply(1)
     asyncio.run(slow())
 
 
