@@ -7,6 +7,10 @@ concerns. A listener that comes back reads what it missed by itself, and then jo
 Positions have no gaps, so a number says all that a listener knows: nothing is handed
 to it twice and nothing is left out.
 
+One thing has no position of its own: an event of a parked stream that a retry applies
+to a projection, when the checkpoint has long passed it. The feed of that projection
+announces it late, under the position that it has reached itself.
+
 What a listener costs is bounded. One that does not take what it is given loses its
 queue, and reads on by itself from where it was.
 """
@@ -27,7 +31,8 @@ from weakref import WeakKeyDictionary
 
 from pymongo.errors import PyMongoError
 
-from . import mongo, positions, projections
+from . import applied, mongo, positions, projections
+from .applied import NEVER, Checkpoint, ParkedStreams
 from .exceptions import PositionsBroken, StoreUnavailable
 from .faces import Document
 from .faults import short_reason
@@ -108,13 +113,24 @@ def _text(event: Mapping[str, Any], name: str) -> str | None:
 
 
 class Notice:
-    """An event at its position; without an event, that something was lost before it."""
+    """
+    A notification. ``event`` is None if earlier ones were lost.
 
-    __slots__ = ("event", "position", "texts")
+    Args:
+        position: up to where who takes it knows everything: that of the event, or of
+            the feed if it is late.
+        event: the event.
+        is_late: it is for listeners that are after that position already as well.
+    """
 
-    def __init__(self, position: int, event: Document | None) -> None:
+    __slots__ = ("event", "is_late", "position", "texts")
+
+    def __init__(
+        self, position: int, event: Document | None, *, is_late: bool = False
+    ) -> None:
         self.position = position
         self.event = event
+        self.is_late = is_late
         #: For whoever writes it out: what was written once serves all listeners.
         self.texts: dict[Hashable, bytes] = {}
 
@@ -154,6 +170,7 @@ class Listener:
         self._news = asyncio.Event()
         self._is_joined = False
         self._is_checked = after is None
+        self._late_count = 0  # that of the feed, when the queue was emptied last
 
     async def take(self, seconds: float) -> list[Notice]:
         """
@@ -171,9 +188,16 @@ class Listener:
             return missed
         if not self._is_joined:
             return []
-        found = [one for one in self._waiting if one.position > (self.position or 0)]
+        here = self.position or 0
+        found = [
+            # An id never goes back: a feed may have reached less than its listener.
+            Notice(here, one.event) if one.position < here else one
+            for one in self._waiting
+            if one.is_late or one.position > here
+        ]
         self._waiting.clear()
-        self.position = max(self.position or 0, self._feed.position or 0)
+        self.position = max(here, self._feed.position or 0)
+        self._late_count = self._feed.late_count
         return found
 
     async def _catch_up(self) -> list[Notice]:
@@ -181,16 +205,13 @@ class Listener:
         feed = self._feed
         while (upto := feed.position) is not None and not self.is_ended:
             if self.position is None:
-                self.position = upto
+                self.position, self._late_count = upto, feed.late_count
             elif not self._is_checked:
-                is_beyond = self.position > upto and await feed.is_beyond(self.position)
-                _heed_cancellation()
-                if is_beyond:
-                    self._is_checked = True
-                    self.position = feed.position
-                    return [Notice(self.position or 0, None)]
-                self._is_checked = True
+                if lost := await self._check(self.position):
+                    return lost
                 continue
+            if self._late_count != feed.late_count:
+                return self._reset(max(self.position, upto))
             if self.position >= upto:
                 # Nothing was awaited since ``upto`` was read: no event slips through.
                 feed.join(self)
@@ -201,6 +222,28 @@ class Listener:
             if found:
                 return found
         return []
+
+    async def _check(self, position: int) -> list[Notice]:
+        """Return a reset, if there is more to know than what comes after a position."""
+        feed = self._feed
+        is_beyond = position > (feed.position or 0) and await feed.is_beyond(position)
+        _heed_cancellation()
+        self._is_checked = True
+        upto = feed.position or 0
+        if is_beyond:
+            return self._reset(upto)
+        # At an equal position, a listener may have left before the late event or after
+        # it. While nothing new arrives, that can repeat a reset at each connection: a
+        # page that is fetched once too often is harmless, one that lacks an event not.
+        if position <= feed.late_at:
+            return self._reset(max(position, upto))
+        self._late_count = feed.late_count
+        return []
+
+    def _reset(self, position: int) -> list[Notice]:
+        """Continue after a position; whatever was missed before it is lost."""
+        self.position, self._late_count = position, self._feed.late_count
+        return [Notice(position, None)]
 
     # --- for the feed
 
@@ -233,6 +276,10 @@ class Feed:
     def __init__(self) -> None:
         #: What is wanted up to here was handed on; None until the store has answered.
         self.position: int | None = None
+        #: How often something was announced late: those who were not there missed it.
+        self.late_count = 0
+        #: The checkpoint of a projection when it last applied an event late.
+        self.late_at = NEVER
         self._members: set[Listener] = set()
         self._index: dict[Hashable, set[Listener]] = {}
         self._turns = asyncio.Semaphore(READERS)
@@ -358,13 +405,12 @@ class Feed:
             events.update((event["position"], event) for event in found)
         for _, event in sorted(events.items()):
             if event is not None:
-                self._offer(event, self._concerned(event))
+                self._offer(Notice(event["position"], event), self._concerned(event))
         if entries:
             self.position = entries[-1]["_id"]
         return bool(entries)
 
-    def _offer(self, event: Document, concerned: Iterable[Listener]) -> None:
-        notice = Notice(event["position"], event)
+    def _offer(self, notice: Notice, concerned: Iterable[Listener]) -> None:
         for listener in concerned:
             listener.offer(notice)
 
@@ -443,19 +489,79 @@ class ProjectionFeed(Feed):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.projection = projections.registered()[name]
+        self._checkpoint = Checkpoint(0, NEVER)
+        self._parked: ParkedStreams = {}
+        self._looked = 0.0
 
     async def _reached(self, store: Store, session: Any) -> int:
-        return await applied_position(store, self.projection.name, session)
+        self._looked, name = monotonic(), self.projection.name
+        position = (await applied.read_checkpoint(store, session, name)).position
+        self._parked = await applied.read_parked(store, session, name)
+        # Again: listeners that connect need all that was late when those were read.
+        self._checkpoint = await applied.read_checkpoint(store, session, name)
+        self.late_at = self._checkpoint.late_at
+        return position
 
     async def _hand_on(self, store: Store, session: Any, after: int) -> bool:
-        applied = await self._reached(store, session)
-        if applied <= after:
+        now = await applied.read_checkpoint(store, session, self.projection.name)
+        if now.position < after:
+            return False  # it is being rebuilt
+        if now.position > after or monotonic() - self._looked >= LOOK:
+            await self._look(store, session, after, now)
+        if now.position == after:
             return False
-        upto = min(applied, after + PAGE)
+        upto = min(now.position, after + PAGE)
         for event, key in await self._applied(store, session, after, upto):
-            self._offer(event, self._found_at([EVERYTHING, ("key", key)], event))
+            self._offer(Notice(event["position"], event), self._of_key(key, event))
         self.position = upto
         return True
+
+    async def _look(
+        self, store: Store, session: Any, after: int, now: Checkpoint
+    ) -> None:
+        """Announce what was applied late up to the feed's position."""
+        looked, name = monotonic(), self.projection.name
+        parked = await applied.read_parked(store, session, name)
+        if parked != self._parked:
+            now = await applied.read_checkpoint(store, session, name)  # as at first
+        late = await self._late(store, session, parked, after, now)
+        # Nothing is awaited from here on: after a failure, all of it is done again.
+        self._looked, self._parked, self._checkpoint = looked, parked, now
+        self.late_at = now.late_at
+        if late is None:
+            self.late_count += 1
+            everybody = set[Listener]().union(*self._index.values())
+            self._offer(Notice(after, None, is_late=True), everybody)
+        elif late:
+            self.late_count += 1
+            for event, key in late:
+                notice = Notice(after, event, is_late=True)
+                self._offer(notice, self._of_key(key, event))
+
+    async def _late(
+        self,
+        store: Store,
+        session: Any,
+        parked: ParkedStreams,
+        upto: int,
+        now: Checkpoint,
+    ) -> list[tuple[Document, str]] | None:
+        """Return what was applied late since the last look; None if that is unknown."""
+        old = self._parked
+        if parked is None or old is None:
+            return None if applied.may_be_late(self._checkpoint, now) else []
+        query = self._wanted()
+        found = await applied.applied_late(store, session, query, old, parked, upto)
+        if not found:
+            return None if found is None else []
+        events = await _events(store, {"_id": {"$in": found}}, len(found), session)
+        return await self._keyed(store, session, events)
+
+    def _of_key(self, key: str, event: Document) -> list[Listener]:
+        return self._found_at([EVERYTHING, ("key", key)], event)
+
+    def _wanted(self) -> Document:
+        return positions.wanted(self.projection.types, self.projection.sources)
 
     async def missed(
         self, wanted: EventFilter, after: int, upto: int
@@ -481,11 +587,31 @@ class ProjectionFeed(Feed):
         self, store: Store, session: Any, after: int, upto: int
     ) -> list[tuple[Document, str]]:
         """Return the events between two positions that have a key, each with it."""
-        query = positions.wanted(self.projection.types, self.projection.sources)
-        query["_id"] = {"$gt": after, "$lte": upto}
+        query = {**self._wanted(), "_id": {"$gt": after, "$lte": upto}}
         events = await _events(store, query, PAGE, session)
+        parked = self._parked
+        if parked is None:
+            streams = (event["aggregateId"] for event in events)
+            name = self.projection.name
+            parked = await applied.parked_among(store, session, name, streams)
+        done = [event for event in events if applied.is_applied(event, parked)]
+        return await self._keyed(store, session, done)
+
+    async def _keyed(
+        self, store: Store, session: Any, events: Iterable[Document]
+    ) -> list[tuple[Document, str]]:
+        """Return the events that have a key, each with it; none that was skipped."""
         keyed = [(event, self._key(event)) for event in events]
-        return [(event, key) for event, key in keyed if key is not None]
+        found = [(event, key) for event, key in keyed if key is not None]
+        if not found:
+            return []
+        places = [event["position"] for event, _ in found]
+        skipped = await applied.skipped_among(
+            store, session, self.projection.name, places
+        )
+        return [
+            (event, key) for event, key in found if event["position"] not in skipped
+        ]
 
     def _key(self, event: Document) -> str | None:
         try:
@@ -500,15 +626,6 @@ class ProjectionFeed(Feed):
             )
             return None
         return None if key is None else str(key)
-
-
-async def applied_position(store: Store, name: str, session: Any) -> int:
-    """Return the position up to which a projection has applied the events."""
-    with in_time():
-        found = await store.subscriptions.find_one(
-            {"_id": {"$eq": name}}, projection={"position": 1}, session=session
-        )
-    return int(found["position"]) if found else 0
 
 
 # --- reading ----------------------------------------------------------------

@@ -4,6 +4,7 @@ import asyncio
 import random
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -18,9 +19,11 @@ from django.test import Client
 from ossy_event_store import (
     EventStore,
     Mongo,
+    applied,
     feeds,
     indexes,
     mongo,
+    operating,
     projections,
     sequence,
     sources,
@@ -29,12 +32,14 @@ from ossy_event_store.faces import drive
 from ossy_event_store.feeds import EventFilter, listening
 from ossy_event_store.follow import follower
 from ossy_event_store.leases import new_owner
-from ossy_event_store.projections import Projection
+from ossy_event_store.projections import Projection, register_projection
 from ossy_event_store.push import EventSourceView
 from tests import servers
 from tests.event_source import Source
 from tests.servers import until
 from tests.test_startup import ON_URL, here, serving
+from tests.test_subscriptions import parked, reached
+from tests.test_subscriptions import running as running_subscriptions
 
 pytestmark = ON_URL
 
@@ -540,9 +545,9 @@ def apply(store, monkeypatch):
     """Say how far the projection has applied the events."""
     monkeypatch.setitem(projections._registered, "readers", Readers)
 
-    def apply(position):
+    def apply(position, **more):
         mongo.raw(store.subscriptions).update_one(
-            {"_id": "readers"}, {"$set": {"position": position}}, upsert=True
+            {"_id": "readers"}, {"$set": {"position": position, **more}}, upsert=True
         )
 
     return apply
@@ -603,6 +608,439 @@ def test_an_event_that_the_projection_has_no_key_for_is_passed_over(
     apply(2)
     assert source.message().id == "2"
     assert "Projection readers has no key for position 1" in caplog.text
+
+
+# --- projections with parked streams ---------------------------------------
+
+
+class Titles(Projection):
+    """Books by who has them, of which some cannot be applied."""
+
+    name = "titles"
+    initial_state = {"positions": []}
+    broken = set()
+
+    @staticmethod
+    def key(event):
+        return event["payload"]["to"]
+
+    @classmethod
+    def apply(cls, event, state):
+        if event["aggregateId"] in cls.broken:
+            raise ValueError("broken")
+        return {"positions": [*state["positions"], event["position"]]}
+
+
+@pytest.fixture
+def titles(store, quick, monkeypatch):
+    """Run a projection that cannot apply what the stream ``a`` has."""
+    monkeypatch.setattr(feeds, "LOOK", 0.1)
+    monkeypatch.setattr(projections, "_registered", {})
+    monkeypatch.setattr(projections, "FRESH", 0.0)
+    monkeypatch.setattr(Titles, "broken", {"a"})
+    mongo.raw(store.events).database["projection_titles"].drop()
+    register_projection(Titles)
+    with running_subscriptions("titles"):
+        yield Titles
+
+
+@pytest.fixture
+def lend_to(store):
+    """Lend a book, and wait until that has a position, and a projection is there."""
+
+    def lend_to(reader, aggregate_id, projection=None):
+        payload = {"to": reader}
+        event = {**BOOK, "aggregateId": aggregate_id, "payload": payload}
+        position = EventStore.head_position() + 1
+        EventStore.append_event(event)
+        until(lambda: EventStore.head_position() == position)
+        if projection:
+            reached(store, projection, position)
+
+    return lend_to
+
+
+@pytest.fixture
+def park(store, monkeypatch):
+    """Say from which position on a stream is parked; from None on it is not."""
+    monkeypatch.setattr(feeds, "LOOK", 0.1)
+    collection = mongo.raw(store.parked)
+
+    def park(aggregate_id, position, version=1):
+        own = {"subscription": "readers", "aggregateId": aggregate_id}
+        collection.delete_one({"_id": own})
+        if position is not None:
+            place = {"position": position, "aggregateVersion": version}
+            collection.insert_one({"_id": own, **own, **place})
+
+    return park
+
+
+def positions_of(messages):
+    return [message.data["position"] for message in messages]
+
+
+def ids_of(messages):
+    return [int(message.id) for message in messages]
+
+
+def test_an_event_of_a_parked_stream_is_told_once_a_retry_has_applied_it(
+    connect, lend_to, titles
+):
+    source = connect("all/?projection=titles").begin()
+    for stream in "abab":  # the third arrives while its stream is parked
+        lend_to("ann", stream, "titles")
+    assert positions_of(source.take(2)) == [2, 4]
+    titles.broken.clear()
+    assert operating.retry("titles", "a") == 1
+    for position in (1, 3):
+        message = source.message()
+        assert message.data["position"] == position
+        assert message.id == "4"
+        assert position in titles.get("ann")["positions"]
+    lend_to("ann", "a")
+    (message,) = source.take(1)
+    assert (message.data["position"], message.id) == (5, "5")
+
+
+def test_a_skipped_event_is_never_told(connect, lend_to, titles, store):
+    source = connect("all/?projection=titles").begin()
+    for stream in "abab":
+        lend_to("ann", stream, "titles")
+    assert positions_of(source.take(2)) == [2, 4]
+    titles.broken.clear()
+    assert operating.skip("titles", "a", "a test order")
+    assert positions_of(source.take(1)) == [3]
+    lend_to("ann", "c")
+    assert positions_of(source.take(1)) == [5]
+
+
+def test_who_comes_back_is_told_of_no_skipped_event(connect, lend_to, titles, store):
+    for stream in "ab":
+        lend_to("ann", stream, "titles")
+    until(lambda: parked(store))
+    source = connect("all/?projection=titles", last=0)
+    assert positions_of(source.take(1)) == [2]
+    source.close()
+    until(lambda: not listeners())
+    operating.skip("titles", "a", "a test order")
+    until(lambda: not parked(store))
+    assert positions_of(connect("all/?projection=titles", last=0).take(1)) == [2]
+
+
+def test_a_late_event_is_told_to_those_who_listen_for_its_key(connect, lend_to, titles):
+    bob = connect("all/?projection=titles&key=bob").begin()
+    typed = connect("all/?projection=titles&type=BookRead").begin()
+    for reader, stream in [("ann", "a"), ("bob", "a"), ("bob", "b")]:
+        lend_to(reader, stream, "titles")
+    assert positions_of(bob.take(1)) == [3]
+    titles.broken.clear()
+    operating.retry("titles")
+    assert positions_of(bob.take(1)) == [2]
+    EventStore.append_event({**BOOK, "type": "BookRead", "payload": {"to": "bob"}})
+    assert positions_of(typed.take(1)) == positions_of(bob.take(1)) == [4]
+
+
+def test_events_are_told_late_as_far_as_a_retry_has_applied_them(
+    connect, lend, lend_to, apply, park
+):
+    apply(0)
+    source = connect("all/?projection=readers").begin()
+    lend("a", "BookLent", "BookRead", "BookLent", "BookRead")
+    until(lambda: EventStore.head_position() == 4)
+    park("a", 2, 2)
+    apply(4)
+    assert positions_of(source.take(1)) == [1]
+    park("a", 4, 4)
+    late = source.take(2)
+    assert positions_of(late) == [2, 3]
+    assert ids_of(late) == [4, 4]
+    for stream in "bab":
+        lend_to("ann", stream)
+    apply(5)
+    assert positions_of(source.take(1)) == [5]
+    park("a", None)
+    apply(6)
+    assert positions_of(source.take(2)) == [4, 6]
+    apply(7)
+    assert positions_of(source.take(1)) == [7]
+
+
+def test_a_late_event_that_has_no_key_is_told_to_nobody(connect, lend, apply, park):
+    apply(0)
+    source = connect("all/?projection=readers").begin()
+    EventStore.append_event({**BOOK, "payload": {}})
+    lend("a", "BookLent")
+    until(lambda: EventStore.head_position() == 2)
+    park("a", 1)
+    apply(2)
+    park("a", None)
+    assert positions_of(source.take(1)) == [2]
+
+
+def test_an_id_does_not_go_back_for_a_listener_that_is_ahead_of_the_projection(
+    connect, lend, apply, park
+):
+    lend("a", "BookLent", "BookLent", "BookLent")
+    until(lambda: EventStore.head_position() == 3)
+    park("a", 1)
+    apply(1)
+    source = connect("all/?projection=readers", last=3).begin()
+    park("a", 2, 2)
+    message = source.message()
+    assert (message.data["position"], message.id) == (1, "3")
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_who_comes_back_from_before_a_late_event_is_told_that_it_lost_something(
+    connect, lend, apply, last
+):
+    lend("a", "BookLent", "BookLent", "BookLent", "BookLent")
+    until(lambda: EventStore.head_position() == 4)
+    apply(3, lateAt=2)
+    source = connect("all/?projection=readers", last=last)
+    message = source.message()
+    assert (message.name, message.id, message.data) == ("reset", "3", {"position": 3})
+    apply(4)
+    message = source.message()
+    assert (message.name, message.id) == ("message", "4")
+
+
+def test_who_comes_back_from_after_a_late_event_is_told_what_it_missed(
+    connect, lend, apply
+):
+    lend("a", "BookLent", "BookLent", "BookLent", "BookLent")
+    until(lambda: EventStore.head_position() == 4)
+    apply(4, lateAt=2)
+    source = connect("all/?projection=readers", last=3)
+    message = source.message()
+    assert (message.name, message.id) == ("message", "4")
+
+
+def test_a_stream_that_a_rebuild_released_is_told_once_that_has_come_so_far(
+    connect, lend_to, apply, park
+):
+    apply(0)
+    source = connect("all/?projection=readers").begin()
+    for stream in "ab":
+        lend_to("ann", stream)
+    park("a", 1)
+    apply(2)
+    assert positions_of(source.take(1)) == [2]
+    apply(0)
+    park("a", None)
+    (listener,) = listeners()
+    time.sleep(5 * feeds.LOOK)
+    assert listener._feed.late_count == 0
+    apply(2)
+    assert positions_of(source.take(1)) == [1]
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Let something happen once, after the next read of a feed."""
+    due = []
+
+    def do_after(name):
+        original = getattr(applied, name)
+
+        async def read(*arguments):
+            found = await original(*arguments)
+            if due:
+                due.pop()()
+            return found
+
+        monkeypatch.setattr(applied, name, read)
+
+    do_after("read_checkpoint")
+    do_after("read_parked")
+    return due.append
+
+
+def test_nobody_is_told_of_what_was_parked_between_two_reads_of_the_feed(
+    connect, lend_to, apply, park, meanwhile
+):
+    apply(0)
+    source = connect("all/?projection=readers").begin()
+    for stream in "ab":
+        lend_to("ann", stream)
+    meanwhile(lambda: (park("a", 1), apply(2)))
+    assert positions_of(source.take(1)) == [2]
+    park("a", None)
+    assert positions_of(source.take(1)) == [1]
+
+
+def test_who_comes_first_is_told_of_what_was_applied_late_while_the_feed_began(
+    connect, lend_to, apply, park, meanwhile
+):
+    for stream in "ab":
+        lend_to("ann", stream)
+    park("a", 1)
+    apply(2)
+    meanwhile(lambda: (park("a", None), apply(2, lateAt=2)))
+    assert connect("all/?projection=readers", last=2).message().name == "reset"
+
+
+def test_who_comes_back_is_told_of_what_was_applied_late_while_the_feed_looked(
+    connect, lend_to, apply, park, meanwhile, monkeypatch
+):
+    monkeypatch.setattr(feeds, "LOOK", 60)
+    for stream in "abcd":
+        lend_to("ann", stream)
+    park("a", 1)
+    apply(2)
+    source = connect("all/?projection=readers").begin()
+
+    def moves():
+        apply(3)
+        meanwhile(retries)  # after the read that sees it
+
+    def retries():
+        park("a", None)
+        apply(3, lateAt=3)
+
+    meanwhile(moves)
+    assert positions_of(source.take(2)) == [1, 3]
+    assert connect("all/?projection=readers", last=3).message().name == "reset"
+
+
+async def until_late(feed):
+    await asyncio.to_thread(until, lambda: feed.late_count)
+
+
+def test_a_listener_that_lost_its_queue_is_told_that_it_lost_a_late_event(
+    positions, lend, apply, park, monkeypatch
+):
+    monkeypatch.setattr(feeds, "QUEUE", 2)
+    wanted = EventFilter(projection="readers")
+    lend("a", "BookLent", "BookLent")
+    until(lambda: EventStore.head_position() == 2)
+    lend("b", "BookLent")
+    until(lambda: EventStore.head_position() == 3)
+
+    async def slow():
+        async with listening(wanted, None) as listener:
+            await joined(listener)
+            apply(3)
+            await asyncio.to_thread(until, lambda: listener._feed.position == 3)
+            park("a", None)
+            await until_late(listener._feed)
+            assert not listener._is_joined
+            (notice,) = await listener.take(60)
+            assert (notice.position, notice.event) == (3, None)
+            await joined(listener)
+            assert listener.position == 3
+
+    park("a", 1)
+    apply(0)
+    asyncio.run(slow())
+
+
+def test_a_listener_that_took_a_late_event_and_then_lost_its_queue_reads_on(
+    positions, lend, apply, park, monkeypatch
+):
+    monkeypatch.setattr(feeds, "QUEUE", 2)
+
+    async def slow():
+        async with listening(EventFilter(projection="readers"), None) as listener:
+            await joined(listener)
+            park("a", None)
+            (notice,) = await listener.take(60)
+            assert notice.is_late
+            apply(4)
+            await asyncio.to_thread(until, lambda: not listener._is_joined)
+            found = await listener.take(60)
+            assert [notice.position for notice in found] == [2, 3, 4]
+            assert all(notice.event for notice in found)
+
+    lend("a", "BookLent", "BookLent", "BookLent", "BookLent")
+    until(lambda: EventStore.head_position() == 4)
+    park("a", 1)
+    apply(1)
+    asyncio.run(slow())
+
+
+def test_a_listener_that_catches_up_is_told_that_it_lost_a_late_event(
+    positions, lend, apply, park, monkeypatch
+):
+    wanted = EventFilter(projection="readers")
+
+    async def behind():
+        async with listening(wanted, None) as listener:
+            await joined(listener)
+            feed = listener._feed
+            original = feed.missed
+
+            async def missed(*arguments):
+                park("a", None)
+                found = await original(*arguments)
+                await until_late(feed)
+                return found
+
+            monkeypatch.setattr(feed, "missed", missed)
+            late = feeds.Listener(feed, wanted, 1)
+            feed.enter(late)
+            found = [notice async for notice in notices(late)]
+            assert [(n.position, n.event) for n in found][-1] == (3, None)
+            assert await taken(listener, 1) == [3]
+            feed.leave(late)
+
+    async def notices(listener):
+        while not listener._is_joined:
+            for notice in await listener.take(60):
+                yield notice
+
+    lend("b", "BookLent")
+    until(lambda: EventStore.head_position() == 1)
+    lend("a", "BookLent")
+    until(lambda: EventStore.head_position() == 2)
+    lend("b", "BookLent")
+    until(lambda: EventStore.head_position() == 3)
+    park("a", 2)
+    apply(3)
+    asyncio.run(behind())
+
+
+def test_more_late_events_than_are_told_one_by_one_are_told_as_a_loss(
+    connect, lend, apply, park, monkeypatch
+):
+    monkeypatch.setattr(applied, "LATE", 1)
+    apply(0)
+    source = connect("all/?projection=readers").begin()
+    lend("a", "BookLent", "BookLent", "BookLent")
+    until(lambda: EventStore.head_position() == 3)
+    park("a", 2, 2)
+    apply(3)
+    assert positions_of(source.take(1)) == [1]
+    park("a", None)
+    message = source.message()
+    assert (message.name, message.id) == ("reset", "3")
+
+
+def test_a_feed_of_many_parked_streams_tells_late_events_as_a_loss(
+    connect, lend_to, apply, park, monkeypatch
+):
+    monkeypatch.setattr(applied, "PARKED", 1)
+    apply(0)
+    source = connect("all/?projection=readers").begin()
+    for stream in "abc":
+        lend_to("ann", stream)
+    park("a", 1)
+    park("b", 2)
+    apply(3)
+    assert positions_of(source.take(1)) == [3]
+    park("b", None)
+    park("d", 7)
+    apply(3, lateAt=3)
+    message = source.message()
+    assert (message.name, message.id) == ("reset", "3")
+    park("a", None)  # at the same checkpoint: it is noticed when that moves on
+    park("e", 8)
+    lend_to("ann", "c")
+    apply(4, lateAt=3)
+    message = source.message()
+    assert (message.name, message.id) == ("reset", "3")
+    assert positions_of(source.take(1)) == [4]
 
 
 # --- MongoDB comes and goes -------------------------------------------------
