@@ -139,16 +139,19 @@ class Notice:
 
 
 @asynccontextmanager
-async def listening(wanted: EventFilter, after: int | None) -> AsyncIterator[Listener]:
+async def listening(
+    wanted: EventFilter, after: int | None, *, returns: bool = False
+) -> AsyncIterator[Listener]:
     """
     Listen while inside.
 
     Args:
         wanted: what to hear of.
-        after: the position behind which to begin; None begins with what comes now.
+        after: the position after which to start; None starts with what comes now.
+        returns: whether it listened before, up to that position.
     """
     feed = _feed_of(wanted.projection)
-    listener = Listener(feed, wanted, after)
+    listener = Listener(feed, wanted, after, returns=returns)
     feed.enter(listener)
     try:
         yield listener
@@ -159,7 +162,14 @@ async def listening(wanted: EventFilter, after: int | None) -> AsyncIterator[Lis
 class Listener:
     """One who listens; made by ``listening()``."""
 
-    def __init__(self, feed: Feed, wanted: EventFilter, after: int | None) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        wanted: EventFilter,
+        after: int | None,
+        *,
+        returns: bool = False,
+    ) -> None:
         self.wanted = wanted
         #: All that is wanted up to here was taken; None while that is not known.
         self.position = after
@@ -170,6 +180,7 @@ class Listener:
         self._news = asyncio.Event()
         self._is_joined = False
         self._is_checked = after is None
+        self._returns = returns
         self._late_count = 0  # that of the feed, when the queue was emptied last
 
     async def take(self, seconds: float) -> list[Notice]:
@@ -232,10 +243,10 @@ class Listener:
         upto = feed.position or 0
         if is_beyond:
             return self._reset(upto)
-        # At an equal position, a listener may have left before the late event or after
-        # it. While nothing new arrives, that can repeat a reset at each connection: a
-        # page that is fetched once too often is harmless, one that lacks an event not.
-        if position <= feed.late_at:
+        # At an equal position, one that returns may have left before the late event or
+        # after it: a page that is fetched once too often is harmless, one that lacks an
+        # event is not. A page that was just loaded has it, and would load for ever.
+        if position < feed.late_at or (self._returns and position == feed.late_at):
             return self._reset(max(position, upto))
         self._late_count = feed.late_count
         return []

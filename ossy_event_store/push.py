@@ -147,13 +147,13 @@ class EventSourceView(View):
             return _refusal(501, "Server-sent events need Django to be run by ASGI.")
         try:
             wanted = self.wanted(request)
-            after = _after(request)
+            after, returns = _after(request)
         except (TypeError, ValueError) as error:
             return _refusal(400, str(error))
         if not await self._may_see(request, wanted):
             raise PermissionDenied
         return StreamingHttpResponse(
-            _Parts(self._stream(wanted, after)),
+            _Parts(self._stream(wanted, after, returns)),
             content_type="text/event-stream; charset=utf-8",
             headers=HEADERS,
         )
@@ -206,14 +206,14 @@ class EventSourceView(View):
         return bool(allowed)
 
     async def _stream(
-        self, wanted: EventFilter, after: int | None
+        self, wanted: EventFilter, after: int | None, returns: bool
     ) -> AsyncGenerator[bytes, None]:
         await _let_the_thread_go()  # now that all middleware has seen the answer
         # Not all at once, after a start when all had come at once.
         end = monotonic() + self.lifetime * random.uniform(0.8, 1.0)  # noqa: S311
         told = after
         yield f"retry: {round(self.retry * 1000)}\n\n".encode()
-        async with listening(wanted, after) as listener:
+        async with listening(wanted, after, returns=returns) as listener:
             while (left := end - monotonic()) > 0:
                 try:
                     found = await listener.take(min(self.heartbeat, left))
@@ -279,18 +279,19 @@ def _message(position: int, data: Mapping[str, Any], name: bytes = b"") -> bytes
     return b"%bid: %d\ndata: %b\n\n" % (name, position, line)
 
 
-def _after(request: HttpRequest) -> int | None:
+def _after(request: HttpRequest) -> tuple[int | None, bool]:
     """
-    Return the position that the request knows, None if it knows none.
+    Return the position that the request knows, and whether it was connected before.
 
     The header is newer than the address, which an ``EventSource`` keeps.
     """
-    given = request.headers.get("Last-Event-ID") or request.GET.get("after")
+    last = request.headers.get("Last-Event-ID")
+    given = last or request.GET.get("after")
     if not given:
-        return None
+        return None, False
     if not POSITION.fullmatch(given):
         raise ValueError("Last-Event-ID, or after, must be the position of an event.")
-    return int(given)
+    return int(given), bool(last)
 
 
 async def _let_the_thread_go() -> None:

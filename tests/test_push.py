@@ -806,6 +806,18 @@ def test_who_comes_back_from_before_a_late_event_is_told_that_it_lost_something(
     assert (message.name, message.id) == ("message", "4")
 
 
+def test_a_page_that_was_loaded_after_a_late_event_is_not_reset(connect, lend, apply):
+    lend("a", "BookLent", "BookLent", "BookLent")
+    until(lambda: EventStore.head_position() == 3)
+    apply(2, lateAt=2)
+    source = connect("all/?projection=readers&after=2").begin()
+    apply(3, lateAt=2)
+    message = source.message()
+    assert (message.name, message.id) == ("message", "3")
+    message = connect("all/?projection=readers&after=1").message()
+    assert (message.name, message.id) == ("reset", "3")
+
+
 def test_who_comes_back_from_after_a_late_event_is_told_what_it_missed(
     connect, lend, apply
 ):
