@@ -287,7 +287,7 @@ class _Work:
                     **last,
                 )
             ids = [one["_id"] for one in found]
-            yield ids[1:] if last else ids
+            yield ids  # the first is the last of before
             if len(ids) < IDS:
                 return
             last = {"min": {"_id": ids[-1]}}  # unlike $gt, of any BSON type
