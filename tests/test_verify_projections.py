@@ -500,12 +500,7 @@ def test_a_sample_holds_about_as_many_as_asked_for(many, face):
         assert report.ok
         compared = report.documents_compared
         left = {"loans": {"not in the sample": 40 - compared}}
-        assert counts(report) == (
-            1,
-            40,
-            compared,
-            {"loans": {"not in the sample": left}},
-        )
+        assert counts(report) == (1, 40, compared, left)
         sizes.append(compared)
     assert 3 < sum(sizes) / len(sizes) < 20
 
@@ -562,10 +557,9 @@ def test_events_of_a_parked_stream_are_missing_from_its_position_on():
 # --- while it runs ----------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=False, reason="the checkpoint has to move together with the documents"
-)
-def test_a_projection_that_runs_meanwhile_is_sound(borrow, store, face):
+def test_a_projection_that_runs_meanwhile_is_sound(borrow, store, face, monkeypatch):
+    for name in ("DOCUMENTS", "IDS"):  # so that it takes a while to read documents
+        monkeypatch.setattr(projection_comparison, name, 2)
     stop = threading.Event()
     readers = [f"reader-{number}" for number in range(9)]
 
