@@ -386,6 +386,7 @@ class Client(Protocol):
         self, work: Coroutine[Any, Any, T]
     ) -> AbstractAsyncContextManager[Done[T]]: ...
     def session(self) -> AbstractAsyncContextManager[Any]: ...
+    def snapshot_session(self) -> AbstractAsyncContextManager[Any]: ...
     def transaction(self, session: Any = None) -> AbstractAsyncContextManager[Any]: ...
     async def end_transaction(self, session_id: Any) -> None: ...
     async def in_transaction(
@@ -423,6 +424,16 @@ class BlockingClient:
     async def session(self) -> AsyncGenerator[ClientSession, None]:
         """Hold a session in which each read sees what those before it saw."""
         with self.raw.start_session(causal_consistency=True) as session:
+            yield session
+
+    @contextlib.asynccontextmanager
+    async def snapshot_session(self) -> AsyncGenerator[ClientSession, None]:
+        """
+        Hold a session whose reads all see what a majority has at the first of them.
+
+        By default the server keeps that for five minutes, and refuses later reads.
+        """
+        with self.raw.start_session(snapshot=True) as session:
             yield session
 
     @contextlib.asynccontextmanager
@@ -533,6 +544,11 @@ class AwaitableClient:
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncClientSession, None]:
         async with self.raw.start_session(causal_consistency=True) as session:
+            yield session
+
+    @contextlib.asynccontextmanager
+    async def snapshot_session(self) -> AsyncGenerator[AsyncClientSession, None]:
+        async with self.raw.start_session(snapshot=True) as session:
             yield session
 
     @contextlib.asynccontextmanager

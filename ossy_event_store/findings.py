@@ -20,6 +20,9 @@ SNAPSHOT_TYPE = "snapshot-type"
 SNAPSHOT_VERSION = "snapshot-version"
 STATE = "snapshot-state"
 REDUCER = "reducer"
+DOCUMENT = "projection-document"
+PROJECTION = "projection"
+EVENT_LOST = "event-lost"
 
 #: Every kind of finding, with its meaning.
 KINDS = {
@@ -35,6 +38,9 @@ KINDS = {
     SNAPSHOT_VERSION: "the version of a snapshot is not a whole number from 1",
     STATE: "a snapshot's state is not what its events fold to",
     REDUCER: "a reducer raised, or its state cannot be stored",
+    DOCUMENT: "a document of a projection is not what its events fold to",
+    PROJECTION: "a projection raised, or its state cannot be stored",
+    EVENT_LOST: "an event that got a position no longer exists",
 }
 
 # Why the state of a snapshot was not compared.
@@ -43,6 +49,14 @@ UNREGISTERED = "of a type that is not registered"
 UNSOUND = "with findings of their own or of their stream"
 CHANGED = "changed meanwhile"
 NOT_CHOSEN = "not in the sample"
+
+# Why a document of a projection was not compared; the two above are used as well.
+LATE = "a retry applied events late, in an order that is not recorded"
+NEVER_RAN = "the projection has never run"
+CHANGED_CLASS = "the class has changed since they were built"
+NO_POSITIONS = "the server is no replica set, so events have no positions"
+BROKEN_ORDER = "an event that it needs no longer exists"
+TOO_LONG = "the server does not keep history long enough to read them"
 
 KEPT = 1000  # findings kept in a report
 
@@ -83,6 +97,18 @@ class Finding:
         )
 
 
+@dataclass(frozen=True)
+class Scan:
+    """How far a scan of the events for one projection is."""
+
+    projection: str
+    #: The position that is reached, and the last one that is wanted.
+    position: int
+    until: int
+    #: Since this scan began.
+    seconds: float
+
+
 @dataclass
 class VerifyReport:
     """What a verification has found; passed to ``progress`` while it runs."""
@@ -97,9 +123,21 @@ class VerifyReport:
     compared: int = 0
     #: How many were not, by the reason.
     not_compared: dict[str, int] = field(default_factory=Counter)
+    #: Registered projections; None if they were not to be looked at.
+    projections: int | None = None
+    #: Projections of which documents were compared, in full or a sample.
+    projections_compared: int = 0
+    #: Documents of projections.
+    documents: int = 0
+    #: Documents that were compared with a fresh fold of their events.
+    documents_compared: int = 0
+    #: How many were not, by projection and reason.
+    documents_not_compared: dict[str, dict[str, int]] = field(default_factory=dict)
     #: How many findings there are, by kind; the first 1,000 are in ``findings``.
     found: dict[str, int] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
+    #: The scan that runs now, of those for projections.
+    scan: Scan | None = None
     #: Seconds so far.
     seconds: float = 0.0
     #: Roughly how many reads of an event are done: two for each, when all are.
@@ -135,6 +173,11 @@ class VerifyReport:
             "snapshots": self.snapshots,
             "compared": self.compared,
             "not_compared": dict(self.not_compared),
+            "projections": self.projections,
+            "projections_compared": self.projections_compared,
+            "documents": self.documents,
+            "documents_compared": self.documents_compared,
+            "documents_not_compared": self.documents_not_compared,
             "found": dict(self.found),
             "findings": [finding.as_json() for finding in self.findings],
             "seconds": round(self.seconds, 3),
@@ -143,7 +186,20 @@ class VerifyReport:
     def __str__(self) -> str:
         return (
             f"{self.streams:,} streams, {self.events:,} events, {self.snapshots:,} "
-            f"snapshots, {self.compared:,} of them compared, in {self.seconds:.1f} s "
-            f"({self.rate:,.0f} events/s): "
-            + (f"{self.total:,} FINDINGS" if self.found else "sound")
+            f"snapshots, {self.compared:,} of them compared{self._of_projections()}, "
+            f"in {self.seconds:.1f} s ({self.rate:,.0f} events/s): {self._outcome()}"
         )
+
+    def _of_projections(self) -> str:
+        if self.projections is None:
+            return ""
+        return (
+            f", {self.projections:,} projections, {self.documents:,} documents, "
+            f"{self.documents_compared:,} of them compared"
+        )
+
+    def _outcome(self) -> str:
+        if self.found:
+            return f"{self.total:,} FINDINGS"
+        left = (self.projections or 0) - self.projections_compared
+        return "sound" + (f", but {left:,} projections not compared" if left else "")

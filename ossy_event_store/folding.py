@@ -187,10 +187,18 @@ def _reducer_error(
 
 
 def _error_at(Root: Any, event: Document, error: Exception) -> ReducerError:
+    return ReducerError(
+        Root.aggregate_type,
+        event["aggregateId"],
+        event["aggregateVersion"],
+        error_text(error),
+    )
+
+
+def error_text(error: Exception) -> str:
+    """Return what a project's code raised, in 500 characters at most."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:
         text = type(error).__name__  # it cannot even be printed
-    return ReducerError(
-        Root.aggregate_type, event["aggregateId"], event["aggregateVersion"], text[:500]
-    )
+    return text[:500]

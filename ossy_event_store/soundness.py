@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
@@ -32,6 +32,7 @@ from .findings import (
 from .values import COPY
 
 _LISTED = 5  # ids, types and paths named in one finding
+_LONGEST = 200  # characters of a path
 
 _ID, _VERSION = itemgetter("aggregateId"), itemgetter("aggregateVersion")
 
@@ -295,21 +296,31 @@ def state_finding(snapshot: Document, state: Document) -> Finding | None:
 
     Only paths are told: the values may be somebody's personal data.
     """
-    stored = snapshot.get("state")
-    if _encoded(stored) == _encoded(state):
-        return None
-    paths = list(_differing(stored, bson.decode(_encoded(state), CODEC)[""], "state"))
+    paths = differing_paths(snapshot.get("state"), state, "state")
     if not paths:
-        return None  # only the order of the keys
-    listed = ", ".join(paths[:_LISTED]) + (", …" if len(paths) > _LISTED else "")
+        return None
     version = snapshot["aggregateVersion"]
     return Finding(
         STATE,
         snapshot["_id"],
         (version, version),
         expected="what its events fold to",
-        found=f"other values at {listed}",
+        found=f"other values at {paths}",
     )
+
+
+def differing_paths(stored: Any, folded: Any, path: str = "") -> str:
+    """
+    Return the paths at which two values differ as MongoDB holds them; "" if at none.
+
+    The order of keys does not count. Five paths are listed at most.
+    """
+    if _encoded(stored) == _encoded(folded):
+        return ""
+    held = bson.decode(_encoded(folded), CODEC)[""]
+    found = islice(_differing(stored, held, path), _LISTED + 1)
+    paths = [path[:_LONGEST] for path in found]
+    return ", ".join(paths[:_LISTED]) + (", …" if len(paths) > _LISTED else "")
 
 
 def _encoded(value: Any) -> bytes:
@@ -321,14 +332,18 @@ def _differing(one: Any, other: Any, path: str) -> Iterator[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted(one.keys() | other.keys()):
             if key in one and key in other:
-                yield from _differing(one[key], other[key], f"{path}.{key}")
+                yield from _differing(one[key], other[key], _below(path, key))
             else:
-                yield f"{path}.{key}"
+                yield _below(path, key)
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         for index, (item, its) in enumerate(zip(one, other, strict=True)):
             yield from _differing(item, its, f"{path}[{index}]")
     elif not _is_same(one, other):
         yield path
+
+
+def _below(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -39,6 +39,7 @@ from .indexes import (
     missing,
 )
 from .mongo import EVENTS, SNAPSHOTS, Store, explained, in_time
+from .projection_comparison import ProjectionComparison
 from .scan import walk
 from .soundness import (
     BROKEN,
@@ -112,6 +113,7 @@ def verify_event_store(
     ids: Sequence[str] | None = None,
     since: dt.datetime | None = None,
     sample: int | None = SAMPLE,
+    projections: bool = False,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """
@@ -124,18 +126,21 @@ def verify_event_store(
         ids: only these streams.
         since: only streams that got an event since; an aware datetime.
         sample: how many snapshots, chosen at random, to compare with a fresh fold
-            of their events; None compares every one.
+            of their events; None compares every one. About as many documents of each
+            projection are compared.
+        projections: compare the documents of every registered projection as well.
         progress: called with the report after every batch.
 
     Raises:
-        ValueError: ``since`` has no time zone, ``sample`` is negative, or a name
-            cannot be one.
+        ValueError: ``since`` has no time zone, ``sample`` is negative, a name
+            cannot be one, or streams are chosen together with ``projections``.
         StoreUnavailable: no server was reached.
     """
     choice = Choice(types, ids, since)
     _check_sample(sample)
+    _check_projections(projections, choice)
     with explained():
-        return drive(verify(mongo.blocking(), choice, sample, progress))
+        return drive(verify(mongo.blocking(), choice, sample, progress, projections))
 
 
 async def averify_event_store(
@@ -144,13 +149,16 @@ async def averify_event_store(
     ids: Sequence[str] | None = None,
     since: dt.datetime | None = None,
     sample: int | None = SAMPLE,
+    projections: bool = False,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """See ``verify_event_store()``; reducers run in the loop's thread."""
     choice = Choice(types, ids, since)
     _check_sample(sample)
+    _check_projections(projections, choice)
     with explained():
-        return await verify(await mongo.awaitable(), choice, sample, progress)
+        store = await mongo.awaitable()
+        return await verify(store, choice, sample, progress, projections)
 
 
 def _check_sample(sample: int | None) -> None:
@@ -158,11 +166,20 @@ def _check_sample(sample: int | None) -> None:
         raise ValueError(f"sample is {sample}; it must be 0 or more.")
 
 
+def _check_projections(projections: bool, choice: Choice) -> None:
+    if projections and choice != Choice():
+        raise ValueError(
+            "projections=True does not go with types, ids or since: a document is "
+            "made of events of many streams."
+        )
+
+
 async def verify(
     store: Store,
     choice: Choice,
     sample: int | None = SAMPLE,
     progress: Progress | None = None,
+    projections: bool = False,
 ) -> VerifyReport:
     """Verify what is chosen; the coroutine behind both faces."""
     work = _Verification(store, sample, progress)
@@ -173,6 +190,8 @@ async def verify(
         else:
             await work.check_chosen(choice)
         await work.comparison.run()
+        if projections:
+            await ProjectionComparison(store, work.report, sample, work.tick).run()
     work.tick()
     return work.report
 

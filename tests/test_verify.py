@@ -1191,6 +1191,11 @@ def test_json_is_one_document(library):
         "snapshots": 21,
         "compared": 21,
         "not_compared": {},
+        "projections": None,
+        "projections_compared": 0,
+        "documents": 0,
+        "documents_compared": 0,
+        "documents_not_compared": {},
         "found": {},
         "findings": [],
     }

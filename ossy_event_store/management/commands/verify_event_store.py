@@ -48,13 +48,22 @@ class Command(StoreCommand):
             default=SAMPLE,
             metavar="N",
             help="Compare the states of this many snapshots, chosen at random, with "
-            f"what their events fold to; default: {SAMPLE:,}.",
+            "what their events fold to, and with --projections about as many documents "
+            f"of each projection; default: {SAMPLE:,}.",
         )
         some.add_argument(
             "--all",
             dest="everything",
             action="store_true",
-            help="Compare the states of all snapshots.",
+            help="Compare the states of all snapshots, and with --projections all "
+            "documents.",
+        )
+        parser.add_argument(
+            "--projections",
+            action="store_true",
+            help="Compare the documents of every registered projection as well. Reads "
+            "the events once more for each projection, or several times with --all "
+            "if it has very many documents.",
         )
         parser.add_argument(
             "--json",
@@ -67,6 +76,12 @@ class Command(StoreCommand):
         types, ids = distinct(options["types"]), distinct(options["ids"])
         since = _since(options["since"])
         sample = None if options["everything"] else _sample(options["sample"])
+        if options["projections"] and (types or ids or since):
+            raise CommandError(
+                "--projections does not go with --type, --id or --since: a document "
+                "of a projection is made of events of many streams.",
+                returncode=WRONG_USE,
+            )
         _check_types(types)
         _check_ids(ids, types)
         self.report = VerifyReport()
@@ -79,12 +94,23 @@ class Command(StoreCommand):
 
         def show(report: VerifyReport) -> None:
             self.report = report
-            found = f"{report.total:,} findings" if report.found else ""
-            progress.show(report.reads // 2, report.seconds, found)
+            more = [f"{report.total:,} findings"] if report.found else []
+            if scan := report.scan:
+                # Positions have no gaps: the last one says how many events there are.
+                progress.total = scan.until
+                more.insert(0, f"projection {scan.projection}")
+                progress.show(scan.position, scan.seconds, ", ".join(more))
+            else:
+                progress.show(report.reads // 2, report.seconds, ", ".join(more))
 
         try:
             report = verify_event_store(
-                types=types, ids=ids, since=since, sample=sample, progress=show
+                types=types,
+                ids=ids,
+                since=since,
+                sample=sample,
+                projections=options["projections"],
+                progress=show,
             )
         finally:
             progress.end()
@@ -104,10 +130,20 @@ class Command(StoreCommand):
             self.stdout.write(f"{count:,} {kind}: {KINDS[kind]}")
         if verbosity < 1:
             return
-        for reason, count in report.not_compared.items():
-            self.stdout.write(f"Not compared: {count:,} snapshots {reason}.")
+        self._tell_not_compared(report)
         if report.ok:
             self.stdout.write(f"Verified {report}", self.style.SUCCESS)
+
+    def _tell_not_compared(self, report: VerifyReport) -> None:
+        for reason, count in report.not_compared.items():
+            self.stdout.write(f"Not compared: {count:,} snapshots {reason}.")
+        for name, reasons in report.documents_not_compared.items():
+            for reason, count in reasons.items():
+                self.stdout.write(
+                    f"Not compared: {count:,} documents of projection {name}: {reason}."
+                )
+        if report.projections == 0:
+            self.stdout.write("Not compared: no projection is registered.")
 
     def interrupted(self) -> str:
         """Say how far it came."""
