@@ -34,7 +34,7 @@ FOLLOWERS = ("sequencer", "subscriber")
 
 # Seconds in which some events are bad, and seconds in which none is, by turns.
 BAD_SPELL, GOOD_SPELL = (2.0, 4.0), (1.0, 2.5)
-BAD_CLASSES = 2  # at a time
+BAD_CLASSES = 3  # at a time
 QUIETS = 0.7  # share of the bad spells that end with a retry in the quiet
 PATIENCE = 10.0  # seconds for an operator to ask for it
 RELEASING = (0.0, 0.3)  # seconds from there until the subscribers are told to end

@@ -141,16 +141,18 @@ class Operator:
         """
         with tolerated():
             self.wait_for(ROWS)
-            waiting = self.parked(ROWS)
-            chosen = self.random.sample(waiting, min(FEW, len(waiting)))
-            for waits in chosen * TIMES:
-                drive(self.writer.append(waits["aggregateId"], AT_ONCE))
+            waiting = [waits["aggregateId"] for waits in self.parked(ROWS)]
+            streams = self.random.sample(waiting, min(FEW, len(waiting)))
+            streams = streams or [f"quiet-{self.writer.name}-{next(self.numbers)}"]
+            for stream in streams * TIMES:
+                drive(self.writer.append(stream, AT_ONCE))
             self.wait_for(ROWS)
+            chosen = [w for w in self.parked(ROWS) if w["aggregateId"] in streams]
             write_bad(self.folder, [])
             for waits in chosen:
                 self.retry(ROWS, waits["aggregateId"])
             self.log.write(Quiet(len(chosen)))
-            if self.random.random() < UNDER_WAY:
+            if chosen and self.random.random() < UNDER_WAY:
                 self.wait_for_one_of(chosen)
         (self.folder / ASKED).unlink(missing_ok=True)
 
