@@ -290,7 +290,13 @@ def test_of_what_operators_wrote_the_outcome_of_each_skip_is_known(tmp_path):
             *attempt(4, "later"),
             *attempt(5, "later", SKIPPED),
         ],
-        [Seen(ROWS, "s", 4), Seen(ROWS, "s", 9), *attempt(1, "killed"), Quiet(2)],
+        [
+            Seen(ROWS, "s", 4),
+            Seen(ROWS, "s", 9),
+            *attempt(1, "killed"),
+            Quiet(2, True),
+            Quiet(1, False),
+        ],
     ]
     for number, entries in enumerate(lives):
         with (tmp_path / f"{number}.operations").open("w") as file:
@@ -301,7 +307,7 @@ def test_of_what_operators_wrote_the_outcome_of_each_skip_is_known(tmp_path):
     assert operated.counts == {
         "parked": 2,
         "retried": 3,
-        "retried in the quiet": 2,
+        "retried in the quiet": 1,
         "skipped": 2,
         "maybe skipped": 2,
     }

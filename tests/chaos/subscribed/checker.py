@@ -191,12 +191,12 @@ def rows_out_of_order(effects: Effects) -> Iterator[str]:
 
 
 def _out_of_order(effects: Effects, name: str, done: Iterable[Effect]) -> Iterator[str]:
-    """Yield what came, for the first time, later than one behind it in its stream."""
+    """Yield what came, for the first time, after a later one of its stream."""
     heads: defaultdict[str, int] = defaultdict(int)
     first = dict.fromkeys(done)
     for effect in first:
         if effect.version < heads[effect.stream]:
-            yield f"{effect} by {name}, behind {heads[effect.stream]}"
+            yield f"{effect} by {name}, after {heads[effect.stream]}"
         heads[effect.stream] = max(heads[effect.stream], effect.version)
 
 

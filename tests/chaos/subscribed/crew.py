@@ -35,9 +35,9 @@ FOLLOWERS = ("sequencer", "subscriber")
 # Seconds in which some events are bad, and seconds in which none is, by turns.
 BAD_SPELL, GOOD_SPELL = (2.0, 4.0), (1.0, 2.5)
 BAD_CLASSES = 3  # at a time
-QUIETS = 0.7  # share of the bad spells that end with a retry in the quiet
-PATIENCE = 10.0  # seconds for an operator to ask for it
-RELEASING = (0.0, 0.3)  # seconds from there until the subscribers are told to end
+QUIETS = 0.9  # share of the bad spells that end with a retry in the quiet
+PATIENCE = 8.0  # seconds for an operator to ask for it
+RELEASING = (0.0, 0.2)  # seconds from there until the subscribers are told to end
 
 
 class Worker:
@@ -265,14 +265,14 @@ class Crew:
             ends.wait(choice.uniform(*BAD_SPELL))
             if choice.random() < QUIETS and not ends.is_set():
                 with self.lock:
-                    self._end_in_a_release(choice.uniform(*RELEASING))
+                    self._end_in_a_release(choice.uniform(*RELEASING), ends)
             write_bad(self.folder, [])
             ends.wait(choice.uniform(*GOOD_SPELL))
             if choice.random() < 0.5:
                 with self.lock:
                     self.kill(choice.choice(self.of("operator")))
 
-    def _end_in_a_release(self, seconds: float) -> None:
+    def _end_in_a_release(self, seconds: float, ends: threading.Event) -> None:
         """
         Let all subscribers end while parked streams are released, and nothing else is.
 
@@ -285,7 +285,7 @@ class Crew:
         asked = self.folder / ASKED
         asked.touch()
         with contextlib.suppress(AssertionError):
-            until(lambda: not asked.exists(), PATIENCE)
+            until(lambda: ends.is_set() or not asked.exists(), PATIENCE)
             self.done["end in a release"] += 1
         time.sleep(seconds)
         for worker in subscribers:

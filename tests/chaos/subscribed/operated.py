@@ -61,6 +61,8 @@ class Quiet:
     """Streams that are to be retried while no other event moves a checkpoint."""
 
     streams: int
+    #: Whether the release was seen to begin.
+    begun: bool
 
 
 Entry = Seen | Retry | Attempt | Quiet
@@ -85,7 +87,7 @@ def read(paths: Iterable[Path]) -> Operated:
     counts = {
         "parked": len(seen),
         "retried": sum(e.count for _, e in entries if type(e) is Retry),
-        "retried in the quiet": sum(e.streams for _, e in entries if type(e) is Quiet),
+        "retried in the quiet": sum(e.begun for _, e in entries if type(e) is Quiet),
         "skipped": len(certain),
         "maybe skipped": len(unknown),
     }

@@ -41,10 +41,9 @@ PAUSE = (0.05, 0.2)  # seconds
 SKIPS, RETRIES = 0.25, 0.6  # share of what he does; else he only looks
 ALL, FIXED = 0.2, 0.7  # share of the retries that mean all; if no event is bad
 COMMAND = 0.2  # share of the retries that are made with manage.py
-LATER = 3.0  # seconds for a subscription to come to the end of the events
+LATER = 2.0  # seconds for a subscription to come to the end of the events
 FEW = 1  # parked streams that get events in the quiet
-TIMES, AT_ONCE = 2, 10  # appends to each of them, and events of each
-UNDER_WAY = 0.7  # share of the retries in the quiet whose beginning he waits for
+TIMES, AT_ONCE = 4, 10  # appends to each of them, and events of each
 ENDING = 50.0  # seconds for nothing to be parked at the end
 FIELDS = ("aggregateId", "aggregateVersion", "eventId", "position", "begun")
 
@@ -151,17 +150,18 @@ class Operator:
             write_bad(self.folder, [])
             for waits in chosen:
                 self.retry(ROWS, waits["aggregateId"])
-            self.log.write(Quiet(len(chosen)))
-            if chosen and self.random.random() < UNDER_WAY:
-                self.wait_for_one_of(chosen)
+            begun = bool(chosen) and self.wait_for_one_of(chosen)
+            self.log.write(Quiet(len(chosen), begun))
         (self.folder / ASKED).unlink(missing_ok=True)
 
-    def wait_for_one_of(self, chosen: list[Any]) -> None:
-        """Wait until the release of one of these streams has begun."""
+    def wait_for_one_of(self, chosen: list[Any]) -> bool:
+        """Wait until the release of one of these streams has begun, if it does."""
         stand = [{"_id": w["_id"], "position": w["position"]} for w in chosen]
         parked = mongo.raw(self.store.parked)
         with contextlib.suppress(AssertionError):
             until(lambda: parked.count_documents({"$or": stand}) < len(stand), LATER)
+            return True
+        return False
 
     def wait_for(self, name: str) -> None:
         """Wait until a subscription has come to the end of the events, if it does."""
@@ -190,15 +190,20 @@ class Operator:
             time.sleep(0.3)
 
     def retry_all(self) -> bool:
-        """Retry all that is parked or has stopped; False if there is none."""
+        """Retry all that is parked or has stopped; False if nothing is left to do."""
         stand = self.subscriptions()
-        waiting = [one["_id"] for one in stand if one["stopped"]]
-        waiting += mongo.raw(self.store.parked).distinct("subscription")
-        for name in waiting:
-            self.parked(name)
-            operating.retry(name)
         head = mongo.raw(self.store.events).count_documents({})
-        return bool(waiting) or any(one["position"] < head for one in stand)
+        parked = {one["_id"]: len(self.parked(one["_id"])) for one in stand}
+        left = [
+            f"{name}: {parked[name]} parked, {one['position']} of {head}"
+            for name, one in ((one["_id"], one) for one in stand)
+            if parked[name] or one["stopped"] or one["position"] < head
+        ]
+        for one in stand:
+            if parked[one["_id"]] or one["stopped"]:
+                operating.retry(one["_id"])
+        sys.stderr.write(f"{time.strftime('%X')} {'; '.join(left)}\n")
+        return bool(left)
 
 
 @contextlib.contextmanager

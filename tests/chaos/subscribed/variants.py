@@ -44,8 +44,8 @@ STREAMS = 8
 SCAN = 10  # events a round trip of a scan
 DOCUMENTS = 4  # of a projection
 BROKEN = 8  # events that fail, of each way
-BEHIND = 6  # events behind the one at which a stream is parked
-LAST = "last"  # a stream whose events are behind all others
+LATER = 6  # events after the one at which a stream is parked
+LAST = "last"  # a stream whose events come after all others
 SQL = "sql"  # the alias of an SQL database that has the checkpoints' table
 CRASHES = 0.1  # chance that a handler's process ends before an effect, or behind it
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -440,7 +440,7 @@ def fail_twice_in_a_batch(store: Store, seed: int, Kind: Callable[..., Any]) -> 
 def fail_at_what_is_applied(
     store: Store, seed: int, Kind: Callable[..., Any]
 ) -> Effects:
-    """Kill a process behind its documents; in the next one, what they have fails."""
+    """Kill a process after it wrote documents; what is in them fails for the next."""
     scene = Projected(store, seed, Kind)
     scene.append_all()
     scene.run()
@@ -456,7 +456,7 @@ def fail_at_what_is_applied(
 def retry_before_the_checkpoint(
     store: Store, seed: int, Kind: Callable[..., Any]
 ) -> Effects:
-    """Kill a process behind what it has parked; retry before the next one begins."""
+    """Kill a process after it parked streams; retry before the next one starts."""
     scene = Projected(store, seed, Kind)
     scene.append_all()
     scene.applies.update(scene.some(BROKEN))
@@ -498,7 +498,7 @@ class InRows(Scene):
         self.append(LAST)
         until(self.is_at_the_end)
         # The row is no further: these are passed over.
-        self.append(*[LAST] * BEHIND)
+        self.append(*[LAST] * LATER)
         until(self.is_at_the_end)
         return LAST
 
@@ -508,7 +508,7 @@ def end_in_a_release(store: Store, seed: int, Kind: Callable[..., Any]) -> Effec
     scene = InRows(store, seed, Kind)
     with at_work(store, scene.declared, scene.stop):
         scene.park_the_last()
-        scene.left = scene.random.randint(1, BEHIND)
+        scene.left = scene.random.randint(1, LATER)
         scene.broken.clear()
         operating.retry(ROWS)
         until(scene.stop.is_set)
@@ -516,14 +516,14 @@ def end_in_a_release(store: Store, seed: int, Kind: Callable[..., Any]) -> Effec
     return left(store, exact={ROWS: scene.done})
 
 
-def end_behind_a_skip(store: Store, seed: int, Kind: Callable[..., Any]) -> Effects:
+def end_after_a_skip(store: Store, seed: int, Kind: Callable[..., Any]) -> Effects:
     """Skip the first event of a parked stream, while or before a process is at work."""
     scene = InRows(store, seed, Kind)
     with at_work(store, scene.declared, scene.stop):
         parked = scene.park_the_last()
         if seed % 2:
             scene.stop.set()
-        scene.left = scene.random.randint(1, BEHIND)
+        scene.left = scene.random.randint(1, LATER)
         record = operating.skip(ROWS, parked, "chaos")
         scene.broken.clear()
         assert record
@@ -579,6 +579,6 @@ VARIANTS = {
         end_in_a_release, InDatabase, None, "doubled", in_sql=True
     ),
     "skipped before its row": Variant(
-        end_behind_a_skip, InDatabase, None, "done though skipped", in_sql=True
+        end_after_a_skip, InDatabase, None, "done though skipped", in_sql=True
     ),
 }
