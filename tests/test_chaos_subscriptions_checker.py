@@ -21,7 +21,7 @@ from tests.chaos.subscribed.effects import (
     Effect,
     Effects,
 )
-from tests.chaos.subscribed.failing import Bad, Failing, class_of, write_bad
+from tests.chaos.subscribed.failing import Bad, Failing, class_of, may_fail, write_bad
 from tests.chaos.subscribed.keys import CHAINS, KEYS, PAGES
 from tests.chaos.subscribed.operated import (
     NOTHING,
@@ -319,14 +319,24 @@ def test_of_what_operators_wrote_the_outcome_of_each_skip_is_known(tmp_path):
     }
 
 
+def in_streams(name):
+    """Return an event of a stream that may fail, and one of a stream that may not."""
+    names = [f"stream-{n}" for n in range(100)]
+    fails = next(each for each in names if may_fail(name, each))
+    other = next(each for each in names if not may_fail(name, each))
+    return event("a", 1, fails), event("a", 1, other)
+
+
 def test_which_events_are_bad_can_be_changed_while_the_run_goes_on(tmp_path):
     fail_if_bad = Failing(tmp_path)
-    fail_if_bad(ROWS, A)
-    write_bad(tmp_path, [class_of(ROWS, A)])
+    bad, good = in_streams(ROWS)
+    fail_if_bad(ROWS, bad)
+    write_bad(tmp_path, [class_of(ROWS, bad)])
     with pytest.raises(Bad):
-        fail_if_bad(ROWS, A)
+        fail_if_bad(ROWS, bad)
+    fail_if_bad(ROWS, good)
     write_bad(tmp_path, [])
-    fail_if_bad(ROWS, A)
+    fail_if_bad(ROWS, bad)
 
 
 def test_each_subscription_has_its_own_bad_events():

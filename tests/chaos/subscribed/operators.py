@@ -33,7 +33,7 @@ from ..history import HistoryFile
 from ..worker import BUFFER, until_input_ends
 from ..writers import Writer
 from .effects import ROWS
-from .failing import Failing, write_bad
+from .failing import Failing, may_fail, write_bad
 from .operated import ASKED, NOTHING, SKIPPED, Attempt, Quiet, Retry, Seen
 
 AWAY = (EventStoreError, PyMongoError, CommandError)
@@ -142,7 +142,7 @@ class Operator:
             self.wait_for(ROWS)
             waiting = [waits["aggregateId"] for waits in self.parked(ROWS)]
             streams = self.random.sample(waiting, min(FEW, len(waiting)))
-            streams = streams or [f"quiet-{self.writer.name}-{next(self.numbers)}"]
+            streams = streams or [self.new_stream()]
             for stream in streams * TIMES:
                 drive(self.writer.append(stream, AT_ONCE))
             self.wait_for(ROWS)
@@ -153,6 +153,11 @@ class Operator:
             begun = bool(chosen) and self.wait_for_one_of(chosen)
             self.log.write(Quiet(len(chosen), begun))
         (self.folder / ASKED).unlink(missing_ok=True)
+
+    def new_stream(self) -> str:
+        """Return the name of a stream that will soon be parked."""
+        names = (f"quiet-{self.writer.name}-{n}" for n in self.numbers)
+        return next(name for name in names if may_fail(ROWS, name))
 
     def wait_for_one_of(self, chosen: list[Any]) -> bool:
         """Wait until the release of one of these streams has begun, if it does."""
