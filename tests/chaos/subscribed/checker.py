@@ -259,17 +259,12 @@ def late_snapshot(effects: Effects) -> Iterator[str]:
     """A snapshot has not followed its stream to the end."""
     if effects.snapshots is None:
         return
-    heads = Counter(event["aggregateId"] for event in effects.events)
     passed_over = skipped(effects, FOLLOWING)
-    # A stream whose last events were skipped is followed up to those before them.
-    least = {
-        event["aggregateId"]: event["aggregateVersion"]
-        for event in effects.events
-        if str(event["_id"]) not in passed_over
-    }
-    for stream, head in heads.items():
-        version = effects.snapshots.get(stream, 0)
-        if not least.get(stream, 0) <= version <= head:
+    heads = {event["aggregateId"]: event for event in effects.events}
+    for stream, last in heads.items():
+        version, head = effects.snapshots.get(stream), last["aggregateVersion"]
+        # After a skipped event a snapshot is not written until the next one.
+        if version != head and str(last["_id"]) not in passed_over:
             yield f"{stream}: {version} of {head}"
 
 

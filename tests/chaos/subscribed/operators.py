@@ -78,9 +78,8 @@ class Operator:
         if (self.folder / ASKED).exists():
             self.retry_in_the_quiet()
         with tolerated():
-            stands = self.random.choice(self.subscriptions() or [{"_id": None}])
-            if stands["_id"] is not None:
-                self.act(stands)
+            if failed := self.failed():
+                self.act(self.random.choice(failed))
         time.sleep(self.random.uniform(*PAUSE))
 
     def act(self, stands: Any) -> None:
@@ -103,6 +102,12 @@ class Operator:
 
     def subscriptions(self) -> list[Any]:
         return list(mongo.raw(self.store.subscriptions).find())
+
+    def failed(self) -> list[Any]:
+        """Return the subscriptions that have stopped, or have parked a stream."""
+        names = mongo.raw(self.store.parked).distinct("subscription")
+        stand = self.subscriptions()
+        return [one for one in stand if one["stopped"] or one["_id"] in names]
 
     def parked(self, name: str) -> list[Any]:
         parked = mongo.raw(self.store.parked)
