@@ -38,7 +38,7 @@ from .operated import ASKED, NOTHING, SKIPPED, Attempt, Quiet, Retry, Seen
 
 AWAY = (EventStoreError, PyMongoError, CommandError)
 PAUSE = (0.05, 0.2)  # seconds
-SKIPS, RETRIES = 0.25, 0.6  # share of what he does; else he only looks
+SKIPS, RETRIES = 0.35, 0.5  # share of what he does; else he only looks
 ALL, FIXED = 0.2, 0.7  # share of the retries that mean all; if no event is bad
 COMMAND = 0.2  # share of the retries that are made with manage.py
 LATER = 2.0  # seconds for a subscription to come to the end of the events
