@@ -70,6 +70,7 @@ class Operator:
         self.store = mongo.blocking()
         self.numbers = itertools.count(1)
         self.fails = Failing(folder)
+        self.has_skipped = False
         self.seen: set[tuple[str, str, int]] = set()
 
     # --- at random
@@ -85,7 +86,8 @@ class Operator:
     def act(self, stands: Any) -> None:
         name, stopped = stands["_id"], stands["stopped"]
         waiting = self.parked(name)
-        how = self.random.random()
+        # One who has skipped nothing yet skips: else a short run might show no skip.
+        how = self.random.random() if self.has_skipped else 0.0
         if stopped and how < SKIPS + RETRIES:
             if how < SKIPS:
                 self.skip(name, None, stopped)
@@ -134,6 +136,7 @@ class Operator:
         position = waits["position"]
         record = operating.skip(name, stream, "chaos", "an operator", position)
         self.log.write(Attempt(*of, NOTHING if record is None else SKIPPED))
+        self.has_skipped = self.has_skipped or record is not None
 
     # --- while no other stream has events
 
