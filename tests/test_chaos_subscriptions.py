@@ -29,4 +29,4 @@ def test_whoever_is_killed_each_event_has_one_position_and_its_effect_once(
     assert report.history_lost
     assert report.fail_overs
     killed = {kind.split()[-1] for kind in report.crew if kind.startswith("kill")}
-    assert killed == {"writer", "sequencer", "subscriber"}
+    assert killed >= {"writer", "sequencer", "subscriber"}

@@ -7,19 +7,86 @@ Each check is named after what it finds.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Container, Iterable, Iterator
+from itertools import chain
+from typing import Any
 
 from ..checker import Violations, name_of
 from ..database import Document
-from ..ledger import Ledger, account
-from .effects import Effect, Effects
+from .effects import EFFECTS, FOLLOWING, IN_SQL, Effect, Effects
+from .keys import KEYS
+
+END = object()
 
 
 def check(effects: Effects) -> Violations:
     """Return what is wrong, under the name of the check that found it."""
     found = {name_of(find): list(find(effects)) for find in CHECKS}
     return {name: texts for name, texts in found.items() if texts}
+
+
+# --- what is expected -------------------------------------------------------
+
+
+def exactly_once(effects: Effects) -> dict[str, list[Effect]]:
+    """Return what each subscription did whose effects are exactly once."""
+    return {
+        **effects.exact,
+        **{name: list(projected(effects, name)) for name in effects.documents},
+    }
+
+
+def all_done(effects: Effects) -> dict[str, list[Effect]]:
+    """Return what each subscription did."""
+    return {**exactly_once(effects), **effects.delivered}
+
+
+def projected(effects: Effects, name: str) -> Iterator[Effect]:
+    """Yield the events that are in the documents of a projection."""
+    there = places(effects)
+    ids = {event["payload"]["token"]: event["_id"] for event in effects.events}
+    for state in effects.documents[name].values():
+        for token in chain.from_iterable(state.values()):
+            if token in ids:
+                yield there[str(ids[token])]
+
+
+def places(effects: Effects) -> dict[str, Effect]:
+    """Return what is done for each event if all is well, by its id."""
+    positions = {str(entry["eventId"]): entry["_id"] for entry in effects.entries}
+    return {
+        event: Effect(event, *place, positions.get(event, 0))
+        for event, place in ((str(e["_id"]), _place(e)) for e in effects.events)
+    }
+
+
+def wanted(effects: Effects, name: str) -> list[Document]:
+    """Return the events that a subscription has to do something for."""
+    key = KEYS.get(name)
+    if key is None:
+        return effects.events
+    return [event for event in effects.events if key(event) is not None]
+
+
+def skipped(effects: Effects, name: str, *, certain: bool = False) -> set[str]:
+    """Return the ids of what was skipped in a subscription, or may have been."""
+    return {
+        skip.event
+        for skip in effects.skips
+        if skip.subscription == name and (skip.certain or not certain)
+    }
+
+
+def done_by_stream(
+    effects: Effects, name: str
+) -> tuple[dict[str, list[Document]], set[str]]:
+    """Return what a subscription has to do, and the ids of what it may leave out."""
+    certain = skipped(effects, name, certain=True)
+    streams: defaultdict[str, list[Document]] = defaultdict(list)
+    for event in wanted(effects, name):
+        if str(event["_id"]) not in certain:
+            streams[event["aggregateId"]].append(event)
+    return streams, skipped(effects, name) - certain
 
 
 # --- positions --------------------------------------------------------------
@@ -78,29 +145,34 @@ def _name(document: Document) -> str:
 
 
 def missed(effects: Effects) -> Iterator[str]:
-    """A subscription has done nothing for an event."""
-    for name, done in {**effects.exact, **effects.delivered}.items():
-        known = {effect.event for effect in done}
-        for event in effects.events:
+    """A subscription has done nothing for an event that nobody has skipped."""
+    for name, done in all_done(effects).items():
+        known = {effect.event for effect in done} | skipped(effects, name)
+        for event in wanted(effects, name):
             if str(event["_id"]) not in known:
                 yield f"{_name(event)} by {name}"
 
 
 def doubled(effects: Effects) -> Iterator[str]:
     """A subscription whose effects are exactly once has done one twice."""
-    for name, done in effects.exact.items():
+    for name, done in exactly_once(effects).items():
         for event, count in Counter(effect.event for effect in done).items():
             if count > 1:
                 yield f"{event} by {name}: {count}"
 
 
+def done_though_skipped(effects: Effects) -> Iterator[str]:
+    """A skipped event has an effect, of a subscription with effects exactly once."""
+    for name, done in exactly_once(effects).items():
+        certain = skipped(effects, name, certain=True)
+        for effect in done:
+            if effect.event in certain:
+                yield f"{effect} by {name}"
+
+
 def of_nothing(effects: Effects) -> Iterator[str]:
     """A subscription has done something for an event that is not there so."""
-    positions = {str(entry["eventId"]): entry["_id"] for entry in effects.entries}
-    there = {
-        Effect(str(event["_id"]), *_place(event), positions.get(str(event["_id"]), 0))
-        for event in effects.events
-    }
+    there = set(places(effects).values())
     for name, done in {**effects.exact, **effects.delivered}.items():
         for effect in sorted(set(done) - there):
             yield f"{effect} by {name}"
@@ -109,57 +181,90 @@ def of_nothing(effects: Effects) -> Iterator[str]:
 def out_of_order(effects: Effects) -> Iterator[str]:
     """An event came to a subscription before one that is earlier in its stream."""
     for name, done in effects.delivered.items():
-        heads: defaultdict[str, int] = defaultdict(int)
-        for effect in done:
-            if effect.version > heads[effect.stream] + 1:
-                yield f"{effect} by {name}, behind {heads[effect.stream]}"
-            heads[effect.stream] = max(heads[effect.stream], effect.version)
+        yield from _out_of_order(effects, name, done)
 
 
 def rows_out_of_order(effects: Effects) -> Iterator[str]:
-    """The rows of an SQL database are not in the order of the positions."""
-    for one, next_one in pairwise(effects.exact.get("rows", ())):
-        if next_one.position < one.position:
-            yield f"{next_one} behind {one}"
+    """The rows of a stream in an SQL database are not in the order of its versions."""
+    for name in IN_SQL:
+        yield from _out_of_order(effects, name, effects.exact.get(name, ()))
+
+
+def _out_of_order(effects: Effects, name: str, done: Iterable[Effect]) -> Iterator[str]:
+    """Yield what came, for the first time, after a later one of its stream."""
+    heads: defaultdict[str, int] = defaultdict(int)
+    first = dict.fromkeys(done)
+    for effect in first:
+        if effect.version < heads[effect.stream]:
+            yield f"{effect} by {name}, after {heads[effect.stream]}"
+        heads[effect.stream] = max(heads[effect.stream], effect.version)
 
 
 def wrong_total(effects: Effects) -> Iterator[str]:
     """What was counted of a stream is not what the stream has."""
     if effects.totals is None:
         return
-    heads = Counter(event["aggregateId"] for event in effects.events)
-    for stream, (count, versions) in effects.totals.items():
-        if versions != list(range(1, count + 1)) or heads[stream] != count:
-            yield f"{stream}: {count} of {heads[stream]}, {versions}"
-    yield from (f"{stream}: none" for stream in heads.keys() - effects.totals)
+    streams, optional = done_by_stream(effects, EFFECTS)
+    may_lack = {_place(e) for e in effects.events if str(e["_id"]) in optional}
+    for stream in streams.keys() | effects.totals.keys():
+        count, versions = effects.totals.get(stream, (0, []))
+        found = [(stream, version) for version in versions]
+        expected = list(map(_place, streams.get(stream, ())))
+        if count != len(versions) or not is_fold(found, expected, may_lack):
+            yield f"{stream}: {count}, {versions}, not {expected}"
 
 
 def wrong_projection(effects: Effects) -> Iterator[str]:
-    """A read model is not the fold of the events in the order of the positions."""
-    if effects.chains is None:
-        return
-    folded = chains(effects)
-    for key in folded.keys() | effects.chains.keys():
-        if folded.get(key) != effects.chains.get(key):
-            yield f"{key}: {effects.chains.get(key)}, not {folded.get(key)}"
+    """A read model is not the fold of the events, each stream in its order."""
+    for name, documents in effects.documents.items():
+        expected, may_lack = fold(effects, name)
+        for key in expected.keys() | documents.keys():
+            whole, state = expected.get(key, {}), documents.get(key, {})
+            for stream in whole.keys() | state.keys():
+                found, tokens = state.get(stream, []), whole.get(stream, [])
+                if not is_fold(found, tokens, may_lack):
+                    yield f"{name} {key!r}, {stream}: {found}, not {tokens}"
 
 
-def chains(effects: Effects) -> dict[object, dict[str, object]]:
-    """Return the states of the projection, as the log makes them."""
-    events = {event["_id"]: event for event in effects.events}
-    keyed: defaultdict[object, list[dict[str, object]]] = defaultdict(list)
-    for entry in effects.entries:
-        if event := events.get(entry["eventId"]):
-            keyed[account(event)].append(event)
-    return {key: Ledger.view(some, {}) for key, some in keyed.items()}
+def fold(
+    effects: Effects, name: str
+) -> tuple[dict[Any, dict[str, list[str]]], set[str]]:
+    """Return a projection as the log makes it, and the tokens that it may lack."""
+    streams, optional = done_by_stream(effects, name)
+    documents: dict[Any, dict[str, list[str]]] = {}
+    may_lack = set()
+    for stream, events in streams.items():
+        for event in events:
+            token = event["payload"]["token"]
+            document = documents.setdefault(KEYS[name](event), {})
+            document.setdefault(stream, []).append(token)
+            if str(event["_id"]) in optional:
+                may_lack.add(token)
+    return documents, may_lack
+
+
+def is_fold(found: list[Any], expected: list[Any], may_lack: Container[Any]) -> bool:
+    """Whether something is the expected, in order, but for some that it may lack."""
+    rest = iter(found)
+    one = next(rest, END)
+    for each in expected:
+        if one == each:
+            one = next(rest, END)
+        elif each not in may_lack:
+            return False
+    return one is END
 
 
 def late_snapshot(effects: Effects) -> Iterator[str]:
     """A snapshot has not followed its stream to the end."""
-    heads = Counter(event["aggregateId"] for event in effects.events)
-    for stream, head in heads.items() if effects.snapshots is not None else ():
-        version = effects.snapshots.get(stream)
-        if version != head:
+    if effects.snapshots is None:
+        return
+    passed_over = skipped(effects, FOLLOWING)
+    heads = {event["aggregateId"]: event for event in effects.events}
+    for stream, last in heads.items():
+        version, head = effects.snapshots.get(stream), last["aggregateVersion"]
+        # After a skipped event a snapshot is not written until the next one.
+        if version != head and str(last["_id"]) not in passed_over:
             yield f"{stream}: {version} of {head}"
 
 
@@ -175,7 +280,7 @@ def behind(effects: Effects) -> Iterator[str]:
 
 
 def parked(effects: Effects) -> Iterator[str]:
-    """A stream waits, though no handler fails by itself."""
+    """A stream is still parked, though no handler fails any more."""
     yield from effects.parked
 
 
@@ -192,6 +297,7 @@ CHECKS: list[Callable[[Effects], Iterable[str]]] = [
     against_the_stream,
     missed,
     doubled,
+    done_though_skipped,
     of_nothing,
     out_of_order,
     rows_out_of_order,

@@ -21,11 +21,23 @@ from typing import Any
 
 from ossy_event_store import consumer, mongod_keeper
 from tests.chaos.run import ROOT
+from tests.servers import until
+
+from .failing import CLASSES, write_bad
+from .operated import ASKED
 
 END = 60  # seconds for a process that is told to end
 TICK = (0.4, 2.0)  # seconds from one harm to the next
 FREEZES, ENDS = 0.2, 0.1  # share of those that freeze, and that ask; the others kill
 FROZEN = (consumer.LEASE + 1, consumer.LEASE + 3)  # seconds: others take over
+FOLLOWERS = ("sequencer", "subscriber")
+
+# Seconds in which some events are bad, and seconds in which none is, by turns.
+BAD_SPELL, GOOD_SPELL = (2.0, 4.0), (1.0, 2.5)
+BAD_CLASSES = 3  # at a time
+QUIETS = 0.9  # share of the bad spells that end with a retry in the quiet
+PATIENCE = 8.0  # seconds for an operator to ask for it
+RELEASING = (0.0, 0.2)  # seconds from there until the subscribers are told to end
 
 
 class Worker:
@@ -69,11 +81,19 @@ class Worker:
 
     def end(self) -> None:
         """Let it finish; take note if it fails in that, or takes for ever."""
+        self.tell()
+        self.wait()
+
+    def tell(self) -> None:
+        """Tell it to end."""
         assert self.process
         if self.process.stdin:
             self.process.stdin.close()
         else:
             self.process.terminate()
+
+    def wait(self) -> None:
+        assert self.process
         try:
             code = self.process.wait(END)
             if code not in (0, -signal.SIGTERM):  # that is before it began
@@ -124,6 +144,13 @@ class Crew:
         if kind == "sequencer":
             return ["-m", "tests.chaos.subscribed.sequencer"]
         face = "awaitable" if int(name[-1]) % 2 else "blocking"
+        if kind == "operator":
+            options = {
+                "folder": str(self.folder),
+                "name": f"{name}.{life}",
+                "seed": self.seed,
+            }
+            return ["-m", "tests.chaos.subscribed.operators", json.dumps(options)]
         options = {
             **{key: self.here[key] for key in ("url", "database", "timeout")},
             "name": f"{name}.{life}",
@@ -135,6 +162,8 @@ class Crew:
         return ["-m", "tests.chaos.worker", json.dumps(options)]
 
     def start(self, command: Sequence[str], log: str) -> subprocess.Popen[bytes]:
+        told_by_input = {"tests.chaos.worker", "tests.chaos.subscribed.operators"}
+
         def start() -> subprocess.Popen[bytes]:
             with (self.folder / log).open("ab") as out:
                 return subprocess.Popen(
@@ -145,7 +174,7 @@ class Crew:
                         "DJANGO_SETTINGS_MODULE": "tests.chaos.subscribed.settings",
                         "CHAOS": json.dumps(self.here),
                     },
-                    stdin=subprocess.PIPE if "tests.chaos.worker" in command else None,
+                    stdin=subprocess.PIPE if told_by_input & {*command} else None,
                     stdout=out,
                     stderr=out,
                     preexec_fn=mongod_keeper.die_with_parent(),
@@ -174,7 +203,11 @@ class Crew:
 
     @contextlib.contextmanager
     def harmed(self) -> Iterator[None]:
-        """Kill and freeze at random until the end; then let all be at work."""
+        """
+        Kill and freeze at random, and let handlers fail, until the end.
+
+        Then all are at work, and no event is bad.
+        """
         ends = threading.Event()
 
         def harm() -> None:
@@ -182,13 +215,19 @@ class Crew:
                 with self.lock:
                     self._tick()
 
-        thread = threading.Thread(target=harm)
-        thread.start()
+        threads = [
+            threading.Thread(target=harm),
+            threading.Thread(target=self._fail, args=(ends,)),
+        ]
+        for thread in threads:
+            thread.start()
         try:
             yield
         finally:
             ends.set()
-            thread.join()
+            for thread in threads:
+                thread.join()
+            write_bad(self.folder, [])
             self.heal()
 
     def _tick(self) -> None:
@@ -197,7 +236,7 @@ class Crew:
             if worker.thaws and worker.thaws < time.monotonic():
                 worker.thaw()
         frozen = [worker for worker in self.workers if worker.thaws]
-        kind = self.random.choice(list(self.sizes))
+        kind = self.random.choice([kind for kind in self.sizes if kind != "operator"])
         worker = self.random.choice([w for w in self.of(kind) if w not in frozen])
         how = self.random.random()
         if how < FREEZES and not frozen and worker.kind != "writer":
@@ -211,9 +250,54 @@ class Crew:
             self.kill(worker)
 
     def kill(self, worker: Worker) -> None:
+        """Kill one, and start it again."""
         worker.kill()
         self.done[f"kill a {worker.kind}"] += 1
         worker.start()
+
+    # --- handlers that fail
+
+    def _fail(self, ends: threading.Event) -> None:
+        """Let some events be bad by turns, and operators be killed in between."""
+        choice = random.Random(f"{self.seed} bad")
+        while not ends.is_set():
+            write_bad(self.folder, choice.sample(range(CLASSES), BAD_CLASSES))
+            ends.wait(choice.uniform(*BAD_SPELL))
+            if choice.random() < QUIETS and not ends.is_set():
+                with self.lock:
+                    self._end_in_a_release(choice.uniform(*RELEASING), ends)
+            write_bad(self.folder, [])
+            ends.wait(choice.uniform(*GOOD_SPELL))
+            if choice.random() < 0.5:
+                with self.lock:
+                    self.kill(choice.choice(self.of("operator")))
+
+    def _end_in_a_release(self, seconds: float, ends: threading.Event) -> None:
+        """
+        Let all subscribers end while parked streams are released, and nothing else is.
+
+        See ``operators``, who fix what failed and ask for the retry.
+        """
+        self.heal()
+        writers, subscribers = self.of("writer"), self.of("subscriber")
+        for worker in writers:
+            worker.freeze(PATIENCE)
+        asked = self.folder / ASKED
+        asked.touch()
+        with contextlib.suppress(AssertionError):
+            until(lambda: ends.is_set() or not asked.exists(), PATIENCE)
+            self.done["end in a release"] += 1
+        time.sleep(seconds)
+        for worker in subscribers:
+            worker.tell()
+        for worker in subscribers:
+            worker.wait()
+            worker.start()
+        for worker in writers:
+            worker.thaw()
+        asked.unlink(missing_ok=True)
+
+    # --- at the end
 
     def look(self) -> None:
         """Note who has ended by himself, and start him again."""

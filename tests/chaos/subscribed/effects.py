@@ -16,18 +16,23 @@ from ossy_event_store.faces import CODEC
 from ossy_event_store.mongo import EVENTS, PARKED, POSITIONS, SNAPSHOTS, SUBSCRIPTIONS
 
 from ..database import Document
+from .keys import KEYS
+from .operated import Skip
 
 # Subscriptions, each with what it writes to.
 EFFECTS, TOTALS = "effects", "totals"
 ROWS = "rows"
+# These stop where the others park.
+STRICT, STRICT_ROWS = "strict", "strict_rows"
+IN_SQL = (ROWS, STRICT_ROWS)
 TABLE = """
-CREATE TABLE effects (
+CREATE TABLE {} (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     event TEXT, stream TEXT, version INTEGER, position INTEGER
 )"""
 DIARY, DIARIES = "diary", "diaries"
+FOLLOWING = "snapshots"
 ROWS_FILE = "rows.sqlite3"
-CHAINS = "projection_chains"
 
 
 class Effect(NamedTuple):
@@ -52,13 +57,15 @@ class Effects:
     # None: nobody did this.
     #: By stream: how many events were counted, and their versions in order.
     totals: dict[str, tuple[int, list[int]]] | None = None
-    #: Of the projection: the state of each key.
-    chains: dict[Any, Document] | None = None
+    #: By projection: the state of each key, the tokens of its events stream by stream.
+    documents: dict[str, dict[Any, dict[str, list[str]]]] = field(default_factory=dict)
     #: By stream: the version of its snapshot.
     snapshots: dict[str, int] | None = None
     #: By subscription: where its checkpoint stands.
     checkpoints: dict[str, int] = field(default_factory=dict)
-    #: Streams that wait, and why.
+    #: What operators skipped, or may have.
+    skips: list[Skip] = field(default_factory=list)
+    #: Streams that are parked, subscriptions that have stopped, and why.
     parked: list[str] = field(default_factory=list)
     #: What went wrong with a process that nobody had harmed.
     odd: list[str] = field(default_factory=list)
@@ -70,35 +77,50 @@ def read_effects(client: MongoClient[Document], name: str, folder: Path) -> Effe
     )
     order = [("aggregateId", 1), ("aggregateVersion", 1)]
     totals = database[TOTALS].find()
+    stand = list(database[SUBSCRIPTIONS].find())
     return Effects(
         events=list(database[EVENTS].find(sort=order)),
         entries=list(database[POSITIONS].find(sort=[("_id", 1)])),
         exact={
-            EFFECTS: [Effect(*one["of"]) for one in database[EFFECTS].find()],
-            ROWS: list(read_rows(folder / ROWS_FILE)),
+            **{
+                name: [Effect(*one["of"]) for one in database[name].find()]
+                for name in (EFFECTS, STRICT)
+            },
+            **{name: list(read_rows(folder / ROWS_FILE, name)) for name in IN_SQL},
         },
         delivered={
             name: list(read_deliveries(folder / f"{name}.deliveries"))
             for name in (DIARY, DIARIES)
         },
         totals={t["_id"]: (t["count"], t["versions"]) for t in totals},
-        chains={one["_id"]: one["state"] for one in database[CHAINS].find()},
+        documents={
+            name: {
+                one["_id"]: one["state"]
+                for one in database[f"projection_{name}"].find()
+            }
+            for name in KEYS
+        },
         snapshots={
             one["_id"]: one["aggregateVersion"] for one in database[SNAPSHOTS].find()
         },
-        checkpoints={
-            one["_id"]: one["position"] for one in database[SUBSCRIPTIONS].find()
-        },
+        checkpoints={one["_id"]: one["position"] for one in stand},
         parked=[
-            f"{one['aggregateId']} of {one['subscription']}: {one['error']}"
-            for one in database[PARKED].find()
+            *(
+                f"{one['aggregateId']} of {one['subscription']}: {one['error']}"
+                for one in database[PARKED].find()
+            ),
+            *(
+                f"{one['_id']} has stopped: {one['stopped']['error']}"
+                for one in stand
+                if one["stopped"]
+            ),
         ],
     )
 
 
-def read_rows(path: Path) -> Iterable[Effect]:
+def read_rows(path: Path, table: str) -> Iterable[Effect]:
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        query = "SELECT event, stream, version, position FROM effects ORDER BY id"
+        query = f"SELECT event, stream, version, position FROM {table} ORDER BY id"
         yield from (Effect(*row) for row in connection.execute(query))
 
 

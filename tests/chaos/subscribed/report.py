@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from .. import report as appends
 from ..checker import Violations
 from ..database import Database
 from ..history import History
-from .checker import check
+from .checker import all_done, check
 from .effects import Effects
 
 ORDER = ("against the stream", "out of order", "rows out of order")
@@ -40,6 +41,8 @@ class Report(appends.Facts):
     fail_overs: int
     #: What was done to the processes.
     crew: dict[str, int]
+    #: What operators saw parked, and did.
+    operated: dict[str, int]
     #: Times a sequencer was overtaken, or was told that the history is lost: by code.
     met: dict[str, int]
     #: Decisions by what became of them.
@@ -61,13 +64,14 @@ def report(
     effects: Effects,
     *,
     met: dict[str, int],
+    operated: dict[str, int],
     **facts: Any,
 ) -> Report:
     found = {**checker.check(history, database), **check(effects)}
-    if not any(what.isdigit() for what in met):
-        found["nothing shown"] = ["no server has said that the history is lost"]
+    if idle := list(not_shown(met, operated)):
+        found["nothing shown"] = idle
     count = {name: len(texts) for name, texts in found.items()}
-    done = {**effects.exact, **effects.delivered}
+    done = all_done(effects)
     different = {name: len(set(some)) for name, some in done.items()}
     return Report(
         acknowledged=sum(appends.ways(history.operations).values()),
@@ -84,6 +88,16 @@ def report(
         operations=Counter(o.outcome for o in history.operations),
         errors=Counter(failure.error for failure in history.failures),
         met=met,
+        operated=operated,
         violations=found,
         **facts,
     )
+
+
+def not_shown(met: dict[str, int], operated: dict[str, int]) -> Iterator[str]:
+    """Yield what did not happen in a run that is to show that all is well with it."""
+    if not any(what.isdigit() for what in met):
+        yield "no server has said that the history is lost"
+    for what in ("parked", "retried", "skipped"):
+        if not operated.get(what):
+            yield f"no stream was {what}"

@@ -19,14 +19,20 @@ from tests.servers import Servers, running, until
 
 from .. import database, history
 from ..nemesis import ACTIONS, Nemesis, kill_the_primary
-from .crew import Crew
-from .effects import EFFECTS, ROWS_FILE, TABLE, TOTALS, read_effects
+from . import operated as operations
+from .crew import FOLLOWERS, Crew
+from .effects import EFFECTS, IN_SQL, ROWS_FILE, STRICT, TABLE, TOTALS, read_effects
 from .report import Report, report
 from .watch import MET
 
 DATABASE = "chaos"
 TIMEOUT = 4.0  # the store's: short enough for outcomes to be unknown
-SIZES = {"writer": 4, "sequencer": 2, "subscriber": 3}  # a writer process is two
+SIZES = {  # a writer process is two
+    "writer": 4,
+    "sequencer": 2,
+    "subscriber": 3,
+    "operator": 1,
+}
 SPELL = 20.0  # seconds from one time that the history is lost to the next
 SETTLES = 120  # seconds for all subscriptions to come to the end, once all is well
 
@@ -50,6 +56,7 @@ def run(folder: Path, seconds: float, seed: int) -> Report:
                 harm(nemesis, crew, seconds)
             crew.end("writer")
             settling = time.monotonic()
+            crew.end("operator")
             settle(servers)
             settled = time.monotonic() - settling
             crew.end("subscriber", "sequencer")
@@ -58,6 +65,8 @@ def run(folder: Path, seconds: float, seed: int) -> Report:
             effects = read_effects(client, DATABASE, folder)
             term = client.admin.command("replSetGetStatus")["term"]
         effects.odd += crew.odd
+        operated = operations.read(sorted(folder.glob("*.operations")))
+        effects.skips = operated.skips
     return report(
         history.read(sorted(folder.glob("*.history"))),
         left,
@@ -68,6 +77,7 @@ def run(folder: Path, seconds: float, seed: int) -> Report:
         fail_overs=term - 1,
         nemesis=nemesis.done,
         crew=crew.done,
+        operated=operated.counts,
         met=Counter((folder / MET).read_text().split()),
     )
 
@@ -85,10 +95,11 @@ def here(folder: Path, servers: Servers) -> dict[str, Any]:
 def make_tables(servers: Servers, folder: Path) -> None:
     """Make what is written to in transactions, which make nothing."""
     with servers.primary.client() as client:
-        for name in (EFFECTS, TOTALS):
+        for name in (EFFECTS, STRICT, TOTALS):
             client[DATABASE].create_collection(name)
     with contextlib.closing(sqlite3.connect(folder / ROWS_FILE)) as connection:
-        connection.execute(TABLE)
+        for name in IN_SQL:
+            connection.execute(TABLE.format(name))
 
 
 def harm(nemesis: Nemesis, crew: Crew, seconds: float) -> None:
@@ -109,7 +120,7 @@ def lose_the_history(nemesis: Nemesis, crew: Crew) -> None:
     """
     with crew.lock:
         crew.heal()
-        followers = crew.of("sequencer", "subscriber")
+        followers = crew.of(*FOLLOWERS)
         for worker in followers:
             worker.freeze(0)
         roll_over(nemesis)

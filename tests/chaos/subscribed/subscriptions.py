@@ -1,7 +1,8 @@
 """
-What is subscribed, one of each kind. Nothing here hides that an event came twice.
+What is subscribed, of each kind. Nothing here hides that an event came twice.
 
-No handler fails by itself, so a stream that is parked was parked by mistake.
+All of them fail at events that are bad for a while, most of them after the effect:
+what was written is to be gone with the failure.
 """
 
 import os
@@ -13,9 +14,23 @@ from django.db import connection
 
 from ossy_event_store import mongo, subscription
 
-from .effects import DIARIES, DIARY, EFFECTS, ROWS, TOTALS
+from .effects import (
+    DIARIES,
+    DIARY,
+    EFFECTS,
+    ROWS,
+    STRICT,
+    STRICT_ROWS,
+    TOTALS,
+)
+from .failing import Failing
 
-ROW = "INSERT INTO effects (event, stream, version, position) VALUES (%s, %s, %s, %s)"
+ROW = "INSERT INTO {} (event, stream, version, position) VALUES (%s, %s, %s, %s)"
+# Streams park at once: an outage in which a retry helps is the business of the servers.
+QUICK = {"retries": 1, "backoff": (0.01, 0.02)}
+STOPPING = {**QUICK, "on_error": "stop"}
+
+fail_if_bad = Failing(settings.FOLDER)
 
 
 def place(event):
@@ -27,29 +42,53 @@ def place(event):
     )
 
 
-@subscription(EFFECTS, session=True)
+@subscription(EFFECTS, session=True, **QUICK)
 def effects(event, session):
-    database = mongo.raw(mongo.blocking().events).database
-    database[EFFECTS].insert_one({"of": list(place(event))}, session=session)
+    database = write(EFFECTS, event, session)
     change = {"$inc": {"count": 1}, "$push": {"versions": event["aggregateVersion"]}}
     stream = {"_id": event["aggregateId"]}
     database[TOTALS].update_one(stream, change, upsert=True, session=session)
+    fail_if_bad(EFFECTS, event)
 
 
-@subscription(ROWS, using="default")
+@subscription(STRICT, session=True, **STOPPING)
+def strict(event, session):
+    write(STRICT, event, session)
+    fail_if_bad(STRICT, event)
+
+
+def write(name, event, session):
+    database = mongo.raw(mongo.blocking().events).database
+    database[name].insert_one({"of": list(place(event))}, session=session)
+    return database
+
+
+@subscription(ROWS, using="default", **QUICK)
 def rows(event):
+    insert(ROWS, event)
+
+
+@subscription(STRICT_ROWS, using="default", **STOPPING)
+def strict_rows(event):
+    insert(STRICT_ROWS, event)
+
+
+def insert(name, event):
     with connection.cursor() as cursor:
-        cursor.execute(ROW, place(event))
+        cursor.execute(ROW.format(name), place(event))
+    fail_if_bad(name, event)
 
 
-@subscription(DIARY)
+@subscription(DIARY, **QUICK)
 def diary(event):
+    fail_if_bad(DIARY, event)
     note(DIARY, event)
 
 
-@subscription(DIARIES, concurrency=4)
+@subscription(DIARIES, concurrency=4, **QUICK)
 async def diaries(event):
     note(DIARIES, event)
+    fail_if_bad(DIARIES, event)
 
 
 def note(name, event):

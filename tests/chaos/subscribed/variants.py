@@ -7,35 +7,46 @@ in which order things happen, and nothing else does.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from bson import ObjectId
+from django.db import connections, transaction
 from pymongo import ReturnDocument
 
-from ossy_event_store import EventStore, checkpoints, mongo
+from ossy_event_store import EventStore, Projection, checkpoints, mongo, operating
 from ossy_event_store.consumer import Consumer
-from ossy_event_store.delivery import AtLeastOnce, InTransaction
+from ossy_event_store.delivery import AtLeastOnce, InDatabase, InTransaction
 from ossy_event_store.faces import drive
 from ossy_event_store.follow import follower
 from ossy_event_store.leases import new_owner
 from ossy_event_store.mongo import Store
+from ossy_event_store.projecting import Writer
 from ossy_event_store.sequence import Changes, Sequencer
 from ossy_event_store.subscriptions import Subscription
 from tests.servers import until
 
 from ..database import Document
 from ..ledger import Ledger, entry
-from .effects import DIARY, EFFECTS, Effect, Effects
+from .effects import DIARY, EFFECTS, ROWS, Effect, Effects
+from .failing import Bad
+from .keys import CHAINS, KEYS
+from .operated import Skip
 
 EVENTS = 40  # of a scenario
 STREAMS = 8
 SCAN = 10  # events a round trip of a scan
+DOCUMENTS = 4  # of a projection
+BROKEN = 8  # events that fail, of each way
+LATER = 6  # events after the one at which a stream is parked
+LAST = "last"  # a stream whose events come after all others
+SQL = "sql"  # the alias of an SQL database that has the checkpoints' table
 CRASHES = 0.1  # chance that a handler's process ends before an effect, or behind it
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
@@ -257,28 +268,270 @@ def _effect(
 
 def consume(store: Store, declared: Subscription, effect: Any) -> None:
     """Run a subscription to the end of the events, anew after each crash."""
-    stop = threading.Event()
-    declared = replace(declared, effect=effect)
+    stand = mongo.raw(store.subscriptions)
+
+    def is_at_the_end() -> bool:
+        stands = stand.find_one({"_id": declared.name})
+        return bool(stands) and stands["position"] == EVENTS
+
+    run_until(store, replace(declared, effect=effect), is_at_the_end)
+
+
+def run_until(
+    store: Store, declared: Subscription, condition: Callable[[], bool]
+) -> None:
+    """Run a subscription until something is true, again after each crash."""
+    with at_work(store, declared, threading.Event()):
+        until(condition)
+
+
+@contextlib.contextmanager
+def at_work(
+    store: Store, declared: Subscription, stop: threading.Event
+) -> Iterator[None]:
+    """Run a subscription, again after each crash."""
 
     def work() -> None:
         while not stop.is_set():
-            try:
-                drive(Consumer(declared, new_owner(), stop).run(store))
-            except Crash:
-                continue
-
-    def is_at_the_end() -> bool:
-        stands = mongo.raw(store.subscriptions).find_one({"_id": declared.name})
-        return bool(stands) and stands["position"] == EVENTS
+            with contextlib.suppress(Crash):
+                run_once(store, declared, stop)
 
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        until(is_at_the_end)
+        yield
     finally:
         stop.set()
         thread.join()
         follower.close()
+
+
+def run_once(store: Store, declared: Subscription, stop: threading.Event) -> None:
+    """Run a subscription until it is told to stop, as a process that gets SIGTERM."""
+    try:
+        drive(Consumer(declared, new_owner(), stop).run(store))
+    finally:
+        connections.close_all()
+
+
+# --- handlers that fail, and what operators do about it ------------------------
+
+
+class Scene:
+    """A store with some events, and a subscription whose bad events can be fixed."""
+
+    def __init__(self, store: Store, seed: int, declared: Subscription) -> None:
+        self.store = store
+        self.random = random.Random(seed)
+        self.declared = declared
+        self.head = 0
+
+    def append(self, *streams: str) -> None:
+        """Append an event to each of these streams, and give it a position."""
+        for stream in streams:
+            self.head += 1
+            note = self.random.randrange(DOCUMENTS)
+            event = {**made(self.head, stream), **entry(f"t-{self.head}", note)}
+            EventStore.append_event(event)
+        sequencer = Sequencer(self.store)
+        given(sequencer)
+        sequencer.close()
+
+    def run(self) -> None:
+        """Run to the end of the events; what fails is parked."""
+        run_until(self.store, self.declared, self.is_at_the_end)
+
+    def release(self) -> None:
+        """Retry what is parked, and run until nothing is."""
+        operating.retry(self.declared.name)
+        parked = mongo.raw(self.store.parked)
+        run_until(
+            self.store,
+            self.declared,
+            lambda: not parked.count_documents({}) and self.is_at_the_end(),
+        )
+
+    def is_at_the_end(self) -> bool:
+        return bool(self.stands and self.stands["position"] == self.head)
+
+    @property
+    def stands(self) -> Document | None:
+        stand = mongo.raw(self.store.subscriptions)
+        return stand.find_one({"_id": self.declared.name})
+
+    def forget(self, position: int) -> None:
+        """Let the checkpoint stand where a process that was killed had written it."""
+        mongo.raw(self.store.subscriptions).update_one(
+            {"_id": self.declared.name}, {"$set": {"position": position}}
+        )
+
+
+class Projected(Scene):
+    """A projection; ``keys`` and ``applies`` are the tokens at which it fails."""
+
+    def __init__(self, store: Store, seed: int, Kind: Callable[..., Any]) -> None:
+        self.keys: set[str] = set()
+        self.applies: set[str] = set()
+        cls = self.projection()
+        declared = Subscription(
+            CHAINS,
+            cls,
+            kind="projection",
+            effect=partial(Kind, cls=cls),
+            more={"generation": 1, "revision": cls.revision},
+        )
+        super().__init__(store, seed, declared)
+        self.documents = mongo.raw(store.events).database[f"projection_{CHAINS}"]
+        self.documents.drop()
+
+    def projection(self) -> Any:
+        scene = self
+
+        class Chains(Projection):
+            name = CHAINS
+            revision = "1"
+
+            @staticmethod
+            def key(event: Document) -> Any:
+                fail_at(event, scene.keys)
+                return KEYS[CHAINS](event)
+
+            @staticmethod
+            def apply(event: Document, state: Document) -> Document:
+                fail_at(event, scene.applies)
+                stream, token = event["aggregateId"], event["payload"]["token"]
+                return {**state, stream: [*state.get(stream, ()), token]}
+
+        return Chains
+
+    def append_all(self) -> None:
+        self.append(*(f"s-{self.random.randrange(STREAMS)}" for _ in range(EVENTS)))
+
+    def some(self, count: int) -> list[str]:
+        return [f"t-{n}" for n in self.random.sample(range(1, self.head + 1), count)]
+
+    def fix(self) -> None:
+        self.keys.clear()
+        self.applies.clear()
+
+    def effects(self) -> Effects:
+        found = {one["_id"]: one["state"] for one in self.documents.find()}
+        self.documents.drop()
+        return left(self.store, documents={CHAINS: found})
+
+
+def fail_at(event: Document, tokens: Container[str]) -> None:
+    if event["payload"]["token"] in tokens:
+        raise Bad(event["payload"]["token"])
+
+
+def fail_twice_in_a_batch(store: Store, seed: int, Kind: Callable[..., Any]) -> Effects:
+    """Let several events of a stream fail in one batch, each in its own way."""
+    scene = Projected(store, seed, Kind)
+    scene.append_all()
+    scene.keys.update(scene.some(BROKEN))
+    scene.applies.update(scene.some(BROKEN))
+    scene.run()
+    scene.fix()
+    scene.release()
+    return scene.effects()
+
+
+def fail_at_what_is_applied(
+    store: Store, seed: int, Kind: Callable[..., Any]
+) -> Effects:
+    """Kill a process after it wrote documents; what is in them fails for the next."""
+    scene = Projected(store, seed, Kind)
+    scene.append_all()
+    scene.run()
+    scene.forget(scene.random.randrange(EVENTS // 2))
+    scene.keys.update(scene.some(BROKEN))
+    scene.applies.update(scene.some(BROKEN))
+    scene.run()
+    scene.fix()
+    scene.release()
+    return scene.effects()
+
+
+def retry_before_the_checkpoint(
+    store: Store, seed: int, Kind: Callable[..., Any]
+) -> Effects:
+    """Kill a process after it parked streams; retry before the next one starts."""
+    scene = Projected(store, seed, Kind)
+    scene.append_all()
+    scene.applies.update(scene.some(BROKEN))
+    scene.run()
+    scene.forget(scene.random.randrange(EVENTS // 2))
+    scene.fix()
+    scene.release()
+    return scene.effects()
+
+
+class InRows(Scene):
+    """A subscription that writes to SQL, and fails at each event of one stream."""
+
+    def __init__(self, store: Store, seed: int, Kind: Callable[..., Any]) -> None:
+        self.done: list[Effect] = []
+        self.broken: set[str] = set()
+        #: In how many events from now the process is told to end, and how it is.
+        self.left: int | None = None
+        self.stop = threading.Event()
+        declared = Subscription(ROWS, self.handle, using=SQL, batch=5, retries=0)
+        effect = partial(_effect, Kind, declared, False)
+        super().__init__(store, seed, replace(declared, effect=effect))
+
+    def handle(self, event: Document) -> None:
+        if event["aggregateId"] in self.broken:
+            raise Bad(event["payload"]["token"])
+        # If it is rolled back, nothing was done.
+        done = partial(self.done.append, effect_of(event))
+        transaction.on_commit(done, using=SQL)
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                self.stop.set()
+
+    def park_the_last(self) -> str:
+        """Let the stream of the last event be parked; return which it is."""
+        self.append(*(f"s-{self.random.randrange(STREAMS)}" for _ in range(EVENTS)))
+        self.broken.add(LAST)
+        self.append(LAST)
+        until(self.is_at_the_end)
+        # The row is no further: these are passed over.
+        self.append(*[LAST] * LATER)
+        until(self.is_at_the_end)
+        return LAST
+
+
+def end_in_a_release(store: Store, seed: int, Kind: Callable[..., Any]) -> Effects:
+    """End a process, as with SIGTERM, while it releases a stream and nothing else."""
+    scene = InRows(store, seed, Kind)
+    with at_work(store, scene.declared, scene.stop):
+        scene.park_the_last()
+        scene.left = scene.random.randint(1, LATER)
+        scene.broken.clear()
+        operating.retry(ROWS)
+        until(scene.stop.is_set)
+    scene.release()
+    return left(store, exact={ROWS: scene.done})
+
+
+def end_after_a_skip(store: Store, seed: int, Kind: Callable[..., Any]) -> Effects:
+    """Skip the first event of a parked stream, while or before a process is at work."""
+    scene = InRows(store, seed, Kind)
+    with at_work(store, scene.declared, scene.stop):
+        parked = scene.park_the_last()
+        if seed % 2:
+            scene.stop.set()
+        scene.left = scene.random.randint(1, LATER)
+        record = operating.skip(ROWS, parked, "chaos")
+        scene.broken.clear()
+        assert record
+        until(scene.stop.is_set)
+    scene.release()
+    version = record["aggregateVersion"]
+    skips = [Skip(ROWS, str(record["eventId"]), parked, version)]
+    return left(store, exact={ROWS: scene.done}, skips=skips)
 
 
 # --- all of them --------------------------------------------------------------
@@ -288,9 +541,12 @@ def consume(store: Store, declared: Subscription, effect: Any) -> None:
 class Variant:
     scenario: Callable[..., Effects]
     as_it_is: Callable[..., Any]
-    weak: Callable[..., Any]
+    #: None: there is none yet.
+    weak: Callable[..., Any] | None
     #: What the checker finds.
     finds: str
+    #: Whether it needs an SQL database, under the alias ``SQL``.
+    in_sql: bool = False
 
 
 AT_LEAST_ONCE = partial(crash_in_a_handler, session=False)
@@ -309,5 +565,20 @@ VARIANTS = {
     ),
     "effect and checkpoint apart": Variant(
         EXACTLY_ONCE, InTransaction, OutsideOfTransaction, "doubled"
+    ),
+    "parked at the last failure of a batch": Variant(
+        fail_twice_in_a_batch, Writer, None, "missed"
+    ),
+    "parked though it is applied": Variant(
+        fail_at_what_is_applied, Writer, None, "doubled"
+    ),
+    "released before what the documents have": Variant(
+        retry_before_the_checkpoint, Writer, None, "missed"
+    ),
+    "released before its row": Variant(
+        end_in_a_release, InDatabase, None, "doubled", in_sql=True
+    ),
+    "skipped before its row": Variant(
+        end_after_a_skip, InDatabase, None, "done though skipped", in_sql=True
     ),
 }
