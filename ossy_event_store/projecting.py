@@ -56,6 +56,145 @@ def collection_name(name: str, generation: int) -> str:
     return first if generation == 1 else f"{first}_{generation}"
 
 
+class Fold:
+    """
+    Some events on their way into the documents of a projection; pure.
+
+    They are applied in their order, whatever their keys are, so that the first failure
+    that is found of a stream is its first event that fails: no later one of the stream
+    is applied.
+
+    Args:
+        cls: the projection.
+        events: in their order.
+    """
+
+    def __init__(self, cls: Any, events: Sequence[Document]) -> None:
+        self._cls = cls
+        #: By stream: its first event that fails, and why.
+        self.failed: dict[str, Failed] = {}
+        #: The keys of all documents that may change.
+        self.keys: set[Any] = set()
+        # An event without a key that can be used stands with the error.
+        self._work: list[tuple[Document, Any]] = []
+        self._key_all(events)
+        self._at = 0
+        self._states: dict[Any, Any] = {}
+        self._positions: dict[Any, int] = {}
+        self._changed: dict[Any, int] = {}  # by key: the position of its last event
+        self._late: dict[Any, int] = {}
+        self._careful: set[Any] = set()  # keys of states that failed before
+
+    def _key_all(self, events: Sequence[Document]) -> None:
+        key_of, work, keys = self._cls.key, self._work, self.keys
+        without: set[str] = set()  # streams of which a key failed
+        for event in events:
+            if without and event["aggregateId"] in without:
+                continue
+            try:
+                key = key_of(event)
+                if key is None:
+                    continue
+                if type(key) is not str:  # the usual one costs no call
+                    check_key(key)
+            except Exception as error:
+                without.add(event["aggregateId"])
+                self._fail(event, error)
+                continue
+            keys.add(key)
+            work.append((event, key))
+
+    def _fail(self, event: Document, error: BaseException) -> None:
+        """Note a failure, unless an earlier event of the stream fails as well."""
+        known = self.failed.get(event["aggregateId"])
+        if known is None or event["position"] < known.event["position"]:
+            self.failed[event["aggregateId"]] = Failed(event, error)
+
+    def begin(self, old: Mapping[Any, Document]) -> None:
+        """Take the documents as they are stored."""
+        for key, document in old.items():
+            self._states[key] = document["state"]
+            self._positions[key] = document["position"]
+            if "late" in document:
+                self._late[key] = document["late"]
+
+    def advance(self) -> Any:
+        """
+        Apply the events that are left.
+
+        Returns:
+            A key whose state has to be restored, and then called again; or None.
+        """
+        apply, failed = self._cls.apply, self.failed
+        states, positions, changed = self._states, self._positions, self._changed
+        work, careful = self._work, self._careful
+        while self._at < len(work):
+            event, key = work[self._at]
+            self._at += 1
+            if failed and self._is_out(event):
+                continue
+            position = event["position"]
+            if position <= positions.get(key, 0):
+                continue  # it is in the document
+            state = states[key] if key in states else self._initial()
+            before = copy.deepcopy(state) if careful and key in careful else None
+            try:
+                state = apply(event, state)
+                if type(state) is not dict and not isinstance(state, Mapping):
+                    raise TypeError(
+                        f"{name_of(self._cls)}.apply returned "
+                        f"{type(state).__name__}, expected a dict."
+                    )
+            except Exception as error:
+                self._fail(event, error)
+                if key in careful:
+                    states[key] = before
+                    continue
+                careful.add(key)
+                return key
+            states[key] = state
+            changed[key] = position
+        return None
+
+    def _is_out(self, event: Document) -> bool:
+        """Whether an event waits behind one that failed."""
+        known = self.failed.get(event["aggregateId"])
+        return known is not None and event["position"] >= known.event["position"]
+
+    def _initial(self) -> Any:
+        return copy.deepcopy(dict(self._cls.initial_state))
+
+    def restore(self, key: Any, document: Document | None) -> None:
+        """
+        Apply again what was applied to a state before an event failed there.
+
+        Args:
+            key: as ``advance()`` returned it.
+            document: as it is stored; None if it is not.
+
+        Raises:
+            HandlerFailed: an event fails that did not before.
+        """
+        state = document["state"] if document else self._initial()
+        stands = self._positions.get(key, 0)
+        try:
+            for event, other in self._work[: self._at]:
+                applied = other == key and event["position"] > stands
+                if applied and not self._is_out(event):
+                    state = self._cls.apply(event, state)
+        except Exception as error:
+            raise HandlerFailed(error) from error
+        self._states[key] = state
+
+    def changed(self) -> Iterator[Document]:
+        """Yield the documents that change, as they are then."""
+        for key, position in self._changed.items():
+            new = {"_id": key, "state": self._states[key], "position": position}
+            if key in self._late:
+                new["late"] = self._late[key]
+            yield new
+
+
 class Writer(Effect):
     """
     Applies events to one generation of a projection.
@@ -66,6 +205,9 @@ class Writer(Effect):
         declared: the subscription of the projection, or of a build.
         generation: which; None takes the one in use.
     """
+
+    #: How events get into documents, apart from reading and writing these.
+    folds = Fold
 
     def __init__(
         self,
@@ -97,7 +239,7 @@ class Writer(Effect):
 
     async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
         """Apply events, and write each document once."""
-        fold = Fold(self._cls, events)
+        fold = self.folds(self._cls, events)
         if not fold.keys and not fold.failed:
             return Delivered(moved=False)
         old = await self._find(fold.keys)
@@ -238,142 +380,3 @@ def _is_there(failure: Mapping[str, Any]) -> bool:
     """Whether a document was not inserted as it is there by now."""
     # An index of somebody else's may refuse it as well.
     return failure["code"] == DUPLICATE_KEY and "_id" in failure.get("keyPattern", {})
-
-
-class Fold:
-    """
-    Some events on their way into the documents of a projection; pure.
-
-    They are applied in their order, whatever their keys are, so that the first failure
-    that is found of a stream is its first event that fails: no later one of the stream
-    is applied.
-
-    Args:
-        cls: the projection.
-        events: in their order.
-    """
-
-    def __init__(self, cls: Any, events: Sequence[Document]) -> None:
-        self._cls = cls
-        #: By stream: its first event that fails, and why.
-        self.failed: dict[str, Failed] = {}
-        #: The keys of all documents that may change.
-        self.keys: set[Any] = set()
-        # An event without a key that can be used stands with the error.
-        self._work: list[tuple[Document, Any]] = []
-        self._key_all(events)
-        self._at = 0
-        self._states: dict[Any, Any] = {}
-        self._positions: dict[Any, int] = {}
-        self._changed: dict[Any, int] = {}  # by key: the position of its last event
-        self._late: dict[Any, int] = {}
-        self._careful: set[Any] = set()  # keys of states that failed before
-
-    def _key_all(self, events: Sequence[Document]) -> None:
-        key_of, work, keys = self._cls.key, self._work, self.keys
-        without: set[str] = set()  # streams of which a key failed
-        for event in events:
-            if without and event["aggregateId"] in without:
-                continue
-            try:
-                key = key_of(event)
-                if key is None:
-                    continue
-                if type(key) is not str:  # the usual one costs no call
-                    check_key(key)
-            except Exception as error:
-                without.add(event["aggregateId"])
-                self._fail(event, error)
-                continue
-            keys.add(key)
-            work.append((event, key))
-
-    def _fail(self, event: Document, error: BaseException) -> None:
-        """Note a failure, unless an earlier event of the stream fails as well."""
-        known = self.failed.get(event["aggregateId"])
-        if known is None or event["position"] < known.event["position"]:
-            self.failed[event["aggregateId"]] = Failed(event, error)
-
-    def begin(self, old: Mapping[Any, Document]) -> None:
-        """Take the documents as they are stored."""
-        for key, document in old.items():
-            self._states[key] = document["state"]
-            self._positions[key] = document["position"]
-            if "late" in document:
-                self._late[key] = document["late"]
-
-    def advance(self) -> Any:
-        """
-        Apply the events that are left.
-
-        Returns:
-            A key whose state has to be restored, and then called again; or None.
-        """
-        apply, failed = self._cls.apply, self.failed
-        states, positions, changed = self._states, self._positions, self._changed
-        work, careful = self._work, self._careful
-        while self._at < len(work):
-            event, key = work[self._at]
-            self._at += 1
-            if failed and self._is_out(event):
-                continue
-            position = event["position"]
-            if position <= positions.get(key, 0):
-                continue  # it is in the document
-            state = states[key] if key in states else self._initial()
-            before = copy.deepcopy(state) if careful and key in careful else None
-            try:
-                state = apply(event, state)
-                if type(state) is not dict and not isinstance(state, Mapping):
-                    raise TypeError(
-                        f"{name_of(self._cls)}.apply returned "
-                        f"{type(state).__name__}, expected a dict."
-                    )
-            except Exception as error:
-                self._fail(event, error)
-                if key in careful:
-                    states[key] = before
-                    continue
-                careful.add(key)
-                return key
-            states[key] = state
-            changed[key] = position
-        return None
-
-    def _is_out(self, event: Document) -> bool:
-        """Whether an event waits behind one that failed."""
-        known = self.failed.get(event["aggregateId"])
-        return known is not None and event["position"] >= known.event["position"]
-
-    def _initial(self) -> Any:
-        return copy.deepcopy(dict(self._cls.initial_state))
-
-    def restore(self, key: Any, document: Document | None) -> None:
-        """
-        Apply again what was applied to a state before an event failed there.
-
-        Args:
-            key: as ``advance()`` returned it.
-            document: as it is stored; None if it is not.
-
-        Raises:
-            HandlerFailed: an event fails that did not before.
-        """
-        state = document["state"] if document else self._initial()
-        stands = self._positions.get(key, 0)
-        try:
-            for event, other in self._work[: self._at]:
-                applied = other == key and event["position"] > stands
-                if applied and not self._is_out(event):
-                    state = self._cls.apply(event, state)
-        except Exception as error:
-            raise HandlerFailed(error) from error
-        self._states[key] = state
-
-    def changed(self) -> Iterator[Document]:
-        """Yield the documents that change, as they are then."""
-        for key, position in self._changed.items():
-            new = {"_id": key, "state": self._states[key], "position": position}
-            if key in self._late:
-                new["late"] = self._late[key]
-            yield new

@@ -376,9 +376,6 @@ def play(store, history, quick, monkeypatch, request):
     return play
 
 
-WEAK = [name for name, variant in VARIANTS.items() if variant.weak is not None]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", VARIANTS)
@@ -389,7 +386,7 @@ def test_ours_stand_what_weaker_ones_do_not(name, seed, play):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", WEAK)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_weaker_ones_are_found_out(name, seed, play):
     variant = VARIANTS[name]
     assert variant.finds in check(play(variant, seed, variant.weak))
