@@ -1,0 +1,112 @@
+"""Examples of one kind, for some time, and what they did."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from django.conf import settings as django_settings
+from django.db import connections
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from .kinds import KINDS, SQL, make_tables
+from .machine import Happenings
+
+EXAMPLES = 10  # with one seed
+STEPS = 12  # of an example
+#: What an example that proves anything does.
+NEEDED = ("parked", "retried", "skipped", "killed", "taken over", "terminated")
+
+
+@dataclass
+class Report:
+    """What the examples of one kind did."""
+
+    kind: str
+    seconds: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    #: Seconds until the first violation, and the seed that has it.
+    found: tuple[float, int] | None = None
+    #: The smallest example that was found, if there is any.
+    violation: BaseException | None = None
+
+    def __str__(self) -> str:
+        rate = self.counts["examples"] / max(self.seconds, 0.001)
+        counts = ", ".join(f"{n} {what}" for what, n in self.counts.most_common())
+        text = f"{self.kind}: {rate:.1f} examples/s; {counts}"
+        if self.found:
+            text += f"; VIOLATED after {self.found[0]:.1f} s with seed {self.found[1]}"
+        return text
+
+
+def run(kind: str, seconds: float, first: int) -> Report:
+    """Run examples with one seed after the other, until the time is over."""
+    report = Report(kind)
+    began = time.monotonic()
+
+    class Own(Happenings):
+        kind_of = KINDS[kind]
+        counts = report.counts
+
+        def refuse(self, problems):
+            try:
+                super().refuse(problems)
+            except BaseException:
+                if report.found is None:
+                    report.found = time.monotonic() - began, number
+                raise
+
+    Own.__name__ = Happenings.__name__
+    chosen = settings(
+        deadline=None,
+        database=None,
+        max_examples=EXAMPLES,
+        stateful_step_count=STEPS,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    number = first
+    with quiet():
+        while (spent := time.monotonic() - began) < seconds:
+            try:
+                run_state_machine_as_test(seed(number)(Own), settings=chosen)
+            except BaseException as error:
+                report.violation = error
+                break
+            number += 1
+    report.seconds = spent if report.violation is None else time.monotonic() - began
+    return report
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Log nothing: the handlers fail all the time."""
+    logger = logging.getLogger("ossy_event_store")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def database() -> Iterator[None]:
+    """Have an alias for effects in an SQL database, in memory."""
+    engine = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "OPTIONS": {}}
+    known = {**django_settings.DATABASES, SQL: engine}
+    connections.settings[SQL] = connections.configure_settings(known)[SQL]
+    make_tables()
+    try:
+        yield
+    finally:
+        connection = connections[SQL].connection
+        connections[SQL].connection = None
+        connection.close()
+        del connections[SQL]
+        del connections.settings[SQL]
