@@ -31,13 +31,17 @@ def main() -> int:
     code = 0
     with database():
         for kind in [options.kind] if options.kind else KINDS:
-            report = run(kind, options.seconds, options.seed)
-            sys.stdout.write(f"{report}\n")
-            sys.stdout.flush()
+            report = run(kind, options.seconds, options.seed, say)
+            say(str(report))
             if report.violation is not None:
                 code = 1
                 traceback.print_exception(report.violation, limit=0)
     return code
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

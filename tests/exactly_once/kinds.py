@@ -25,7 +25,7 @@ from ossy_event_store.mongo import Store
 from ossy_event_store.projecting import collection_name
 from ossy_event_store.subscriptions import Subscription
 
-from .model import Effects, Model
+from .model import Effects, Lost, Model, OutOfOrder, Violation
 
 NAME = "exactly_once"
 TYPE = "Tale"
@@ -100,11 +100,11 @@ class Kind:
 
     def problems(
         self, model: Model, reached: int, waits: Mapping[str, int]
-    ) -> Iterator[str]:
+    ) -> Iterator[Violation]:
         """Say what is wrong at this time."""
         return model.problems(self.effects(), reached, waits)
 
-    def missing(self, model: Model) -> Iterator[str]:
+    def missing(self, model: Model) -> Iterator[Violation]:
         """Say what is missing in the end."""
         return model.missing(self.effects())
 
@@ -384,18 +384,18 @@ class OfSnapshots(Kind):
 
     def problems(
         self, model: Model, reached: int, waits: Mapping[str, int]
-    ) -> Iterator[str]:
+    ) -> Iterator[Violation]:
         snapshots = self.effects()
         for stream, seen in snapshots.items():
             if list(seen) != list(range(1, len(seen) + 1)):
-                yield f"the snapshot of {stream} has versions {seen}"
+                yield OutOfOrder(f"the snapshot of {stream} has versions {seen}")
         for event in model.wanted:
             done = event.version in snapshots.get(event.stream, ())
-            parked = waits.get(event.stream, reached + 1) <= event.position
-            if event.position <= reached and not parked and not done:
-                yield f"{event} is in no snapshot: checkpoint {reached}, {dict(waits)}"
+            # That of a parked stream may be older: it is a cache.
+            if event.position <= reached and event.stream not in waits and not done:
+                yield Lost(f"{event} is in no snapshot: checkpoint {reached}")
 
-    def missing(self, model: Model) -> Iterator[str]:
+    def missing(self, model: Model) -> Iterator[Violation]:
         return self.problems(model, len(model.events), {})
 
 

@@ -8,6 +8,30 @@ from dataclasses import dataclass, field
 from itertools import chain
 from math import inf
 
+class Violation(AssertionError):
+    """A promise was broken; a class for each, so that one is not taken for another."""
+
+
+class Lost(Violation):
+    """An event was passed, and has no effect."""
+
+
+class Doubled(Violation):
+    """An event has its effect more than once."""
+
+
+class Unasked(Violation):
+    """An event has an effect though it was skipped, or is before a reset."""
+
+
+class OutOfOrder(Violation):
+    """An event has its effect before an earlier one of its stream."""
+
+
+class Restless(Violation):
+    """A stream stays parked, or a build never comes into use."""
+
+
 Effects = Mapping[str, Sequence[int]]  # positions in the order of their effects
 
 
@@ -78,7 +102,7 @@ class Model:
 
     def problems(
         self, effects: Effects, reached: int, waits: Mapping[str, int]
-    ) -> Iterator[str]:
+    ) -> Iterator[Violation]:
         """
         Say what is wrong with the effects since the last reset.
 
@@ -93,23 +117,23 @@ class Model:
         for event in self.wanted:
             passed = event.position <= reached
             if passed and not counted[event.position] and not waits_at(waits, event):
-                yield f"{event} is lost: checkpoint {reached}, parked {dict(waits)}"
+                yield Lost(f"{event}: checkpoint {reached}, parked {dict(waits)}")
         if not self.has_echo:
             for group, positions in effects.items():
                 yield from self._out_of_order(group, positions)
 
-    def _too_many(self, counted: Counter[int]) -> Iterator[str]:
+    def _too_many(self, counted: Counter[int]) -> Iterator[Violation]:
         wanted = {event.position for event in self.wanted}
         for event in self.events:
             times = counted[event.position]
             if times > 1:
-                yield f"{event} has its effect {times} times"
+                yield Doubled(f"{event} has its effect {times} times")
             elif times and event.position in self.skipped:
-                yield f"{event} was skipped and has its effect"
+                yield Unasked(f"{event} was skipped and has its effect")
             elif times and event.position not in wanted:
-                yield f"{event} has an effect that nobody asked for"
+                yield Unasked(f"{event} has an effect again after a later reset")
 
-    def _out_of_order(self, group: str, positions: Sequence[int]) -> Iterator[str]:
+    def _out_of_order(self, group: str, positions: Sequence[int]) -> Iterator[Violation]:
         first = list(dict.fromkeys(positions))  # at least once: the first time counts
         if self.exact:
             first = list(positions)
@@ -120,16 +144,16 @@ class Model:
             due = [event.position for event in mine]
             got = [position for position in first if position in due]
             if got != due[: len(got)]:
-                yield f"{stream} in {group!r}: effects {got} of {due}"
+                yield OutOfOrder(f"{stream} in {group!r}: effects {got} of {due}")
 
     # --- what must hold in the end
 
-    def missing(self, effects: Effects) -> Iterator[str]:
+    def missing(self, effects: Effects) -> Iterator[Violation]:
         """Say which events have no effect, once nothing is parked any more."""
         counted = Counter(chain.from_iterable(effects.values()))
         for event in self.wanted:
             if not counted[event.position]:
-                yield f"{event} is in no effect though nothing is parked"
+                yield Lost(f"{event}: no effect, and nothing is parked any more")
 
 
 def waits_at(waits: Mapping[str, int], event: Event) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,9 +16,10 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from .kinds import KINDS, SQL, make_tables
 from .machine import Happenings
+from .model import Violation
 
 EXAMPLES = 10  # with one seed
-STEPS = 12  # of an example
+STEPS = 20  # of an example
 #: What an example that proves anything does.
 NEEDED = ("parked", "retried", "skipped", "killed", "taken over", "terminated")
 
@@ -44,7 +45,9 @@ class Report:
         return text
 
 
-def run(kind: str, seconds: float, first: int) -> Report:
+def run(
+    kind: str, seconds: float, first: int, say: Callable[[str], object] = str
+) -> Report:
     """Run examples with one seed after the other, until the time is over."""
     report = Report(kind)
     began = time.monotonic()
@@ -56,9 +59,11 @@ def run(kind: str, seconds: float, first: int) -> Report:
         def refuse(self, problems):
             try:
                 super().refuse(problems)
-            except BaseException:
+            except Violation as violation:
                 if report.found is None:
                     report.found = time.monotonic() - began, number
+                    name = type(violation).__name__
+                    say(f"{name}, {kind}, seed {number}: {violation}\nMade smaller:")
                 raise
 
     Own.__name__ = Happenings.__name__
@@ -67,6 +72,7 @@ def run(kind: str, seconds: float, first: int) -> Report:
         database=None,
         max_examples=EXAMPLES,
         stateful_step_count=STEPS,
+        report_multiple_bugs=False,
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
