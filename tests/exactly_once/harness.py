@@ -116,6 +116,8 @@ class Process:
         self.waits = 0
         #: Operations until it is killed.
         self.fuse: int | None = None
+        #: The operation before which it stands.
+        self.at = ""
         self.transactions = 0
         self.sessions: list[Any] = []
         self.held: list[Any] = []
@@ -170,6 +172,7 @@ class Process:
 
     async def before(self, operation: str) -> None:
         """Be at the begin of an operation: suspend, or die."""
+        self.at = operation
         self.burn()
         if threading.get_ident() != self._thread or self._is_in_sql():
             return  # a lane in the thread of a pool, which nobody else steps

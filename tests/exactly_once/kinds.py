@@ -181,11 +181,14 @@ class Session(Kind):
             self.check(event, "before")
             self.point()
             new = {"_id": next(self._numbers), "position": event["position"]}
-            self._effects.insert_one(new, session=session)
+            self.insert(new, session)
             self.point()
             self.check(event, "after")
 
         return self.subscribe(handler, session=True, batch=self.config.batch)
+
+    def insert(self, new: dict[str, Any], session: Any) -> None:
+        self._effects.insert_one(new, session=session)
 
     def effects(self) -> Effects:
         query = {"_id": {"$gt": self._since}}

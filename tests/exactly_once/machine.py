@@ -268,11 +268,12 @@ class Happenings(RuleBasedStateMachine):
         self.kind.after_reset()
 
     @precondition(lambda self: hasattr(self.kind_of, "switch"))
-    @rule()
-    def switch(self) -> None:
+    @rule(leaves_one=rarely)
+    def switch(self, leaves_one: bool) -> None:
+        """Switch to what was built; another process that builds it may be frozen."""
         if self.has_switched:
             return
-        for process in self.crew.alive:
+        for process in self.crew.alive[int(leaves_one) :]:
             process.terminate()
         self.has_switched = self.kind.switch()
         self.counts["switched"] += self.has_switched
@@ -364,7 +365,7 @@ class Happenings(RuleBasedStateMachine):
     def finish_build(self) -> None:
         """Let what was built come into use, and run that."""
         if hasattr(self.kind_of, "switch") and not self.has_switched:
-            self.switch()
+            self.switch(False)
             if not self.has_switched:
                 self.refuse([Restless("the build does not come into use")])
             self.come_to_rest()

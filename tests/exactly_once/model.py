@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from math import inf
 
+
 class Violation(AssertionError):
     """A promise was broken; a class for each, so that one is not taken for another."""
 
@@ -133,7 +134,9 @@ class Model:
             elif times and event.position not in wanted:
                 yield Unasked(f"{event} has an effect again after a later reset")
 
-    def _out_of_order(self, group: str, positions: Sequence[int]) -> Iterator[Violation]:
+    def _out_of_order(
+        self, group: str, positions: Sequence[int]
+    ) -> Iterator[Violation]:
         first = list(dict.fromkeys(positions))  # at least once: the first time counts
         if self.exact:
             first = list(positions)

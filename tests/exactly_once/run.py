@@ -18,10 +18,10 @@ from .kinds import KINDS, SQL, make_tables
 from .machine import Happenings
 from .model import Violation
 
-EXAMPLES = 10  # with one seed
+EXAMPLES = 6  # with one seed
 STEPS = 20  # of an example
-#: What an example that proves anything does.
-NEEDED = ("parked", "retried", "skipped", "killed", "taken over", "terminated")
+#: What has to happen in a run, or it proves nothing.
+NEEDED = ("parked", "retried", "skipped", "killed", "taken over", "woken up")
 
 
 @dataclass
@@ -36,6 +36,11 @@ class Report:
     #: The smallest example that was found, if there is any.
     violation: BaseException | None = None
 
+    @property
+    def missing(self) -> list[str]:
+        """What never happened."""
+        return [what for what in NEEDED if not self.counts[what]]
+
     def __str__(self) -> str:
         rate = self.counts["examples"] / max(self.seconds, 0.001)
         counts = ", ".join(f"{n} {what}" for what, n in self.counts.most_common())
@@ -46,9 +51,23 @@ class Report:
 
 
 def run(
-    kind: str, seconds: float, first: int, say: Callable[[str], object] = str
+    kind: str,
+    seconds: float,
+    first: int,
+    say: Callable[[str], object] = str,
+    *,
+    shrinks: bool = True,
 ) -> Report:
-    """Run examples with one seed after the other, until the time is over."""
+    """
+    Run examples with one seed after the other, until the time is over.
+
+    Args:
+        kind: one of ``KINDS``.
+        seconds: how long; a violation ends it, and is made smaller first.
+        first: the first seed.
+        say: called with the first violation as it is found.
+        shrinks: whether to look for a smaller example, which takes minutes.
+    """
     report = Report(kind)
     began = time.monotonic()
 
@@ -73,7 +92,7 @@ def run(
         max_examples=EXAMPLES,
         stateful_step_count=STEPS,
         report_multiple_bugs=False,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate, *([Phase.shrink] if shrinks else [])),
         suppress_health_check=list(HealthCheck),
     )
     number = first
