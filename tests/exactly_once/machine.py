@@ -59,6 +59,8 @@ contents = st.tuples(
     st.sampled_from(["x", "x", "y", "z", None]),
     st.sampled_from([None, None, 0, 1, 2]),
 )
+# Which event changes, and which fault it has then; None is none.
+changes = st.tuples(st.integers(0, 8), st.sampled_from([0, 1, 2, None]))
 
 
 class Happenings(RuleBasedStateMachine):
@@ -177,18 +179,23 @@ class Happenings(RuleBasedStateMachine):
     def work_a_little(self, steps: int) -> None:
         self.pick(0).run(steps)
 
-    @rule(which=st.integers(1, 2), steps=steps)
-    def wake_up(self, which: int, steps: int) -> None:
-        """Let a process continue that was frozen while another one took over."""
-        if len(self.crew.alive) > 1:
+    @rule(before=steps, changed=changes, after=steps, is_done=st.booleans(), late=steps)
+    def freeze(
+        self, before: int, changed: Any, after: int, is_done: bool, late: int
+    ) -> None:
+        """Freeze a process while another takes over, and wake it up."""
+        for process in self.crew.alive[2:]:
+            process.terminate()
+        frozen = self.pick(0)
+        frozen.run(before)
+        self.change(changed)
+        other = self.start()
+        other.run(after)
+        if is_done:
+            self.run_long(other)
+        if frozen.is_alive:
             self.counts["woken up"] += 1
-            self.pick(which).run(steps)
-
-    @rule(steps=steps)
-    def take_over(self, steps: int) -> None:
-        if len(self.crew.alive) > 2:
-            self.crew.alive[0].terminate()
-        self.start().run(steps)
+            frozen.run(late)
 
     @rule(which=numbers)
     def terminate(self, which: int) -> None:
@@ -216,31 +223,20 @@ class Happenings(RuleBasedStateMachine):
     def checkpoint(self) -> dict[str, Any] | None:
         return mongo.raw(self.store.subscriptions).find_one({"_id": self.name})
 
-    @rule(stream=st.sampled_from([None, None, *STREAMS]))
+    @rule(what=st.sampled_from(["skip", "skip", "retry", "fix"]), which=numbers)
+    def operate(self, what: str, which: int) -> None:
+        """Do what an operator does about parked streams."""
+        if what == "fix":
+            self.bad.clear()
+        if what == "skip":
+            self.skip(which)
+        else:
+            self.retry(None if which else min(self.parked, default=None))
+
     def retry(self, stream: str | None) -> None:
         if self.checkpoint is not None:
             self.counts["retried"] += operating.retry(self.name, stream)
 
-    @rule()
-    def fix_all_and_retry(self) -> None:
-        self.bad.clear()
-        self.retry(None)
-
-    @rule(steps=steps, is_killed=st.booleans())
-    def restart_during_a_release(self, steps: int, is_killed: bool) -> None:
-        """End the process while it delivers what parked streams have."""
-        self.run_long(self.pick(0))
-        self.fix_all_and_retry()
-        process = self.pick(0)
-        process.run(steps)
-        if is_killed:
-            self.counts["killed"] += 1
-            process.is_dead = True
-        elif process.is_alive:
-            self.counts["terminated"] += 1
-            process.terminate()
-
-    @rule(which=numbers)
     def skip(self, which: int) -> None:
         if not self.parked:
             return
@@ -254,6 +250,24 @@ class Happenings(RuleBasedStateMachine):
             self.counts["skipped late"] += 1
         else:
             self.model.skipped.add(position)
+
+    @rule(steps=steps, what=st.sampled_from(["retry", "skip"]), is_killed=st.booleans())
+    def restart_during_a_release(self, steps: int, what: str, is_killed: bool) -> None:
+        """End the process while it delivers what parked streams have."""
+        self.run_long(self.pick(0))
+        self.look_at_parked()
+        if what == "skip":
+            self.skip(0)
+        self.bad.clear()
+        self.retry(None)
+        process = self.pick(0)
+        process.run(steps)
+        if is_killed:
+            self.counts["killed"] += 1
+            process.is_dead = True
+        elif process.is_alive:
+            self.counts["terminated"] += 1
+            process.terminate()
 
     @precondition(lambda self: self.kind_of.may_reset)
     @rule(position=st.integers(0, 9), really=rarely)
@@ -280,15 +294,15 @@ class Happenings(RuleBasedStateMachine):
 
     # --- events
 
-    @rule(at=st.integers(0, 8), fault=numbers)
-    def spoil(self, at: int, fault: int) -> None:
+    @rule(changed=changes)
+    def change(self, changed: Any) -> None:
+        """Let an event fail, or fail no longer."""
+        at, fault = changed
         position = 1 + at % len(self.model.events)
-        self.bad[position] = self.kind.faults[fault % len(self.kind.faults)]
-
-    @rule(at=st.integers(0, 8))
-    def fix(self, at: int) -> None:
-        if self.bad:
-            del self.bad[sorted(self.bad)[at % len(self.bad)]]
+        if fault is None:
+            self.bad.pop(position, None)
+        else:
+            self.bad[position] = self.kind.faults[fault % len(self.kind.faults)]
 
     @rule(events=st.lists(contents, min_size=1, max_size=2), really=rarely)
     def more(self, events: list[Any], really: bool) -> None:
@@ -302,13 +316,16 @@ class Happenings(RuleBasedStateMachine):
         if not self.has_begun:
             return
         reached = (self.checkpoint or {"position": 0})["position"]
+        self.look_at_parked()
+        self.refuse(self.kind.problems(self.model, reached, self.parked))
+
+    def look_at_parked(self) -> None:
         waits = mongo.raw(self.store.parked).find({"subscription": self.name})
         parked = {one["aggregateId"]: one["position"] for one in waits}
         self.counts["parked"] += sum(
             self.parked.get(stream) != position for stream, position in parked.items()
         )
         self.parked = parked
-        self.refuse(self.kind.problems(self.model, reached, parked))
 
     def refuse(self, problems: Iterable[Violation]) -> None:
         """Fail with the first of some problems, and say all."""

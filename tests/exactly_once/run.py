@@ -19,7 +19,8 @@ from .machine import Happenings
 from .model import Violation
 
 EXAMPLES = 6  # with one seed
-STEPS = 20  # of an example
+STEPS = 15  # of an example
+PATIENCE = 6  # times as long, until all has happened that is needed
 #: What has to happen in a run, or it proves nothing.
 NEEDED = ("parked", "retried", "skipped", "killed", "taken over", "woken up")
 
@@ -97,7 +98,9 @@ def run(
     )
     number = first
     with quiet():
-        while (spent := time.monotonic() - began) < seconds:
+        while (spent := time.monotonic() - began) < seconds or (
+            report.missing and spent < PATIENCE * seconds
+        ):
             try:
                 run_state_machine_as_test(seed(number)(Own), settings=chosen)
             except BaseException as error:
