@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import pytest
 from django.conf import settings as django_settings
 from django.db import connections
 from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.internal.conjecture import engine
 from hypothesis.stateful import run_state_machine_as_test
 
 from .kinds import KINDS, SQL, make_tables
@@ -20,6 +22,7 @@ from .model import Violation
 
 EXAMPLES = 6  # with one seed
 STEPS = 15  # of an example
+SHRINKING = 60.0  # seconds in which a smaller example is looked for
 PATIENCE = 6  # times as long, until all has happened that is needed
 #: What has to happen in a run, or it proves nothing.
 NEEDED = ("parked", "retried", "skipped", "killed", "taken over", "woken up")
@@ -97,7 +100,9 @@ def run(
         suppress_health_check=list(HealthCheck),
     )
     number = first
-    with quiet():
+    with quiet(), pytest.MonkeyPatch.context() as patch:
+        # Its own are five minutes; not all of its versions have the constant.
+        patch.setattr(engine, "MAX_SHRINKING_SECONDS", SHRINKING, raising=False)
         while (spent := time.monotonic() - began) < seconds or (
             report.missing and spent < PATIENCE * seconds
         ):
