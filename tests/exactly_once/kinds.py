@@ -96,7 +96,7 @@ class Kind:
         raise NotImplementedError
 
     def after_reset(self) -> None:
-        """Count no effect that there is by now."""
+        """Count no effect from before."""
 
     def problems(
         self, model: Model, reached: int, waits: Mapping[str, int]

@@ -148,7 +148,7 @@ class Happenings(RuleBasedStateMachine):
         return self.kind.declared.name
 
     def start(self) -> Process:
-        """Start a process that may run the subscription, whoever did before."""
+        """Start a process, and let the lease of the one before end."""
         mongo.raw(self.store.leases).update_many(
             {"_id": lease_of(self.name)}, {"$set": {"until": None}}
         )

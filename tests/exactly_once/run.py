@@ -38,7 +38,7 @@ class Report:
     #: Seconds until the first violation, and the seed that has it.
     found: tuple[float, int] | None = None
     #: The smallest example that was found, if there is any.
-    violation: BaseException | None = None
+    violation: Exception | None = None
 
     @property
     def missing(self) -> list[str]:
@@ -108,7 +108,7 @@ def run(
         ):
             try:
                 run_state_machine_as_test(seed(number)(Own), settings=chosen)
-            except BaseException as error:
+            except Exception as error:
                 report.violation = error
                 break
             number += 1
