@@ -49,11 +49,11 @@ def parked(history):
     return history.parked
 
 
-@pytest.mark.parametrize("kind", ["using", "projection"])
+@pytest.mark.parametrize("kind", ["session", "using", "projection"])
 def test_what_was_skipped_stays_so_after_a_kill(kind, history):
     history = history(kind, (0, "x", 0))
     first = history.start()
-    history.run_long(first)
+    first.run(200, lambda: bool(parked(history)))
     assert parked(history) == {"a": 1}
     first.is_dead = True
     history.skip(0)
