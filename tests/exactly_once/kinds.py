@@ -394,8 +394,11 @@ class OfSnapshots(Kind):
                 yield OutOfOrder(f"the snapshot of {stream} has versions {seen}")
         for event in model.wanted:
             done = event.version in snapshots.get(event.stream, ())
-            # That of a parked stream may be older: it is a cache.
-            if event.position <= reached and event.stream not in waits and not done:
+            # It is a cache: that of a parked stream may be older, and stays so after a
+            # skip until the stream's next event.
+            if event.stream in waits or model.is_skipped_after(event):
+                continue
+            if event.position <= reached and not done:
                 yield Lost(f"{event} is in no snapshot: checkpoint {reached}")
 
     def missing(self, model: Model) -> Iterator[Violation]:

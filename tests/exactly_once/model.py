@@ -99,6 +99,14 @@ class Model:
             and not (self.keyed and event.key is None)
         ]
 
+    def is_skipped_after(self, event: Event) -> bool:
+        """Whether a later event of its stream was skipped."""
+        return any(
+            later.stream == event.stream and later.position > event.position
+            for later in self.events
+            if later.position in self.skipped
+        )
+
     # --- what must hold at any time
 
     def problems(
