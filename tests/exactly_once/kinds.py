@@ -204,7 +204,6 @@ class Using(Kind):
 
     name = "using"
     alias = SQL
-    skips_late = True
 
     def begin(self) -> None:
         self._since = 0
