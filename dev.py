@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 NAMES = ("example", "tests", "lint", "types", "docs", "package", "mongodb", "djongo")
-NAMES += ("lowest", "browser", "chaos", "pictures", "all")
+NAMES += ("lowest", "browser", "chaos", "model", "pictures", "all")
 
 
 def main(arguments):

@@ -255,8 +255,10 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("name", FAILURES)
-@pytest.mark.parametrize("beside", [False, True], ids=["in use", "build"])
+CASES = [(name, False) for name in FAILURES] + [("two keys, the later one first", True)]
+
+
+@pytest.mark.parametrize(("name", "beside"), CASES)
 def test_of_several_events_that_fail_the_first_parks_the_stream(
     loans, store, lend, monkeypatch, name, beside
 ):

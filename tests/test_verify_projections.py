@@ -32,7 +32,7 @@ from tests.test_projections import loans as loans
 from tests.test_run_subscriptions import said
 from tests.test_subscriptions import parked, reached, running
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
 
 
 @pytest.fixture
