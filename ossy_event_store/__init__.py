@@ -10,6 +10,7 @@ from .event_store import EventStore
 from .exceptions import (
     AggregateNotFound,
     AggregateTypeMismatch,
+    CheckpointMissing,
     ConcurrencyError,
     EventNotFound,
     EventStoreError,
@@ -42,6 +43,7 @@ __all__ = [
     "AggregateNotFound",
     "AggregateRebuild",
     "AggregateTypeMismatch",
+    "CheckpointMissing",
     "ConcurrencyError",
     "EventNotFound",
     "EventStore",

@@ -27,6 +27,8 @@ class Checkpoint(NamedTuple):
     position: int
     #: The position that it had when it last applied an event late.
     late_at: int
+    #: Which of its collections is in use.
+    generation: int = 1
 
 
 class Parked(NamedTuple):
@@ -45,11 +47,13 @@ async def read_checkpoint(store: Store, session: Any, name: str) -> Checkpoint:
     with in_time():
         found = await store.subscriptions.find_one(
             {"_id": {"$eq": name}},
-            projection={"position": 1, "lateAt": 1},
+            projection={"position": 1, "lateAt": 1, "generation": 1},
             session=session,
         )
     found = found or {}
-    return Checkpoint(int(found.get("position", 0)), found.get("lateAt") or NEVER)
+    late_at = found.get("lateAt") or NEVER
+    position = int(found.get("position", 0))
+    return Checkpoint(position, late_at, found.get("generation", 1))
 
 
 async def read_parked(store: Store, session: Any, name: str) -> ParkedStreams:
@@ -93,12 +97,17 @@ def is_applied(event: Document, parked: Mapping[str, Parked]) -> bool:
 
 
 async def skipped_among(
-    store: Store, session: Any, name: str, positions: list[int]
+    store: Store, session: Any, name: str, generation: int, positions: list[int]
 ) -> set[int]:
-    """Return those of some positions whose events were skipped."""
+    """Return those of some positions whose events were skipped in a generation."""
+    names = [name, f"{name}@{generation}"]  # also while it was built
     with in_time():
         found = await store.skipped.find(
-            {"subscription": {"$eq": name}, "position": {"$in": positions}},
+            {
+                "subscription": {"$in": names},
+                "position": {"$in": positions},
+                "generation": {"$in": [generation, None]},
+            },
             projection=["position"],
             session=session,
         )

@@ -425,10 +425,10 @@ class Consumer:
 
     async def _park(self, effect: Effect, failed: Failed, after: int | None) -> None:
         """Park a stream; ``after`` is where all before is done, unless it is None."""
-        await effect.park(failed, after)
+        moved = await effect.park(failed, after)
         self._parked[failed.event["aggregateId"]] = failed.event["position"]
         if after is not None:
-            self._move(after, moved=True)
+            self._move(after, moved=moved)
 
     def _without_parked(self, chunk: Sequence[Document]) -> Sequence[Document]:
         if not self._parked:

@@ -18,10 +18,17 @@ from threading import Barrier
 from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, connections, transaction
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    connections,
+    transaction,
+)
 
 from . import checkpoints, parking
 from .checkpoints import Lost
+from .exceptions import CheckpointMissing
 from .faces import Document, drive
 from .mongo import Store, in_time
 from .parking import Failed
@@ -71,8 +78,16 @@ class Effect:
     async def begin(self, claimed: Document) -> int:
         """Return the position after which to start."""
         self._fence = claimed["fence"]
+        if claimed.get("using") is not None:
+            await self._keep_in(None)  # it no longer writes to an SQL database
         position: int = claimed["position"]
         return position
+
+    async def _keep_in(self, using: str | None) -> None:
+        """Note which SQL database has the checkpoint, if one has."""
+        with in_time():
+            changes = {"using": using}
+            await checkpoints.move(self._store, self._name, self._fence, changes)
 
     async def parked(self) -> dict[str, int]:
         """Return the streams that wait, and since which position."""
@@ -108,12 +123,18 @@ class Effect:
         """
         raise NotImplementedError
 
-    async def park(self, failed: Failed, after: int | None) -> None:
-        """Park a stream, and move the checkpoint to ``after`` unless that is None."""
+    async def park(self, failed: Failed, after: int | None) -> bool:
+        """
+        Park a stream, and move the checkpoint to ``after`` unless that is None.
+
+        Returns:
+            Whether the checkpoint in MongoDB moved in the same transaction.
+        """
         changes = {} if after is None else {"position": after}
         await parking.park(
             self._store, self._session, self._name, self._fence, failed, changes
         )
+        return after is not None
 
     async def resume(self, waits: Document) -> Document:
         """Return a parked stream as it is to be retried."""
@@ -230,11 +251,18 @@ class InDatabase(Effect):
         """Claim the row, and make what MongoDB says of parked streams agree with it."""
         self._fence = claimed["fence"]
         listed = await parking.places(self._store, self._name, self._session)
+        decides = claimed.get("using") == self._using
         with self._reached():
-            self._at = self._rows.claim(
-                self._name, claimed["position"], listed, self._claim, self._using
-            )
+            if not decides:  # until now MongoDB or another database did
+                place = claimed["position"], listed, self._claim
+                self._rows.adopt(self._name, *place, self._using)
+            at = self._rows.claim(self._name, self._claim, self._using)
             self._streams = self._rows.streams(self._name, self._using)
+        if at is None:
+            raise CheckpointMissing(self._name, self._using, claimed["position"])
+        if not decides:
+            await self._keep_in(self._using)
+        self._at = at
         extra = listed.keys() - self._streams.keys()
         missing = {
             stream: stands
@@ -265,7 +293,7 @@ class InDatabase(Effect):
         self._at = after
         return Delivered(moved=False)
 
-    async def park(self, failed: Failed, after: int | None) -> None:
+    async def park(self, failed: Failed, after: int | None) -> bool:
         """Park a stream in both databases."""
         assert after is not None  # noqa: S101 - one lane
         await super().park(failed, None)
@@ -278,6 +306,7 @@ class InDatabase(Effect):
                 self._using,
             )
         self._at = after
+        return False
 
     async def resume(self, waits: Document) -> Document:
         """Start where the row stands: that database may have been restored."""
@@ -295,7 +324,7 @@ class InDatabase(Effect):
         """Call the handler and move the stream's row, unless that was done before."""
         stream, position = event["aggregateId"], event["position"]
         with _Atomic(self._using):
-            self._hold()
+            self._hold(self._at)
             if self._rows.advance(self._name, stream, position, self._using):
                 await call(self._handle, False, event)
             elif self._rows.read(self._name, self._using, stream) is None:
@@ -321,14 +350,15 @@ class InDatabase(Effect):
             self._hold(position)
         self._at = position
 
-    def _hold(self, position: int | None = None) -> None:
+    def _hold(self, position: int) -> None:
         """
         Lock the subscription's row for this transaction, and move it.
 
         First in each: of two processes that deliver the same events the second waits
         here.
         """
-        if not self._rows.hold(self._name, self._claim, self._using, position):
+        held = self._name, self._claim, self._at, position
+        if not self._rows.hold(*held, self._using):
             raise Lost
 
     @contextmanager
@@ -357,7 +387,11 @@ class _Atomic:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
             self._atomic.__exit__(kind, error, trace)
-        except Exception as late:  # deferred constraints, or the connection is gone
+        except (OperationalError, InterfaceError) as late:
+            # Perhaps it was committed; the row will tell.
+            connections[self._using].close()
+            raise Unreachable(f"The database {self._using!r}: {late}") from late
+        except Exception as late:  # deferred constraints, or what runs on a commit
             self._close_if_away(late)
             raise HandlerFailed(late) from late
         if error is not None:

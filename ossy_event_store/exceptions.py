@@ -6,6 +6,7 @@ Every error of the store, one tree.
     EventStoreError
     ├── AggregateNotFound        no stream with this id (ObjectDoesNotExist)
     ├── AggregateTypeMismatch    the stream is of another type
+    ├── CheckpointMissing        an SQL database has lost a subscription's checkpoint
     ├── ConcurrencyError         another writer was faster: load and decide again
     ├── EventNotFound            no event answers the query (ObjectDoesNotExist)
     ├── IdempotencyConflict      this event id is taken by other content
@@ -38,6 +39,7 @@ from django.core.exceptions import ObjectDoesNotExist
 __all__ = [
     "AggregateNotFound",
     "AggregateTypeMismatch",
+    "CheckpointMissing",
     "ConcurrencyError",
     "EventNotFound",
     "EventStoreError",
@@ -333,3 +335,22 @@ class UnknownSubscription(EventStoreError, LookupError):
     def __str__(self) -> str:
         known = ", ".join(self.registered) or "none"
         return f"There is no subscription {self.name!r}. Declared: {known}."
+
+
+class CheckpointMissing(EventStoreError):
+    """The checkpoint of a subscription is no longer in the database ``using``."""
+
+    def __init__(self, name: str, using: str, position: int) -> None:
+        super().__init__(name, using, position)
+        self.name = name
+        self.using = using
+        #: Where MongoDB says that the subscription stood.
+        self.position = position
+
+    def __str__(self) -> str:
+        return (
+            f"The database {self.using!r} had the checkpoint of subscription "
+            f"{self.name!r}, and has none now. If what the subscription wrote there is "
+            f"gone too, run manage.py subscriptions reset {self.name} --to 0; if it is "
+            f"there, --to {self.position}."
+        )

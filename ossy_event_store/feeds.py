@@ -618,7 +618,7 @@ class ProjectionFeed(Feed):
             return []
         places = [event["position"] for event, _ in found]
         skipped = await applied.skipped_among(
-            store, session, self.projection.name, places
+            store, session, self.projection.name, self._checkpoint.generation, places
         )
         return [
             (event, key) for event, key in found if event["position"] not in skipped

@@ -7,8 +7,13 @@ that does. The command ``subscriptions`` and the admin call these.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
+from secrets import token_hex
 from typing import Any
+
+from django.db import DatabaseError
+from pymongo.errors import DuplicateKeyError
 
 from . import checkpoints, mongo, parking, subscriptions
 from .exceptions import UnknownSubscription
@@ -29,8 +34,9 @@ def retry(name: str, aggregate_id: str | None = None) -> int:
     query: Document = {"subscription": {"$eq": name}}
     if aggregate_id is not None:
         query["aggregateId"] = {"$eq": aggregate_id}
+    request = {"retry": True, "asked": token_hex(8)}
     with in_time():
-        asked = drive(store.parked.update_many(query, {"$set": {"retry": True}}))
+        asked = drive(store.parked.update_many(query, {"$set": request}))
         if aggregate_id is None:
             asked += drive(
                 store.subscriptions.update_one(
@@ -80,7 +86,7 @@ def skip(
         return None
     record = _record(name, at, waits, reason, who)
     if aggregate_id is None:
-        skipped = _continue_after(store, name, waits["position"], at, record)
+        skipped = _skip_stopped(store, name, at, record)
     elif (declared := _in_database(name)) is not None:
         skipped = _skip_there(store, declared, waits, record)
     else:
@@ -134,16 +140,41 @@ def _record(
         "subscription": name,
         "reason": reason,
         "skippedBy": who,
+        # Of two that skip the same event at the same time, each knows its own.
+        "token": token_hex(8),
     }
 
 
-async def _keep(store: Store, record: Document, session: Any = None) -> None:
+async def _keep(store: Store, record: Document, session: Any) -> None:
+    """Keep a record, in a transaction."""
     query = {"_id": record["_id"]}
     await store.skipped.delete_one(query, session=session)
     await store.skipped.insert_one(record, session=session)
     await store.skipped.update_one(
         query, {"$currentDate": {"skipped": True}}, session=session
     )
+
+
+async def _announce(store: Store, record: Document) -> None:
+    """Keep a record of what another database is about to decide, if there is none."""
+    new = {"$setOnInsert": record, "$currentDate": {"skipped": True}}
+    with in_time(), suppress(DuplicateKeyError):
+        await store.skipped.update_one({"_id": record["_id"]}, new, upsert=True)
+
+
+async def _confirm(store: Store, record: Document) -> None:
+    """Keep the record of what was decided, whoever else has announced the same."""
+    with in_time():
+        await store.skipped.replace_one({"_id": record["_id"]}, record, upsert=True)
+        await store.skipped.update_one(
+            {"_id": record["_id"]}, {"$currentDate": {"skipped": True}}
+        )
+
+
+async def _withdraw(store: Store, record: Document) -> None:
+    """Take back a record of our own: the event was not skipped."""
+    with in_time():
+        await store.skipped.delete_one({"_id": record["_id"], "token": record["token"]})
 
 
 async def _move_on(store: Store, waits: Document, session: Any = None) -> bool:
@@ -186,20 +217,45 @@ def _skip_there(
     """
     rows = checkpoints.rows()
     name, using, stream = declared.name, declared.using, waits["aggregateId"]
-    stands = rows.read(name, using, stream)
-    if stands is None or not drive(
-        parking.waits_at(store, declared, stream, stands, waits["position"])
-    ):
+    position, stands = waits["position"], rows.read(name, using, stream)
+    if stands is None:
         return False
-    # The record first: no event is skipped without one.
-    with in_time():
-        drive(_keep(store, record))
-    if not rows.skip(name, stream, stands, waits["position"], using):
+    if stands >= position:  # a process or an operator ended before it could say so
         with in_time():
-            drive(store.skipped.delete_one({"_id": record["_id"]}))
+            drive(_move_on(store, waits))
         return False
+    if not drive(parking.waits_at(store, declared, stream, stands, position)):
+        return False
+    # A record first: no event is skipped without one.
+    drive(_announce(store, record))
+    try:
+        skipped: bool = rows.skip(name, stream, stands, position, using)
+    except DatabaseError:
+        if rows.read(name, using, stream) == stands:
+            drive(_withdraw(store, record))
+        raise
+    if not skipped:
+        drive(_withdraw(store, record))
+        return False
+    drive(_confirm(store, record))
     with in_time():
         drive(_move_on(store, waits))
+    return True
+
+
+def _skip_stopped(store: Store, name: str, at: Document, record: Document) -> bool:
+    """Pass over the event at which a subscription has stopped, and continue."""
+    declared, position = _in_database(name), at["stopped"]["position"]
+    if declared is None:
+        return _continue_after(store, name, position, at, record)
+    stands = checkpoints.rows().read(name, declared.using)
+    if stands is None or stands < at["position"]:
+        return False  # it was restored to an earlier time: retry, and see
+    # A record first, as that database may decide and nothing else happen.
+    drive(_announce(store, record))
+    if not _continue_after(store, name, position, at, record):
+        drive(_withdraw(store, record))
+        return False
     return True
 
 

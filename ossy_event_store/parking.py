@@ -9,7 +9,7 @@ and an operator, who asks for a retry or skips the event.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .checkpoints import Lost, move, told
@@ -56,21 +56,37 @@ async def park(
         with in_time():
             last = {"lastError": told(failed.error, failed.event)}
             await move(store, name, fence, {**last, **changes}, session=session)
-            await put(store, session, name, failed)
+            await put(store, session, name, [failed])
 
     await in_transaction(store, session, write)
 
 
-async def put(store: Store, session: Any, name: str, failed: Failed) -> None:
+async def put(store: Store, session: Any, name: str, failed: Sequence[Failed]) -> None:
     """
-    Let a stream wait at an event, in a transaction that is open.
+    Let some streams wait, each at an event, in a transaction that is open.
 
     A stream that waits already stays as it is, unless this event is an earlier one: a
     stream waits at the first event that fails, in whatever order failures are found.
     """
+    new = {one.event["aggregateId"]: _document(name, one) for one in failed}
+    ids = [document["_id"] for document in new.values()]
+    # No upsert: tried again in a transaction, one may break a unique index
+    # (SERVER-95524).
+    there = await store.parked.find({"_id": {"$in": ids}}, session=session)
+    for found in there:
+        document = new.pop(found["aggregateId"])
+        if document["position"] < found.get("begun", found["position"]):
+            await store.parked.replace_one(
+                {"_id": found["_id"]}, document, session=session
+            )
+    if new:
+        await store.parked.insert_many(list(new.values()), session=session)
+
+
+def _document(name: str, failed: Failed) -> Document:
     event, error, tries = failed
     kept = told(error, event)
-    document = {
+    return {
         "_id": key(name, event["aggregateId"]),
         "subscription": name,
         "aggregateType": event["aggregateType"],
@@ -81,14 +97,6 @@ async def put(store: Store, session: Any, name: str, failed: Failed) -> None:
         "begun": event["position"],
         **kept,
     }
-    there = {"_id": document["_id"]}
-    # No upsert: tried again in a transaction, one may break a unique index
-    # (SERVER-95524).
-    found = await store.parked.find_one(there, session=session)
-    if found is None:
-        await store.parked.insert_one(document, session=session)
-    elif event["position"] < found.get("begun", found["position"]):
-        await store.parked.replace_one(there, document, session=session)
 
 
 async def parked_streams(store: Store, name: str, session: Any) -> dict[str, int]:
@@ -161,15 +169,16 @@ async def failed_again(
     Raises:
         Lost: another process has let it go on meanwhile, or somebody has skipped it.
     """
+    # Never back: what another process has delivered would come twice.
+    there = {"_id": waits["_id"], "position": waits["position"]}
+    kept, again = told(error, event), {"$inc": {"tries": 1}}
     with in_time():
-        # Never back: what another one has handed on would come twice.
+        asked = {"asked": waits.get("asked")}
         noted = await store.parked.update_one(
-            {"_id": waits["_id"], "position": waits["position"]},
-            {
-                "$set": {**told(error, event), "retry": False},
-                "$inc": {"tries": 1},
-            },
+            {**there, **asked}, {"$set": {**kept, "retry": False}, **again}
         )
+        # A retry that was asked for since this one began is still to be made.
+        noted = noted or await store.parked.update_one(there, {"$set": kept, **again})
     if not noted:
         raise Lost
 
@@ -261,9 +270,10 @@ async def replace(
     async def write() -> None:
         with in_time():
             await move(store, declared.name, fence, {}, session=session)
-            for aggregate_id in remove:
-                there = {"_id": key(declared.name, aggregate_id)}
-                await store.parked.delete_one(there, session=session)
+            ids = [key(declared.name, aggregate_id) for aggregate_id in remove]
+            for at in range(0, len(ids), MOST):
+                some = {"_id": {"$in": ids[at : at + MOST]}}
+                await store.parked.delete_many(some, session=session)
             if added:
                 await store.parked.insert_many(added, session=session)
 

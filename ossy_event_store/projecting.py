@@ -31,6 +31,7 @@ from .transactions import HandlerFailed, in_transaction
 
 logger = logging.getLogger("ossy_event_store")
 
+MANY = 1000  # events from which on a delivery need not be limited
 TOGETHER = 16_000_000  # bytes of documents that one transaction writes, or one document
 
 
@@ -40,9 +41,14 @@ def check_key(key: object) -> None:
 
     Raises:
         TypeError: it is neither a string nor a number.
+        ValueError: MongoDB cannot hold it.
     """
     if isinstance(key, bool) or not isinstance(key, (str, int)):
         raise TypeError(f"A key is a string or a number, not {type(key).__name__}.")
+    if isinstance(key, int) and not -(2**63) <= key < 2**63:
+        raise ValueError(f"The key {key} does not fit into 64 bits.")
+    if isinstance(key, str):
+        key.encode()  # half of a surrogate pair is a UnicodeEncodeError
 
 
 def revision(cls: Any) -> str:
@@ -95,7 +101,7 @@ class Fold:
                 key = key_of(event)
                 if key is None:
                     continue
-                if type(key) is not str:  # the usual one costs no call
+                if type(key) is not str or not key.isascii():  # the usual costs no call
                     check_key(key)
             except Exception as error:
                 without.add(event["aggregateId"])
@@ -249,7 +255,7 @@ class Writer(Effect):
             fold.restore(spoilt, (await self._find([spoilt])).get(spoilt))
         requests, size = _requests(fold.changed(), old)
         if size > TOGETHER and len(events) > 1:
-            self.size = len(events) // 2  # from now on
+            self.size = len(events) // 2
             raise TooLarge
         parked = list(fold.failed.values())
         changes: Document = {"position": after}
@@ -268,11 +274,14 @@ class Writer(Effect):
                     len(events),
                     self._session,
                 )
-                for failed in parked:
-                    await parking.put(self._store, self._session, self._name, failed)
+                if parked:
+                    await parking.put(self._store, self._session, self._name, parked)
                 await self._write(requests)
 
         await in_transaction(self._store, self._session, write)
+        if self.size is not None and size < TOGETHER // 4:
+            # More again, in the end as many as there are.
+            self.size = 2 * self.size if self.size < MANY else None
         return Delivered(moved=True, parked=parked)
 
     async def _find(self, keys: Collection[Any]) -> dict[Any, Document]:

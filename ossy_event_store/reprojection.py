@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -93,15 +93,14 @@ class Rebuild:
                 store, declared.name, declared.start, declared.kind, **declared.more
             )
         )
-        found = drive(_document(store, self._cls.name))
-        number = found["generation"] + 1
         if self._beside:
-            build = self._build(store, number)
+            number = drive(_begin_build(store, self._cls))
+            build = self._build(number)
             if not self._catch_up(build):
                 return None
             position = drive(_switch(store, self._cls, number, build.name))
         else:
-            drive(_begin_anew(store, self._cls, number))
+            number = drive(_begin_again(store, self._cls))
             begun = time.monotonic()
             if not self._catch_up(declared):
                 return None
@@ -115,11 +114,10 @@ class Rebuild:
             )
         return Built(self._cls.name, number, position, parked)
 
-    def _build(self, store: Store, number: int) -> Subscription:
-        """Return the subscription that builds a generation, begun or gone on with."""
+    def _build(self, number: int) -> Subscription:
+        """Return the subscription that builds a generation."""
         declared = registered()[self._cls.name]
-        more = {"generation": number, "revision": revision(self._cls)}
-        build = Subscription(
+        return Subscription(
             build_name(declared.name, number),
             self._cls,
             types=declared.types,
@@ -129,11 +127,6 @@ class Rebuild:
             # Once it has come into use, nobody builds on it.
             begins=False,
         )
-        begun = drive(_document(store, build.name))
-        if begun.get("revision") != more["revision"]:
-            # It is a new one, or the class has changed since it was begun.
-            drive(_begin_build(store, self._cls, build.name, more))
-        return build
 
     def _catch_up(self, declared: Subscription) -> bool:
         runner = self._runner = Runner([declared])
@@ -166,15 +159,21 @@ def drop_old(cls: type[Projection]) -> list[str]:
     """Drop the collections of generations before the one in use; return their names."""
     store = mongo.blocking()
     found = drive(_document(store, cls.name))
+    names = [
+        collection_name(cls.name, number)
+        for number in range(1, found.get("generation", 1))
+    ]
+    return [name for name in names if _drop(store, name)]
+
+
+def _drop(store: Store, name: str) -> bool:
+    """Drop a collection; return whether there was one."""
     database: Any = mongo.raw(store.events).database
-    dropped = []
     with in_time():
-        for number in range(1, found.get("generation", 1)):
-            name = collection_name(cls.name, number)
-            if database.list_collection_names(filter={"name": name}):
-                database.drop_collection(name)
-                dropped.append(name)
-    return dropped
+        there = bool(database.list_collection_names(filter={"name": name}))
+        if there:
+            database.drop_collection(name)
+    return there
 
 
 async def _document(store: Store, name: str) -> Document:
@@ -182,37 +181,85 @@ async def _document(store: Store, name: str) -> Document:
         return await store.subscriptions.find_one({"_id": {"$eq": name}}) or {}
 
 
-async def _begin_anew(store: Store, cls: type[Projection], number: int) -> None:
-    """Let the next generation come into use, with nothing in it."""
-    left = mongo.documents(store, collection_name(cls.name, number))
+async def _begin_build(store: Store, cls: type[Projection]) -> int:
+    """
+    Begin to build a generation beside the one in use, or continue; return its number.
+
+    A new one has a number that no other had: its collection is empty, and nobody who
+    was at work on an earlier build can write to it.
+    """
+    number, left = 0, 0
+
+    async def work(session: Any) -> None:
+        nonlocal number, left
+        found = await _find(store, cls.name, session)
+        number, left = found.get("building") or 0, 0
+        if number:
+            built = await _find(store, build_name(cls.name, number), session)
+            if built.get("revision") == revision(cls):
+                return
+            left = number  # the class has changed since it was begun
+            await _forget_build(store, cls, left, session)
+        number = _next(found)
+        await store.subscriptions.update_one(
+            {"_id": {"$eq": cls.name}},
+            {"$set": {"building": number, "last": number}},
+            session=session,
+        )
+        more = {"generation": number, "revision": revision(cls)}
+        now = dt.datetime.now(dt.UTC)
+        new = checkpoints.new_document(0, BUILD, **more, created=now, updated=now)
+        await store.subscriptions.insert_one(
+            {"_id": build_name(cls.name, number), **new}, session=session
+        )
+
+    await _in_transaction(store, work)
+    if left:
+        _drop(store, collection_name(cls.name, left))
+    await make_indexes(mongo.documents(store, collection_name(cls.name, number)), cls)
+    return number
+
+
+async def _begin_again(store: Store, cls: type[Projection]) -> int:
+    """Let a generation with nothing in it come into use; return its number."""
+    found = await _document(store, cls.name)
+    number = _next(found)
+    await make_indexes(mongo.documents(store, collection_name(cls.name, number)), cls)
     new = {"position": 0, "revision": revision(cls), "lastError": None, "lateAt": None}
-    await make_indexes(left, cls)
 
-    async with store.client.session() as session:
+    async def work(session: Any) -> None:
+        if building := found.get("building"):
+            await _forget_build(store, cls, building, session)
+        unchanged = {name: found.get(name) for name in ("generation", "last")}
+        await _use(store, cls, unchanged, {**new, "generation": number}, session)
 
-        async def work() -> None:
-            with in_time():
-                await _use(store, cls, number, new, session)
-                # What a build beside has left that was broken off. Not before, as
-                # it may be in use by now.
-                await left.delete_many({}, session=session)
+    await _in_transaction(store, work)
+    return number
 
-        await in_transaction(store, session, work)
+
+def _next(found: Document) -> int:
+    """Return a number that no generation of a projection had."""
+    last: int = max(found["generation"], found.get("last") or 0)
+    return last + 1
 
 
 async def _use(
-    store: Store, cls: type[Projection], number: int, new: Document, session: Any
+    store: Store, cls: type[Projection], now: Document, new: Document, session: Any
 ) -> None:
     """
     Let a generation come into use where no stream waits, in a transaction.
 
     Raises:
-        BuiltMeanwhile: another one came into use.
+        BuiltMeanwhile: the projection is not as it was.
     """
-    # Whoever runs the projection loses its claim, and goes on in this one.
+    # Whoever runs the projection loses its claim, and continues in this one.
     there = await store.subscriptions.update_one(
-        {"_id": {"$eq": cls.name}, "generation": number - 1},
-        {"$inc": {"fence": 1}, "$set": {**new, "generation": number}},
+        {"_id": {"$eq": cls.name}, **now},
+        {
+            "$inc": {"fence": 1},
+            "$set": {**new, "building": None},
+            "$max": {"last": new["generation"]},
+        },
         session=session,
     )
     if not there:
@@ -225,35 +272,27 @@ async def _switch(store: Store, cls: type[Projection], number: int, build: str) 
     """Let what was built come into use, with its parked streams; all or nothing."""
     name, position = cls.name, 0
 
-    async with store.client.session() as session:
+    async def work(session: Any) -> None:
+        nonlocal position
+        # In here: another process may still be at work on the same build.
+        built = await _find(store, build, session)
+        if not built:
+            raise BuiltMeanwhile(name)
+        position = built["position"]
+        new = {**_taken(built), "generation": number}
+        await _use(store, cls, {"building": number}, new, session)
+        waiting = await store.parked.find(
+            {"subscription": {"$eq": build}}, session=session
+        )
+        if waiting:
+            own = {"subscription": name}
+            await store.parked.insert_many(
+                [{**one, **own, "_id": {**one["_id"], **own}} for one in waiting],
+                session=session,
+            )
+        await _forget_build(store, cls, number, session)
 
-        async def work() -> None:
-            nonlocal position
-            with in_time():
-                # In here: another process may still be at work on the same build.
-                built = await store.subscriptions.find_one(
-                    {"_id": {"$eq": build}}, session=session
-                )
-                if not built or built["revision"] != revision(cls):
-                    raise BuiltMeanwhile(name)
-                position = built["position"]
-                await _use(store, cls, number, _taken(built), session)
-                waiting = await store.parked.find(
-                    {"subscription": {"$eq": build}}, session=session
-                )
-                for waits in waiting:
-                    own = {**waits["_id"], "subscription": name}
-                    await store.parked.insert_one(
-                        {**waits, "_id": own, "subscription": name}, session=session
-                    )
-                await store.parked.delete_many(
-                    {"subscription": {"$eq": build}}, session=session
-                )
-                await store.subscriptions.delete_one(
-                    {"_id": {"$eq": build}}, session=session
-                )
-
-        await in_transaction(store, session, work)
+    await _in_transaction(store, work)
     return position
 
 
@@ -263,41 +302,24 @@ def _taken(built: Document) -> Document:
     return {field: built.get(field) for field in fields}
 
 
-async def _begin_build(
-    store: Store, cls: type[Projection], build: str, more: Document
+async def _forget_build(
+    store: Store, cls: type[Projection], number: int, session: Any
 ) -> None:
-    """
-    Begin a build beside the generation in use, without what an earlier one has left.
+    """Delete a build but for its documents: nobody can continue it or switch to it."""
+    build = {"$eq": build_name(cls.name, number)}
+    await store.parked.delete_many({"subscription": build}, session=session)
+    await store.subscriptions.delete_one({"_id": build}, session=session)
 
-    Raises:
-        BuiltMeanwhile: another one came into use, perhaps with these documents.
-    """
-    number = more["generation"]
-    documents = mongo.documents(store, collection_name(cls.name, number))
-    new = checkpoints.new_document(0, BUILD, **more)
-    now = {"created": dt.datetime.now(dt.UTC), "updated": dt.datetime.now(dt.UTC)}
+
+async def _find(store: Store, name: str, session: Any) -> Document:
+    query = {"_id": {"$eq": name}}
+    return await store.subscriptions.find_one(query, session=session) or {}
+
+
+async def _in_transaction(store: Store, work: Callable[[Any], Awaitable[None]]) -> None:
+    async def in_time_limit(session: Any) -> None:
+        with in_time():
+            await work(session)
 
     async with store.client.session() as session:
-
-        async def work() -> None:
-            with in_time():
-                # Of this and a switch at the same time, one comes first.
-                there = await store.subscriptions.update_one(
-                    {"_id": {"$eq": cls.name}, "generation": number - 1},
-                    {"$currentDate": {"updated": True}},
-                    session=session,
-                )
-                if not there:
-                    raise BuiltMeanwhile(cls.name)
-                await documents.delete_many({}, session=session)
-                query = {"subscription": {"$eq": build}}
-                await store.parked.delete_many(query, session=session)
-                await store.subscriptions.delete_one(
-                    {"_id": {"$eq": build}}, session=session
-                )
-                await store.subscriptions.insert_one(
-                    {"_id": build, **new, **now}, session=session
-                )
-
-        await in_transaction(store, session, work)
-    await make_indexes(documents, cls)
+        await in_transaction(store, session, partial(in_time_limit, session))

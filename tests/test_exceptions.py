@@ -13,6 +13,7 @@ from ossy_event_store import exceptions
 from ossy_event_store.exceptions import (
     AggregateNotFound,
     AggregateTypeMismatch,
+    CheckpointMissing,
     ConcurrencyError,
     EventNotFound,
     EventStoreError,
@@ -44,6 +45,11 @@ ERRORS = [
         AggregateTypeMismatch("b", "Book", "Cook"),
         {"aggregate_id": "b", "expected": "Book", "actual": "Cook"},
         "Stream 'b' holds events of type 'Cook', expected 'Book'.",
+    ),
+    (
+        CheckpointMissing("mail", "default", 7),
+        {"name": "mail", "using": "default", "position": 7},
+        "The database 'default' had the checkpoint of subscription 'mail'",
     ),
     (
         ConcurrencyError("b", 2, 3),

@@ -22,6 +22,7 @@ from ossy_event_store import (
     subscriptions,
 )
 from ossy_event_store.checkpoints import Lost, begin, claim
+from ossy_event_store.consumer import Consumer
 from ossy_event_store.faces import drive
 from ossy_event_store.parking import Failed
 from ossy_event_store.projecting import Writer
@@ -311,6 +312,61 @@ def test_an_event_whose_key_fails_parks_its_stream(loans, store, lend):
         reached(store, "loans", 3)
     assert Loans.get("ann") == {"lent": 1, "books": ["b"]}
     assert [waits["position"] for waits in parked(store)] == [1]
+
+
+def test_a_key_that_mongodb_cannot_hold_parks_its_stream(loans, store, lend):
+    for number, key in enumerate([2**63, -(2**63) - 1, "\ud800"]):
+        stream = {"aggregateId": f"b-{number}", "aggregateType": "Book"}
+        EventStore.append_event({**stream, "type": "BookLent", "payload": {}})
+        KEYS[f"b-{number}"] = key
+    lend("a", "BookLent")
+    register_projection(OddKeys)
+    with running("odd_keys"):
+        reached(store, "odd_keys", 4)
+    assert sorted(waits["position"] for waits in parked(store)) == [1, 2, 3]
+    assert OddKeys.get(2**63 - 1)["lent"] == 1
+    with pytest.raises(ValueError, match="does not fit into 64 bits"):
+        OddKeys.get(2**63)
+
+
+KEYS = {"a": 2**63 - 1}
+
+
+class OddKeys(Loans):
+    name = "odd_keys"
+
+    @staticmethod
+    def key(event):
+        return KEYS[event["aggregateId"]]
+
+
+def test_a_page_on_which_many_streams_fail_is_done_within_the_time_out(
+    loans, store, lend, settings
+):
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 2.0}
+    many = [f"b-{number}" for number in range(1500)]
+    event = {"aggregateType": "Book", "aggregateVersion": 1, "type": "NoKey"}
+    mongo.raw(store.events).insert_many(
+        [{**event, "_id": one, "aggregateId": one, "payload": {}} for one in many]
+    )
+    mongo.raw(store.positions).insert_many(
+        [
+            {"_id": position, "eventId": one, **event, "aggregateId": one}
+            for position, one in enumerate(many, 1)
+        ]
+    )
+    store = mongo.blocking()
+    drive(begin(store, "loans", 0, "projection", generation=1, revision="1"))
+    stop = threading.Event()
+    consumer = Consumer(subscriptions.registered()["loans"], "me", stop)
+    working = threading.Thread(target=lambda: drive(consumer.run(store)))
+    working.start()
+    try:
+        reached(store, "loans", 1500)
+    finally:
+        stop.set()
+        working.join(30)
+    assert len(parked(store)) == 1500
 
 
 class Unstorable(Loans):

@@ -354,7 +354,7 @@ def test_a_position_beyond_the_last_means_that_something_was_lost(connect, lend)
     assert versions(source.take(1)) == [("a", 2)]
 
 
-def test_positions_that_begin_anew_let_every_browser_come_again(
+def test_positions_that_begin_again_let_every_browser_come_again(
     connect, lend, store, monkeypatch
 ):
     monkeypatch.setattr(feeds, "LOOK", 0.1)

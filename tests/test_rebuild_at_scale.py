@@ -597,7 +597,7 @@ def test_a_changed_reducer_begins_anew_and_says_so(store, broken_off, shout):
     assert {state[1] for i, state in states().items() if i[0] == "b"} == {"shouted"}
 
 
-def test_other_types_begin_anew_and_say_so(store, broken_off):
+def test_other_types_begin_again_and_say_so(store, broken_off):
     broken_off(types=["Book"])
     report = AggregateRebuild.build_and_save_all(resume=True)
     assert report.anew == "the one that broke off was of other types: Book"

@@ -133,6 +133,26 @@ def test_a_build_of_another_version_of_the_class_begins_anew(lent, store, change
     assert checkpoint(store, "loans")["revision"] == "2"
 
 
+def test_a_build_that_was_left_is_neither_used_nor_in_the_way(lent, store, changed):
+    rebuild = Rebuild(Loans, beside=True)
+    rebuild.stop()
+    assert rebuild.run() is None
+    left = mongo.raw(store.events).database.projection_loans_2
+    left.insert_one({"_id": "bob", "state": {}, "position": 9})
+    changed("2")
+    said("rebuild_projections", "--blue-green")
+    assert collections(store) == ["projection_loans", "projection_loans_3"]
+    rebuild = Rebuild(Loans, beside=True)
+    rebuild.stop()
+    assert rebuild.run() is None
+    said("rebuild_projections", "loans")
+    assert checkpoint(store, "loans")["generation"] == 5
+    assert checkpoint(store, "loans@4") is None
+    assert collections(store) == ["projection_loans_5"]
+    assert Loans.get("ann") == ANN
+    assert Loans.get("bob") is None
+
+
 def test_only_those_that_changed_are_built(lent, store, changed):
     assert "nothing to build" in said("rebuild_projections", "--changed")
     assert Loans.get("ann")["lent"] == 99

@@ -6,14 +6,14 @@ Checkpoints in an SQL database: SQLite, or the PostgreSQL database that the vari
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 
 import pytest
 from django.apps import apps
 from django.conf import settings as django_settings
-from django.core.management import call_command
-from django.db import IntegrityError, connections, transaction
+from django.core.management import CommandError, call_command
+from django.db import IntegrityError, OperationalError, connections, transaction
 
 if not apps.is_installed("ossy_event_store.relational"):
     pytest.skip("the default database is no SQL database", allow_module_level=True)
@@ -68,33 +68,49 @@ def test_the_migration_is_that_of_the_model():
 
 
 def claim(name="orders", position=0, token="me", parked=()):
-    return checkpoints.claim(name, position, dict(parked), token, SQL)
+    """Claim a checkpoint, and make it if there is none."""
+    stands = checkpoints.claim(name, token, SQL)
+    if stands is None:
+        checkpoints.adopt(name, position, dict(parked), token, SQL)
+    return position if stands is None else stands
 
 
-def test_a_checkpoint_begins_once():
+def hold(token, before, after, name="orders"):
+    return checkpoints.hold(name, token, before, after, SQL)
+
+
+def test_a_checkpoint_is_made_where_it_is_kept_from_now_on():
     assert checkpoints.read("orders", SQL) is None
-    assert claim(position=7) == 7
-    assert claim(position=0) == 7
-    assert checkpoints.read("orders", SQL) == 7
+    assert checkpoints.claim("orders", "me", SQL) is None
+    checkpoints.adopt("orders", 7, {}, "me", SQL)
+    assert checkpoints.claim("orders", "me", SQL) == 7
     assert str(Checkpoint.objects.using(SQL).get()) == "orders: 7"
 
 
 def test_it_moves_for_the_last_claim_alone():
     claim(token="first")
     begun = Checkpoint.objects.using(SQL).get().updated
-    assert checkpoints.hold("orders", "first", SQL, 5)
+    assert hold("first", 0, 5)
     assert claim(token="second") == 5
-    assert not checkpoints.hold("orders", "first", SQL, 9)
-    assert not checkpoints.hold("orders", "first", SQL)
+    assert not hold("first", 5, 9)
+    assert not hold("first", 5, 5)
     assert checkpoints.read("orders", SQL) == 5
-    assert checkpoints.hold("orders", "second", SQL)
-    assert checkpoints.hold("orders", "second", SQL, 2**40)
+    assert hold("second", 5, 5)
+    assert hold("second", 5, 2**40)
     assert checkpoints.read("orders", SQL) == 2**40
     assert Checkpoint.objects.using(SQL).get(aggregate_id="").updated > begun
 
 
+def test_it_moves_from_where_it_was_left_alone():
+    claim()
+    assert hold("me", 0, 5)
+    assert not hold("me", 0, 9)  # the answer to the first was lost
+    assert not hold("me", 7, 9)  # the database was restored
+    assert checkpoints.read("orders", SQL) == 5
+
+
 def test_one_that_did_not_begin_does_not_move():
-    assert not checkpoints.hold("orders", "me", SQL, 5)
+    assert not hold("me", 0, 5)
     assert checkpoints.read("orders", SQL) is None
 
 
@@ -117,6 +133,9 @@ def test_what_was_parked_before_there_was_a_checkpoint_stays_parked():
     assert checkpoints.streams("orders", SQL) == {"o-1": 2}
     claim(position=9, parked={"o-2": 7})  # now the rows count
     assert checkpoints.streams("orders", SQL) == {"o-1": 2}
+    checkpoints.adopt("orders", 9, {"o-2": 7}, "me", SQL)  # another one did meanwhile
+    assert checkpoints.streams("orders", SQL) == {"o-2": 6}
+    assert checkpoints.read("orders", SQL) == 9
 
 
 def test_an_event_is_skipped_only_where_its_stream_waits():
@@ -135,7 +154,7 @@ def test_passing_over_an_event_leaves_what_is_parked():
     checkpoints.pass_over("orders", 6, SQL)
     assert checkpoints.read("orders", SQL) == 6
     assert checkpoints.streams("orders", SQL) == {"o-1": 2}
-    assert not checkpoints.hold("orders", "me", SQL)
+    assert not hold("me", 6, 6)
     checkpoints.pass_over("orders", 4, SQL)
     assert checkpoints.read("orders", SQL) == 6
 
@@ -165,8 +184,8 @@ def test_a_reset_is_of_one_subscription_and_all_of_its_streams():
         checkpoints.part(name, "o-1", 3, SQL)
         checkpoints.part(name, "o-2", 2, SQL)
     checkpoints.reset("orders", 0, SQL)
-    assert not checkpoints.hold("orders", "me", SQL)
-    assert checkpoints.hold("Orders", "me", SQL)
+    assert not hold("me", 0, 0)
+    assert hold("me", 5, 5, "Orders")
     assert checkpoints.read("orders", SQL) == 0
     assert checkpoints.read("orders", SQL, "o-1") is None
     assert Checkpoint.objects.using(SQL).count() == 1 + 3 + 3
@@ -177,7 +196,7 @@ def test_a_reset_is_of_one_subscription_and_all_of_its_streams():
 def test_what_is_taken_back_takes_the_checkpoint_with_it():
     claim()
     with pytest.raises(ZeroDivisionError), transaction.atomic(using=SQL):
-        assert checkpoints.hold("orders", "me", SQL, 1)
+        assert hold("me", 0, 1)
         take_effect(1)
         raise ZeroDivisionError
     assert checkpoints.read("orders", SQL) == 0
@@ -199,9 +218,13 @@ def in_threads(work):
 
 @pytest.mark.slow
 def test_of_many_that_begin_one_does():
+    def begin(name, number):
+        with suppress(IntegrityError):  # it tries again
+            claim(name, number)
+
     for turn in range(20):
         name = f"orders {turn}"
-        in_threads(lambda number, name=name: claim(name, number))
+        in_threads(lambda number, name=name: begin(name, number))
         assert checkpoints.read(name, SQL) in range(WORKERS)
     assert Checkpoint.objects.using(SQL).count() == 20
 
@@ -213,7 +236,7 @@ def handle_all(number, begun):
     begun.wait(30)  # all but the last to claim have lost it by now
     while before < EVENTS:
         with transaction.atomic(using=SQL):
-            if holds := checkpoints.hold("orders", token, SQL, before + 1):
+            if holds := checkpoints.hold("orders", token, before, before + 1, SQL):
                 take_effect(before + 1)
         before += holds
         if not holds:
@@ -234,8 +257,8 @@ def test_of_many_that_handle_the_same_events_one_has_an_effect():
 
 @pytest.mark.slow
 def test_a_checkpoint_that_does_not_look_who_claimed_it_is_noticed(monkeypatch):
-    def hold(subscription, token, using, position):
-        Checkpoint.objects.using(using).update(position=position)
+    def hold(subscription, token, before, after, using):
+        Checkpoint.objects.using(using).update(position=after)
         return True
 
     monkeypatch.setattr(checkpoints, "hold", hold)
@@ -496,15 +519,9 @@ def test_a_database_that_was_restored_decides_what_is_retried(store, orders):
     assert effects() == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_subscription_that_stopped_keeps_what_it_had_parked(store, orders, lend):
-    stopping = replace(registered()["orders"], on_error="stop")
-    add(stopping)
-    orders.add(7)
-    lend("other", "BookLent", "BookLent")
-    with running():
-        until(lambda: checkpoint(store, "orders")["stopped"])
+def test_a_subscription_that_stopped_keeps_what_it_had_parked(store, stopped):
     assert operating.skip("orders", None, "never mind")["position"] == 7
-    orders.clear()
+    stopped.clear()
     operating.retry("orders", "book")
     with running():
         reached(store, "orders", 8)
@@ -540,3 +557,178 @@ def test_one_that_becomes_transactional_keeps_what_it_had_parked(store, lend):
     with running():
         until(lambda: not waiting(store))
     assert effects() == [1, 2, 3]
+
+
+def test_a_commit_whose_answer_was_lost_is_not_repeated(store, lend, monkeypatch):
+    died = []
+
+    @subscription("orders", using=SQL, retries=0)
+    def handle(event):
+        take_effect(event["position"])
+        if not died:
+            died.append(event)
+            transaction.on_commit(break_off, using=SQL)
+
+    def break_off():
+        raise OperationalError("server closed the connection unexpectedly")
+
+    lend("book", "BookLent", "BookLent")
+    with running():
+        reached(store, "orders", 2)
+        assert not waiting(store)
+    assert died
+    assert effects() == [1, 2]
+
+
+def test_what_runs_on_a_commit_and_fails_repeats_nothing(store, lend):
+    @subscription("orders", using=SQL, retries=0)
+    def handle(event):
+        take_effect(event["position"])
+        transaction.on_commit(lambda: {}["mail"], using=SQL)
+
+    lend("book", "BookLent")
+    lend("other", "BookLent")
+    with running():
+        until(lambda: checkpoints.read("orders", SQL) == 2)
+        lend("book", "BookLent")
+        reached(store, "orders", 3)
+    assert effects() == [1, 2, 3]
+    assert not waiting(store)
+
+
+def test_a_database_that_is_restored_while_it_runs_decides(store, lend):
+    @subscription("orders", using=SQL)
+    def handle(event):
+        take_effect(event["position"])
+
+    lend("book", *["BookLent"] * 5)
+    with running():
+        reached(store, "orders", 5)
+        with connections[SQL].cursor() as cursor:
+            cursor.execute("DELETE FROM effects WHERE position > 2")
+        Checkpoint.objects.using(SQL).update(position=2)
+        lend("book", "BookLent")
+        reached(store, "orders", 6)
+    assert effects() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_database_that_lost_the_checkpoint_is_not_guessed_at(store, lend, caplog):
+    @subscription("orders", using=SQL)
+    def handle(event):
+        take_effect(event["position"])
+
+    lend("book", "BookLent", "BookLent")
+    with running():
+        reached(store, "orders", 2)
+    Checkpoint.objects.using(SQL).all().delete()
+    with running():
+        until(lambda: "had the checkpoint of subscription 'orders'" in caplog.text)
+        assert "reset orders --to 0; if it is there, --to 2." in caplog.text
+        operating.reset("orders", 2)
+        lend("book", "BookLent")
+        reached(store, "orders", 3)
+    assert effects() == [1, 2, 3]
+
+
+def test_one_that_was_plain_in_between_continues_where_that_came(store, orders, lend):
+    orders.clear()
+    transactional = registered()["orders"]
+    operating.retry("orders")
+    with running():
+        until(lambda: not waiting(store))
+    add(replace(transactional, using=None))
+    lend("book", "BookLent")
+    with running():
+        reached(store, "orders", 7)
+    add(transactional)
+    lend("book", "BookLent")
+    with running():
+        reached(store, "orders", 8)
+    assert effects() == list(range(1, 9))
+
+
+def test_an_event_alone_that_fails_does_not_hold_up_the_checkpoint(store, lend):
+    @subscription("orders", using=SQL, retries=0)
+    def handle(event):
+        raise KeyError("customer")
+
+    lend("book", "BookLent")
+    with pytest.raises(CommandError, match="a handler failed"):
+        call_command("run_subscriptions", "--until-caught-up", verbosity=0)
+    assert checkpoint(store, "orders")["position"] == 1
+
+
+def records(store):
+    return [one["reason"] for one in mongo.raw(store.skipped).find()]
+
+
+def test_of_two_that_skip_the_same_event_one_does_and_is_recorded(
+    store, orders, monkeypatch
+):
+    skip = checkpoints.skip
+
+    def later(*arguments):
+        monkeypatch.setattr(checkpoints, "skip", skip)
+        assert operating.skip("orders", "book", "the other one")
+        return skip(*arguments)
+
+    monkeypatch.setattr(checkpoints, "skip", later)
+    assert operating.skip("orders", "book", "this one") is None
+    assert records(store) == ["the other one"]
+
+
+def test_a_skip_that_ends_before_mongodb_says_so_can_be_completed(
+    store, orders, monkeypatch
+):
+    move_on = operating._move_on
+
+    async def die(*arguments):
+        raise ConnectionError("the process dies here")
+
+    monkeypatch.setattr(operating, "_move_on", die)
+    with pytest.raises(ConnectionError):
+        operating.skip("orders", "book", "never mind")
+    monkeypatch.setattr(operating, "_move_on", move_on)
+    assert records(store) == ["never mind"]
+    assert operating.skip("orders", "book", "again") is None
+    orders.clear()
+    with running():
+        until(lambda: not waiting(store))
+    assert effects() == [2, 3, 4, 5, 6]
+    assert records(store) == ["never mind"]
+
+
+@pytest.fixture
+def stopped(store, orders, lend):
+    """The same, and another stream has stopped it at position 7."""
+    add(replace(registered()["orders"], on_error="stop"))
+    orders.add(7)
+    lend("other", "BookLent", "BookLent")
+    with running():
+        until(lambda: checkpoint(store, "orders")["stopped"])
+    return orders
+
+
+def test_a_skip_that_dies_where_it_stopped_leaves_a_record(store, stopped, monkeypatch):
+    pass_over = checkpoints.pass_over
+
+    def die(*arguments):
+        pass_over(*arguments)
+        raise ConnectionError("the process dies here")
+
+    monkeypatch.setattr(checkpoints, "pass_over", die)
+    with pytest.raises(ConnectionError):
+        operating.skip("orders", None, "never mind")
+    assert records(store) == ["never mind"]
+    stopped.clear()
+    operating.retry("orders")
+    with running():
+        until(lambda: not waiting(store))
+        reached(store, "orders", 8)
+    assert effects() == [1, 2, 3, 4, 5, 6, 8]
+
+
+def test_where_a_restored_database_stopped_is_not_skipped(store, stopped):
+    Checkpoint.objects.using(SQL).filter(aggregate_id="").update(position=3)
+    assert operating.skip("orders", None, "never mind") is None
+    assert records(store) == []

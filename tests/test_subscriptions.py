@@ -255,6 +255,28 @@ def test_a_poisoned_event_is_skipped_with_a_reason(store, lend):
     assert record["skipped"]
 
 
+def test_a_retry_that_is_asked_for_while_another_fails_is_made(store, lend):
+    tried, fails = [], threading.Event()
+
+    @subscription("reader", retries=0)
+    def reader(event):
+        tried.append(event)
+        if len(tried) == 2:
+            fails.wait(30)
+        if len(tried) < 3:
+            raise KeyError("title")
+
+    lend("a", "BookBought")
+    with running():
+        until(lambda: parked(store))
+        operating.retry("reader")
+        until(lambda: len(tried) == 2)
+        operating.retry("reader")
+        fails.set()
+        until(lambda: not parked(store))
+    assert len(tried) == 3
+
+
 def test_one_that_is_to_stop_stops_and_goes_on_when_told(store, lend, subscribe):
     got, bad = [], {2}
 

@@ -367,7 +367,7 @@ def test_of_two_that_build_the_same_one_gives_way(
     lend("a", "BookLent")
     with running():
         reached(store, "loans", 1)
-    name = "_switch" if beside else "_begin_anew"
+    name = "_switch" if beside else "make_indexes"
     step = getattr(reprojection, name)
 
     async def late(*arguments):

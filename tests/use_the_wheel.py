@@ -49,8 +49,8 @@ order = Aggregate.of(Order, {"type": "OrderPlaced"}).add({"type": "OrderShipped"
 call_command("rebuild_aggregates", interactive=False)
 assert Aggregate.find(order.id)["state"] == {"last": "OrderShipped"}
 from ossy_event_store.relational import checkpoints
-checkpoints.claim("orders", 0, {}, "me", "default")
-assert checkpoints.hold("orders", "me", "default", 2)
+checkpoints.adopt("orders", 0, {}, "me", "default")
+assert checkpoints.hold("orders", "me", 0, 2, "default")
 call_command("makemigrations", "--check", verbosity=0)
 call_command("check", "--fail-level", "WARNING", "--database", "default")
 import ossy_event_store

@@ -14,13 +14,14 @@ from hashlib import sha256
 from secrets import token_hex
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import connections, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from .models import Checkpoint
 
 NAME_LENGTH = 255
+LOCKED = 5  # seconds for which a row may be locked by another process
 
 
 def read(subscription: str, using: str, aggregate_id: str = "") -> int | None:
@@ -35,61 +36,81 @@ def streams(subscription: str, using: str) -> dict[str, int]:
     return dict(found)
 
 
-def claim(
-    subscription: str, position: int, parked: Mapping[str, int], token: str, using: str
-) -> int:
+def claim(subscription: str, token: str, using: str) -> int | None:
     """
-    Let one claim alone move the rows from now on, and return where they stand.
+    Let one claim alone move the rows from now on.
 
     Args:
         subscription: its name.
-        position: where a subscription without a row starts.
-        parked: the streams that then wait, and the position at which each does.
+        token: what the claim says to ``hold()``.
+        using: the alias of the database.
+
+    Returns:
+        The position of the subscription, None without a row.
+    """
+    with transaction.atomic(using=using):
+        _wait_not_too_long(using)
+        _row(subscription, using).update(claim=token, updated=timezone.now())
+    # After the commit: inside, a database may show the row as it was at the start.
+    return read(subscription, using)
+
+
+def adopt(
+    subscription: str, position: int, parked: Mapping[str, int], token: str, using: str
+) -> None:
+    """
+    Make the rows of a subscription whose checkpoint was kept elsewhere, and claim them.
+
+    Args:
+        subscription: its name.
+        position: up to where all is handled.
+        parked: the streams that wait, and the position at which each does.
         token: what the claim says to ``hold()``.
         using: the alias of the database.
     """
-    try:
-        _claim(subscription, position, parked, token, using)
-    except IntegrityError:  # another process has made the row meanwhile
-        _claim(subscription, position, parked, token, using)
-    # After the commit: inside, a database may show the row as it was at the start.
-    return read(subscription, using) or 0
-
-
-def _claim(
-    subscription: str, position: int, parked: Mapping[str, int], token: str, using: str
-) -> None:
     with transaction.atomic(using=using):
-        # A write comes first: SQLite refuses to lock what was read before.
-        found = _row(subscription, using)
-        if found.update(claim=token, updated=timezone.now()):
-            return
-        fields = _fields(subscription, position, "")
-        key = _key(subscription, "")
-        Checkpoint.objects.using(using).create(key=key, claim=token, **fields)
+        _wait_not_too_long(using)
+        _put(subscription, position, token, using)
         for aggregate_id, waits in parked.items():
             part(subscription, aggregate_id, waits - 1, using)
 
 
-def hold(
-    subscription: str, token: str, using: str, position: int | None = None
-) -> bool:
+def _put(subscription: str, position: int, token: str, using: str) -> None:
+    """Write the row of a subscription, in a transaction; no stream is parked."""
+    fields = {**_fields(subscription, position, ""), "claim": token}
+    # A write comes first: SQLite refuses to lock what was read before.
+    if not _row(subscription, using).update(**fields):
+        key = _key(subscription, "")
+        Checkpoint.objects.using(using).create(key=key, **fields)
+    _streams(subscription, using).delete()
+
+
+def _wait_not_too_long(using: str) -> None:
+    """Fail if a process that was frozen keeps the row locked; PostgreSQL would wait."""
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = '{LOCKED}s'")
+
+
+def hold(subscription: str, token: str, before: int, after: int, using: str) -> bool:
     """
-    Lock the subscription's row, and return whether the claim still has it.
+    Lock the subscription's row and move it, if it stands where the claim left it.
 
     The first statement of every transaction: of two processes that handle the same
     events the second waits here, is told False once the first has committed, and has
-    nothing to roll back.
+    nothing to roll back. It is told False as well where an earlier transaction was
+    committed though its answer was lost, or the database was restored.
 
     Args:
         subscription: its name.
         token: that of the claim.
+        before: where the claim has left the row.
+        after: the position to move it to, or the same.
         using: the alias of the database.
-        position: the position to move it to; None leaves it.
     """
-    changes = {} if position is None else {"position": position}
-    found = _row(subscription, using).filter(claim=token)
-    return found.update(updated=timezone.now(), **changes) == 1
+    found = _row(subscription, using).filter(claim=token, position=before)
+    return found.update(position=after, updated=timezone.now()) == 1
 
 
 def part(subscription: str, aggregate_id: str, position: int, using: str) -> None:
@@ -136,11 +157,7 @@ def pass_over(subscription: str, position: int, using: str) -> None:
 def reset(subscription: str, position: int, using: str) -> None:
     """Move the subscription's row anywhere; its claim ends, and no stream is parked."""
     with transaction.atomic(using=using):
-        Checkpoint.objects.using(using).update_or_create(
-            key=_key(subscription, ""),
-            defaults={**_fields(subscription, position, ""), "claim": token_hex(16)},
-        )
-        _streams(subscription, using).delete()
+        _put(subscription, position, token_hex(16), using)
 
 
 def _row(subscription: str, using: str, aggregate_id: str = "") -> QuerySet[Checkpoint]:
