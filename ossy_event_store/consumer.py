@@ -186,7 +186,13 @@ class Consumer:
         self.renewed = time.monotonic()
         try:
             async with store.client.session() as session:
-                await self._work(store, session)
+                try:
+                    await self._work(store, session)
+                except Exception as error:
+                    if not is_away(error):  # else a commit may still be on its way
+                        await self._leave(store)
+                    raise
+                await self._leave(store)
         finally:
             self.give_back()
             if self._pool is not None:
@@ -234,8 +240,10 @@ class Consumer:
             # Also after a failure: what is done need not be done again.
             with suppress(PyMongoError, StoreUnavailable, Unreachable, Lost):
                 await self._write(store, effect, now=True)
+
+    async def _leave(self, store: Store) -> None:
+        """Note that no transaction is open: the session is used again elsewhere."""
         with suppress(PyMongoError, StoreUnavailable, Lost), in_time():
-            # No transaction is left open, and the session is used again elsewhere.
             await checkpoints.move(store, self.name, self.fence, {"session": None})
 
     async def _catch_up(self, store: Store) -> None:

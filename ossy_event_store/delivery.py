@@ -253,16 +253,14 @@ class InDatabase(Effect):
         listed = await parking.places(self._store, self._name, self._session)
         decides = claimed.get("using") == self._using
         with self._reached():
-            if not decides:  # until now MongoDB or another database did
-                place = claimed["position"], listed, self._claim
-                self._rows.adopt(self._name, *place, self._using)
             at = self._rows.claim(self._name, self._claim, self._using)
-            self._streams = self._rows.streams(self._name, self._using)
+        if not decides:
+            await self._adopt(at := claimed["position"], listed)
         if at is None:
             raise CheckpointMissing(self._name, self._using, claimed["position"])
-        if not decides:
-            await self._keep_in(self._using)
         self._at = at
+        with self._reached():
+            self._streams = self._rows.streams(self._name, self._using)
         extra = listed.keys() - self._streams.keys()
         missing = {
             stream: stands
@@ -279,6 +277,16 @@ class InDatabase(Effect):
                 add=missing,
             )
         return self._at
+
+    async def _adopt(self, position: int, listed: Mapping[str, int]) -> None:
+        """Let this database decide from now on, where another one did until now."""
+        # After the claim there: a process that was overtaken in MongoDB before it goes
+        # no further, and one that is overtaken from now on has lost the row as well.
+        await checkpoints.check(self._store, self._name, self._fence)
+        with self._reached():
+            place = position, listed, self._claim
+            self._rows.adopt(self._name, *place, self._using)
+        await self._keep_in(self._using)
 
     async def parked(self) -> dict[str, int]:
         """Return the streams that have a row; all that comes of them waits."""

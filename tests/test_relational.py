@@ -133,7 +133,10 @@ def test_what_was_parked_before_there_was_a_checkpoint_stays_parked():
     assert checkpoints.streams("orders", SQL) == {"o-1": 2}
     claim(position=9, parked={"o-2": 7})  # now the rows count
     assert checkpoints.streams("orders", SQL) == {"o-1": 2}
-    checkpoints.adopt("orders", 9, {"o-2": 7}, "me", SQL)  # another one did meanwhile
+    with pytest.raises(IntegrityError):  # it was overtaken
+        checkpoints.adopt("orders", 9, {"o-2": 7}, "other", SQL)
+    assert checkpoints.streams("orders", SQL) == {"o-1": 2}
+    checkpoints.adopt("orders", 9, {"o-2": 7}, "me", SQL)
     assert checkpoints.streams("orders", SQL) == {"o-2": 6}
     assert checkpoints.read("orders", SQL) == 9
 

@@ -59,27 +59,36 @@ def adopt(
     subscription: str, position: int, parked: Mapping[str, int], token: str, using: str
 ) -> None:
     """
-    Make the rows of a subscription whose checkpoint was kept elsewhere, and claim them.
+    Make the rows of a subscription whose checkpoint was kept elsewhere until now.
+
+    Raises:
+        IntegrityError: another process has claimed or made the row meanwhile.
 
     Args:
         subscription: its name.
         position: up to where all is handled.
         parked: the streams that wait, and the position at which each does.
-        token: what the claim says to ``hold()``.
+        token: that of the claim, after ``claim()``.
         using: the alias of the database.
     """
     with transaction.atomic(using=using):
-        _wait_not_too_long(using)
-        _put(subscription, position, token, using)
+        mine = _row(subscription, using).filter(claim=token)
+        _put(mine, subscription, position, token, using)
         for aggregate_id, waits in parked.items():
             part(subscription, aggregate_id, waits - 1, using)
 
 
-def _put(subscription: str, position: int, token: str, using: str) -> None:
+def _put(
+    found: QuerySet[Checkpoint],
+    subscription: str,
+    position: int,
+    token: str,
+    using: str,
+) -> None:
     """Write the row of a subscription, in a transaction; no stream is parked."""
     fields = {**_fields(subscription, position, ""), "claim": token}
     # A write comes first: SQLite refuses to lock what was read before.
-    if not _row(subscription, using).update(**fields):
+    if not found.update(**fields):
         key = _key(subscription, "")
         Checkpoint.objects.using(using).create(key=key, **fields)
     _streams(subscription, using).delete()
@@ -157,7 +166,8 @@ def pass_over(subscription: str, position: int, using: str) -> None:
 def reset(subscription: str, position: int, using: str) -> None:
     """Move the subscription's row anywhere; its claim ends, and no stream is parked."""
     with transaction.atomic(using=using):
-        _put(subscription, position, token_hex(16), using)
+        found = _row(subscription, using)
+        _put(found, subscription, position, token_hex(16), using)
 
 
 def _row(subscription: str, using: str, aggregate_id: str = "") -> QuerySet[Checkpoint]:
