@@ -87,7 +87,7 @@ def skip(
     record = _record(name, at, waits, reason, who)
     if aggregate_id is None:
         skipped = _skip_stopped(store, name, at, record)
-    elif (declared := _in_database(name)) is not None:
+    elif (declared := _in_database(name, at)) is not None:
         skipped = _skip_there(store, declared, waits, record)
     else:
         skipped = _skip_here(store, waits, record)
@@ -102,12 +102,13 @@ def reset(name: str, position: int) -> None:
         ValueError: it is a projection, whose documents hold what they hold.
     """
     store = mongo.blocking()
-    if drive(_there(store, name))["kind"] == "projection":
+    at = drive(_there(store, name))
+    if at["kind"] == "projection":
         raise ValueError(
             f"{name} is a projection: its documents would not follow. Use manage.py "
             f"rebuild_projections {name}."
         )
-    _continue_after(store, name, position)
+    _continue_after(store, at, position)
 
 
 async def _there(store: Store, name: str) -> Document:
@@ -118,10 +119,13 @@ async def _there(store: Store, name: str) -> Document:
     return found
 
 
-def _in_database(name: str) -> Subscription | None:
+def _in_database(name: str, at: Document) -> Subscription | None:
     """Return a subscription whose checkpoint is in an SQL database, else None."""
     declared = subscriptions.registered().get(name)
-    return declared if declared is not None and declared.using else None
+    if declared is None or not declared.using:
+        return None
+    # One that was given ``using`` and has not run since is still in MongoDB.
+    return declared if at.get("using") == declared.using else None
 
 
 def _record(
@@ -163,7 +167,7 @@ async def _announce(store: Store, record: Document) -> None:
 
 
 async def _confirm(store: Store, record: Document) -> None:
-    """Keep the record of what was decided, whoever else has announced the same."""
+    """Keep the record of what was decided, also if another operator announced it."""
     with in_time():
         await store.skipped.replace_one({"_id": record["_id"]}, record, upsert=True)
         await store.skipped.update_one(
@@ -245,26 +249,22 @@ def _skip_there(
 
 def _skip_stopped(store: Store, name: str, at: Document, record: Document) -> bool:
     """Pass over the event at which a subscription has stopped, and continue."""
-    declared, position = _in_database(name), at["stopped"]["position"]
+    declared, position = _in_database(name, at), at["stopped"]["position"]
     if declared is None:
-        return _continue_after(store, name, position, at, record)
+        return _continue_after(store, at, position, record)
     stands = checkpoints.rows().read(name, declared.using)
     if stands is None or stands < at["position"]:
         return False  # it was restored to an earlier time: retry, and see
     # A record first, as that database may decide and nothing else happen.
     drive(_announce(store, record))
-    if not _continue_after(store, name, position, at, record):
+    if not _continue_after(store, at, position, record):
         drive(_withdraw(store, record))
         return False
     return True
 
 
 def _continue_after(
-    store: Store,
-    name: str,
-    position: int,
-    stopped: Document | None = None,
-    record: Document | None = None,
+    store: Store, at: Document, position: int, record: Document | None = None
 ) -> bool:
     """
     Move the checkpoint and release all parked streams, or pass over one event.
@@ -274,33 +274,33 @@ def _continue_after(
 
     Args:
         store: the blocking face.
-        name: the subscription.
+        at: the subscription's document.
         position: where it continues.
-        stopped: its document, if it is to pass over the event at which it stopped:
+        record: what to keep of the event at which it stopped, if that is passed over:
             then streams stay parked, and nothing is done if it has continued meanwhile.
-        record: what to keep of that event.
     """
-    declared = _in_database(name)
+    name: str = at["_id"]
+    declared = _in_database(name, at)
     moved = False
 
     async def move() -> None:
         async with store.client.session() as session:
-            # Whoever has it in a transaction ends that one, and begins no other.
+            # The process that has it in a transaction ends that one, and begins no
+            # other.
             await take_away()
             await in_transaction(store, session, partial(work, session), take_away)
 
     async def take_away() -> None:
-        if stopped is None:
+        if record is None:
             with in_time():
                 await checkpoints.take_away(store, name)
 
     async def work(session: Any) -> None:
         nonlocal moved
+        stopped = None if record is None else at["stopped"]
         with in_time():
-            moved = await checkpoints.reset(
-                store, name, position, session, stopped and stopped["stopped"]
-            )
-            if moved and stopped is None:
+            moved = await checkpoints.reset(store, name, position, session, stopped)
+            if moved and record is None:
                 query = {"subscription": {"$eq": name}}
                 await store.parked.delete_many(query, session=session)
             if moved and record is not None:
@@ -309,7 +309,7 @@ def _continue_after(
             # That database has the last word on where the subscription stands. It is
             # not asked before this transaction is over: nobody can claim meanwhile.
             rows = checkpoints.rows()
-            change = rows.reset if stopped is None else rows.pass_over
+            change = rows.reset if record is None else rows.pass_over
             change(name, position, declared.using)
 
     drive(move())

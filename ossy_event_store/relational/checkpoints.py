@@ -151,7 +151,7 @@ def skip(
         False if it does not stand at ``before``: somebody may have handled the event.
     """
     with transaction.atomic(using=using):
-        # Locked first, as by whoever delivers.
+        # Locked first, as by a process that delivers.
         _row(subscription, using).update(updated=timezone.now())
         found = _row(subscription, using, aggregate_id).filter(position=before)
         return found.update(position=position, updated=timezone.now()) == 1
