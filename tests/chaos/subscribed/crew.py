@@ -24,7 +24,7 @@ from tests.chaos.run import ROOT
 from tests.servers import until
 
 from .failing import CLASSES, write_bad
-from .operated import ASKED
+from .operated import ASKED, ENDING
 
 END = 60  # seconds for a process that is told to end
 TICK = (0.4, 2.0)  # seconds from one harm to the next
@@ -94,8 +94,9 @@ class Worker:
 
     def wait(self) -> None:
         assert self.process
+        more = ENDING if self.kind == "operator" else 0
         try:
-            code = self.process.wait(END)
+            code = self.process.wait(END + more)
             if code not in (0, -signal.SIGTERM):  # that is before it began
                 self.crew.odd.append(f"{self.name} ended with {code} when told to end")
         except subprocess.TimeoutExpired:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 # A file: only parked streams are to have events, and to be retried.
+# Seconds for an operator to retry until nothing is parked: a long run has parked much.
+ENDING = 300.0
 ASKED = "quiet"
 
 SKIPPED = "skipped"  # a record was returned

@@ -34,7 +34,7 @@ from ..worker import BUFFER, until_input_ends
 from ..writers import Writer
 from .effects import ROWS
 from .failing import Failing, may_fail, write_bad
-from .operated import ASKED, NOTHING, SKIPPED, Attempt, Quiet, Retry, Seen
+from .operated import ASKED, ENDING, NOTHING, SKIPPED, Attempt, Quiet, Retry, Seen
 
 AWAY = (EventStoreError, PyMongoError, CommandError)
 PAUSE = (0.05, 0.2)  # seconds
@@ -44,7 +44,6 @@ COMMAND = 0.2  # share of the retries that are made with manage.py
 LATER = 2.0  # seconds for a subscription to come to the end of the events
 FEW = 1  # parked streams that get events in the quiet
 TIMES, AT_ONCE = 4, 10  # appends to each of them, and events of each
-ENDING = 50.0  # seconds for nothing to be parked at the end
 FIELDS = ("aggregateId", "aggregateVersion", "eventId", "position", "begun")
 
 
