@@ -189,7 +189,8 @@ class Consumer:
                 try:
                     await self._work(store, session)
                 except Exception as error:
-                    if not is_away(error):  # else a commit may still be on its way
+                    # Else a commit of MongoDB's may still be on its way.
+                    if isinstance(error, Unreachable) or not is_away(error):
                         await self._leave(store)
                     raise
                 await self._leave(store)

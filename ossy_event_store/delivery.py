@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.db import (
-    DatabaseError,
+    Error,
     InterfaceError,
     OperationalError,
     connections,
@@ -254,7 +254,9 @@ class InDatabase(Effect):
         decides = claimed.get("using") == self._using
         with self._reached():
             at = self._rows.claim(self._name, self._claim, self._using)
-        if not decides:
+        if at is not None and not decides and self._is_known(claimed):
+            await self._keep_in(self._using)
+        elif not decides:
             await self._adopt(at := claimed["position"], listed)
         if at is None:
             raise CheckpointMissing(self._name, self._using, claimed["position"])
@@ -277,6 +279,12 @@ class InDatabase(Effect):
                 add=missing,
             )
         return self._at
+
+    def _is_known(self, claimed: Document) -> bool:
+        """Whether the row counts though MongoDB does not say so."""
+        # The document is a new one: the earlier was lost. Or the alias has a new name.
+        before = claimed.get("using", "")
+        return before is not None and before not in connections.settings
 
     async def _adopt(self, position: int, listed: Mapping[str, int]) -> None:
         """Let this database decide from now on, where another one did until now."""
@@ -373,7 +381,7 @@ class InDatabase(Effect):
     def _reached(self) -> Iterator[None]:
         try:
             yield
-        except DatabaseError as error:
+        except Error as error:
             connections[self._using].close()
             raise Unreachable(f"The database {self._using!r}: {error}") from error
 
@@ -393,6 +401,11 @@ class _Atomic:
             raise Unreachable(str(error)) from error
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is None and (cause := self._broken()) is not None:
+            failed = HandlerFailed(cause)
+            self._atomic.__exit__(HandlerFailed, failed, None)
+            self._close_if_away(cause)
+            raise failed from cause
         try:
             self._atomic.__exit__(kind, error, trace)
         except (OperationalError, InterfaceError) as late:
@@ -404,6 +417,28 @@ class _Atomic:
             raise HandlerFailed(late) from late
         if error is not None:
             self._close_if_away(error)
+
+    def _broken(self) -> BaseException | None:
+        """Return why a transaction would be rolled back though nothing was raised."""
+        connection = connections[self._using]
+        try:
+            if connection.vendor == "postgresql":
+                # After any error, also one that was caught, it refuses all but that.
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT 1")
+        except Error as error:
+            cause: BaseException = error
+        else:
+            if not connection.needs_rollback:
+                return None
+            cause = transaction.TransactionManagementError("It asked for a rollback.")
+        caught = transaction.TransactionManagementError(
+            "The handler caught a database error, or asked for a rollback, and "
+            "returned: nothing that it wrote would be stored. Put an atomic() block "
+            "inside of the try that catches the error."
+        )
+        caught.__cause__ = cause
+        return caught
 
     def _close_if_away(self, error: BaseException | None = None) -> None:
         connection = connections[self._using]

@@ -12,7 +12,7 @@ from functools import partial
 from secrets import token_hex
 from typing import Any
 
-from django.db import DatabaseError
+from django.db import Error
 from pymongo.errors import DuplicateKeyError
 
 from . import checkpoints, mongo, parking, subscriptions
@@ -103,7 +103,7 @@ def reset(name: str, position: int) -> None:
     """
     store = mongo.blocking()
     at = drive(_there(store, name))
-    if at["kind"] == "projection":
+    if at["kind"] in ("projection", "projection build"):
         raise ValueError(
             f"{name} is a projection: its documents would not follow. Use manage.py "
             f"rebuild_projections {name}."
@@ -234,7 +234,7 @@ def _skip_there(
     drive(_announce(store, record))
     try:
         skipped: bool = rows.skip(name, stream, stands, position, using)
-    except DatabaseError:
+    except Error:
         if rows.read(name, using, stream) == stands:
             drive(_withdraw(store, record))
         raise
@@ -252,15 +252,33 @@ def _skip_stopped(store: Store, name: str, at: Document, record: Document) -> bo
     declared, position = _in_database(name, at), at["stopped"]["position"]
     if declared is None:
         return _continue_after(store, at, position, record)
-    stands = checkpoints.rows().read(name, declared.using)
+    rows, using = checkpoints.rows(), declared.using
+    stands = rows.read(name, using)
     if stands is None or stands < at["position"]:
         return False  # it was restored to an earlier time: retry, and see
+    if stands >= position:  # it was handled, or skipped before
+        with in_time():
+            drive(_resume(store, name, position))
+        return False
     # A record first, as that database may decide and nothing else happen.
     drive(_announce(store, record))
-    if not _continue_after(store, at, position, record):
+    try:
+        skipped = _continue_after(store, at, position, record)
+    except Error:
+        if rows.read(name, using) == stands:
+            drive(_withdraw(store, record))
+        raise
+    if not skipped:
         drive(_withdraw(store, record))
-        return False
-    return True
+    return skipped
+
+
+async def _resume(store: Store, name: str, position: int) -> None:
+    """Let a subscription that has stopped at a position continue."""
+    await store.subscriptions.update_one(
+        {"_id": {"$eq": name}, "stopped.position": position},
+        {"$set": {"stopped": None}},
+    )
 
 
 def _continue_after(

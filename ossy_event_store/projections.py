@@ -186,12 +186,13 @@ async def _active(store: Store, cls: type[Projection]) -> Documents:
     events: Any = store.events
     place = (str(events.raw.full_name), cls.name)
     generation, asked = _generations.get(place, (1, 0.0))
-    if time.monotonic() - asked > FRESH or not asked:
+    now = time.monotonic()
+    if now - asked > FRESH or not asked:
         found = await store.subscriptions.find_one(
             {"_id": {"$eq": cls.name}}, projection={"generation": 1}
         )
         generation = (found or {}).get("generation", 1)
-        _generations[place] = generation, time.monotonic()
+        _generations[place] = generation, now
     return mongo.documents(store, collection_name(cls.name, generation))
 
 
@@ -212,6 +213,13 @@ def register_projection(cls: P) -> P:
             f"Two projections are called {cls.name!r}: {name_of(other)} and "
             f"{name_of(cls)}."
         )
+    for known in _registered:
+        if _collide(cls.name, known) or _collide(known, cls.name):
+            raise ImproperlyConfigured(
+                f"A projection cannot be called {cls.name!r} beside {known!r}: a later "
+                "collection of the one would be that of the other. Choose a name that "
+                "does not end in a number."
+            )
     subscriptions.add(
         Subscription(
             cls.name,
@@ -225,6 +233,12 @@ def register_projection(cls: P) -> P:
     )
     _registered[cls.name] = cls
     return cls
+
+
+def _collide(name: str, other: str) -> bool:
+    """Whether a later collection of a projection is the first of another one."""
+    rest = other.removeprefix(f"{name}_")
+    return rest != other and rest.isdecimal()
 
 
 def registered() -> dict[str, type[Projection]]:

@@ -106,7 +106,7 @@ class Rebuild:
                 return None
             # A reader may have looked up where it is just before.
             time.sleep(max(0.0, begun + FRESH - time.monotonic()))
-            drop_old(self._cls)
+            drop_old(self._cls, number)
             position = drive(_document(store, self._cls.name))["position"]
         with in_time():
             parked = drive(
@@ -155,13 +155,19 @@ class Rebuild:
         return True  # as far as anybody knows
 
 
-def drop_old(cls: type[Projection]) -> list[str]:
-    """Drop the collections of generations before the one in use; return their names."""
+def drop_old(cls: type[Projection], before: int | None = None) -> list[str]:
+    """
+    Drop the collections of generations before the one in use; return their names.
+
+    Args:
+        cls: the projection.
+        before: the lowest generation to keep, if not all before that one are to go.
+    """
     store = mongo.blocking()
     found = drive(_document(store, cls.name))
     names = [
         collection_name(cls.name, number)
-        for number in range(1, found.get("generation", 1))
+        for number in range(1, before or found.get("generation", 1))
     ]
     return [name for name in names if _drop(store, name)]
 

@@ -1,5 +1,6 @@
 """What an SQL database decides about the parked streams of its subscriptions."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -9,14 +10,14 @@ if not apps.is_installed("ossy_event_store.relational"):
     pytest.skip("the default database is no SQL database", allow_module_level=True)
 
 from django.core.management import CommandError, call_command
-from django.db import OperationalError, connections, transaction
+from django.db import IntegrityError, OperationalError, connections, transaction
 
 from ossy_event_store import mongo, operating, parking
 from ossy_event_store.relational import checkpoints
 from ossy_event_store.relational.models import Checkpoint
 from ossy_event_store.subscriptions import add, registered, subscription
 from tests.servers import until
-from tests.test_relational import SQL, effects, take_effect
+from tests.test_relational import POSTGRESQL, SQL, effects, take_effect
 from tests.test_relational import _database as _database
 from tests.test_subscriptions import checkpoint, parked, reached, running
 
@@ -375,3 +376,99 @@ def test_one_that_has_not_run_since_it_became_transactional_is_operated(store, l
     with running():
         until(lambda: not waiting(store))
     assert effects() == [2]
+
+
+SWALLOWS = ["orm", "raw", "rollback"]
+
+
+def swallow(how):
+    """Do what leaves nothing to commit, without raising an error."""
+    if how == "rollback":
+        transaction.set_rollback(True, using=SQL)
+        return
+    with suppress(IntegrityError):
+        if how == "raw":
+            take_effect(1)
+        else:
+            Checkpoint(key=None, position=0).save(using=SQL, force_insert=True)
+
+
+@pytest.mark.parametrize("how", SWALLOWS)
+@pytest.mark.parametrize("retried", [False, True])
+def test_a_handler_that_swallows_a_database_error_parks_its_stream(
+    store, lend, how, retried
+):
+    if how == "raw" and not POSTGRESQL:
+        pytest.skip("the transaction goes on there")
+    bad = {2}
+
+    @subscription("orders", using=SQL, retries=0)
+    def handle(event):
+        if event["position"] in bad:
+            if retried and not parked(store):
+                raise KeyError("customer")
+            swallow(how)
+        elif event["aggregateId"] != "first":
+            take_effect(event["position"])
+
+    take_effect(1)
+    lend("first", "BookLent")
+    lend("book", "BookLent", "BookLent")
+    with running():
+        reached(store, "orders", 3)
+        if retried:
+            operating.retry("orders")
+            until(lambda: "rollback" in (parked(store)[0]["error"] or ""))
+        assert waiting(store) == [("book", 2)]
+        assert "caught a database error" in parked(store)[0]["error"]
+        bad.clear()
+        operating.retry("orders")
+        until(lambda: not waiting(store))
+    assert effects() == [1, 2, 3]
+
+
+def test_the_row_decides_where_mongodb_has_lost_the_subscription(store, lend):
+    @subscription("orders", using=SQL)
+    def handle(event):
+        take_effect(event["position"])
+
+    lend("book", "BookLent", "BookLent")
+    with running():
+        reached(store, "orders", 2)
+    mongo.raw(store.subscriptions).delete_many({})
+    lend("book", "BookLent")
+    with running():
+        reached(store, "orders", 3)
+    assert effects() == [1, 2, 3]
+    # The alias has a new name since, and MongoDB was behind when the process died.
+    mongo.raw(store.subscriptions).update_one(
+        {"_id": "orders"}, {"$set": {"using": "former", "position": 1}}
+    )
+    lend("book", "BookLent")
+    with running():
+        reached(store, "orders", 4)
+    assert effects() == [1, 2, 3, 4]
+
+
+def test_what_was_handled_where_it_stopped_is_not_skipped(store, stopped):
+    take_effect(7)
+    Checkpoint.objects.using(SQL).filter(aggregate_id="").update(position=7)
+    assert operating.skip("orders", None, "never mind") is None
+    assert records(store) == []
+    stopped.clear()
+    operating.retry("orders", "book")
+    with running():
+        reached(store, "orders", 8)
+        until(lambda: not waiting(store))
+    assert effects() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_skip_that_the_database_refuses_leaves_no_record(store, stopped, monkeypatch):
+    def locked(*arguments):
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(checkpoints, "pass_over", locked)
+    with pytest.raises(OperationalError):
+        operating.skip("orders", None, "never mind")
+    assert records(store) == []
+    assert checkpoint(store, "orders")["stopped"]

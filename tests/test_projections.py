@@ -464,6 +464,10 @@ WRONG = {
         lambda: type("P", (Loans,), {"name": "p", "apply": lambda self: {}}),
         "must take .event, state.",
     ),
+    "a collection of another": (
+        lambda: type("P", (Loans,), {"name": "loans_2"}),
+        "cannot be called 'loans_2' beside 'loans'",
+    ),
     "name twice": (lambda: type("P", (Loans,), {}), "Two projections are called"),
 }
 

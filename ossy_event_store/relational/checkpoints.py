@@ -72,6 +72,7 @@ def adopt(
         using: the alias of the database.
     """
     with transaction.atomic(using=using):
+        _wait_not_too_long(using)
         mine = _row(subscription, using).filter(claim=token)
         _put(mine, subscription, position, token, using)
         for aggregate_id, waits in parked.items():
@@ -151,6 +152,7 @@ def skip(
         False if it does not stand at ``before``: somebody may have handled the event.
     """
     with transaction.atomic(using=using):
+        _wait_not_too_long(using)
         # Locked first, as by a process that delivers.
         _row(subscription, using).update(updated=timezone.now())
         found = _row(subscription, using, aggregate_id).filter(position=before)
@@ -159,13 +161,16 @@ def skip(
 
 def pass_over(subscription: str, position: int, using: str) -> None:
     """Move the subscription's row past an event; parked streams stay parked."""
-    found = _row(subscription, using).filter(position__lt=position)
-    found.update(position=position, claim=token_hex(16), updated=timezone.now())
+    with transaction.atomic(using=using):
+        _wait_not_too_long(using)
+        found = _row(subscription, using).filter(position__lt=position)
+        found.update(position=position, claim=token_hex(16), updated=timezone.now())
 
 
 def reset(subscription: str, position: int, using: str) -> None:
     """Move the subscription's row anywhere; its claim ends, and no stream is parked."""
     with transaction.atomic(using=using):
+        _wait_not_too_long(using)
         found = _row(subscription, using)
         _put(found, subscription, position, token_hex(16), using)
 
