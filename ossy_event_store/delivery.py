@@ -32,6 +32,7 @@ from .exceptions import CheckpointMissing
 from .faces import Document, drive
 from .mongo import Store, in_time
 from .parking import Failed
+from .positions import head_position
 from .subscriptions import Subscription
 from .transactions import (
     HandlerFailed,
@@ -254,7 +255,7 @@ class InDatabase(Effect):
         decides = claimed.get("using") == self._using
         with self._reached():
             at = self._rows.claim(self._name, self._claim, self._using)
-        if at is not None and not decides and self._is_known(claimed):
+        if at is not None and not decides and await self._counts(at, claimed):
             await self._keep_in(self._using)
         elif not decides:
             await self._adopt(at := claimed["position"], listed)
@@ -280,11 +281,14 @@ class InDatabase(Effect):
             )
         return self._at
 
-    def _is_known(self, claimed: Document) -> bool:
-        """Whether the row counts though MongoDB does not say so."""
+    async def _counts(self, at: int, claimed: Document) -> bool:
+        """Whether a row counts though MongoDB does not say so."""
         # The document is a new one: the earlier was lost. Or the alias has a new name.
         before = claimed.get("using", "")
-        return before is not None and before not in connections.settings
+        if before is None or before in connections.settings:
+            return False
+        # Not one of a MongoDB that was emptied since: it would pass over new events.
+        return at <= await head_position(self._store, self._session)
 
     async def _adopt(self, position: int, listed: Mapping[str, int]) -> None:
         """Let this database decide from now on, where another one did until now."""

@@ -450,6 +450,18 @@ def test_the_row_decides_where_mongodb_has_lost_the_subscription(store, lend):
     assert effects() == [1, 2, 3, 4]
 
 
+def test_a_row_of_a_mongodb_that_was_emptied_passes_over_nothing(store, lend):
+    @subscription("orders", using=SQL)
+    def handle(event):
+        take_effect(event["position"])
+
+    checkpoints.adopt("orders", 500, {}, "long ago", SQL)
+    lend("book", "BookLent", "BookLent")
+    with running():
+        until(lambda: effects() == [1, 2])
+        reached(store, "orders", 2)
+
+
 def test_what_was_handled_where_it_stopped_is_not_skipped(store, stopped):
     take_effect(7)
     Checkpoint.objects.using(SQL).filter(aggregate_id="").update(position=7)
