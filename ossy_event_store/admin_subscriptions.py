@@ -237,7 +237,9 @@ async def _skipped(store: mongo.Store, name: str) -> list[Document]:
     """Return the events of a subscription that were skipped, the newest first."""
     with mongo.in_time():
         return await store.skipped.find(
-            {"subscription": {"$eq": name}}, sort=[("position", -1)], limit=LATEST
+            {"subscription": {"$eq": name}, "withdrawn": None},
+            sort=[("position", -1)],
+            limit=LATEST,
         )
 
 

@@ -152,8 +152,11 @@ def _record(
 async def _keep(store: Store, record: Document, session: Any) -> None:
     """Keep a record, in a transaction."""
     query = {"_id": record["_id"]}
-    await store.skipped.delete_one(query, session=session)
-    await store.skipped.insert_one(record, session=session)
+    # No upsert (SERVER-95524), and no right to delete: a site may only add to these.
+    if await store.skipped.find_one(query, session=session) is None:
+        await store.skipped.insert_one(record, session=session)
+    else:
+        await store.skipped.replace_one(query, record, session=session)
     await store.skipped.update_one(
         query, {"$currentDate": {"skipped": True}}, session=session
     )
@@ -176,9 +179,12 @@ async def _confirm(store: Store, record: Document) -> None:
 
 
 async def _withdraw(store: Store, record: Document) -> None:
-    """Take back a record of our own: the event was not skipped."""
+    """Mark a record of our own: the event was not skipped after all."""
     with in_time():
-        await store.skipped.delete_one({"_id": record["_id"], "token": record["token"]})
+        await store.skipped.update_one(
+            {"_id": record["_id"], "token": record["token"]},
+            {"$set": {"skipped": None, "withdrawn": True}},
+        )
 
 
 async def _move_on(store: Store, waits: Document, session: Any = None) -> bool:
