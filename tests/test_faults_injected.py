@@ -38,9 +38,11 @@ from ossy_event_store import (
     mongo,
     sources,
 )
+from ossy_event_store.delivery import Delivered
 from ossy_event_store.faces import END, drive
 from ossy_event_store.faults import NOT_PRIMARY, Fault, classify
 from ossy_event_store.following import Snapshots
+from ossy_event_store.subscriptions import Subscription
 from tests import servers
 from tests.library.aggregate import Book
 from tests.servers import Wire, until
@@ -966,17 +968,18 @@ def test_a_followed_snapshot_that_dies_with_its_primary_is_written_by_the_next(
 ):
     book = bought()
     events = EventStore.get_event_stream(book.id)
-    followed = Snapshots(mongo.blocking(), None)
+    declared = Subscription("snapshots", Snapshots)
+    followed = Snapshots(mongo.blocking(), None, declared)
     old = replicated.primary
     there = collection(old, "local", mongo.SNAPSHOTS)
     with ThreadPoolExecutor(1) as pool, there as snapshots:
         with replication_stopped(replicated):
-            delivered = pool.submit(drive, followed.deliver(events, 0, 0, None))
+            delivered = pool.submit(drive, followed.deliver(events, 0))
             until(lambda: snapshots.find_one({"_id": book.id}))
             old.kill()
         elect_another(replicated, old)
         # What it returns lets the checkpoint pass these events for good.
-        assert delivered.result(30) is False
+        assert delivered.result(30) == Delivered(moved=False, parked=[])
     assert Aggregate.find(book.id)["aggregateVersion"] == 1
 
 
