@@ -258,7 +258,7 @@ async def _use(
     Raises:
         BuiltMeanwhile: the projection is not as it was.
     """
-    # Whoever runs the projection loses its claim, and continues in this one.
+    # The process that runs the projection loses its claim, and continues in this one.
     there = await store.subscriptions.update_one(
         {"_id": {"$eq": cls.name}, **now},
         {
