@@ -195,6 +195,7 @@ async def _begin_build(store: Store, cls: type[Projection]) -> int:
     was at work on an earlier build can write to it.
     """
     number, left = 0, 0
+    there = _highest(store, cls)
 
     async def work(session: Any) -> None:
         nonlocal number, left
@@ -206,7 +207,7 @@ async def _begin_build(store: Store, cls: type[Projection]) -> int:
                 return
             left = number  # the class has changed since it was begun
             await _forget_build(store, cls, left, session)
-        number = _next(found)
+        number = _next(found, there)
         await store.subscriptions.update_one(
             {"_id": {"$eq": cls.name}},
             {"$set": {"building": number, "last": number}},
@@ -229,7 +230,7 @@ async def _begin_build(store: Store, cls: type[Projection]) -> int:
 async def _begin_again(store: Store, cls: type[Projection]) -> int:
     """Let a generation with nothing in it come into use; return its number."""
     found = await _document(store, cls.name)
-    number = _next(found)
+    number = _next(found, _highest(store, cls))
     await make_indexes(mongo.documents(store, collection_name(cls.name, number)), cls)
     new = {"position": 0, "revision": revision(cls), "lastError": None, "lateAt": None}
 
@@ -243,10 +244,24 @@ async def _begin_again(store: Store, cls: type[Projection]) -> int:
     return number
 
 
-def _next(found: Document) -> int:
+def _next(found: Document, there: int) -> int:
     """Return a number that no generation of a projection had."""
-    last: int = max(found["generation"], found.get("last") or 0)
+    last: int = max(found["generation"], found.get("last") or 0, there)
     return last + 1
+
+
+def _highest(store: Store, cls: type[Projection]) -> int:
+    """
+    Return the highest generation that has a collection.
+
+    Without the projection's own document, which somebody may delete, only these tell
+    which numbers were given.
+    """
+    database: Any = mongo.raw(store.events).database
+    pattern = f"^{collection_name(cls.name, 1)}_[0-9]+$"
+    with in_time():
+        names = database.list_collection_names(filter={"name": {"$regex": pattern}})
+    return max((int(name.rpartition("_")[2]) for name in names), default=0)
 
 
 async def _use(

@@ -153,6 +153,17 @@ def test_a_build_that_was_left_is_neither_used_nor_in_the_way(lent, store, chang
     assert Loans.get("bob") is None
 
 
+def test_a_collection_that_is_left_of_a_forgotten_projection_is_not_built_on(
+    lent, store
+):
+    left = mongo.raw(store.events).database.projection_loans_2
+    left.insert_one({"_id": "ann", "state": {"lent": 0, "books": []}, "position": 9})
+    for words in ["--blue-green"], []:
+        said("rebuild_projections", "loans", *words)
+        assert Loans.get("ann") == ANN
+    assert checkpoint(store, "loans")["generation"] == 4
+
+
 def test_only_those_that_changed_are_built(lent, store, changed):
     assert "nothing to build" in said("rebuild_projections", "--changed")
     assert Loans.get("ann")["lent"] == 99

@@ -285,7 +285,7 @@ class OfProjection(Kind):
     def begin(self) -> None:
         Tales.kind = self
         for generation in (1, 2):
-            self.collection(collection_name(Tales.name, generation)).delete_many({})
+            self.collection(collection_name(Tales.name, generation)).drop()
 
     def declare(self) -> Subscription:
         register_projection(Tales)
