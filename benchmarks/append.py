@@ -155,7 +155,7 @@ def all_four(options):
     from loans.aggregate import LoanApplication as Root
 
     from ossy_event_store import Aggregate
-    from ossy_event_store.folding import revision_of
+    from ossy_event_store.streams.reducers import revision_of
 
     events, snapshots = collections()
     many = MANY // 2

@@ -38,23 +38,25 @@ def set_up():
         USE_TZ=True,
     )
     django.setup()
-    from ossy_event_store import EventStore, Mongo, indexes, mongo
-    from ossy_event_store.faces import drive
+    from ossy_event_store import EventStore, Mongo
+    from ossy_event_store.mongodb import connection, indexes
+    from ossy_event_store.mongodb.ports import drive
 
     Mongo.connect()
-    drive(indexes.ensure(mongo.blocking()))
+    drive(indexes.ensure(connection.blocking()))
     return EventStore.collection.database
 
 
 def empty():
     """Make the database as new; to delete a million events takes far longer."""
-    from ossy_event_store import EventStore, indexes, mongo
-    from ossy_event_store.faces import drive
+    from ossy_event_store import EventStore
+    from ossy_event_store.mongodb import connection, indexes
+    from ossy_event_store.mongodb.ports import drive
 
     database = EventStore.collection.database
     for name in database.list_collection_names():
         database.drop_collection(name)
-    drive(indexes.ensure(mongo.blocking()))
+    drive(indexes.ensure(connection.blocking()))
 
 
 def environment():

@@ -29,11 +29,12 @@ COSTS = {  # a row of the table, and the unit whose cost it tells
 
 def pages(options):
     """Read pages of all events, from anywhere on, and the same by hand."""
-    from ossy_event_store import EventStore, mongo
-    from ossy_event_store.sequence import Sequencer
+    from ossy_event_store import EventStore
+    from ossy_event_store.mongodb import connection
+    from ossy_event_store.positions.sequencer import Sequencer
 
-    store = mongo.blocking()
-    events, positions = EventStore.collection, mongo.raw(store.positions)
+    store = connection.blocking()
+    events, positions = EventStore.collection, connection.raw(store.positions)
     sequencer = Sequencer(store)
     while not sequencer.is_caught_up:
         sequencer.advance(0)

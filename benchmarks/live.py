@@ -30,9 +30,9 @@ def follow(url, name, pipe):
     """Run all subscriptions until told to stop; then say when which event came."""
     os.environ["DB_URL"], bench.NAME = url, name
     bench.set_up()
-    from ossy_event_store.projections import Projection, register_projection
-    from ossy_event_store.running import Runner
-    from ossy_event_store.subscriptions import subscription
+    from ossy_event_store.projections.projection import Projection, register_projection
+    from ossy_event_store.subscriptions.declaration import subscription
+    from ossy_event_store.subscriptions.runner import Runner
 
     came = []
 
@@ -177,12 +177,13 @@ def spread(what, values):
 
 def measure(members, url, options):
     database = bench.set_up()
-    from ossy_event_store import EventStore, mongo
+    from ossy_event_store import EventStore
+    from ossy_event_store.mongodb import connection
 
-    store = mongo.blocking()
-    checkpoints = mongo.raw(store.subscriptions)
-    events, snapshots = mongo.raw(store.events), mongo.raw(store.snapshots)
-    positions = mongo.raw(store.positions)
+    store = connection.blocking()
+    checkpoints = connection.raw(store.subscriptions)
+    events, snapshots = connection.raw(store.events), connection.raw(store.snapshots)
+    positions = connection.raw(store.positions)
 
     def level():
         """Wait until all who follow have everything."""
@@ -273,7 +274,7 @@ def main():
     options = parser.parse_args()
     APPENDING = options.threads
     sys.path[:0] = [str(bench.ROOT)]
-    from tests import servers
+    from tests.support import servers
 
     with (
         tempfile.TemporaryDirectory() as folder,

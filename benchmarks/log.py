@@ -72,10 +72,10 @@ def clean_up(options):
 
 def load(options):
     """Fill an empty database with the events; return how many there are."""
-    from ossy_event_store import mongo
-    from ossy_event_store.faces import drive
-    from ossy_event_store.transfer import import_events
+    from ossy_event_store.mongodb import connection
+    from ossy_event_store.mongodb.ports import drive
+    from ossy_event_store.streams.import_export import import_events
 
     bench.empty()
     with opened(options) as file:
-        return drive(import_events(mongo.blocking(), enumerate(file, 1))).events
+        return drive(import_events(connection.blocking(), enumerate(file, 1))).events

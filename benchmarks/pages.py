@@ -94,12 +94,13 @@ def documents(streams, longest, count):
 
 def fill(log, count):
     """Fill the connected store, and fold what is in it."""
-    from ossy_event_store import AggregateRebuild, indexes, mongo
-    from ossy_event_store.faces import drive
+    from ossy_event_store import AggregateRebuild
+    from ossy_event_store.mongodb import connection, indexes
+    from ossy_event_store.mongodb.ports import drive
 
-    store = mongo.blocking()
+    store = connection.blocking()
     drive(indexes.ensure(store))
-    events = mongo.raw(store.events)
+    events = connection.raw(store.events)
     made = documents(*log, count)
     while batch := list(itertools.islice(made, BATCH)):
         events.insert_many(batch, ordered=False)

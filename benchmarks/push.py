@@ -65,7 +65,7 @@ def serve(middleware):
     from django.core.handlers.asgi import ASGIHandler
     from django.urls import path
 
-    from ossy_event_store.push import EventSourceView
+    from ossy_event_store.push.views import EventSourceView
 
     async def everybody(request, wanted):
         return True
@@ -83,11 +83,12 @@ def serve(middleware):
 
 def give_positions():
     set_up()
-    from ossy_event_store import mongo, sequence
-    from ossy_event_store.leases import new_owner
+    from ossy_event_store.mongodb import connection
+    from ossy_event_store.mongodb.leases import new_owner
+    from ossy_event_store.positions import sequencer
 
     print("begun", flush=True)
-    sequence.keep_giving(mongo.blocking, threading.Event(), new_owner())
+    sequencer.keep_giving(connection.blocking, threading.Event(), new_owner())
 
 
 @contextmanager

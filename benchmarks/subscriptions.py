@@ -22,31 +22,32 @@ def main():
     database = bench.set_up()
     from pymongo import InsertOne, ReplaceOne
 
-    from ossy_event_store import EventStore, mongo
-    from ossy_event_store.consumer import PAGE
-    from ossy_event_store.faces import drive
-    from ossy_event_store.indexes import TIME
-    from ossy_event_store.projections import Projection, register_projection
-    from ossy_event_store.running import Runner
-    from ossy_event_store.sequence import Sequencer
-    from ossy_event_store.subscriptions import subscription
-    from ossy_event_store.transfer import import_events
+    from ossy_event_store import EventStore
+    from ossy_event_store.mongodb import connection
+    from ossy_event_store.mongodb.indexes import TIME
+    from ossy_event_store.mongodb.ports import drive
+    from ossy_event_store.positions.sequencer import Sequencer
+    from ossy_event_store.projections.projection import Projection, register_projection
+    from ossy_event_store.streams.import_export import import_events
+    from ossy_event_store.subscriptions.consumer import PAGE
+    from ossy_event_store.subscriptions.declaration import subscription
+    from ossy_event_store.subscriptions.runner import Runner
 
     opener = gzip.open if options.file.endswith(".gz") else open
     with opener(options.file, "rt") as file:
-        loaded = drive(import_events(mongo.blocking(), enumerate(file, 1)))
+        loaded = drive(import_events(connection.blocking(), enumerate(file, 1)))
     print(f"imported {loaded.events:,} events, {loaded.rate:,.0f} events/s")
 
-    store = mongo.blocking()
-    events = mongo.raw(store.events)
-    checkpoints = mongo.raw(store.subscriptions)
-    positions = mongo.raw(store.positions)
+    store = connection.blocking()
+    events = connection.raw(store.events)
+    checkpoints = connection.raw(store.subscriptions)
+    positions = connection.raw(store.positions)
 
     # --- giving positions
 
     def give():
         positions.delete_many({})
-        mongo.raw(store.leases).delete_many({})
+        connection.raw(store.leases).delete_many({})
         sequencer, began = Sequencer(store), time.perf_counter()
         while not sequencer.is_caught_up:
             sequencer.advance(0)

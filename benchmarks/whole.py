@@ -13,9 +13,10 @@ PAGE = 1000  # events a round trip
 
 def bring_in(options):
     """Import the events, against parsing and inserting them by hand."""
-    from ossy_event_store import EventStore, mongo
-    from ossy_event_store.faces import drive
-    from ossy_event_store.transfer import import_events
+    from ossy_event_store import EventStore
+    from ossy_event_store.mongodb import connection
+    from ossy_event_store.mongodb.ports import drive
+    from ossy_event_store.streams.import_export import import_events
 
     events = EventStore.collection
 
@@ -23,7 +24,7 @@ def bring_in(options):
         bench.empty()
         with log.opened(options) as file:
             return timed(
-                lambda: drive(import_events(mongo.blocking(), enumerate(file, 1)))
+                lambda: drive(import_events(connection.blocking(), enumerate(file, 1)))
             )
 
     def by_hand():
@@ -65,7 +66,7 @@ def event_of(line):
 def verify(options):
     """Verify the store, against one ordered scan of its events."""
     from ossy_event_store import AggregateRebuild, EventStore
-    from ossy_event_store.verify import verify_event_store
+    from ossy_event_store.verification.verify import verify_event_store
 
     events = EventStore.collection
     many = events.estimated_document_count()

@@ -5,8 +5,10 @@ Event sourcing for Django on MongoDB.
 I/O below, ``AggregateRebuild`` folds snapshots anew, ``Mongo`` is the connection.
 """
 
-from .aggregate import Aggregate
-from .event_store import EventStore
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from .exceptions import (
     AggregateNotFound,
     AggregateTypeMismatch,
@@ -29,14 +31,32 @@ from .exceptions import (
     UnknownAggregateType,
     UnknownSubscription,
 )
-from .mongo import Mongo
-from .projections import Projection, register_projection
-from .rebuild import AggregateRebuild
-from .rebuild_report import RebuildReport
-from .registry import register_aggregate
-from .subscriptions import subscription
+
+if _TYPE_CHECKING:
+    from .aggregate import Aggregate
+    from .event_store import EventStore
+    from .mongodb.connection import Mongo
+    from .projections.projection import Projection, register_projection
+    from .rebuild.api import AggregateRebuild
+    from .rebuild.report import RebuildReport
+    from .registry import register_aggregate
+    from .subscriptions.declaration import subscription
 
 __version__ = "0.1.0"
+
+# A name loads its module when it is first used: a project that only appends events
+# loads neither projections nor the rebuild.
+_MODULE_OF = {
+    "Aggregate": "aggregate",
+    "AggregateRebuild": "rebuild.api",
+    "EventStore": "event_store",
+    "Mongo": "mongodb.connection",
+    "Projection": "projections.projection",
+    "RebuildReport": "rebuild.report",
+    "register_aggregate": "registry",
+    "register_projection": "projections.projection",
+    "subscription": "subscriptions.declaration",
+}
 
 __all__ = [
     "Aggregate",
@@ -70,3 +90,15 @@ __all__ = [
     "register_projection",
     "subscription",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(_import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,10 +18,9 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
-from . import mongo
-from .append import append, until_won
+from .documents.bson_types import Document
+from .documents.event_document import build_event, check_event, check_id
 from .event_store import load_stream
-from .events import build_event, check_event, check_id
 from .exceptions import (
     AggregateNotFound,
     AggregateTypeMismatch,
@@ -29,10 +28,12 @@ from .exceptions import (
     InvalidEvent,
     OutcomeUnknown,
 )
-from .faces import Document, drive
-from .folding import check_reducer
-from .mongo import Store, in_time
-from .snapshots import (
+from .mongodb import connection
+from .mongodb.connection import Store, in_time
+from .mongodb.ports import drive
+from .streams.append import append, until_won
+from .streams.reducers import check_reducer
+from .streams.snapshots import (
     Snapshot,
     build_snapshot,
     discard_if_ahead,
@@ -125,7 +126,7 @@ class Aggregate:
         check_reducer(Root)
         plan = _plan(Root, subject)
         with in_time():
-            store = mongo.blocking()
+            store = connection.blocking()
             return drive(_of(cls, store, Root, plan, snapshot))
 
     @classmethod
@@ -136,7 +137,7 @@ class Aggregate:
         check_reducer(Root)
         plan = _plan(Root, subject)
         with in_time():
-            store = await mongo.awaitable()
+            store = await connection.awaitable()
             return await _of(cls, store, Root, plan, snapshot)
 
     # --- decide and append
@@ -175,7 +176,7 @@ class Aggregate:
         """
         plan = _Decider(cls, Root, aggregate_id, decide, attempts)
         with in_time():
-            aggregate: Self = drive(plan.execute(mongo.blocking()))
+            aggregate: Self = drive(plan.execute(connection.blocking()))
         return aggregate
 
     @classmethod
@@ -190,7 +191,7 @@ class Aggregate:
         """See ``execute()``; ``decide`` is a plain function here too."""
         plan = _Decider(cls, Root, aggregate_id, decide, attempts)
         with in_time():
-            aggregate: Self = await plan.execute(await mongo.awaitable())
+            aggregate: Self = await plan.execute(await connection.awaitable())
         return aggregate
 
     def add(self, event: Event, *more: Event) -> Self:
@@ -214,14 +215,14 @@ class Aggregate:
         """
         documents = self._documents(event, *more)
         with in_time():
-            self._take(drive(append(mongo.blocking(), documents)))
+            self._take(drive(append(connection.blocking(), documents)))
         return self
 
     async def aadd(self, event: Event, *more: Event) -> Self:
         """See ``add()``."""
         documents = self._documents(event, *more)
         with in_time():
-            self._take(await append(await mongo.awaitable(), documents))
+            self._take(await append(await connection.awaitable(), documents))
         return self
 
     def _documents(self, *events: Event) -> list[Document]:
@@ -285,14 +286,14 @@ class Aggregate:
         """
         snapshot = self._snapshot()
         with in_time():
-            drive(save_snapshot(mongo.blocking(), snapshot))
+            drive(save_snapshot(connection.blocking(), snapshot))
         return self
 
     async def asave(self) -> Self:
         """See ``save()``."""
         snapshot = self._snapshot()
         with in_time():
-            await save_snapshot(await mongo.awaitable(), snapshot)
+            await save_snapshot(await connection.awaitable(), snapshot)
         return self
 
     def _snapshot(self) -> Snapshot:
@@ -305,24 +306,24 @@ class Aggregate:
         """Return the snapshot document of a stream, or None; it may be behind."""
         check_id(aggregate_id)
         with in_time():
-            return drive(_find_snapshot(mongo.blocking(), aggregate_id))
+            return drive(_find_snapshot(connection.blocking(), aggregate_id))
 
     @classmethod
     async def afind(cls, aggregate_id: str) -> Document | None:
         """See ``find()``."""
         check_id(aggregate_id)
         with in_time():
-            return await _find_snapshot(await mongo.awaitable(), aggregate_id)
+            return await _find_snapshot(await connection.awaitable(), aggregate_id)
 
     @classproperty
     def collection(cls) -> Collection[Document]:  # noqa: N805
         """The PyMongo collection of snapshots."""
-        return mongo.raw(mongo.blocking().snapshots)
+        return connection.raw(connection.blocking().snapshots)
 
     @classmethod
     async def acollection(cls) -> AsyncCollection[Document]:
         """Return the asynchronous PyMongo collection of the running loop."""
-        return mongo.async_raw((await mongo.awaitable()).snapshots)
+        return connection.async_raw((await connection.awaitable()).snapshots)
 
 
 # --- the operations, once ---------------------------------------------------

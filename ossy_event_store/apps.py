@@ -16,24 +16,20 @@ class OssyEventStoreConfig(AppConfig):
 
     def ready(self) -> None:
         """Discover what the project declares; no I/O."""
-        from . import (
-            checks,
-            following,
-            migrate,
-            projections,
-            registry,
-            startup,
-            subscriptions,
-        )
+        from . import checks, registry
+        from .post_migrate import ensure_indexes
+        from .projections import projection
+        from .rebuild import on_startup
+        from .subscriptions import declaration, snapshot_subscription
 
         checks.register()
         registry.discover()
-        projections.discover()
-        subscriptions.discover()
-        following.register()
+        projection.discover()
+        declaration.discover()
+        snapshot_subscription.register()
         post_migrate.connect(
-            migrate.ensure_indexes,
+            ensure_indexes,
             sender=self,
             dispatch_uid="ossy_event_store.ensure_indexes",
         )
-        startup.begin()
+        on_startup.begin()

@@ -26,17 +26,18 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import parse_uri
 
-from . import indexes, mongo, subscriptions, validator
-from .checkpoints import RELATIONAL
 from .conf import SETTING, get_settings, problems
 from .exceptions import EventStoreError
-from .faces import drive
-from .faults import short_reason
-from .following import KIND as SNAPSHOTS
-from .mongo import Store, in_time
-from .sources import EMBEDDED, Source, engine_of, resolve
-from .subscriptions import Subscription
-from .validator import Standing
+from .mongodb import connection, indexes, schema_validator
+from .mongodb.connection import Store, in_time
+from .mongodb.location import EMBEDDED, Source, engine_of, resolve
+from .mongodb.ports import drive
+from .mongodb.schema_validator import Standing
+from .mongodb.write_errors import short_reason
+from .subscriptions import declaration
+from .subscriptions.checkpoints import RELATIONAL
+from .subscriptions.declaration import Subscription
+from .subscriptions.snapshot_subscription import KIND as SNAPSHOTS
 
 CATALOGUE: Mapping[str, str] = {
     "E001": f"``{SETTING}`` has an unknown key or a value of the wrong kind.",
@@ -116,7 +117,7 @@ def _doubts(source: Source) -> Iterator[CheckMessage]:
 
 def check_subscriptions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Check that what is subscribed has what it needs; no I/O."""
-    return list(_without_a_table(subscriptions.registered().values()))
+    return list(_without_a_table(declaration.registered().values()))
 
 
 def _without_a_table(declared: Iterable[Subscription]) -> Iterator[CheckMessage]:
@@ -221,8 +222,8 @@ def check_server(
 
 
 def _shortcomings() -> Iterator[CheckMessage]:
-    store = mongo.blocking()
-    client = mongo.raw(store.events).database.client
+    store = connection.blocking()
+    client = connection.raw(store.events).database.client
     with in_time():
         hello = drive(store.client.command("hello"))
         build = drive(store.client.command("buildInfo"))
@@ -267,9 +268,9 @@ def _of_the_set(hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
 
 def _of_the_shards(store: Store) -> Iterator[CheckMessage]:
     """Compare the keys by which collections are spread; a set has none."""
-    database = mongo.raw(store.events).database
+    database = connection.raw(store.events).database
     kept = database.client["config"]["collections"]
-    names = [f"{database.name}.{name}" for name in mongo.OPTIONS]
+    names = [f"{database.name}.{name}" for name in connection.OPTIONS]
     query = {"_id": {"$in": names}, "unsplittable": {"$ne": True}, "key": {"$ne": None}}
     try:
         with in_time():
@@ -312,7 +313,7 @@ def _of_subscriptions(store: Store, hello: Mapping[str, Any]) -> Iterator[CheckM
 
 def _has_subscriptions() -> bool:
     """Whether the project declares any: that of the snapshots is the store's own."""
-    return any(one.kind != SNAPSHOTS for one in subscriptions.registered().values())
+    return any(one.kind != SNAPSHOTS for one in declaration.registered().values())
 
 
 def _has_positions(store: Store) -> bool:
@@ -402,7 +403,7 @@ def _of_the_line(
 
 def _of_the_validator(store: Store) -> Iterator[CheckMessage]:
     try:
-        standing = drive(validator.standing(store))
+        standing = drive(schema_validator.standing(store))
     except OperationFailure:
         return  # it may not be looked at, and most stores have none
     if standing is Standing.OTHER_VERSION:

@@ -15,14 +15,22 @@ from django.utils.functional import classproperty
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 
-from . import mongo, positions
-from .append import append_at
 from .conf import get_settings
-from .events import build_event, check_event, check_id, check_version, read_event
+from .documents.bson_types import Document
+from .documents.event_document import (
+    build_event,
+    check_event,
+    check_id,
+    check_version,
+    read_event,
+)
+from .documents.query_guard import check_pipeline, check_query
 from .exceptions import EventNotFound, InvalidEvent
-from .faces import Document, drive, drive_each
-from .mongo import Store, in_time
-from .queries import check_pipeline, check_query
+from .mongodb import connection
+from .mongodb.connection import Store, in_time
+from .mongodb.ports import drive, drive_each
+from .positions import reader
+from .streams.append import append_at
 
 Sort = Sequence[tuple[str, Literal[1, -1]]]
 
@@ -36,12 +44,12 @@ class EventStore:
     @classproperty
     def collection(cls) -> Collection[Document]:  # noqa: N805
         """The PyMongo collection itself, with majority concerns set."""
-        return mongo.raw(mongo.blocking().events)
+        return connection.raw(connection.blocking().events)
 
     @classmethod
     async def acollection(cls) -> AsyncCollection[Document]:
         """Return the asynchronous PyMongo collection of the running loop."""
-        return mongo.async_raw((await mongo.awaitable()).events)
+        return connection.async_raw((await connection.awaitable()).events)
 
     # --- append
 
@@ -93,7 +101,7 @@ class EventStore:
         """
         documents, expected = _documents(events, expected_version)
         with in_time():
-            return drive(append_at(mongo.blocking(), documents, expected))
+            return drive(append_at(connection.blocking(), documents, expected))
 
     @classmethod
     async def aappend_events(
@@ -105,7 +113,7 @@ class EventStore:
         """See ``append_events()``."""
         documents, expected = _documents(events, expected_version)
         with in_time():
-            return await append_at(await mongo.awaitable(), documents, expected)
+            return await append_at(await connection.awaitable(), documents, expected)
 
     # --- streams
 
@@ -121,7 +129,7 @@ class EventStore:
         check_id(aggregate_id)
         _check_version(from_version, "from_version")
         with in_time():
-            return drive(load_stream(mongo.blocking(), aggregate_id, from_version))
+            return drive(load_stream(connection.blocking(), aggregate_id, from_version))
 
     @classmethod
     async def aget_event_stream(
@@ -132,7 +140,7 @@ class EventStore:
         _check_version(from_version, "from_version")
         with in_time():
             return await load_stream(
-                await mongo.awaitable(), aggregate_id, from_version
+                await connection.awaitable(), aggregate_id, from_version
             )
 
     @classmethod
@@ -145,14 +153,14 @@ class EventStore:
         The streams are fetched in pages while you iterate, so a store of any size
         can be walked; wrap it in ``list()`` if you want them all at once.
         """
-        return drive_each(_streams(mongo.blocking(), aggregate_type))
+        return drive_each(_streams(connection.blocking(), aggregate_type))
 
     @classmethod
     async def aget_event_streams(
         cls, aggregate_type: str | None = None
     ) -> AsyncIterator[dict[str, str]]:
         """Iterate with ``async for``; see ``get_event_streams()``."""
-        async for stream in _streams(await mongo.awaitable(), aggregate_type):
+        async for stream in _streams(await connection.awaitable(), aggregate_type):
             yield stream
 
     # --- queries
@@ -198,7 +206,7 @@ class EventStore:
         """
         check_query(query)
         with in_time():
-            return drive(_find(mongo.blocking(), query, sort, limit))
+            return drive(_find(connection.blocking(), query, sort, limit))
 
     @classmethod
     async def afind_events(
@@ -207,7 +215,7 @@ class EventStore:
         """See ``find_events()``."""
         check_query(query)
         with in_time():
-            return await _find(await mongo.awaitable(), query, sort, limit)
+            return await _find(await connection.awaitable(), query, sort, limit)
 
     @classmethod
     def aggregate(cls, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
@@ -219,14 +227,14 @@ class EventStore:
         """
         pipeline = check_pipeline(pipeline)
         with in_time():
-            return drive(_aggregate(mongo.blocking(), pipeline))
+            return drive(_aggregate(connection.blocking(), pipeline))
 
     @classmethod
     async def aaggregate(cls, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
         """See ``aggregate()``."""
         pipeline = check_pipeline(pipeline)
         with in_time():
-            return await _aggregate(await mongo.awaitable(), pipeline)
+            return await _aggregate(await connection.awaitable(), pipeline)
 
     # --- one order over all
 
@@ -256,7 +264,7 @@ class EventStore:
         """
         _check_reading(after, limit)
         return drive_each(
-            positions.read_all(mongo.blocking(), after, types, aggregate_types, limit)
+            reader.read_all(connection.blocking(), after, types, aggregate_types, limit)
         )
 
     @classmethod
@@ -270,21 +278,19 @@ class EventStore:
     ) -> AsyncIterator[Document]:
         """Iterate with ``async for``; see ``read_all()``."""
         _check_reading(after, limit)
-        store = await mongo.awaitable()
-        async for event in positions.read_all(
-            store, after, types, aggregate_types, limit
-        ):
+        store = await connection.awaitable()
+        async for event in reader.read_all(store, after, types, aggregate_types, limit):
             yield event
 
     @classmethod
     def head_position(cls) -> int:
         """Return the position of the last event that has one, 0 if none has."""
-        return drive(positions.head_position(mongo.blocking()))
+        return drive(reader.head_position(connection.blocking()))
 
     @classmethod
     async def ahead_position(cls) -> int:
         """See ``head_position()``."""
-        return await positions.head_position(await mongo.awaitable())
+        return await reader.head_position(await connection.awaitable())
 
     @classmethod
     def wait_for(
@@ -305,8 +311,8 @@ class EventStore:
         """
         seconds = get_settings().TIMEOUT if timeout is None else timeout
         return drive(
-            positions.wait_for(
-                mongo.blocking(), event, seconds, subscription=subscription
+            reader.wait_for(
+                connection.blocking(), event, seconds, subscription=subscription
             )
         )
 
@@ -320,10 +326,8 @@ class EventStore:
     ) -> bool:
         """See ``wait_for()``."""
         seconds = get_settings().TIMEOUT if timeout is None else timeout
-        store = await mongo.awaitable()
-        return await positions.wait_for(
-            store, event, seconds, subscription=subscription
-        )
+        store = await connection.awaitable()
+        return await reader.wait_for(store, event, seconds, subscription=subscription)
 
 
 # --- the operations, once ---------------------------------------------------

@@ -15,7 +15,7 @@ from django.utils.module_loading import autodiscover_modules
 
 from .aggregate import Aggregate
 from .exceptions import UnknownAggregateType
-from .folding import check_reducer, name_of
+from .streams.reducers import check_reducer, name_of
 
 MODULE = "aggregate"
 

@@ -8,16 +8,11 @@ import pytest
 from django.conf import settings
 from pymongo import MongoClient
 
-from ossy_event_store import (
-    EventStore,
-    consumer,
-    follow,
-    indexes,
-    mongo,
-    sequence,
-    subscriptions,
-)
-from ossy_event_store.faces import drive
+from ossy_event_store import EventStore
+from ossy_event_store.mongodb import connection, indexes
+from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.positions import head_watcher, sequencer
+from ossy_event_store.subscriptions import consumer, declaration
 
 
 def pytest_collection_modifyitems(items):
@@ -33,11 +28,11 @@ def pytest_collection_modifyitems(items):
 def _store_ready(django_db_setup, django_db_blocker):
     """Let the store be reached, through Django's own door where it lives there."""
     if settings.STORE == "url":
-        drive(indexes.ensure(mongo.blocking()))
+        drive(indexes.ensure(connection.blocking()))
         yield
         return
     with django_db_blocker.unblock():
-        drive(indexes.ensure(mongo.blocking()))
+        drive(indexes.ensure(connection.blocking()))
         yield
 
 
@@ -45,13 +40,13 @@ def _store_ready(django_db_setup, django_db_blocker):
 def _unbound():
     """Give a collection with every right, though the run's user may only append."""
     if not settings.ADMIN:
-        yield mongo.raw
+        yield connection.raw
         return
     with MongoClient(settings.ADMIN) as client:
 
         def unbound(documents):
-            raw = mongo.raw(documents)
-            options = mongo.OPTIONS[raw.name]
+            raw = connection.raw(documents)
+            options = connection.OPTIONS[raw.name]
             return client[raw.database.name].get_collection(raw.name, **options)
 
         yield unbound
@@ -60,8 +55,8 @@ def _unbound():
 @pytest.fixture
 def store(_store_ready, _unbound):
     """The blocking face of an empty store with its indexes."""
-    store = mongo.blocking()
-    for name in mongo.OPTIONS:
+    store = connection.blocking()
+    for name in connection.OPTIONS:
         _unbound(store.events).database[name].delete_many({})
     return store
 
@@ -69,19 +64,21 @@ def store(_store_ready, _unbound):
 @pytest.fixture
 def quick(monkeypatch):
     """No subscription is declared yet, and those that run look often."""
-    monkeypatch.setattr(subscriptions, "_registered", {})
+    monkeypatch.setattr(declaration, "_registered", {})
     monkeypatch.setattr(consumer, "LOOK", 0.05)
     monkeypatch.setattr(consumer, "WRITE", 0.02)
     monkeypatch.setattr(consumer, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(sequence, "WAIT", 0.1)
+    monkeypatch.setattr(sequencer, "WAIT", 0.1)
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left(monkeypatch):
     """Let the thread that follows the positions end with the test that began it."""
-    monkeypatch.setattr(follow, "WAIT", 0.1)  # else each test would wait for its end
+    monkeypatch.setattr(
+        head_watcher, "WAIT", 0.1
+    )  # else each test would wait for its end
     yield
-    follow.follower.close()
+    head_watcher.follower.close()
 
 
 @pytest.fixture

@@ -265,7 +265,9 @@ def test_a_snapshot_of_another_revision_is_not_used(store, face, monkeypatch):
     reader = face(Aggregate.of, Reader, {"type": "Joined"})
     face(reader.save)
     monkeypatch.setattr(Reader, "revision", "2")
-    monkeypatch.setattr("ossy_event_store.snapshots.revision_of", lambda Root: "2")
+    monkeypatch.setattr(
+        "ossy_event_store.streams.snapshots.revision_of", lambda Root: "2"
+    )
     again = face(Aggregate.of, Reader, reader.id)
     assert (again.saved_version, len(again.events)) == (0, 1)
     face(again.save)

@@ -11,18 +11,7 @@ from django.db import connections
 from pymongo import MongoClient, monitoring
 from pymongo.errors import OperationFailure
 
-from ossy_event_store import (
-    Aggregate,
-    EventStore,
-    Mongo,
-    checks,
-    following,
-    indexes,
-    mongo,
-    subscriptions,
-    validator,
-)
-from ossy_event_store.checkpoints import RELATIONAL
+from ossy_event_store import Aggregate, EventStore, Mongo, checks
 from ossy_event_store.checks import (
     CATALOGUE,
     check_deployment,
@@ -35,11 +24,14 @@ from ossy_event_store.exceptions import (
     OutcomeUnknown,
     StoreUnavailable,
 )
-from ossy_event_store.faces import drive
-from ossy_event_store.sequence import Sequencer
-from ossy_event_store.sources import Source
-from tests import servers
+from ossy_event_store.mongodb import connection, indexes, schema_validator
+from ossy_event_store.mongodb.location import Source
+from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.positions.sequencer import Sequencer
+from ossy_event_store.subscriptions import declaration, snapshot_subscription
+from ossy_event_store.subscriptions.checkpoints import RELATIONAL
 from tests.library.aggregate import Book
+from tests.support import servers
 
 DEFAULT = ["default"]
 ONLY_URL = pytest.mark.skipif(
@@ -189,10 +181,10 @@ def test_the_static_checks_do_not_connect(settings):
 @pytest.fixture
 def subscribe(monkeypatch):
     """Declare subscriptions for the length of a test; before it there is none."""
-    monkeypatch.setattr(subscriptions, "_registered", {})
+    monkeypatch.setattr(declaration, "_registered", {})
 
     def subscribe(name, **options):
-        subscriptions.subscription(name, **options)(lambda event: None)
+        declaration.subscription(name, **options)(lambda event: None)
 
     return subscribe
 
@@ -328,7 +320,7 @@ def test_the_server_is_asked_only_with_its_database(databases, monkeypatch):
 
 @pytest.mark.parametrize("index", indexes.INDEXES, ids=lambda index: index.name)
 def test_w004_an_index_that_is_missing(store, index):
-    mongo.raw(store.events).database[index.collection].drop_index(index.name)
+    connection.raw(store.events).database[index.collection].drop_index(index.name)
     (message,) = check_server(None, DEFAULT)
     call_command("ensure_event_store", verbosity=0)
     assert ids([message]) == ["W004"]
@@ -347,8 +339,8 @@ def test_w004_an_index_with_other_options(store):
 
 
 def test_w004_for_every_index_of_a_store_that_is_not_there(store):
-    for name in mongo.OPTIONS:
-        mongo.raw(store.events).database[name].drop()
+    for name in connection.OPTIONS:
+        connection.raw(store.events).database[name].drop()
     found = ids(check_server(None, DEFAULT))
     call_command("ensure_event_store", verbosity=0)
     assert found == ["W004"] * len(indexes.INDEXES)
@@ -382,7 +374,7 @@ def build(version):
 )
 def test_w005_a_standalone_server(store, monkeypatch, subscribe, hello, found):
     stub = dataclasses.replace(store, client=Answering(**hello))
-    monkeypatch.setattr(checks.mongo, "blocking", lambda: stub)
+    monkeypatch.setattr(checks.connection, "blocking", lambda: stub)
     assert ids(checks._shortcomings()) == found
 
 
@@ -402,15 +394,15 @@ def test_w014_subscriptions_on_a_standalone_server(
     if used == "registered":
         subscribe("mails")
     else:
-        mongo.raw(store.positions).insert_one({"_id": 1})
+        connection.raw(store.positions).insert_one({"_id": 1})
     stub = dataclasses.replace(store, client=Answering(**hello))
-    monkeypatch.setattr(checks.mongo, "blocking", lambda: stub)
+    monkeypatch.setattr(checks.connection, "blocking", lambda: stub)
     assert ids(checks._shortcomings()) == found
 
 
 def test_w014_is_not_said_of_the_snapshots_alone(store, subscribe):
-    following.register()
-    assert subscriptions.registered()
+    snapshot_subscription.register()
+    assert declaration.registered()
     assert ids(checks._of_subscriptions(store, STANDALONE)) == []
 
 
@@ -467,7 +459,7 @@ def test_w008_by_what_the_server_says_it_is(store, monkeypatch):
 def test_w008_is_not_said_of_the_embedded_server(store, monkeypatch):
     monkeypatch.setattr(checks, "OLDEST", (99, 0))
     assert ids(checks._shortcomings()) == ["W008"]
-    embedded = Source("", url="embedded://", alias=mongo.resolve().alias)
+    embedded = Source("", url="embedded://", alias=connection.resolve().alias)
     monkeypatch.setattr(checks, "resolve", lambda: embedded)
     assert ids(checks._shortcomings()) == []
 
@@ -604,10 +596,10 @@ class Listener(monitoring.CommandListener):
     ("options", "found"),
     [
         ({}, []),
-        (validator._OPTIONS, []),
-        ({**validator._OPTIONS, "validationLevel": "moderate"}, ["W012"]),
-        ({**validator._OPTIONS, "validationAction": "warn"}, ["W012"]),
-        ({"validator": {"$jsonSchema": {"title": validator.TITLE}}}, ["W012"]),
+        (schema_validator._OPTIONS, []),
+        ({**schema_validator._OPTIONS, "validationLevel": "moderate"}, ["W012"]),
+        ({**schema_validator._OPTIONS, "validationAction": "warn"}, ["W012"]),
+        ({"validator": {"$jsonSchema": {"title": schema_validator.TITLE}}}, ["W012"]),
         ({"validator": {"a": 1}}, ["W012"]),
     ],
     ids=["none", "ours", "moderate", "warns", "older", "somebody else's"],
@@ -615,7 +607,7 @@ class Listener(monitoring.CommandListener):
 def test_w012_another_validator(store, options, found):
     drive(store.events.database_command("collMod", "eventstore", **options))
     messages = check_server(None, DEFAULT)
-    drive(validator.remove(store))
+    drive(schema_validator.remove(store))
     assert ids(messages) == found
     assert all("--validator" in message.hint for message in messages)
 
@@ -624,25 +616,25 @@ def test_w012_is_not_said_where_the_validator_may_not_be_seen(store, monkeypatch
     async def refuse(store):
         raise OperationFailure("not authorized", 13)
 
-    monkeypatch.setattr(checks.validator, "standing", refuse)
+    monkeypatch.setattr(checks.schema_validator, "standing", refuse)
     assert check_server(None, DEFAULT) == []
 
 
 @pytest.mark.parametrize(
     ("name", "kept", "said"),
     [
-        (mongo.EVENTS, {"key": {"aggregateId": 1}}, None),
-        (mongo.SNAPSHOTS, {"key": {"_id": 1}}, None),
-        (mongo.EVENTS, {"key": {"aggregateId": "hashed"}}, "its versions"),
+        (connection.EVENTS, {"key": {"aggregateId": 1}}, None),
+        (connection.SNAPSHOTS, {"key": {"_id": 1}}, None),
+        (connection.EVENTS, {"key": {"aggregateId": "hashed"}}, "its versions"),
         (
-            mongo.EVENTS,
+            connection.EVENTS,
             {"key": {"aggregateId": 1, "aggregateVersion": 1}},
             "its versions",
         ),
-        (mongo.POSITIONS, {"key": {"aggregateId": 1}}, "has to stay whole"),
-        (mongo.LEASES, {"key": {"owner": 1}}, "has to stay whole"),
-        (mongo.POSITIONS, {"key": {"_id": 1}, "unsplittable": True}, None),
-        (mongo.POSITIONS, {"key": {"aggregateId": 1}, "dropped": True}, None),
+        (connection.POSITIONS, {"key": {"aggregateId": 1}}, "has to stay whole"),
+        (connection.LEASES, {"key": {"owner": 1}}, "has to stay whole"),
+        (connection.POSITIONS, {"key": {"_id": 1}, "unsplittable": True}, None),
+        (connection.POSITIONS, {"key": {"aggregateId": 1}, "dropped": True}, None),
     ],
 )
 def test_w015_another_shard_key(store, history, name, kept, said):
@@ -677,7 +669,7 @@ def on_the_pair(pair, settings):
     def reach(url=None, **options):
         url = url or pair.url(**options)
         settings.OSSY_EVENT_STORE = {**given, "URL": url, "TIMEOUT": 3}
-        return mongo.blocking()
+        return connection.blocking()
 
     drive(indexes.ensure(reach()))
     yield reach
@@ -755,9 +747,9 @@ def test_w014_is_true(tmp_path, settings):
     with servers.running(tmp_path / "alone", name=None) as alone:
         given = settings.OSSY_EVENT_STORE
         settings.OSSY_EVENT_STORE = {**given, "URL": alone.url()}
-        store = mongo.blocking()
+        store = connection.blocking()
         drive(indexes.ensure(store))
-        mongo.raw(store.positions).insert_one({"_id": 1})
+        connection.raw(store.positions).insert_one({"_id": 1})
         assert ids(check_server(None, DEFAULT)) == ["W005", "W014"]
         sequencer = Sequencer(store)
         with pytest.raises(OperationFailure, match="replica set"):
@@ -787,7 +779,7 @@ def test_w003_a_server_that_refuses(store, monkeypatch, error):
     def refuse():
         raise error
 
-    monkeypatch.setattr(checks.mongo, "blocking", refuse)
+    monkeypatch.setattr(checks.connection, "blocking", refuse)
     assert ids(check_server(None, DEFAULT)) == ["W003"]
 
 

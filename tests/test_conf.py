@@ -16,11 +16,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pymongo.uri_parser import parse_uri
 
-from ossy_event_store import Mongo, conf, sources
+from ossy_event_store import Mongo, conf
 from ossy_event_store.checks import check_deployment, check_server, check_settings
 from ossy_event_store.conf import HealthLimits, Settings, get_settings, problems
 from ossy_event_store.exceptions import StoreUnavailable
-from tests.test_events import ANY
+from ossy_event_store.mongodb import location
+from tests.documents.test_event_document import ANY
 
 ONLY_URL = pytest.mark.skipif(
     django_settings.STORE != "url", reason="the store is found in DATABASES"
@@ -186,7 +187,7 @@ def test_the_source_follows_every_change_of_the_settings(nowhere):
     for number in range(100):
         url = f"mongodb://host{number}"
         with override_settings(OSSY_EVENT_STORE={"URL": url}):
-            assert sources.resolve().url == url
+            assert location.resolve().url == url
 
 
 def test_every_key_is_documented():
@@ -199,7 +200,7 @@ def test_every_key_is_documented():
 def test_a_name_that_no_database_can_have_is_improperly_configured(nowhere, name):
     nowhere.OSSY_EVENT_STORE = {"URL": "mongodb://127.0.0.1", "NAME": name}
     with pytest.raises(ImproperlyConfigured, match="NAME"):
-        sources.resolve()
+        location.resolve()
 
 
 # Secrets
@@ -217,7 +218,7 @@ def test_a_source_does_not_show_the_url_or_the_options(nowhere):
         "URL": f"mongodb://ann:{SECRET}@x/name",
         "OPTIONS": {"password": SECRET},
     }
-    assert SECRET not in repr(sources.resolve())
+    assert SECRET not in repr(location.resolve())
 
 
 @pytest.mark.parametrize(
@@ -318,7 +319,7 @@ def test_the_checks_never_tell_a_password(url):
     with override_settings(OSSY_EVENT_STORE={"URL": url}):
         assert SECRET not in told_about(lambda: check_settings(None))
         assert SECRET not in told_about(lambda: check_deployment(None))
-        assert SECRET not in told_about(sources.resolve)
+        assert SECRET not in told_about(location.resolve)
 
 
 @pytest.mark.usefixtures("nowhere")
@@ -328,7 +329,7 @@ def test_the_environments_url_never_tells_a_password(url):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DB_URL", url.replace("\0", ""))
         assert SECRET not in told_about(lambda: check_settings(None))
-        assert SECRET not in told_about(sources.resolve)
+        assert SECRET not in told_about(location.resolve)
 
 
 @pytest.fixture

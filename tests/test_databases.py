@@ -9,15 +9,10 @@ from django.core.management import call_command
 from django.db import connection
 from django.urls import reverse
 
-from ossy_event_store import (
-    Aggregate,
-    ConcurrencyError,
-    EventStore,
-    indexes,
-    migrate,
-    mongo,
-)
-from ossy_event_store.faces import drive
+from ossy_event_store import Aggregate, ConcurrencyError, EventStore, post_migrate
+from ossy_event_store.mongodb import connection as mongodb_connection
+from ossy_event_store.mongodb import indexes
+from ossy_event_store.mongodb.ports import drive
 from tests.library.aggregate import Book
 
 INSIDE = pytest.mark.skipif(
@@ -40,8 +35,8 @@ def test_a_superuser_logs_in_to_the_admin(client):
 @NOT_DJONGO
 @pytest.mark.django_db
 def test_migrate_makes_the_indexes(store):
-    mongo.raw(store.events).drop_indexes()
-    migrate._done.clear()
+    mongodb_connection.raw(store.events).drop_indexes()
+    post_migrate._done.clear()
     call_command("migrate", verbosity=0)
     assert drive(indexes.missing(store)) == []
 
@@ -119,4 +114,4 @@ def test_an_older_save_inside_a_transaction_leaves_it_whole(store, atomic):
 
 @INSIDE
 def test_the_client_is_djangos_own(store):
-    assert mongo.raw(store.events).database.client is connection.connection
+    assert mongodb_connection.raw(store.events).database.client is connection.connection

@@ -29,24 +29,19 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
 import ossy_event_store
-from ossy_event_store import (
-    EventStore,
-    conf,
-    embedded,
-    exceptions,
-    following,
-    indexes,
-    metrics,
-    mongo,
-    operating,
-    projections,
-    registry,
-    subscriptions,
-)
-from ossy_event_store.faces import drive
+from ossy_event_store import EventStore, conf, embedded, exceptions, registry
 from ossy_event_store.management.commands import run_subscriptions
-from ossy_event_store.running import Runner, give_positions
-from tests.servers import until
+from ossy_event_store.mongodb import connection, indexes
+from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.monitoring import metrics
+from ossy_event_store.projections import projection
+from ossy_event_store.subscriptions import (
+    declaration,
+    operator_actions,
+    snapshot_subscription,
+)
+from ossy_event_store.subscriptions.runner import Runner, give_positions
+from tests.support.servers import until
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -175,7 +170,7 @@ def write(folder, name, text):
     path.write_text(text)
 
 
-DISCOVERED = (registry.MODULE, projections.MODULE, subscriptions.MODULE, "urls")
+DISCOVERED = (registry.MODULE, projection.MODULE, declaration.MODULE, "urls")
 
 
 def discover(name):
@@ -183,7 +178,7 @@ def discover(name):
     module = name.removesuffix(".py").replace("/", ".")
     sys.modules.pop(module, None)
     importlib.invalidate_caches()
-    for known in (projections._registered, subscriptions._registered):
+    for known in (projection._registered, declaration._registered):
         for name, what in list(known.items()):
             if getattr(what, "handler", what).__module__ == module:
                 del known[name]
@@ -193,8 +188,8 @@ def discover(name):
 
 def subscribe_the_snapshots():
     """Subscribe the snapshots, as ``ready()`` does."""
-    subscriptions._registered.pop(following.NAME, None)
-    following.register()
+    declaration._registered.pop(snapshot_subscription.NAME, None)
+    snapshot_subscription.register()
 
 
 class Kept(Runner):
@@ -223,13 +218,13 @@ def run_until_done(words, out):
 
 
 def is_done(names):
-    store = mongo.blocking()
+    store = connection.blocking()
     head = EventStore.head_position()
-    if head < mongo.raw(store.events).count_documents({}):
+    if head < connection.raw(store.events).count_documents({}):
         return False
-    if mongo.raw(store.parked).find_one({"retry": True}):
+    if connection.raw(store.parked).find_one({"retry": True}):
         return False
-    found = {one["_id"]: one for one in mongo.raw(store.subscriptions).find()}
+    found = {one["_id"]: one for one in connection.raw(store.subscriptions).find()}
     return all(
         name in found and (found[name]["stopped"] or found[name]["position"] == head)
         for name in names
@@ -263,10 +258,10 @@ def reader(store, quick, run_once, tmp_path, monkeypatch, request):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(registry, "_registered", {})
-    monkeypatch.setattr(projections, "_registered", {})
-    monkeypatch.setattr(projections, "_generations", {})
+    monkeypatch.setattr(projection, "_registered", {})
+    monkeypatch.setattr(projection, "_generations", {})
     # Who reads is another process than the command, and asks for itself.
-    monkeypatch.setattr(projections, "FRESH", 0.0)
+    monkeypatch.setattr(projection, "FRESH", 0.0)
     drop_projections(store)
     known = set(sys.modules)
     yield Reader(request.node.name, tmp_path, run_once)
@@ -277,7 +272,7 @@ def reader(store, quick, run_once, tmp_path, monkeypatch, request):
 
 
 def drop_projections(store):
-    database = mongo.raw(store.events).database
+    database = connection.raw(store.events).database
     for name in database.list_collection_names(filter={"name": {"$regex": "^proj"}}):
         database[name].drop()
 
@@ -476,16 +471,16 @@ def test_the_indexes_page_gives_every_index_its_reason():
 
 
 def test_the_page_of_documents_names_every_field(store, quick, lend, run_once):
-    subscriptions.subscription("mail", retries=0)(lambda event: 1 / 0)
+    declaration.subscription("mail", retries=0)(lambda event: 1 / 0)
     lend("a", "BookBought")
     run_once()
     give_positions(threading.Event())  # to the end, which the last of them notes
-    operating.skip("mail", "a", "why not")
+    operator_actions.skip("mail", "a", "why not")
     text = reference("documents")
     fields = {
         field
         for name in ("positions", "subscriptions", "parked", "skipped", "leases")
-        for document in mongo.raw(getattr(store, name)).find()
+        for document in connection.raw(getattr(store, name)).find()
         for field in document
     }
     assert {"token", "fence", "tries", "skippedBy", "until"} <= fields
@@ -503,10 +498,18 @@ def test_the_page_on_monitoring_names_every_metric():
 
 
 def test_imports_of_the_package_run_one_way():
-    placed = [name for layer in from_code.layers() for name in layer]
-    assert len(placed) == len(set(placed)) > 20
-    for name in placed:
-        assert from_code._summary(from_code.PACKAGE / f"{name}.py"), name
+    known = from_code.modules()
+    assert len(known) > 80
+    for arrows in ({n: from_code.imports_of(n) for n in known}, from_code.rooms()):
+        placed = [name for layer in from_code.layers(arrows) for name in layer]
+        assert len(placed) == len(set(placed)) == len(arrows)
+    for name, path in known.items():
+        assert from_code._summary(path), name
+
+
+def test_a_circle_of_imports_is_found():
+    with pytest.raises(ValueError, match=r"circle of imports among .'a', 'b'."):
+        from_code.layers({"a": {"b"}, "b": {"a"}, "c": set()})
 
 
 # --- README, CHANGELOG, CONTRIBUTING ----------------------------------------

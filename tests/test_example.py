@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from tests.test_startup import ON_URL, serving, until
+from tests.rebuild.test_on_startup import ON_URL, serving, until
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_project"
 

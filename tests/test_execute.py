@@ -16,8 +16,8 @@ from ossy_event_store import (
     InvalidEvent,
     StoreUnavailable,
 )
-from tests import servers
 from tests.library.aggregate import Book, Reader
+from tests.support import servers
 
 BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 LENT = {"type": "BookLent", "payload": {"to": "ann"}}

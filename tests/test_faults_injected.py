@@ -34,18 +34,16 @@ from ossy_event_store import (
     Mongo,
     OutcomeUnknown,
     StoreUnavailable,
-    indexes,
-    mongo,
-    sources,
 )
-from ossy_event_store.delivery import Delivered
-from ossy_event_store.faces import END, drive
-from ossy_event_store.faults import NOT_PRIMARY, Fault, classify
-from ossy_event_store.following import Snapshots
-from ossy_event_store.subscriptions import Subscription
-from tests import servers
+from ossy_event_store.mongodb import connection, indexes, location
+from ossy_event_store.mongodb.ports import END, drive
+from ossy_event_store.mongodb.write_errors import NOT_PRIMARY, Fault, classify
+from ossy_event_store.subscriptions.declaration import Subscription
+from ossy_event_store.subscriptions.delivery import Delivered
+from ossy_event_store.subscriptions.snapshot_subscription import Snapshots
 from tests.library.aggregate import Book
-from tests.servers import Wire, until
+from tests.support import servers
+from tests.support.servers import Wire, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -77,8 +75,8 @@ def _impatient(monkeypatch):
 def indexed(folder, members=1, **options):
     with servers.running(folder, members, **options) as running:
         try:
-            sources.use(running.url())
-            drive(indexes.ensure(mongo.blocking()))
+            location.use(running.url())
+            drive(indexes.ensure(connection.blocking()))
         finally:
             Mongo.close()
         yield running
@@ -135,7 +133,7 @@ def limit(settings):
 def connect(limit):
     def connect(url, timeout=10):
         limit(timeout)
-        sources.use(url)
+        location.use(url)
 
     yield connect
     Mongo.close()
@@ -182,11 +180,11 @@ def own_line(connect, single):
 
 
 def database():
-    return sources.resolve().name
+    return location.resolve().name
 
 
 @contextlib.contextmanager
-def collection(member, read="majority", name=mongo.EVENTS, write=MAJORITY):
+def collection(member, read="majority", name=connection.EVENTS, write=MAJORITY):
     """The events as another program sees them, on one member."""
     with member.client() as client:
         yield client[database()].get_collection(
@@ -920,7 +918,9 @@ def test_a_primary_that_steps_down_amid_a_write_hands_it_on(replicated):
     tries = books_and_events()
     old = replicated.primary
     name = "hangAfterCollectionInserts"
-    hang = old.fail_point(name, "alwaysOn", collectionNS=f"{database()}.{mongo.EVENTS}")
+    hang = old.fail_point(
+        name, "alwaysOn", collectionNS=f"{database()}.{connection.EVENTS}"
+    )
     with ThreadPoolExecutor(len(tries)) as pool:
         with hang, old.client() as client:
             adding = all_at_once(pool, tries)
@@ -969,9 +969,9 @@ def test_a_followed_snapshot_that_dies_with_its_primary_is_written_by_the_next(
     book = bought()
     events = EventStore.get_event_stream(book.id)
     declared = Subscription("snapshots", Snapshots)
-    followed = Snapshots(mongo.blocking(), None, declared)
+    followed = Snapshots(connection.blocking(), None, declared)
     old = replicated.primary
-    there = collection(old, "local", mongo.SNAPSHOTS)
+    there = collection(old, "local", connection.SNAPSHOTS)
     with ThreadPoolExecutor(1) as pool, there as snapshots:
         with replication_stopped(replicated):
             delivered = pool.submit(drive, followed.deliver(events, 0))
@@ -1067,8 +1067,8 @@ def calls_of_a_new_client(face, book, event):
 def forget_connections(face):
     face(Mongo.connect)  # so that there is one to forget
     if face.runner is None:
-        mongo._close_own_client()
-        mongo._process.blocking = None
+        connection._close_own_client()
+        connection._process.blocking = None
     else:
         face.runner.run(Mongo.aclose())
 
@@ -1155,7 +1155,7 @@ def test_a_connection_that_was_opened_too_early_is_not_used_for_ever(
         with member.client() as client:
             client.admin.command("replSetInitiate", config)
             servers.until(lambda: client.admin.command("hello")["isWritablePrimary"])
-        drive(indexes.ensure(mongo.blocking()))
+        drive(indexes.ensure(connection.blocking()))
 
         book = bought(face)
         assert face(book.add, *lent(*new_ids(2))).version == 3
@@ -1256,7 +1256,7 @@ def rival(member, **options):
     ) as client:
         yield (
             client[database()].get_collection(
-                mongo.EVENTS, write_concern=WriteConcern("majority", **options)
+                connection.EVENTS, write_concern=WriteConcern("majority", **options)
             ),
             app,
         )

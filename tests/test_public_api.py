@@ -1,18 +1,62 @@
 """What a user can import."""
 
 import inspect
+import subprocess
+import sys
+from pkgutil import iter_modules
+
+import pytest
 
 import ossy_event_store
 
 
 def test_all_is_sorted_and_complete():
-    public = [
-        name
-        for name, value in vars(ossy_event_store).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
+    public = [name for name in vars(ossy_event_store) if not name.startswith("_")]
+    modules = {name for _, name, _ in iter_modules(ossy_event_store.__path__)}
+    expected = {*public, *ossy_event_store._MODULE_OF, "__version__"} - modules
+    assert sorted(expected) == ossy_event_store.__all__ == sorted(dir_of_all())
+
+
+def dir_of_all():
+    return set(ossy_event_store.__all__) & set(dir(ossy_event_store))
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"'ossy_event_store' has no .* 'Agregate'"):
+        _ = ossy_event_store.Agregate
+
+
+LOADED = """
+import sys
+{statement}
+names = [n for n in sys.modules if n.partition(".")[0] == "ossy_event_store"]
+print(*names, "multiprocessing" if "multiprocessing" in sys.modules else "")
+"""
+
+
+def loaded(statement):
+    code = LOADED.format(statement=statement)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def test_the_package_loads_little_by_itself():
+    assert loaded("import ossy_event_store") == [
+        "ossy_event_store",
+        "ossy_event_store.exceptions",
     ]
-    assert sorted([*public, "__version__"]) == ossy_event_store.__all__
-    assert list(ossy_event_store.__all__) == sorted(ossy_event_store.__all__)
+
+
+def test_a_public_name_loads_only_what_it_needs():
+    names = loaded("from ossy_event_store import Aggregate, EventStore")
+    assert "multiprocessing" not in names
+    rooms = {name.split(".")[1] for name in names if "." in name}
+    assert rooms <= {
+        *("aggregate", "conf", "documents", "event_store", "exceptions"),
+        *("mongodb", "positions", "streams"),
+    }
 
 
 def test_every_public_name_says_what_it_is():

@@ -10,12 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ossy_event_store import AggregateRebuild, registry
 from ossy_event_store.exceptions import UnknownAggregateType
-from ossy_event_store.registry import (
-    discover,
-    register_aggregate,
-    registered,
-    root_of,
-)
+from ossy_event_store.registry import discover, register_aggregate, registered, root_of
 from tests.library.aggregate import Book, Reader
 
 CLASS = """

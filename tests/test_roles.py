@@ -22,31 +22,21 @@ from django.core.management import CommandError, call_command
 from pymongo import MongoClient, ReplaceOne, UpdateOne
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from ossy_event_store import (
-    Aggregate,
-    AggregateRebuild,
-    EventStore,
-    Mongo,
-    checks,
-    health,
-    indexes,
-    leases,
-    mongo,
-    operating,
-    overview,
-    positions,
-    subscriptions,
-    validator,
-)
-from ossy_event_store.faces import drive
-from ossy_event_store.migrate import ensure_indexes
-from ossy_event_store.parts import Part, Span
-from ossy_event_store.resume import Notes
-from ossy_event_store.sequence import Changes, Sequencer
-from ossy_event_store.subscriptions import subscription
-from tests import servers
+from ossy_event_store import Aggregate, AggregateRebuild, EventStore, Mongo, checks
+from ossy_event_store.admin import overview
+from ossy_event_store.mongodb import connection, indexes, leases, schema_validator
+from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.monitoring import health
+from ossy_event_store.positions import reader as positions_reader
+from ossy_event_store.positions.sequencer import Changes, Sequencer
+from ossy_event_store.post_migrate import ensure_indexes
+from ossy_event_store.rebuild.progress import Notes
+from ossy_event_store.rebuild.ranges import Part, Span
+from ossy_event_store.subscriptions import declaration, operator_actions
+from ossy_event_store.subscriptions.declaration import subscription
 from tests.library.aggregate import Book, Reader
-from tests.test_subscriptions import running
+from tests.subscriptions.test_consumer import running
+from tests.support import servers
 
 pytestmark = [
     pytest.mark.slow,
@@ -109,7 +99,7 @@ class Guarded:
 
     def __init__(self, started):
         self.started = started
-        source = mongo.resolve()
+        source = connection.resolve()
         self.name = source.name
         self.admin = MongoClient(self.url(ADMIN, "admin"))
 
@@ -172,11 +162,11 @@ def become(guarded, settings):
 
     def become(user):
         settings.OSSY_EVENT_STORE = {**own, "URL": guarded.url(user)}
-        return mongo.blocking()
+        return connection.blocking()
 
     become("shop_deploy")
     said("ensure_event_store", "--no-validator")
-    for name in (*mongo.OPTIONS, PROJECTION):
+    for name in (*connection.OPTIONS, PROJECTION):
         guarded.database[name].delete_many({})
     yield become
     Mongo.close()
@@ -282,7 +272,7 @@ def test_the_checks_have_nothing_to_say_to_the_appender(appender, monkeypatch):
 def test_the_checks_see_the_validator_as_the_appender(become, guarded):
     become("shop_deploy")
     said("ensure_event_store", "--validator")
-    guarded.database.command("collMod", mongo.EVENTS, validationAction="warn")
+    guarded.database.command("collMod", connection.EVENTS, validationAction="warn")
     become("shop_site")
     found = [message.id for message in checks.check_server(None, ["default"])]
     assert "ossy_event_store.W012" in found
@@ -362,7 +352,12 @@ CHANGES = {
         "grantRolesToUser", "shop_site", roles=["eventStoreMigrator"]
     ),
 }
-FOLLOWED = (mongo.POSITIONS, mongo.SUBSCRIPTIONS, mongo.PARKED, mongo.SKIPPED)
+FOLLOWED = (
+    connection.POSITIONS,
+    connection.SUBSCRIPTIONS,
+    connection.PARKED,
+    connection.SKIPPED,
+)
 WAYS = {
     "insert": lambda c: c.insert_one({}),
     "update": lambda c: c.update_many({}, CHANGED),
@@ -392,12 +387,12 @@ def may_not(store, change, guarded):
     """Try a change; nothing may come of it."""
     before = everything(guarded)
     with refused():
-        change(mongo.raw(store.events))
+        change(connection.raw(store.events))
     assert everything(guarded) == before
 
 
 def everything(guarded):
-    found = {name: list(guarded.database[name].find()) for name in mongo.OPTIONS}
+    found = {name: list(guarded.database[name].find()) for name in connection.OPTIONS}
     return found | {"indexes": guarded.database.eventstore.index_information()}
 
 
@@ -411,7 +406,7 @@ def test_the_appender_may_not_change_events_by(name, appender, guarded):
 def test_the_appender_may_not_change_positions_by(way, appender, guarded):
     Aggregate.of(Book, BOUGHT)
     guarded.database.positions.insert_one({"_id": 1})
-    may_not(appender, in_another(mongo.POSITIONS, way), guarded)
+    may_not(appender, in_another(connection.POSITIONS, way), guarded)
 
 
 def test_the_appender_rebuilds_and_resumes(appender, guarded, monkeypatch):
@@ -424,15 +419,19 @@ def test_the_appender_rebuilds_and_resumes(appender, guarded, monkeypatch):
 
 
 def test_the_appender_sees_new_positions_and_tends_what_is_parked(appender, guarded):
-    with contextlib.closing(Changes(mongo.raw(appender.positions), fields=())) as new:
+    with contextlib.closing(
+        Changes(connection.raw(appender.positions), fields=())
+    ) as new:
         guarded.database.positions.insert_one({"_id": 1})
         assert [entry["_id"] for entry, _ in new.fetch(10)] == [1]
     guarded.database.parked.insert_one({"_id": "p"})
     guarded.database.subscriptions.insert_one({"_id": "s"})
-    mongo.raw(appender.parked).update_one({"_id": "p"}, {"$set": {"retry": True}})
-    mongo.raw(appender.subscriptions).update_one({"_id": "s"}, {"$set": {"seen": 1}})
-    mongo.raw(appender.skipped).insert_one({"_id": "e", "reason": "a bad day"})
-    mongo.raw(appender.parked).delete_one({"_id": "p"})
+    connection.raw(appender.parked).update_one({"_id": "p"}, {"$set": {"retry": True}})
+    connection.raw(appender.subscriptions).update_one(
+        {"_id": "s"}, {"$set": {"seen": 1}}
+    )
+    connection.raw(appender.skipped).insert_one({"_id": "e", "reason": "a bad day"})
+    connection.raw(appender.parked).delete_one({"_id": "p"})
     assert guarded.database.skipped.count_documents({}) == 1
 
 
@@ -471,7 +470,7 @@ def test_the_follower_gives_positions_to_what_there_is_and_to_what_comes(
         )
         servers.until(lambda: sequencer.advance(0.1))
     assert [event["position"] for event in EventStore.read_all(limit=2)] == [1, 2]
-    assert drive(positions.head_position(follower)) == 3
+    assert drive(positions_reader.head_position(follower)) == 3
 
 
 def test_the_follower_takes_leases_and_saves_snapshots(follower):
@@ -484,7 +483,7 @@ def test_the_follower_takes_leases_and_saves_snapshots(follower):
 @pytest.mark.parametrize("name", FOLLOWED)
 @pytest.mark.parametrize("way", ["insert", "update"])
 def test_the_follower_writes(name, way, follower):
-    in_another(name, way)(mongo.raw(follower.events))
+    in_another(name, way)(connection.raw(follower.events))
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
@@ -515,7 +514,7 @@ def test_the_checks_have_nothing_to_say_to_the_follower(follower, monkeypatch):
 def test_the_follower_parks_a_stream_and_the_appender_has_its_event_skipped(
     follower, become, guarded, monkeypatch
 ):
-    monkeypatch.setattr(subscriptions, "_registered", {})
+    monkeypatch.setattr(declaration, "_registered", {})
     got = []
 
     @subscription("reader", retries=0)
@@ -527,7 +526,7 @@ def test_the_follower_parks_a_stream_and_the_appender_has_its_event_skipped(
     with running("reader"):
         servers.until(lambda: guarded.database.parked.count_documents({}))
     become("shop_site")
-    assert operating.skip("reader", "b-1", "known")["type"] == "BookBought"
+    assert operator_actions.skip("reader", "b-1", "known")["type"] == "BookBought"
     become("shop_follow")
     with running("reader"):
         servers.until(lambda: not guarded.database.parked.count_documents({}))
@@ -542,22 +541,22 @@ PROJECTION = "projection_orders"
 def test_the_follower_builds_and_drops_a_projection_that_is_named(
     name, follower, become
 ):
-    rows = mongo.raw(follower.events).database[name]
+    rows = connection.raw(follower.events).database[name]
     rows.drop()
     rows.create_index("customer")
     rows.insert_one({"_id": 1, "customer": "ann", "total": 0})
     rows.update_one({"_id": 1}, {"$inc": {"total": 5}})
     rows.delete_many({"total": 0})
-    site = mongo.raw(become("shop_site").events).database[name]
+    site = connection.raw(become("shop_site").events).database[name]
     assert [row["total"] for row in site.find()] == [5]
     with refused():
         site.update_one({"_id": 1}, {"$set": {"total": 0}})
     follower = become("shop_follow")
-    mongo.raw(follower.events).database[name].drop()
+    connection.raw(follower.events).database[name].drop()
 
 
 def test_the_follower_may_not_touch_a_projection_that_is_not_named(follower):
-    rows = mongo.raw(follower.events).database["projection_loans"]
+    rows = connection.raw(follower.events).database["projection_loans"]
     for change in WAYS.values():
         with refused():
             change(rows)
@@ -601,7 +600,9 @@ def test_the_reader_sees_what_the_pages_of_the_admin_show(reader, guarded):
         assert drive(other.find({})) == []
     assert drive(overview.tallies(reader)) == []
     assert drive(overview.health(reader)).missing == []
-    with contextlib.closing(Changes(mongo.raw(reader.positions), fields=())) as new:
+    with contextlib.closing(
+        Changes(connection.raw(reader.positions), fields=())
+    ) as new:
         guarded.database.positions.insert_one({"_id": 3})
         assert [entry["_id"] for entry, _ in new.fetch(10)] == [3]
 
@@ -652,23 +653,23 @@ def test_the_reader_appends_saves_and_rebuilds_nothing(reader, guarded):
 
 
 def test_the_migrator_makes_all_in_an_empty_database(become, guarded):
-    for name in mongo.OPTIONS:
+    for name in connection.OPTIONS:
         guarded.database[name].drop()
     store = become("shop_deploy")
     assert said("ensure_event_store", "--validator").count("Made ") == len(
         indexes.INDEXES
     )
     assert drive(indexes.missing(store)) == []
-    assert drive(validator.standing(store)) is validator.Standing.CURRENT
+    assert drive(schema_validator.standing(store)) is schema_validator.Standing.CURRENT
     assert "Took the validator off" in said("ensure_event_store", "--no-validator")
 
 
 @pytest.mark.django_db
 def test_the_migrator_migrates(become, guarded, monkeypatch):
-    for name in mongo.OPTIONS:
+    for name in connection.OPTIONS:
         guarded.database[name].drop()
     store = become("shop_deploy")
-    monkeypatch.setattr("ossy_event_store.migrate._done", set())
+    monkeypatch.setattr("ossy_event_store.post_migrate._done", set())
     said("migrate")
     assert drive(indexes.missing(store)) == []
 

@@ -26,8 +26,8 @@ from ossy_event_store import (
     EventStore,
     IdempotencyConflict,
     InvalidEvent,
-    mongo,
 )
+from ossy_event_store.mongodb import connection
 from tests.conftest import Face
 from tests.library.aggregate import Book
 
@@ -48,9 +48,9 @@ class Library(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        store = mongo.blocking()
+        store = connection.blocking()
         for documents in (store.events, store.snapshots):
-            mongo.raw(documents).delete_many({})
+            connection.raw(documents).delete_many({})
         self.runner = asyncio.Runner()
         self.model = {stream: [] for stream in STREAMS}
         self.snapshots = {}

@@ -4,6 +4,6 @@ from django.urls import include, path
 
 urlpatterns = [
     path("admin/", admin.site.urls),
-    path("push/", include("tests.push_site")),
+    path("push/", include("tests.support.push_site")),
     path("", lambda request: HttpResponse("served")),
 ]

@@ -14,7 +14,8 @@ from django.core.management import find_commands, load_command_class
 from django.core.management.base import BaseCommand
 
 import ossy_event_store
-from ossy_event_store import checks, conf, exceptions, indexes
+from ossy_event_store import checks, conf, exceptions
+from ossy_event_store.mongodb import indexes
 
 PACKAGE = Path(ossy_event_store.__file__).parent
 
@@ -150,28 +151,64 @@ def indexes_lines():
 # --- architecture -----------------------------------------------------------
 
 
-def imports_of(path):
+# Django and the command line look for these; nothing imports them.
+_RIM = ("management", "migrations", "templatetags")
+
+
+def modules():
+    """Return every module of the package by its dotted name, with its path."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if not set(parts) & set(_RIM) and parts != ("__init__",):
+            found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def imports_of(name):
     """Return the modules of the package that a module imports, first or last."""
-    names = {module.stem for module in PACKAGE.glob("*.py")} - {"__init__"}
+    known = modules()
+    path = known[name]
+    package = name.split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            if node.module:
-                found.add(node.module.partition(".")[0])
-            else:
-                found |= {alias.name for alias in node.names}
-    return found & names
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            base += (node.module or "").split(".") if node.module else []
+            for alias in node.names:
+                child = ".".join([*base, alias.name])
+                found.add(child if child in known else ".".join(base))
+    return found & set(known) - {name}
 
 
-def layers():
+def room_of(name):
+    """Return the part of the package that a module is in: a folder, or itself."""
+    return name.partition(".")[0]
+
+
+def rooms():
+    """Return every room with the other rooms that its modules import."""
+    found = {}
+    for name in modules():
+        room = room_of(name)
+        used = {room_of(other) for other in imports_of(name)} - {room}
+        found[room] = found.get(room, set()) | used
+    return found
+
+
+def layers(arrows):
     """
-    Return the modules in layers: each imports only from layers before its own.
+    Return names in layers: each imports only from layers before its own.
+
+    Args:
+        arrows: each name with those that it imports.
 
     Raises:
-        ValueError: some modules import each other in a circle.
+        ValueError: some import each other in a circle.
     """
-    paths = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
-    waiting = {path.stem: imports_of(path) for path in paths}
+    waiting = dict(arrows)
     result = []
     while waiting:
         placed = {name for layer in result for name in layer}
@@ -191,13 +228,14 @@ def _summary(path):
 
 
 def modules_lines():
-    """Every module by layer: what it is, and what it imports."""
+    """Every module by layer of its room: what it is, and what it imports."""
+    known = modules()
     rows = []
-    for number, layer in enumerate(layers(), 1):
-        for name in layer:
-            path = PACKAGE / f"{name}.py"
-            uses = ", ".join(f"``{other}``" for other in sorted(imports_of(path)))
-            rows.append((str(number), f"``{name}``", _summary(path), uses))
+    for number, layer in enumerate(layers(rooms()), 1):
+        for name in sorted(known):
+            if room_of(name) in layer:
+                uses = ", ".join(f"``{other}``" for other in sorted(imports_of(name)))
+                rows.append((str(number), f"``{name}``", _summary(known[name]), uses))
     return _table(("Layer", "Module", "What it is", "Imports"), rows)
 
 

@@ -19,7 +19,7 @@ from ossy_event_store import (
     EventStore,
     IdempotencyConflict,
 )
-from ossy_event_store.push import EventSourceView
+from ossy_event_store.push.views import EventSourceView
 
 from .aggregate import LoanApplication
 from .forms import ApplyForm

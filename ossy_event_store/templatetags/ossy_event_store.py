@@ -8,11 +8,13 @@ from django import template
 from django.contrib.admin.utils import quote
 from django.urls import NoReverseMatch, reverse
 
-from .. import browse, mongo
-from ..events import read_event
+from ..admin import lookups
+from ..documents.bson_types import Document
+from ..documents.display import visible
+from ..documents.event_document import read_event
 from ..exceptions import StoreUnavailable
-from ..faces import Document, drive
-from ..shown import visible
+from ..mongodb import connection
+from ..mongodb.ports import drive
 
 register = template.Library()
 
@@ -35,7 +37,7 @@ def stream_history(context: template.Context, aggregate_id: object) -> dict[str,
     if request is None or not request.user.has_perm("ossy_event_store.view_stream"):
         return {}
     try:
-        events = drive(_latest(mongo.blocking(), str(aggregate_id)))
+        events = drive(_latest(connection.blocking(), str(aggregate_id)))
     except (StoreUnavailable, ValueError):
         return {"is_unavailable": True}
     return {
@@ -44,13 +46,13 @@ def stream_history(context: template.Context, aggregate_id: object) -> dict[str,
     }
 
 
-async def _latest(store: mongo.Store, aggregate_id: str) -> list[Document]:
-    head = await browse.last_event(store, aggregate_id)
+async def _latest(store: connection.Store, aggregate_id: str) -> list[Document]:
+    head = await lookups.last_event(store, aggregate_id)
     if head is None:
         return []
     last = head["aggregateVersion"]
     first = max(1, last - LATEST + 1)
-    found = await browse.timeline(store, aggregate_id, first, last, payloads=False)
+    found = await lookups.timeline(store, aggregate_id, first, last, payloads=False)
     return [read_event(event) for event in reversed(found)]
 
 

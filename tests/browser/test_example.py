@@ -21,8 +21,8 @@ from playwright.sync_api import expect
 
 from tests.browser.accessibility import axe
 from tests.browser.keyboard import press_until_focused
+from tests.rebuild.test_on_startup import serving, until
 from tests.test_real_log import EVENTS, LOG, STREAMS
-from tests.test_startup import serving, until
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "example_project"
 # One of three applications that begin so.

@@ -12,7 +12,7 @@ from django.conf import settings
 from playwright.sync_api import expect
 
 from tests.browser.accessibility import axe
-from tests.test_startup import serving, until
+from tests.rebuild.test_on_startup import serving, until
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "example_project"
 OPEN = "demo-0002"

@@ -3,13 +3,14 @@
 import pytest
 from playwright.sync_api import expect
 
-from ossy_event_store import EventStore, mongo
-from ossy_event_store.subscriptions import subscription
+from ossy_event_store import EventStore
+from ossy_event_store.mongodb import connection
+from ossy_event_store.subscriptions.declaration import subscription
 from tests.browser.accessibility import axe
 from tests.browser.chromium import VARIANTS
 from tests.browser.keyboard import press_until_focused
-from tests.servers import until
-from tests.test_subscriptions import checkpoint, parked, reached, running
+from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
+from tests.support.servers import until
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -112,7 +113,7 @@ def test_an_event_is_skipped_with_the_keyboard_alone(
     page.keyboard.press("Enter")
     expect(page.locator(".messagelist")).to_contain_text("The event was skipped")
     assert checkpoint(store, "bookkeeping")["stopped"] is None
-    (kept,) = mongo.raw(store.skipped).find()
+    (kept,) = connection.raw(store.skipped).find()
     assert (kept["reason"], kept["skippedBy"]) == ("booked by hand", "root")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
-from ossy_event_store.mongo import EVENTS, SNAPSHOTS
+from ossy_event_store.documents.collections import EVENTS, SNAPSHOTS
 
 from .database import Database, Document
 from .history import ACKNOWLEDGED, REFUSED, UNDECIDED, UNSENT, History, content, digest

@@ -9,9 +9,9 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
 
-from ossy_event_store.faces import CODEC
-from ossy_event_store.indexes import INDEXES
-from ossy_event_store.mongo import EVENTS, SNAPSHOTS
+from ossy_event_store.documents.bson_types import CODEC
+from ossy_event_store.documents.collections import EVENTS, SNAPSHOTS
+from ossy_event_store.mongodb.indexes import INDEXES
 
 Document = dict[str, Any]
 

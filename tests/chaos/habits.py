@@ -7,12 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ossy_event_store import (
-    Aggregate,
-    AggregateNotFound,
-    AggregateRebuild,
-    EventStore,
-)
+from ossy_event_store import Aggregate, AggregateNotFound, AggregateRebuild, EventStore
 
 from .calls import Call
 from .history import ACKNOWLEDGED, Observation, Reading

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import bson
 
-from ossy_event_store.faces import CODEC
+from ossy_event_store.documents.bson_types import CODEC
 
 ACKNOWLEDGED = "acknowledged"  # stored, said the store
 REFUSED = "refused"  # not stored: somebody else was faster

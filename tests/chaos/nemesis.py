@@ -18,7 +18,7 @@ from typing import Any
 import pymongo
 from pymongo.errors import PyMongoError
 
-from tests.servers import Member, Servers, until
+from tests.support.servers import Member, Servers, until
 
 # Only the writers' own clients meet the fail points of commands.
 WRITERS = {"appName": "ossy_event_store"}

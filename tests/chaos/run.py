@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.servers import Servers, running
+from tests.support.servers import Servers, running
 
 from . import database, history
 from .nemesis import Nemesis

@@ -15,9 +15,9 @@ from bson import ObjectId
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from ossy_event_store import mongo
-from ossy_event_store.faces import BlockingCollection, drive
-from tests.servers import Servers
+from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.ports import BlockingCollection, drive
+from tests.support.servers import Servers
 
 from .calls import BlockingCall
 from .history import History
@@ -59,8 +59,8 @@ def acknowledge_alone(monkeypatch: Any) -> None:
 
 
 def set_concerns(monkeypatch: Any, **concerns: Any) -> None:
-    options = {**mongo.OPTIONS[mongo.EVENTS], **concerns}
-    monkeypatch.setitem(mongo.OPTIONS, mongo.EVENTS, options)
+    options = {**connection.OPTIONS[connection.EVENTS], **concerns}
+    monkeypatch.setitem(connection.OPTIONS, connection.EVENTS, options)
 
 
 def kill_the_only_one_who_has_it(stage: Stage) -> None:

@@ -52,7 +52,7 @@ def habits(
 
 
 def run_threads(work: list[Coroutine[Any, Any, None]]) -> None:
-    from ossy_event_store.faces import drive
+    from ossy_event_store.mongodb.ports import drive
 
     threads = [threading.Thread(target=drive, args=[each]) for each in work]
     for thread in threads:

@@ -8,13 +8,13 @@ import traceback
 
 import django
 
-from ossy_event_store.faces import drive
+from ossy_event_store.mongodb.ports import drive
 
 
 def main() -> int:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
     django.setup()
-    from ossy_event_store import indexes, mongo
+    from ossy_event_store.mongodb import connection, indexes
 
     from .kinds import KINDS
     from .run import database, run
@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="of each kind")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
-    drive(indexes.ensure(mongo.blocking()))
+    drive(indexes.ensure(connection.blocking()))
     code = 0
     with database():
         for kind in [options.kind] if options.kind else KINDS:

@@ -21,10 +21,10 @@ from typing import Any
 from django.db import connections
 from pymongo.errors import PyMongoError
 
-from ossy_event_store import mongo
-from ossy_event_store.consumer import Consumer
-from ossy_event_store.faces import BlockingClient, BlockingCollection, drive
-from ossy_event_store.mongo import Store
+from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.connection import Store
+from ossy_event_store.mongodb.ports import BlockingClient, BlockingCollection, drive
+from ossy_event_store.subscriptions.consumer import Consumer
 
 TICK = 0.01  # seconds that an operation takes, by the clock of the harness
 COLLECTIONS = (
@@ -128,7 +128,7 @@ class Process:
         self._thread = threading.get_ident()
         self._context = contextvars.copy_context()
         consumer = Consumer(declared, owner, self.stop)
-        self._coroutine = consumer.run(mortal(mongo.blocking(), self))
+        self._coroutine = consumer.run(mortal(connection.blocking(), self))
 
     @property
     def is_alive(self) -> bool:
@@ -200,7 +200,7 @@ class Process:
         """End what a dead process left open, as the server does after a while."""
         for session in self.sessions:
             with contextlib.suppress(PyMongoError):
-                drive(mongo.blocking().client.end_transaction(session.session_id))
+                drive(connection.blocking().client.end_transaction(session.session_id))
         self.transactions = 0
 
     def close(self) -> None:
@@ -313,6 +313,8 @@ def mortal(store: Store, process: Process) -> Store:
     """Return the store as a process sees it that may be killed."""
     # ``mongo.documents()`` makes others of the same class.
     own = type("Mortal", (MortalCollection,), {"__slots__": (), "process": process})
-    collections = {name: own(mongo.raw(getattr(store, name))) for name in COLLECTIONS}
+    collections = {
+        name: own(connection.raw(getattr(store, name))) for name in COLLECTIONS
+    }
     client: Any = store.client
     return replace(store, client=MortalClient(client.raw, process), **collections)

@@ -12,18 +12,13 @@ from django.core.management import call_command
 from django.db import connections
 from pymongo.collection import Collection
 
-from ossy_event_store import (
-    Projection,
-    following,
-    mongo,
-    register_aggregate,
-    register_projection,
-    reprojection,
-    subscriptions,
-)
-from ossy_event_store.mongo import Store
-from ossy_event_store.projecting import collection_name
-from ossy_event_store.subscriptions import Subscription
+from ossy_event_store import Projection, register_aggregate, register_projection
+from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.connection import Store
+from ossy_event_store.projections import rebuild
+from ossy_event_store.projections.writer import collection_name
+from ossy_event_store.subscriptions import declaration, snapshot_subscription
+from ossy_event_store.subscriptions.declaration import Subscription
 
 from .model import Effects, Lost, Model, OutOfOrder, Violation
 
@@ -120,11 +115,11 @@ class Kind:
 
     def subscribe(self, handler: Any, **options: Any) -> Subscription:
         options = {"retries": self.config.retries, "backoff": BACKOFF, **options}
-        subscriptions.add(Subscription(NAME, handler, **options))
-        return subscriptions.registered()[NAME]
+        declaration.add(Subscription(NAME, handler, **options))
+        return declaration.registered()[NAME]
 
     def collection(self, name: str) -> Collection[dict[str, Any]]:
-        return mongo.raw(mongo.documents(self.store, name))
+        return connection.raw(connection.documents(self.store, name))
 
 
 # --- handlers -----------------------------------------------------------------
@@ -289,7 +284,7 @@ class OfProjection(Kind):
 
     def declare(self) -> Subscription:
         register_projection(Tales)
-        return subscriptions.registered()[Tales.name]
+        return declaration.registered()[Tales.name]
 
     def effects(self) -> Effects:
         name = collection_name(Tales.name, self.generation)
@@ -323,16 +318,16 @@ class BlueGreen(OfProjection):
 
         if not self._rebuild(Asks):
             return False
-        self.declared = subscriptions.registered()[Tales.name]
+        self.declared = declaration.registered()[Tales.name]
         return True
 
     def _rebuild(self, runner: Any) -> Any:
         # The build runs in the harness: the runner's threads are not to.
-        own, reprojection.Runner = reprojection.Runner, runner
+        own, rebuild.Runner = rebuild.Runner, runner
         try:
-            return reprojection.Rebuild(Tales, beside=True).run()
+            return rebuild.Rebuild(Tales, beside=True).run()
         finally:
-            reprojection.Runner = own
+            rebuild.Runner = own
 
 
 class _Runner:
@@ -374,11 +369,11 @@ class OfSnapshots(Kind):
 
     def declare(self) -> Subscription:
         register_aggregate(Tale)
-        following.register()
-        return subscriptions.registered()[following.NAME]
+        snapshot_subscription.register()
+        return declaration.registered()[snapshot_subscription.NAME]
 
     def effects(self) -> Effects:
-        found = mongo.raw(self.store.snapshots).find()
+        found = connection.raw(self.store.snapshots).find()
         return {snapshot["_id"]: snapshot["state"]["seen"] for snapshot in found}
 
     def has(self, position: int) -> bool:

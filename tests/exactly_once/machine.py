@@ -17,19 +17,13 @@ from hypothesis.stateful import (
     rule,
 )
 
-from ossy_event_store import (
-    EventStore,
-    consumer,
-    follow,
-    mongo,
-    operating,
-    projections,
-    registry,
-    sequence,
-    subscriptions,
-)
-from ossy_event_store.consumer import lease_of
-from ossy_event_store.sequence import Sequencer
+from ossy_event_store import EventStore, registry
+from ossy_event_store.mongodb import connection
+from ossy_event_store.positions import head_watcher, sequencer
+from ossy_event_store.positions.sequencer import Sequencer
+from ossy_event_store.projections import projection
+from ossy_event_store.subscriptions import consumer, declaration, operator_actions
+from ossy_event_store.subscriptions.consumer import lease_of
 
 from .harness import Clock, Crew, Process
 from .kinds import TYPE, Config, Kind
@@ -88,9 +82,9 @@ class Happenings(RuleBasedStateMachine):
         self.crew = Crew(self.clock, self.counts)
         self.patch = pytest.MonkeyPatch()
         self.arrange(config)
-        self.store = mongo.blocking()
-        for name in mongo.OPTIONS:
-            mongo.raw(mongo.documents(self.store, name)).delete_many({})
+        self.store = connection.blocking()
+        for name in connection.OPTIONS:
+            connection.raw(connection.documents(self.store, name)).delete_many({})
         self.model = Model(self.kind_of.exact, self.kind_of.keyed)
         self.streams = STREAMS[:streams]
         self.bad: dict[int, str] = {}
@@ -115,9 +109,11 @@ class Happenings(RuleBasedStateMachine):
                 if hasattr(module, name):
                     self.patch.setattr(module, name, value)
         wait = self.crew.wait
-        self.patch.setattr(follow.Follower, "wait", lambda _, *given: wait(*given))
-        self.patch.setattr(sequence, "WAIT", 0.005)
-        for module in (subscriptions, projections, registry):
+        self.patch.setattr(
+            head_watcher.Follower, "wait", lambda _, *given: wait(*given)
+        )
+        self.patch.setattr(sequencer, "WAIT", 0.005)
+        for module in (declaration, projection, registry):
             self.patch.setattr(module, "_registered", {})
 
     def append(self, events: list[Any]) -> None:
@@ -149,7 +145,7 @@ class Happenings(RuleBasedStateMachine):
 
     def start(self) -> Process:
         """Start a process, and let the lease of the one before end."""
-        mongo.raw(self.store.leases).update_many(
+        connection.raw(self.store.leases).update_many(
             {"_id": lease_of(self.name)}, {"$set": {"until": None}}
         )
         return self.crew.start(self.kind.declared, self.kind.alias)
@@ -167,7 +163,7 @@ class Happenings(RuleBasedStateMachine):
             if process.waits < 3:
                 return False
             process.waits = 0
-            return not mongo.raw(self.store.parked).count_documents(asked)
+            return not connection.raw(self.store.parked).count_documents(asked)
 
         process.run(LONG, is_quiet)
 
@@ -221,7 +217,7 @@ class Happenings(RuleBasedStateMachine):
 
     @property
     def checkpoint(self) -> dict[str, Any] | None:
-        return mongo.raw(self.store.subscriptions).find_one({"_id": self.name})
+        return connection.raw(self.store.subscriptions).find_one({"_id": self.name})
 
     @rule(what=st.sampled_from(["skip", "skip", "retry", "fix"]), which=numbers)
     def operate(self, what: str, which: int) -> None:
@@ -235,13 +231,13 @@ class Happenings(RuleBasedStateMachine):
 
     def retry(self, stream: str | None) -> None:
         if self.checkpoint is not None:
-            self.counts["retried"] += operating.retry(self.name, stream)
+            self.counts["retried"] += operator_actions.retry(self.name, stream)
 
     def skip(self, which: int) -> None:
         if not self.parked:
             return
         stream = sorted(self.parked)[which % len(self.parked)]
-        record = operating.skip(self.name, stream, "as the test says")
+        record = operator_actions.skip(self.name, stream, "as the test says")
         if record is None:
             return
         self.counts["skipped"] += 1
@@ -277,7 +273,7 @@ class Happenings(RuleBasedStateMachine):
         self.counts["reset"] += 1
         position = min(position, len(self.model.events))
         self.model.has_echo |= not self.model.exact and bool(self.crew.alive)
-        operating.reset(self.name, position)
+        operator_actions.reset(self.name, position)
         self.model.reset(position)
         self.kind.after_reset()
 
@@ -320,7 +316,7 @@ class Happenings(RuleBasedStateMachine):
         self.refuse(self.kind.problems(self.model, reached, self.parked))
 
     def look_at_parked(self) -> None:
-        waits = mongo.raw(self.store.parked).find({"subscription": self.name})
+        waits = connection.raw(self.store.parked).find({"subscription": self.name})
         parked = {one["aggregateId"]: one["position"] for one in waits}
         self.counts["parked"] += sum(
             self.parked.get(stream) != position for stream, position in parked.items()

@@ -18,8 +18,8 @@ from django.core.management.base import (
 from pymongo.errors import PyMongoError
 
 from ...exceptions import EventStoreError
-from ...faults import short_reason
-from ...mongo import explained
+from ...mongodb.connection import explained
+from ...mongodb.write_errors import short_reason
 
 WRONG_USE = 2
 INTERRUPTED = 130

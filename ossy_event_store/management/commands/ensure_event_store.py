@@ -10,12 +10,13 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from pymongo.errors import OperationFailure
 
-from ... import indexes, mongo, projections, validator
 from ...conf import get_settings
-from ...faces import drive
-from ...faults import UNAUTHORIZED
-from ...mongo import Store
-from ...validator import Standing
+from ...mongodb import connection, indexes, schema_validator
+from ...mongodb.connection import Store
+from ...mongodb.ports import drive
+from ...mongodb.schema_validator import Standing
+from ...mongodb.write_errors import UNAUTHORIZED
+from ...projections import projection
 from ._base import StoreCommand
 
 _SAID = {
@@ -44,11 +45,11 @@ class Command(StoreCommand):
 
     def run(self, **options: Any) -> None:
         """Make what is missing, and say what was made."""
-        store = mongo.blocking()
+        store = connection.blocking()
         created = drive(indexes.ensure(store))
         for index in created:
             self.stdout.write(f"Made {index.collection}.{index.name}: {index.reason}")
-        of_projections = drive(projections.ensure_indexes(store))
+        of_projections = drive(projection.ensure_indexes(store))
         for name in of_projections:
             self.stdout.write(f"Made {name}, of a projection.")
         if not (created or of_projections):
@@ -63,7 +64,7 @@ class Command(StoreCommand):
     def _tell_of_misfits(self, store: Store) -> None:
         seconds = get_settings().TIMEOUT
         try:
-            found = drive(validator.misfits(store, seconds))
+            found = drive(schema_validator.misfits(store, seconds))
         except OperationFailure as error:
             if error.code != UNAUTHORIZED:
                 raise
@@ -84,21 +85,21 @@ class Command(StoreCommand):
 
 
 def _install(store: Store) -> str:
-    before = drive(validator.standing(store))
+    before = drive(schema_validator.standing(store))
     if before is Standing.FOREIGN:
         raise CommandError(
             "eventstore has a validator that is not of the event store. To replace "
             "it, take it off first: manage.py ensure_event_store --no-validator"
         )
     if before is not Standing.CURRENT:
-        drive(validator.install(store))
+        drive(schema_validator.install(store))
     return _SAID[before]
 
 
 def _remove(store: Store) -> str:
-    if drive(validator.standing(store)) is Standing.ABSENT:
+    if drive(schema_validator.standing(store)) is Standing.ABSENT:
         return "There is no validator."
-    drive(validator.remove(store))
+    drive(schema_validator.remove(store))
     return "Took the validator off."
 
 

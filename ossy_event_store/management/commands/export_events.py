@@ -16,9 +16,11 @@ from django.core.management.base import (
     OutputWrapper,
 )
 
-from ... import mongo, streams
-from ...faces import Document, drive, drive_each
-from ...transfer import TransferReport, export_events
+from ...documents.bson_types import Document
+from ...mongodb import connection
+from ...mongodb.ports import drive, drive_each
+from ...streams import lookup
+from ...streams.import_export import TransferReport, export_events
 from ._base import WRONG_USE, Progress, StoreCommand, add_selection, distinct
 
 
@@ -43,7 +45,7 @@ class Command(StoreCommand):
 
     def run(self, **options: Any) -> None:
         """Export what was asked for."""
-        store = mongo.blocking()
+        store = connection.blocking()
         queries = _queries(distinct(options["types"]), distinct(options["ids"]))
         total = None if queries != [{}] else drive(store.events.count())
         # The events may go to stdout, so what is said of them does not.
@@ -74,9 +76,9 @@ class Command(StoreCommand):
 
 def _queries(types: Sequence[str] | None, ids: Sequence[str] | None) -> list[Document]:
     """Return one filter a type, after making sure that all names exist."""
-    store = mongo.blocking()
+    store = connection.blocking()
     if types:
-        known = drive(streams.types(store))
+        known = drive(lookup.types(store))
         for kind in types:
             if kind not in known:
                 names = ", ".join(known) or "none"
@@ -85,7 +87,7 @@ def _queries(types: Sequence[str] | None, ids: Sequence[str] | None) -> list[Doc
                     returncode=WRONG_USE,
                 )
     for aggregate_id in ids or ():
-        reason = drive(streams.reason_against(store, aggregate_id, types))
+        reason = drive(lookup.reason_against(store, aggregate_id, types))
         if reason:
             raise CommandError(reason, returncode=WRONG_USE)
     some = {"aggregateId": {"$in": list(ids)}} if ids else {}

@@ -12,10 +12,10 @@ from typing import IO, Any, cast
 
 from django.core.management.base import CommandError, CommandParser
 
-from ... import mongo
 from ...exceptions import InvalidLine
-from ...faces import drive
-from ...transfer import TransferReport, import_events
+from ...mongodb import connection
+from ...mongodb.ports import drive
+from ...streams.import_export import TransferReport, import_events
 from ._base import WRONG_USE, Progress, StoreCommand
 
 
@@ -59,7 +59,7 @@ class Command(StoreCommand):
             try:
                 report = drive(
                     import_events(
-                        mongo.blocking(),
+                        connection.blocking(),
                         numbered(file),
                         dry_run=dry_run,
                         report=self.report,

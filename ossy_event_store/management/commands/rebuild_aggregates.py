@@ -10,13 +10,14 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from ... import mongo, streams
-from ...faces import drive
-from ...parts import Partition
-from ...rebuild import rebuild_chosen
-from ...rebuild_report import Altered, DryRun, RebuildReport
-from ...rebuilding import Choice
+from ...mongodb import connection
+from ...mongodb.ports import drive
+from ...rebuild.api import rebuild_chosen
+from ...rebuild.coordinator import Choice
+from ...rebuild.ranges import Partition
+from ...rebuild.report import Altered, DryRun, RebuildReport
 from ...registry import registered
+from ...streams import lookup
 from ._base import (
     WRONG_USE,
     Progress,
@@ -114,7 +115,7 @@ class Command(StoreCommand):
         self, choice: Choice, is_all: bool, options: dict[str, Any]
     ) -> RebuildReport:
         self.report = RebuildReport()
-        total = drive(mongo.blocking().events.count()) if is_all else None
+        total = drive(connection.blocking().events.count()) if is_all else None
         # The document goes to stdout alone.
         out = self.stderr if options["json"] else self.stdout
         progress = Progress(out, total, options["verbosity"])
@@ -262,7 +263,7 @@ def _check_types(types: Sequence[str] | None) -> None:
 def _check_ids(ids: Sequence[str] | None, types: Sequence[str] | None) -> None:
     known = list(types or registered())
     for aggregate_id in ids or ():
-        store = mongo.blocking()
-        reason = drive(streams.reason_against(store, aggregate_id, known))
+        store = connection.blocking()
+        reason = drive(lookup.reason_against(store, aggregate_id, known))
         if reason:
             raise CommandError(reason, returncode=WRONG_USE)

@@ -7,12 +7,13 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from ... import mongo, projections
 from ...exceptions import UnknownSubscription
-from ...faces import drive
-from ...projecting import collection_name
-from ...reprojection import Rebuild, drop_old
-from ...status import statuses
+from ...mongodb import connection
+from ...mongodb.ports import drive
+from ...monitoring.status import statuses
+from ...projections import projection
+from ...projections.rebuild import Rebuild, drop_old
+from ...projections.writer import collection_name
 from ._base import INTERRUPTED, Progress, StoreCommand
 from .run_subscriptions import check_replica_set, ending
 
@@ -72,19 +73,21 @@ class Command(StoreCommand):
 
     def chosen(
         self, names: list[str], *, only_changed: bool
-    ) -> list[type[projections.Projection]]:
+    ) -> list[type[projection.Projection]]:
         """Return the projections of these names, or all."""
-        there = projections.registered()
+        there = projection.registered()
         for name in names:
             if name not in there:
                 raise UnknownSubscription(name, list(there))
         found = [there[name] for name in dict.fromkeys(names)] or list(there.values())
         if not only_changed:
             return found
-        changed = {one.name for one in drive(statuses(mongo.blocking())) if one.changed}
+        changed = {
+            one.name for one in drive(statuses(connection.blocking())) if one.changed
+        }
         return [cls for cls in found if cls.name in changed]
 
-    def build(self, cls: type[projections.Projection], *, beside: bool) -> int:
+    def build(self, cls: type[projection.Projection], *, beside: bool) -> int:
         """Build one, and return how many streams are parked."""
         progress, began = Progress(self.stderr, None, self.verbosity), time.monotonic()
 
@@ -105,7 +108,7 @@ class Command(StoreCommand):
         )
         return built.parked
 
-    def drop_old(self, cls: type[projections.Projection]) -> None:
+    def drop_old(self, cls: type[projection.Projection]) -> None:
         """Drop what was kept of one."""
         for name in drop_old(cls):
             self.stdout.write(f"Dropped {name}.")

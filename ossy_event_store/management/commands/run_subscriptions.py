@@ -10,13 +10,13 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from ... import mongo
 from ...exceptions import StoreUnavailable
-from ...faces import drive
-from ...faults import short_reason
-from ...mongo import in_time
-from ...running import Reached, Runner, give_positions
-from ...status import statuses
+from ...mongodb import connection
+from ...mongodb.connection import in_time
+from ...mongodb.ports import drive
+from ...mongodb.write_errors import short_reason
+from ...monitoring.status import statuses
+from ...subscriptions.runner import Reached, Runner, give_positions
 from ._base import StoreCommand
 
 logger = logging.getLogger("ossy_event_store")
@@ -72,7 +72,7 @@ class Command(StoreCommand):
         runner.run(Reached(names) if names else lambda: True)
         failed = [
             one
-            for one in drive(statuses(mongo.blocking()))
+            for one in drive(statuses(connection.blocking()))
             if one.name in names and (one.parked or one.stopped)
         ]
         if failed:
@@ -105,7 +105,7 @@ def check_replica_set() -> None:
     """
     try:
         with in_time():
-            hello = drive(mongo.blocking().client.command("hello"))
+            hello = drive(connection.blocking().client.command("hello"))
     except StoreUnavailable as error:
         # As with one that goes away later: what runs here waits for it.
         logger.warning("Subscriptions wait: %s", short_reason(error))

@@ -9,10 +9,11 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from ... import mongo, operating, parking
 from ...exceptions import UnknownSubscription
-from ...faces import drive
-from ...status import Status, statuses
+from ...mongodb import connection
+from ...mongodb.ports import drive
+from ...monitoring.status import Status, statuses
+from ...subscriptions import operator_actions, parked_streams
 from ._base import WRONG_USE, StoreCommand
 
 ACTIONS = ("list", "show", "retry", "skip", "reset")
@@ -88,7 +89,7 @@ class Command(StoreCommand):
 
     def list_all(self, *, as_json: bool) -> None:
         """Print how all stand."""
-        found = drive(statuses(mongo.blocking()))
+        found = drive(statuses(connection.blocking()))
         if as_json:
             self.stdout.write(_json([one.as_dict() for one in found]))
             return
@@ -102,12 +103,12 @@ class Command(StoreCommand):
 
     def show(self, name: str, *, as_json: bool) -> None:
         """Print how one stands, with its parked streams."""
-        store = mongo.blocking()
+        store = connection.blocking()
         found = {one.name: one for one in drive(statuses(store))}
         if name not in found:
             raise UnknownSubscription(name, list(found))
         one = found[name]
-        waiting = drive(parking.parked(store, name, limit=SHOWN))
+        waiting = drive(parked_streams.parked(store, name, limit=SHOWN))
         if as_json:
             self.stdout.write(_json({**one.as_dict(), "parked_streams": waiting}))
             return
@@ -122,7 +123,7 @@ class Command(StoreCommand):
 
     def retry(self, name: str, stream: str | None) -> None:
         """Ask for a retry."""
-        asked = operating.retry(name, stream)
+        asked = operator_actions.retry(name, stream)
         if not asked:
             raise CommandError(
                 f"Stream {stream!r} is not parked by {name!r}."
@@ -135,7 +136,7 @@ class Command(StoreCommand):
         """Pass over an event."""
         if not reason.strip():
             raise CommandError("skip needs a --reason.", returncode=WRONG_USE)
-        kept = operating.skip(name, stream, reason, _who())
+        kept = operator_actions.skip(name, stream, reason, _who())
         if kept is None:
             raise CommandError(
                 f"Stream {stream!r} does not wait at an event of {name!r}."
@@ -154,7 +155,7 @@ class Command(StoreCommand):
                 "reset needs a position, --to 0 or more.", returncode=WRONG_USE
             )
         try:
-            operating.reset(name, to)
+            operator_actions.reset(name, to)
         except ValueError as error:
             raise CommandError(str(error)) from None
         self.stdout.write(f"{name} goes on behind position {to:,}.")

@@ -11,12 +11,14 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
-from ... import mongo, streams
-from ...events import check_id
-from ...faces import Document, drive
-from ...findings import KINDS, VerifyReport
+from ...documents.bson_types import Document
+from ...documents.event_document import check_id
+from ...mongodb import connection
+from ...mongodb.ports import drive
 from ...registry import registered
-from ...verify import SAMPLE, verify_event_store
+from ...streams import lookup
+from ...verification.report import KINDS, VerifyReport
+from ...verification.verify import SAMPLE, verify_event_store
 from ._base import WRONG_USE, Progress, StoreCommand, add_selection, distinct
 
 SHOWN = 100  # findings written out
@@ -87,7 +89,7 @@ class Command(StoreCommand):
         self.report = VerifyReport()
         total = None
         if not (types or ids or since):
-            total = drive(mongo.blocking().events.count())
+            total = drive(connection.blocking().events.count())
         # The document goes to stdout alone.
         out = self.stderr if options["json"] else self.stdout
         progress = Progress(out, total, options["verbosity"])
@@ -175,8 +177,8 @@ def _since(text: str | None) -> dt.datetime | None:
 def _check_types(types: Sequence[str] | None) -> None:
     if not types:
         return
-    store = mongo.blocking()
-    known = sorted({*drive(streams.types(store)), *registered()})
+    store = connection.blocking()
+    known = sorted({*drive(lookup.types(store)), *registered()})
     for kind in types:
         if kind not in known:
             names = ", ".join(known) or "none"
@@ -187,7 +189,7 @@ def _check_types(types: Sequence[str] | None) -> None:
 
 
 def _check_ids(ids: Sequence[str] | None, types: Sequence[str] | None) -> None:
-    store = mongo.blocking()
+    store = connection.blocking()
     for aggregate_id in ids or ():
         reason = drive(_reason_against(store, aggregate_id, types))
         if reason:
@@ -195,17 +197,17 @@ def _check_ids(ids: Sequence[str] | None, types: Sequence[str] | None) -> None:
 
 
 async def _reason_against(
-    store: mongo.Store, aggregate_id: str, types: Sequence[str] | None
+    store: connection.Store, aggregate_id: str, types: Sequence[str] | None
 ) -> str | None:
     """Return why there is nothing to verify: a stream may lack its first event."""
-    reason = await streams.reason_against(store, aggregate_id, types)
+    reason = await lookup.reason_against(store, aggregate_id, types)
     try:
         check_id(aggregate_id)
     except ValueError:
         return reason
     kind: Document = {"aggregateType": {"$in": list(types)}} if types else {}
     for documents, key in ((store.events, "aggregateId"), (store.snapshots, "_id")):
-        with mongo.in_time():
+        with connection.in_time():
             query = {key: {"$eq": aggregate_id}, **kind}
             if await documents.find_one(query, projection={"_id": 1}):
                 return None

@@ -19,9 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ossy_event_store import consumer, mongod_keeper
+from ossy_event_store.embedded import keeper
+from ossy_event_store.subscriptions import consumer
 from tests.chaos.run import ROOT
-from tests.servers import until
+from tests.support.servers import until
 
 from .failing import CLASSES, write_bad
 from .operated import ASKED, ENDING
@@ -178,7 +179,7 @@ class Crew:
                     stdin=subprocess.PIPE if told_by_input & {*command} else None,
                     stdout=out,
                     stderr=out,
-                    preexec_fn=mongod_keeper.die_with_parent(),
+                    preexec_fn=keeper.die_with_parent(),
                 )
 
         return self._starter.submit(start).result()

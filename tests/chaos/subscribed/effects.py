@@ -12,8 +12,14 @@ from typing import Any, NamedTuple
 from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
 
-from ossy_event_store.faces import CODEC
-from ossy_event_store.mongo import EVENTS, PARKED, POSITIONS, SNAPSHOTS, SUBSCRIPTIONS
+from ossy_event_store.documents.bson_types import CODEC
+from ossy_event_store.documents.collections import (
+    EVENTS,
+    PARKED,
+    POSITIONS,
+    SNAPSHOTS,
+    SUBSCRIPTIONS,
+)
 
 from ..database import Document
 from .keys import KEYS

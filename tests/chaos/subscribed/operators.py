@@ -23,10 +23,12 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from pymongo.errors import PyMongoError
 
-from ossy_event_store import EventStoreError, mongo, operating
-from ossy_event_store.faces import drive
-from ossy_event_store.positions import head_position
-from tests.servers import until
+from ossy_event_store import EventStoreError
+from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.positions.reader import head_position
+from ossy_event_store.subscriptions import operator_actions
+from tests.support.servers import until
 
 from ..calls import BlockingCall
 from ..history import HistoryFile
@@ -66,7 +68,7 @@ class Operator:
         self.random = random.Random(f"{seed} {name}")
         self.writer = writer
         self.log = log
-        self.store = mongo.blocking()
+        self.store = connection.blocking()
         self.numbers = itertools.count(1)
         self.fails = Failing(folder)
         self.has_skipped = False
@@ -102,16 +104,16 @@ class Operator:
                 self.retry(name, None if self.random.random() < share else stream)
 
     def subscriptions(self) -> list[Any]:
-        return list(mongo.raw(self.store.subscriptions).find())
+        return list(connection.raw(self.store.subscriptions).find())
 
     def failed(self) -> list[Any]:
         """Return the subscriptions that have stopped, or have parked a stream."""
-        names = mongo.raw(self.store.parked).distinct("subscription")
+        names = connection.raw(self.store.parked).distinct("subscription")
         stand = self.subscriptions()
         return [one for one in stand if one["stopped"] or one["_id"] in names]
 
     def parked(self, name: str) -> list[Any]:
-        parked = mongo.raw(self.store.parked)
+        parked = connection.raw(self.store.parked)
         waiting = list(parked.find({"subscription": name}, FIELDS))
         for waits in waiting:
             one = name, waits["aggregateId"], waits["begun"]
@@ -126,14 +128,14 @@ class Operator:
             call_command("subscriptions", "retry", name, *chosen, stdout=io.StringIO())
             self.log.write(Retry(name, 1))
         else:
-            self.log.write(Retry(name, operating.retry(name, stream)))
+            self.log.write(Retry(name, operator_actions.retry(name, stream)))
 
     def skip(self, name: str, stream: str | None, waits: Any) -> None:
         number, version = next(self.numbers), waits["aggregateVersion"]
         of = number, name, str(waits["eventId"]), waits["aggregateId"], version
         self.log.write(Attempt(*of))
         position = waits["position"]
-        record = operating.skip(name, stream, "chaos", "an operator", position)
+        record = operator_actions.skip(name, stream, "chaos", "an operator", position)
         self.log.write(Attempt(*of, NOTHING if record is None else SKIPPED))
         self.has_skipped = self.has_skipped or record is not None
 
@@ -169,7 +171,7 @@ class Operator:
     def wait_for_one_of(self, chosen: list[Any]) -> bool:
         """Wait until the release of one of these streams has begun, if it does."""
         stand = [{"_id": w["_id"], "position": w["position"]} for w in chosen]
-        parked = mongo.raw(self.store.parked)
+        parked = connection.raw(self.store.parked)
         with contextlib.suppress(AssertionError):
             until(lambda: parked.count_documents({"$or": stand}) < len(stand), LATER)
             return True
@@ -177,8 +179,8 @@ class Operator:
 
     def wait_for(self, name: str) -> None:
         """Wait until a subscription has come to the end of the events, if it does."""
-        events = mongo.raw(self.store.events)
-        stand = mongo.raw(self.store.subscriptions)
+        events = connection.raw(self.store.events)
+        stand = connection.raw(self.store.subscriptions)
 
         def is_at_the_end() -> bool:
             stands = stand.find_one({"_id": name})
@@ -204,7 +206,7 @@ class Operator:
     def retry_all(self) -> bool:
         """Retry all that is parked or has stopped; False if nothing is left to do."""
         stand = self.subscriptions()
-        head = mongo.raw(self.store.events).count_documents({})
+        head = connection.raw(self.store.events).count_documents({})
         parked = {one["_id"]: len(self.parked(one["_id"])) for one in stand}
         left = [
             f"{name}: {parked[name]} parked, {one['position']} of {head}"
@@ -213,7 +215,7 @@ class Operator:
         ]
         for one in stand:
             if parked[one["_id"]] or one["stopped"]:
-                operating.retry(one["_id"])
+                operator_actions.retry(one["_id"])
         sys.stderr.write(f"{time.strftime('%X')} {'; '.join(left)}\n")
         return bool(left)
 

@@ -14,8 +14,8 @@ import pymongo
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from ossy_event_store.mongo import EVENTS, SUBSCRIPTIONS
-from tests.servers import Servers, running, until
+from ossy_event_store.documents.collections import EVENTS, SUBSCRIPTIONS
+from tests.support.servers import Servers, running, until
 
 from .. import database, history
 from ..nemesis import ACTIONS, Nemesis, kill_the_primary

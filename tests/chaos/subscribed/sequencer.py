@@ -10,18 +10,24 @@ import time
 import django
 from pymongo.errors import PyMongoError
 
-from ossy_event_store import StoreUnavailable, mongo, sequence
+from ossy_event_store import StoreUnavailable
+from ossy_event_store.mongodb import connection
+from ossy_event_store.positions import sequencer as positions_sequencer
 
 PAUSE = 0.2  # seconds, after a failure
 
 
 def main():
     django.setup()
-    sequencer = sequence.Sequencer(mongo.blocking())
+    sequencer = positions_sequencer.Sequencer(connection.blocking())
     while True:
         try:
             sequencer.advance(0.5)
-        except (PyMongoError, StoreUnavailable, sequence.HoleInStream) as error:
+        except (
+            PyMongoError,
+            StoreUnavailable,
+            positions_sequencer.HoleInStream,
+        ) as error:
             sys.stderr.write(f"{type(error).__name__}: {str(error)[:300]}\n")
             time.sleep(PAUSE)
 

@@ -12,17 +12,10 @@ from pathlib import Path
 from django.conf import settings
 from django.db import connection
 
-from ossy_event_store import mongo, subscription
+from ossy_event_store import subscription
+from ossy_event_store.mongodb import connection as mongodb_connection
 
-from .effects import (
-    DIARIES,
-    DIARY,
-    EFFECTS,
-    ROWS,
-    STRICT,
-    STRICT_ROWS,
-    TOTALS,
-)
+from .effects import DIARIES, DIARY, EFFECTS, ROWS, STRICT, STRICT_ROWS, TOTALS
 from .failing import Failing
 
 ROW = "INSERT INTO {} (event, stream, version, position) VALUES (%s, %s, %s, %s)"
@@ -58,7 +51,7 @@ def strict(event, session):
 
 
 def write(name, event, session):
-    database = mongo.raw(mongo.blocking().events).database
+    database = mongodb_connection.raw(mongodb_connection.blocking().events).database
     database[name].insert_one({"of": list(place(event))}, session=session)
     return database
 

@@ -20,31 +20,30 @@ from bson import ObjectId
 from django.db import connections, transaction
 from pymongo import ReturnDocument
 
-from ossy_event_store import (
-    EventStore,
-    Projection,
+from ossy_event_store import EventStore, Projection
+from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.connection import Store
+from ossy_event_store.mongodb.leases import new_owner
+from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.positions.head_watcher import follower
+from ossy_event_store.positions.sequencer import Changes, Sequencer
+from ossy_event_store.projections.writer import Fold, Writer, _requests
+from ossy_event_store.subscriptions import (
     checkpoints,
+    declaration,
     delivery,
-    mongo,
-    operating,
-    subscriptions,
+    operator_actions,
 )
-from ossy_event_store.consumer import Consumer
-from ossy_event_store.delivery import (
+from ossy_event_store.subscriptions.consumer import Consumer
+from ossy_event_store.subscriptions.declaration import Subscription
+from ossy_event_store.subscriptions.delivery import (
     AtLeastOnce,
     Delivered,
     InDatabase,
     InTransaction,
 )
-from ossy_event_store.faces import drive
-from ossy_event_store.follow import follower
-from ossy_event_store.leases import new_owner
-from ossy_event_store.mongo import Store
-from ossy_event_store.parking import Failed
-from ossy_event_store.projecting import Fold, Writer, _requests
-from ossy_event_store.sequence import Changes, Sequencer
-from ossy_event_store.subscriptions import Subscription
-from tests.servers import until
+from ossy_event_store.subscriptions.parked_streams import Failed
+from tests.support.servers import until
 
 from ..database import Document
 from ..ledger import Ledger, entry
@@ -84,8 +83,8 @@ def given(sequencer: Sequencer) -> None:
 def left(store: Store, **more: Any) -> Effects:
     order = [("aggregateId", 1), ("aggregateVersion", 1)]
     return Effects(
-        list(mongo.raw(store.events).find(sort=order)),
-        list(mongo.raw(store.positions).find(sort=[("_id", 1)])),
+        list(connection.raw(store.events).find(sort=order)),
+        list(connection.raw(store.positions).find(sort=[("_id", 1)])),
         **more,
     )
 
@@ -98,7 +97,7 @@ class GivenAfter:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.events = mongo.raw(store.events)
+        self.events = connection.raw(store.events)
         self.sequencer = Sequencer(store)
         self.seen: list[Document] = []
 
@@ -144,7 +143,7 @@ class ByField(GivenAfter):
 
 class ByCounter(ByField):
     def begin(self, event: Document) -> Document:
-        counter = mongo.raw(self.store.leases).find_one_and_update(
+        counter = connection.raw(self.store.leases).find_one_and_update(
             {"_id": "counter"},
             {"$inc": {"last": 1}},
             upsert=True,
@@ -245,7 +244,7 @@ def crash_in_a_handler(
 ) -> Effects:
     choice = random.Random(seed)
     written: list[Effect] = []
-    database = mongo.raw(store.events).database
+    database = connection.raw(store.events).database
     database.drop_collection(EFFECTS)
     database.create_collection(EFFECTS)
 
@@ -277,7 +276,7 @@ def crash_in_a_handler(
 
 def consume(store: Store, declared: Subscription, effect: Any) -> None:
     """Run a subscription to the end of the events, anew after each crash."""
-    stand = mongo.raw(store.subscriptions)
+    stand = connection.raw(store.subscriptions)
 
     def is_at_the_end() -> bool:
         stands = stand.find_one({"_id": declared.name})
@@ -354,8 +353,8 @@ class Scene:
 
     def release(self) -> None:
         """Retry what is parked, and run until nothing is."""
-        operating.retry(self.declared.name)
-        parked = mongo.raw(self.store.parked)
+        operator_actions.retry(self.declared.name)
+        parked = connection.raw(self.store.parked)
         run_until(
             self.store,
             self.declared,
@@ -367,7 +366,7 @@ class Scene:
 
     @property
     def stands(self) -> Document | None:
-        stand = mongo.raw(self.store.subscriptions)
+        stand = connection.raw(self.store.subscriptions)
         return stand.find_one({"_id": self.declared.name})
 
     def run_and_die(self) -> None:
@@ -407,7 +406,7 @@ class Projected(Scene):
             more={"generation": 1, "revision": cls.revision},
         )
         super().__init__(store, seed, declared)
-        self.documents = mongo.raw(store.events).database[f"projection_{CHAINS}"]
+        self.documents = connection.raw(store.events).database[f"projection_{CHAINS}"]
         self.documents.drop()
 
     def projection(self) -> Any:
@@ -508,7 +507,7 @@ class InRows(Scene):
         self.left: int | None = None
         self.stop = threading.Event()
         declared = Subscription(ROWS, self.handle, using=SQL, batch=5, retries=0)
-        subscriptions.add(declared)  # an operator looks where its checkpoint is
+        declaration.add(declared)  # an operator looks where its checkpoint is
         super().__init__(store, seed, replace(declared, effect=Kind))
 
     def handle(self, event: Document) -> None:
@@ -541,7 +540,7 @@ def end_in_a_release(store: Store, seed: int, Kind: Callable[..., Any]) -> Effec
         scene.park_the_last()
         scene.left = scene.random.randint(1, LATER)
         scene.broken.clear()
-        operating.retry(ROWS)
+        operator_actions.retry(ROWS)
         until(scene.stop.is_set)
     scene.release()
     return left(store, exact={ROWS: scene.done})
@@ -555,7 +554,7 @@ def end_after_a_skip(store: Store, seed: int, Kind: Callable[..., Any]) -> Effec
         if seed % 2:
             scene.stop.set()
         scene.left = scene.random.randint(1, LATER)
-        record = operating.skip(ROWS, parked, "chaos")
+        record = operator_actions.skip(ROWS, parked, "chaos")
         scene.broken.clear()
         assert record
         until(scene.stop.is_set)

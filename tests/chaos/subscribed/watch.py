@@ -11,13 +11,13 @@ from pathlib import Path
 from django.conf import settings
 from pymongo.errors import BulkWriteError
 
-from ossy_event_store import sequence
-from ossy_event_store.sequence import HistoryLost, HoleInStream, Sequencer
+from ossy_event_store.positions import sequencer
+from ossy_event_store.positions.sequencer import HistoryLost, HoleInStream, Sequencer
 
 MET = "met"
 
 
-class WatchedChanges(sequence.Changes):
+class WatchedChanges(sequencer.Changes):
     def _take(self, *args, **options):
         try:
             return super()._take(*args, **options)
@@ -39,8 +39,8 @@ class WatchedSequencer(Sequencer):
 
 
 def begin():
-    sequence.Changes = WatchedChanges
-    sequence.Sequencer = WatchedSequencer
+    sequencer.Changes = WatchedChanges
+    sequencer.Sequencer = WatchedSequencer
 
 
 def met(what):

@@ -1,0 +1,1 @@
+"""What events and values may be: pure code, no I/O."""

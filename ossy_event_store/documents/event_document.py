@@ -1,0 +1,317 @@
+"""
+Events as documents: build them, check them, read them. Pure, no I/O.
+
+What cannot be stored, or would not come back equal, is refused here with the
+path of the value and the reason, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeGuard
+
+import bson
+from bson import ObjectId
+from bson.errors import BSONError
+
+from ..exceptions import InvalidEvent, InvalidState
+from .bson_types import CODEC, Document
+from .storable import (
+    COPY,
+    HALF_A_SURROGATE,
+    NEW,
+    Limits,
+    Unstorable,
+    Walk,
+    is_text,
+    stored_mapping,
+)
+
+FIELDS = (
+    "_id",
+    "aggregateId",
+    "aggregateType",
+    "aggregateVersion",
+    "type",
+    "payload",
+    "created",
+    "createdBy",
+    "metadata",
+)
+# What may differ between two tries to append one event.
+FIXED_AT_APPEND = ("aggregateVersion", "created")
+
+MAX_ID_LENGTH = 255
+
+
+def check_id(value: Any, name: str = "aggregate_id") -> str:
+    """
+    Return ``value`` if it can be an id: a string of 1 to 255 characters.
+
+    Anything else, above all a dict or a list that came in with a request, is
+    ``TypeError`` before it reaches a query.
+    """
+    if not issubclass(type(value), str):  # a lazy string only looks like one
+        raise TypeError(f"{name} must be a string, not {type(value).__name__}.")
+    if reason := _wrong_with_name(value):
+        raise ValueError(f"{name} {reason}.")
+    return str.__str__(value)
+
+
+def _wrong_with_name(value: str, longest: int = MAX_ID_LENGTH) -> str | None:
+    if not 1 <= len(value) <= longest:
+        return f"must have 1 to {longest} characters, it has {len(value)}"
+    if "\0" in value:
+        return "must not contain a NUL character"
+    if not is_text(value):
+        return HALF_A_SURROGATE
+    return None
+
+
+def stored_state(state: object, aggregate_type: str) -> Document:
+    """
+    Return a reducer's state as MongoDB gives it back.
+
+    Raises:
+        InvalidState: with the path in the state and the reason.
+    """
+    if not isinstance(state, Mapping):
+        raise InvalidState(
+            "state",
+            f"{aggregate_type}.view must return a dict, not {type(state).__name__}",
+        )
+    try:
+        return stored_mapping(state, COPY, depth=1)
+    except Unstorable as error:
+        raise InvalidState(error.inside("state").path, error.reason) from None
+
+
+# --- events -----------------------------------------------------------------
+
+
+def check_event(
+    event: object, allowed: Iterable[str], refused: Mapping[str, str] | None = None
+) -> Mapping[str, Any]:
+    """
+    Return ``event`` if it is a mapping with a type and only the allowed keys.
+
+    Args:
+        event: what the caller gave.
+        allowed: keys besides ``type``, ``payload``, ``createdBy``, ``metadata``
+            and ``id``.
+        refused: known keys that are not the caller's to set, with the reason.
+
+    Raises:
+        InvalidEvent: with the key and the reason.
+    """
+    if not _is_mapping(event):
+        raise InvalidEvent("", f"an event must be a dict, not {type(event).__name__}")
+    known = ["type", "payload", "createdBy", "metadata", "id", *allowed]
+    for key in event:
+        if refused and key in refused:
+            raise InvalidEvent(key, refused[key])
+        if key not in known:
+            raise InvalidEvent(str(key), unknown_key(key, known))
+    _check_name(event.get("type"), "type")
+    return event
+
+
+def unknown_key(key: object, known: Sequence[str]) -> str:
+    """Return the reason against ``key``, with the known key that is closest."""
+    close = difflib.get_close_matches(str(key), known, n=1)
+    if key == "_id":
+        close = ["id"]
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}."
+    return f"not a key of an event; {hint} Other data belongs into payload or metadata."
+
+
+def _check_name(value: Any, path: str, longest: int = MAX_ID_LENGTH) -> str:
+    # By far the most names are plain; this runs five times an event.
+    plain = type(value) is str and value.isascii() and "\0" not in value
+    if plain and 0 < len(value) <= longest:
+        return value  # type: ignore[no-any-return]
+    if value is None:
+        raise InvalidEvent(path, "missing")
+    if not issubclass(type(value), str):  # a lazy string only looks like one
+        raise InvalidEvent(path, f"must be a string, not {type(value).__name__}")
+    if reason := _wrong_with_name(value, longest):
+        raise InvalidEvent(path, reason)
+    return str.__str__(value)
+
+
+def build_event(
+    event: Mapping[str, Any],
+    *,
+    aggregate_id: str,
+    aggregate_type: str,
+    version: int,
+    created: dt.datetime,
+) -> Document:
+    """
+    Return the document of a checked event, exactly as MongoDB will give it back.
+
+    Raises:
+        InvalidEvent: with the path in the event and the reason.
+    """
+    return checked_document(
+        {
+            "_id": event["id"] if event.get("id") is not None else ObjectId(),
+            "aggregateId": aggregate_id,
+            "aggregateType": aggregate_type,
+            "aggregateVersion": version,
+            "type": event["type"],
+            "payload": event.get("payload", {}),
+            "created": created,
+            "createdBy": event.get("createdBy"),
+            "metadata": event.get("metadata", {}),
+        }
+    )
+
+
+def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Document:
+    """
+    Return ``document`` as MongoDB gives it back, if it is a whole, storable event.
+
+    Args:
+        document: the fields of an event; ``metadata`` may be missing, as in events
+            of the Node package.
+        limits: ``NEW``, or ``COPY`` for an event that is stored elsewhere.
+
+    Raises:
+        InvalidEvent: with the path in the event and the reason.
+    """
+    check_fields(document, limits)
+    walk = Walk(limits)
+    try:
+        stored = stored_mapping(document, walk)
+        if walk.exact and 4 * walk.size + 5 <= limits.size:
+            return stored  # no need to encode it
+        encoded = _encoded(stored)
+        if not walk.exact or b"$ref" in encoded:
+            stored = bson.decode(encoded, CODEC)
+    except Unstorable as error:
+        raise InvalidEvent(error.path, error.reason) from None
+    except _UNENCODABLE as error:
+        # A value of a BSON type that is malformed in itself, as a UUID of 3 bytes.
+        raise InvalidEvent(_unencodable(document), str(error)) from None
+    if len(encoded) > limits.size:
+        path = max("payload", "metadata", key=lambda name: _size(document.get(name)))
+        reason = f"{len(encoded):,} bytes; an event may have {limits.size:,}"
+        raise InvalidEvent(path, reason)
+    if b"$ref" in encoded:
+        _check_dbrefs(stored, encoded)
+    return stored
+
+
+def _check_dbrefs(stored: Document, encoded: bytes) -> None:
+    if _encoded(stored) != encoded:
+        raise InvalidEvent("payload", _LIKE_A_DBREF)
+    for name in ("payload", "metadata"):
+        if not isinstance(stored.get(name, {}), dict):
+            raise InvalidEvent(name, _LIKE_A_DBREF)
+
+
+# SystemError: what PyMongo before 4.14 says of a Binary of subtype 255.
+_UNENCODABLE = (BSONError, ValueError, OverflowError, SystemError)
+_LIKE_A_DBREF = (
+    'holds a dict with "$ref" and "$id", which is read as a bson.DBRef and would not '
+    "come back equal; use other keys"
+)
+
+
+def _encoded(document: Mapping[str, Any]) -> bytes:
+    return bson.encode(document, codec_options=CODEC)
+
+
+def _size(value: object) -> int:
+    return len(_encoded({"": value}))
+
+
+def _unencodable(document: Mapping[str, Any]) -> str:
+    """Return the field that cannot be encoded and decoded."""
+    for name in ("metadata", "payload"):
+        try:
+            bson.decode(_encoded({name: document.get(name)}), CODEC)
+        except _UNENCODABLE:
+            return name
+    return "payload"
+
+
+def check_fields(document: Mapping[str, Any], limits: Limits) -> None:
+    """Check the fields of an event themselves, not what its payload holds."""
+    for name in ("aggregateId", "aggregateType", "type"):
+        _check_name(document[name], name)
+    if not isinstance(document["_id"], ObjectId):
+        _check_name(document["_id"], "id", limits.id_length)
+    check_version(document["aggregateVersion"])
+    for name in ("payload", "metadata"):
+        if not _is_mapping(document.get(name, {})):
+            kind = type(document[name]).__name__
+            raise InvalidEvent(name, f"must be a dict, not {kind}")
+    if not isinstance(document["created"], dt.datetime):
+        kind = type(document["created"]).__name__
+        raise InvalidEvent("created", f"must be a datetime, not {kind}")
+    if document["createdBy"] is not None:
+        _check_name(document["createdBy"], "createdBy")
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return type(value) is dict or isinstance(value, Mapping)  # which is slow to ask
+
+
+def check_version(value: object) -> int:
+    """Return ``value`` if it can be the version of an event: a whole number from 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        reason = f"must be a whole number from 1, not {value!r}"
+        raise InvalidEvent("aggregateVersion", reason)
+    return value
+
+
+def differences(stored: Mapping[str, Any], sent: Mapping[str, Any]) -> list[str]:
+    """Return the fields in which two events of one id differ, of those that count."""
+    return [
+        name
+        for name in FIELDS
+        if name not in FIXED_AT_APPEND
+        and (name != "metadata" or name in stored)
+        and _encoded({"": stored.get(name)}) != _encoded({"": sent.get(name)})
+    ]
+
+
+def read_event(document: Document) -> Document:
+    """
+    Return a stored event with every field, in place.
+
+    The Node package writes no ``metadata`` and ``created`` as milliseconds.
+    """
+    # Looked up rather than set by default: this runs for every event of a rebuild.
+    if "metadata" not in document:
+        document["metadata"] = {}
+    if "createdBy" not in document:
+        document["createdBy"] = None
+    created = document.get("created")
+    if type(created) is not dt.datetime and isinstance(created, (int, float)):
+        # A number that no date can have stays what it is.
+        with contextlib.suppress(OverflowError, ValueError):
+            document["created"] = from_milliseconds(created)
+    return document
+
+
+def from_milliseconds(value: float) -> dt.datetime:
+    """Return the UTC datetime of a JavaScript time stamp."""
+    return dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(
+        milliseconds=math.floor(value)
+    )
+
+
+def version_number(version: object) -> int | None:
+    """Return a stored ``aggregateVersion`` as an int, or None if it is no version."""
+    if isinstance(version, bool) or not isinstance(version, (int, float)):
+        return None
+    if not math.isfinite(version) or version < 1 or version != int(version):
+        return None
+    return int(version)

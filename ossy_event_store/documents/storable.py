@@ -1,0 +1,290 @@
+"""
+What MongoDB can hold: check a value, and return it as MongoDB gives it back. Pure.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Self
+
+import bson
+from bson import ObjectId
+from bson.datetime_ms import DatetimeMS
+from bson.decimal128 import Decimal128
+
+from .bson_types import Document
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an event may hold: levels of nesting, bytes, NaN, characters of an id."""
+
+    depth: int
+    size: int
+    nan: bool
+    id_length: int
+
+
+NEW = Limits(depth=64, size=4 * 1024 * 1024, nan=False, id_length=255)
+# A copy of an event that is stored elsewhere: whatever MongoDB itself can hold, and an
+# id made of the longest stream's id and a version.
+COPY = Limits(depth=178, size=16 * 1024 * 1024, nan=True, id_length=280)
+
+
+@dataclass(slots=True)
+class Walk:
+    """
+    One walk through a document: its limits, and what it found.
+
+    ``exact``: all of it can be encoded, and comes back from MongoDB just as
+    ``stored_mapping()`` gives it. ``size``: the characters of its text, and a little
+    for each value; encoded it has at most four times as many bytes.
+    """
+
+    limits: Limits
+    exact: bool = True
+    size: int = 0
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+HALF_A_SURROGATE = "holds half of a surrogate pair, which is not text"
+ROOM = 8  # a quarter of the bytes of a value that is no text, with what goes around
+_SHOWN = 80  # characters of a path that is very deep
+
+
+class Unstorable(ValueError):
+    """
+    What stands at ``path`` cannot be stored, for ``reason``.
+
+    The path is put together on the way out, so that it costs nothing otherwise.
+    """
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path = path
+
+    def inside(self, key: object) -> Self:
+        """Note that this happened at ``key``, a name or an index in a list."""
+        place = f"[{key}]" if isinstance(key, int) else str(key)
+        joint = "" if not self.path or self.path.startswith("[") else "."
+        self.path = f"{place}{joint}{self.path}"
+        if len(self.path) > 2 * _SHOWN:
+            self.path = f"{self.path[:_SHOWN]}…"
+        return self
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can be encoded: no half of a surrogate pair in it."""
+    return value.isascii() or not _SURROGATE.search(value)
+
+
+def _string(value: str, walk: Walk) -> str:
+    if not is_text(value):
+        raise Unstorable(HALF_A_SURROGATE)
+    walk.size += len(value)
+    return str.__str__(value)
+
+
+def _bytes(value: bytes, walk: Walk) -> bytes:
+    walk.size += len(value)
+    return value
+
+
+def _integer(value: int, walk: Walk) -> int:
+    # Compared, not looked up in a range: that would count up for a subclass of int.
+    if not -(2**63) <= value < 2**63:
+        raise Unstorable("MongoDB holds integers of 64 bits; use a string")
+    return value if type(value) is bson.Int64 else int(value)
+
+
+def _float(value: float, walk: Walk) -> float:
+    if not walk.limits.nan and not math.isfinite(value):
+        raise Unstorable(f"{value} is not a fact; use None")
+    return float(value)
+
+
+def milliseconds(value: dt.datetime) -> dt.datetime:
+    """Return an aware datetime as MongoDB holds it: UTC, whole milliseconds."""
+    value = value.astimezone(dt.UTC)
+    return value.replace(microsecond=value.microsecond // 1000 * 1000)
+
+
+def _datetime(value: dt.datetime, walk: Walk) -> dt.datetime:
+    if value.utcoffset() is None:
+        raise Unstorable(
+            "this datetime has no time zone; use django.utils.timezone.now()"
+        )
+    try:
+        return milliseconds(value)
+    except OverflowError:
+        raise Unstorable("this datetime is beyond the years of UTC") from None
+
+
+def _same(value: Any, walk: Walk) -> Any:
+    return value
+
+
+def _code(value: bson.Code, walk: Walk, depth: int) -> bson.Code:
+    if value.scope is None:
+        return value
+    return bson.Code(str(value), _mapping(value.scope, walk, depth + 1))
+
+
+def _dbref(value: bson.DBRef, walk: Walk, depth: int) -> bson.DBRef:
+    _mapping(value.as_doc(), walk, depth + 1)
+    return value
+
+
+def _list(value: Any, walk: Walk, depth: int) -> list[Any]:
+    _check_depth(depth, walk)
+    items = []
+    for item in value:
+        walk.size += ROOM
+        if type(item) is str and item.isascii():
+            walk.size += len(item)
+            items.append(item)
+            continue
+        try:
+            items.append(_stored(item, walk, depth + 1))
+        except Unstorable as error:
+            raise error.inside(len(items)) from None
+    return items
+
+
+# A value of an exact type finds its rule in one look-up; a subclass, as an enum
+# member or Django's SafeString, is stored as the plain value it stands for.
+_RULES: dict[type, Callable[[Any, Walk], Any]] = {
+    str: _string,
+    bool: _same,
+    int: _integer,
+    float: _float,
+    type(None): _same,
+    dt.datetime: _datetime,
+    uuid.UUID: _same,
+    bytes: _bytes,
+    ObjectId: _same,
+    Decimal128: _same,
+    DatetimeMS: _same,
+    bson.Int64: _integer,
+    bson.Binary: _same,
+    bson.MaxKey: _same,
+    bson.MinKey: _same,
+    bson.Regex: _same,
+    bson.Timestamp: _same,
+    re.Pattern: _same,
+}
+
+_NESTED: dict[type, Callable[[Any, Walk, int], Any]] = {
+    bson.Code: _code,
+    bson.DBRef: _dbref,
+}
+
+_INSTEAD = (
+    (Decimal, "use bson.Decimal128 or a string"),
+    (dt.datetime, "use a datetime with a time zone"),
+    (dt.date, "use an ISO 8601 string or a datetime"),
+    (dt.time, "use an ISO 8601 string"),
+    (dt.timedelta, "use a number of seconds"),
+    ((set, frozenset), "use a list"),
+)
+
+
+def _rule(kind: type) -> Callable[[Any, Walk], Any] | None:
+    for known in (str, bson.Int64, bool, int, float, bytes, dt.datetime, uuid.UUID):
+        if issubclass(kind, known):
+            return _RULES[known]
+    return None
+
+
+# The types that come back as what they are; of other values MongoDB makes its own.
+_EXACT = frozenset(
+    (str, bool, float, type(None), dt.datetime, uuid.UUID, bytes, ObjectId)
+)
+
+
+def _stored(value: Any, walk: Walk, depth: int) -> Any:
+    kind = type(value)
+    if kind is int and -(2**31) <= value < 2**31:
+        return value
+    if kind is dict or (kind not in _RULES and isinstance(value, Mapping)):
+        return _mapping(value, walk, depth)
+    if kind is list or kind is tuple:
+        return _list(value, walk, depth)
+    if kind not in _EXACT:
+        walk.exact = False
+    if kind in _NESTED:
+        return _NESTED[kind](value, walk, depth)
+    rule = _RULES.get(kind) or _rule(kind)
+    if rule is None:
+        raise Unstorable(_unsupported(value))
+    return rule(value, walk)
+
+
+def stored_mapping(
+    value: Mapping[Any, Any], walk: Walk | Limits, depth: int = 0
+) -> Document:
+    """
+    Return a mapping as a dict of plain values, as MongoDB gives them back.
+
+    Args:
+        value: the mapping.
+        walk: what it may hold.
+        depth: how deep it stands in its document already.
+
+    Raises:
+        Unstorable: with path and reason.
+    """
+    return _mapping(value, Walk(walk) if isinstance(walk, Limits) else walk, depth)
+
+
+def _mapping(value: Mapping[Any, Any], walk: Walk, depth: int) -> Document:
+    _check_depth(depth, walk)
+    stored = {}
+    size = 0
+    for key, item in value.items():
+        try:
+            if not (type(key) is str and key.isascii() and "\0" not in key):
+                key = _key(key, walk)
+            if key == "$ref":  # it may be read as a DBRef
+                walk.exact = False
+            # By far the most values are plain text, a small number or none, with
+            # nothing to check.
+            kind = type(item)
+            if kind is str and item.isascii():
+                size += len(item)
+            elif not (item is None or (kind is int and -(2**31) <= item < 2**31)):
+                item = _stored(item, walk, depth + 1)
+            size += len(key)
+        except Unstorable as error:
+            raise error.inside(key if isinstance(key, str) else repr(key)) from None
+        stored[key] = item
+    walk.size += size + ROOM * len(stored)
+    return stored
+
+
+def _key(key: object, walk: Walk) -> str:
+    if not isinstance(key, str):
+        raise Unstorable(f"a key must be a string, not {type(key).__name__}")
+    if "\0" in key:
+        raise Unstorable("a key must not contain a NUL character")
+    return _string(key, walk)
+
+
+def _check_depth(depth: int, walk: Walk) -> None:
+    if depth > walk.limits.depth:
+        raise Unstorable(f"nested deeper than {walk.limits.depth} levels")
+
+
+def _unsupported(value: object) -> str:
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    for unsupported, instead in _INSTEAD:
+        if isinstance(value, unsupported):
+            return f"MongoDB has no type for {kind}; {instead}"
+    return f"MongoDB has no type for {kind}"

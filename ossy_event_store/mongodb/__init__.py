@@ -1,0 +1,1 @@
+"""The driver: connection, ports, indexes, leases."""

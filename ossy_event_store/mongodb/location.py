@@ -1,0 +1,244 @@
+"""
+Where the store's MongoDB is, from the settings alone; nothing connects here.
+
+First match wins: ``Mongo.connect(url)``; ``OSSY_EVENT_STORE["URL"]``;
+``OSSY_EVENT_STORE["DATABASE"]``, an alias in ``DATABASES``; the environment's
+``DB_URL``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from pymongo.errors import PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from ..conf import SETTING, Settings, get_settings
+
+DEFAULT_NAME = "event_store"
+LONGEST_NAME = 58  # MongoDB's 63, less the prefix that a test run adds
+EMBEDDED = "embedded://"
+SCHEMES = ("mongodb://", "mongodb+srv://", EMBEDDED)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the store lives, and ``origin``: which setting said so."""
+
+    origin: str
+    url: str = field(default="", repr=False)
+    alias: str | None = None
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def borrows(self) -> bool:
+        """Whether the client belongs to django-mongodb-backend."""
+        return self.alias is not None and engine_of(self.alias) == "mongodb"
+
+
+def engine_of(alias: str) -> str | None:
+    """Return ``"mongodb"`` or ``"djongo"``, or None for any other engine."""
+    engine = str(connections.settings[alias].get("ENGINE", ""))
+    last = engine.rpartition(".")[2]
+    return {"django_mongodb_backend": "mongodb", "djongo": "djongo"}.get(last)
+
+
+_connected: str | None = None  # what Mongo.connect(url) was given
+_adopted: Source | None = None  # that of the process that started this one
+
+
+def resolve() -> Source:
+    """
+    Return where the store lives, without connecting.
+
+    Raises:
+        ImproperlyConfigured: nothing says where, or what does is wrong.
+    """
+    global _resolved
+    if _adopted is not None:
+        return _adopted
+    settings = get_settings()
+    alias = settings.DATABASE if not (_connected or settings.URL) else None
+    # What the answer depends on: parsing a URL at every call would cost as much as
+    # a query on this machine.
+    key = (
+        _connected,
+        _connected or settings.URL or os.environ.get("DB_URL"),
+        settings.NAME or os.environ.get("DB_NAME"),
+        is_test_run(),
+        alias and connections.settings.get(alias, {}).get("NAME"),
+    )
+    held = _resolved
+    if held is None or held[0] is not settings or held[1] != key:
+        held = _resolved = (settings, key, _resolve(settings))
+    return held[2]
+
+
+_resolved: tuple[Settings, tuple[object, ...], Source] | None = None
+
+
+def _resolve(settings: Settings) -> Source:
+    if _connected:
+        return _of_url(_connected, "The URL given to Mongo.connect()")
+    if settings.URL:
+        return _of_url(settings.URL, f"{SETTING}['URL']")
+    if settings.DATABASE:
+        return _of_alias(settings.DATABASE)
+    if url := os.environ.get("DB_URL"):
+        return _of_url(url, "the environment's DB_URL")
+    raise ImproperlyConfigured(
+        "Nothing says where the event store's MongoDB is. Set one of "
+        f"{SETTING}['URL'], {SETTING}['DATABASE'] (an alias in DATABASES), the "
+        "environment variable DB_URL, or call Mongo.connect(url)."
+    )
+
+
+def _of_url(url: str, origin: str) -> Source:
+    if not url.startswith(SCHEMES):
+        raise ImproperlyConfigured(
+            f"{origin} must begin with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}."
+        )
+    settings = get_settings()
+    name = None if url.startswith(EMBEDDED) else _name_in(url, origin)
+    where = origin if name else f"{SETTING}['NAME'] or DB_NAME"
+    name = name or settings.NAME or os.environ.get("DB_NAME") or DEFAULT_NAME
+    _check_name(name, where)
+    return Source(
+        origin,
+        url=url,
+        name=_test_name(name),
+        options=settings.OPTIONS,
+    )
+
+
+def _name_in(url: str, origin: str) -> str | None:
+    try:
+        if "@" in url.partition("://")[2].partition("/")[2].partition("?")[0]:
+            raise ValueError  # a password with a slash in it, read as a path
+        if url.startswith("mongodb://"):
+            name: str | None = parse_uri(url)["database"]
+        else:
+            name = _name_in_srv(url)
+    except (PyMongoError, ValueError):
+        # The driver's own text may hold a piece of the password.
+        raise ImproperlyConfigured(
+            f"{origin} is not a valid MongoDB URL. User name and password must be "
+            "percent-encoded: mongodb://user:p%40ss@host:27017/name"
+        ) from None
+    return name
+
+
+def _name_in_srv(url: str) -> str | None:
+    """Check the shape of an srv URL; its options need a look-up in the DNS."""
+    rest = url.removeprefix("mongodb+srv://").partition("?")[0]
+    authority, _, name = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    if "." not in host.strip(".") or set(host) & set(",:") or set(name) & set("/@"):
+        raise ValueError
+    if at and ("@" in user or user.count(":") > 1):
+        raise ValueError
+    return name or None
+
+
+def _check_name(name: str, origin: str) -> None:
+    if set(name) & set(' ."$/\\\0') or len(name.encode()) > LONGEST_NAME:
+        raise ImproperlyConfigured(
+            f"{origin}: the name of a database has at most {LONGEST_NAME} bytes, and "
+            'no space or any of . " $ / \\'
+        )
+
+
+def _of_alias(alias: str) -> Source:
+    origin = f"{SETTING}['DATABASE'] = {alias!r}"
+    if alias not in connections.settings:
+        known = ", ".join(sorted(connections.settings))
+        raise ImproperlyConfigured(f"{origin}: DATABASES has only {known}.")
+    engine = engine_of(alias)
+    if engine is None:
+        raise ImproperlyConfigured(
+            f"{origin}: its ENGINE must be django_mongodb_backend or djongo."
+        )
+    if engine == "mongodb":
+        _check_test_name(alias, origin)
+        return Source(origin, alias=alias)
+    # djongo closes its client, which all threads share, at the end of a request,
+    # so it is neither imported nor borrowed: its settings build one of our own.
+    client = dict(connections.settings[alias].get("CLIENT") or {})
+    return Source(
+        origin,
+        url=str(client.pop("host", "mongodb://localhost:27017")),
+        alias=alias,
+        name=_test_name(str(connections.settings[alias]["NAME"] or "djongo_test")),
+        options={**client, **get_settings().OPTIONS},
+    )
+
+
+def _test_name(name: str) -> str:
+    """
+    Return the database that tests may write to.
+
+    Django renames the databases in ``DATABASES`` for a test run, but knows nothing
+    of a URL: without this a test would append to the real store.
+    """
+    if not is_test_run():
+        return name
+    name = name if name.startswith("test_") else f"test_{name}"
+    runner = sys.modules.get("django.test.runner")  # manage.py test --parallel
+    number: int = getattr(runner, "_worker_id", 0)
+    worker = os.environ.get("PYTEST_XDIST_WORKER") or number
+    return f"{name}_{worker}" if worker else name
+
+
+def _check_test_name(alias: str, origin: str) -> None:
+    """Refuse the real database to a test for which Django has not renamed it."""
+    database = connections.settings[alias]
+    name = str(database.get("NAME") or "")
+    of_tests = (database.get("TEST") or {}).get("NAME")
+    if is_test_run() and name != of_tests and not name.startswith("test_"):
+        raise ImproperlyConfigured(
+            f"{origin}: this test would use the database {name!r} itself. Ask for the "
+            "test database: inherit from django.test.TestCase, or mark the test with "
+            "pytest.mark.django_db."
+        )
+
+
+def is_test_run() -> bool:
+    """Whether Django runs tests in this process."""
+    # Set by setup_test_environment(), which Django's runner and pytest-django call.
+    # A process that never imported the module is not testing.
+    test_utils = sys.modules.get("django.test.utils")
+    return test_utils is not None and hasattr(test_utils._TestState, "saved_data")
+
+
+def use(url: str | None) -> None:
+    """Let ``url`` decide for this process, or, with None, the settings again."""
+    global _connected
+    if url is not None:
+        _of_url(url, "The URL given to Mongo.connect()")
+    _connected = url
+
+
+def adopt(url: str | None, name: str) -> None:
+    """
+    Let this process use the store of the one that started it.
+
+    What the settings say may lead elsewhere: to another throw-away server, or to the
+    real database where the other process runs tests.
+
+    Args:
+        url: where its server runs; None if ``DATABASES`` says so.
+        name: its database.
+    """
+    global _adopted
+    use(url)
+    source = resolve()
+    if source.borrows:
+        connections.settings[str(source.alias)]["NAME"] = name
+    _adopted = replace(source, name=name)

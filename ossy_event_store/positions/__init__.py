@@ -1,0 +1,1 @@
+"""The global order of events: assign positions, read by position."""

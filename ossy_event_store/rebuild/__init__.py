@@ -1,0 +1,6 @@
+"""Rebuild snapshots from the events."""
+
+from .api import AggregateRebuild
+from .report import Altered, DryRun, RebuildReport
+
+__all__ = ["AggregateRebuild", "Altered", "DryRun", "RebuildReport"]

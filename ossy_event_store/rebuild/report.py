@@ -1,0 +1,201 @@
+"""
+What a rebuild tells: a report that counts, and what a dry run would alter. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..documents.diff import Change, Changes
+from ..documents.display import brief, type_note
+from ..exceptions import ReducerError
+
+KEPT = 1000  # failures kept in a report, and altered states of a type
+PATHS = 1000  # different paths counted of a type; keys of a state may be ids
+SHOWN = 10  # changes of a stream that are kept
+VALUE = 80  # characters of a value
+
+
+@dataclass(frozen=True)
+class Altered:
+    """A state that the reducer would alter; every field is short and safe to print."""
+
+    aggregate_id: str
+    #: The version of the snapshot, at which both states are.
+    version: int
+    #: Path, old value and new value; ``""`` for what is not there.
+    changes: list[tuple[str, str, str]]
+    #: How many changes there are besides.
+    more: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``json.dumps`` takes."""
+        keys = ("path", "old", "new")
+        changes = [dict(zip(keys, one, strict=True)) for one in self.changes]
+        return {**vars(self), "changes": changes}
+
+
+@dataclass
+class DryRun:
+    """What a dry run saw of one aggregate type."""
+
+    streams: int = 0
+    #: Snapshots at the head of their stream, of this revision of the reducer.
+    current: int = 0
+    #: Streams without a snapshot, or with none that is one.
+    missing: int = 0
+    #: Snapshots older than the head of their stream.
+    behind: int = 0
+    #: Snapshots of a version that their stream does not have.
+    ahead: int = 0
+    #: Snapshots of another revision; they may be behind or ahead as well.
+    other_revision: int = 0
+    #: Streams whose reducer or state failed.
+    failed: int = 0
+    #: Snapshots whose state was compared with a fold up to the same version.
+    compared: int = 0
+    #: How many of these the reducer would alter; the first 1,000 in ``alterations``.
+    altered: int = 0
+    alterations: list[Altered] = field(default_factory=list)
+    #: In how many streams each path would change; an index of a list is ``[]``.
+    paths: Counter[str] = field(default_factory=Counter)
+    #: Changes at paths that are not in ``paths``, for there are too many.
+    other_paths: int = 0
+
+    def alter(self, aggregate_id: str, version: int, found: Changes) -> None:
+        """Take in a state that would be another."""
+        self.altered += 1
+        self._count(Counter({path_of(change) for change in found.items}))
+        if len(self.alterations) < KEPT:
+            texts = [texts_of(change) for change in found.items[:SHOWN]]
+            more = found.more + len(found.items) - len(texts)
+            self.alterations.append(Altered(aggregate_id, version, texts, more))
+
+    def _count(self, paths: Counter[str]) -> None:
+        for path, streams in paths.items():
+            if path in self.paths or len(self.paths) < PATHS:
+                self.paths[path] += streams
+            else:
+                self.other_paths += streams
+
+    def add(self, other: DryRun) -> None:
+        """Take in what was seen of other streams of the type."""
+        for name, value in vars(other).items():
+            if isinstance(value, int):
+                setattr(self, name, getattr(self, name) + value)
+        self._count(other.paths)
+        self.alterations += other.alterations[: KEPT - len(self.alterations)]
+
+    def ranked_paths(self) -> list[tuple[str, int]]:
+        """Return ``paths``, those of the most streams first."""
+        return sorted(self.paths.items(), key=lambda one: (-one[1], one[0]))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``json.dumps`` takes."""
+        alterations = [altered.as_json() for altered in self.alterations]
+        paths = dict(self.ranked_paths())
+        return {**vars(self), "paths": paths, "alterations": alterations}
+
+
+def path_of(change: Change) -> str:
+    """Return a path for counting: ``state.lines[].price``."""
+    path = tuple("[]" if isinstance(key, int) else key for key in change.path)
+    parts = Change(path, change.kind, None, None).where
+    # An index is no name, and so is shown as a key is that needs quotes.
+    return _state(parts.replace('["[]"]', "[]"))
+
+
+def texts_of(change: Change) -> tuple[str, str, str]:
+    """Return a change as path, old value and new value, for people."""
+    old = "" if change.kind == "added" else brief(change.old, VALUE)
+    new = "" if change.kind == "removed" else brief(change.new, VALUE)
+    if old == new:  # it is the type that differs, or what is not shown
+        old, new = (f"{brief(v, VALUE)} ({_type(v)})" for v in (change.old, change.new))
+    return _state(change.where), old, new
+
+
+def _state(where: str) -> str:
+    return f"state{where}" if where.startswith("[") else f"state.{where}"
+
+
+def _type(value: object) -> str:
+    return type_note(value) or type(value).__name__
+
+
+@dataclass
+class RebuildReport:
+    """What a rebuild has done; passed to ``progress`` while it runs."""
+
+    #: Streams folded, the failed ones among them.
+    streams: int = 0
+    #: Events folded.
+    events: int = 0
+    #: Snapshots written.
+    saved: int = 0
+    #: Streams whose snapshot was newer already, written by a live append.
+    newer: int = 0
+    #: Streams whose reducer or state failed; the first 1,000 are in ``failures``.
+    failed: int = 0
+    failures: list[ReducerError] = field(default_factory=list)
+    #: Seconds so far.
+    seconds: float = 0.0
+    #: Streams that the rebuild that is resumed had done; those of them that failed
+    #: count as failed here too.
+    resumed: int = 0
+    #: Why there was nothing to resume, if that was asked for.
+    anew: str = ""
+    #: What a dry run saw, by aggregate type.
+    dry_run: dict[str, DryRun] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no stream failed."""
+        return self.failed == 0
+
+    def fail(self, error: ReducerError) -> None:
+        """Count a stream that failed, and keep why if it is among the first."""
+        self.failed += 1
+        if len(self.failures) < KEPT:
+            self.failures.append(error)
+
+    def add(self, other: RebuildReport) -> None:
+        """Take in what was done in another process."""
+        for name in ("streams", "events", "saved", "newer", "failed"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failures += other.failures[: KEPT - len(self.failures)]
+        for kind, dry_run in other.dry_run.items():
+            self.dry_run.setdefault(kind, DryRun()).add(dry_run)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``json.dumps`` takes; bounded, as the lists are."""
+        failures = [
+            {
+                "aggregate_type": failure.aggregate_type,
+                "aggregate_id": failure.aggregate_id,
+                "version": failure.version,
+                "error": failure.error,
+            }
+            for failure in self.failures
+        ]
+        dry_run = {kind: one.as_json() for kind, one in self.dry_run.items()}
+        seconds = round(self.seconds, 3)
+        whole = {"failures": failures, "dry_run": dry_run, "seconds": seconds}
+        return {"ok": self.ok, **vars(self), **whole}
+
+    def __str__(self) -> str:
+        rate = self.events / self.seconds if self.seconds else 0
+        text = (
+            f"{self.streams:,} streams, {self.events:,} events in {self.seconds:.1f} s "
+            f"({rate:,.0f} events/s); {self.saved:,} snapshots written"
+        )
+        if self.newer:
+            text += f", {self.newer:,} newer ones left"
+        if self.resumed:
+            text += f", {self.resumed:,} streams were done before"
+        return text + (f", {self.failed:,} FAILED" if self.failed else "")
+
+
+Progress = Callable[[RebuildReport], None]

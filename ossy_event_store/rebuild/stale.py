@@ -1,0 +1,111 @@
+"""
+Which snapshots are stale: a merge of two ordered index scans, no payload read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from ..documents.bson_types import Document
+from ..mongodb.connection import Store
+from ..mongodb.indexes import SNAPSHOT_HEADS
+from ..streams.reducers import revision_of
+from ..streams.snapshots import discard_if_ahead
+from .ranges import Span
+from .tallies import Tally
+
+BATCH = 10_000  # heads a round trip
+YIELD = 1000  # stale ids at a time
+
+
+async def stale_ids(
+    store: Store, Root: Any, tally: Tally | None = None, span: Span | None = None
+) -> AsyncGenerator[list[str], None]:
+    """
+    Yield the ids of streams whose snapshot is not current; reads indexes only.
+
+    Args:
+        store: one face of the store.
+        Root: the class of the streams.
+        tally: where to count all the streams that are passed.
+        span: look only at this range of them.
+    """
+    # Ids that are no strings are not of this store's making, and cannot be merged.
+    kind = {"aggregateType": {"$eq": Root.aggregate_type}}
+    ids = {"$gte": "", **(span.ids if span else {})}
+    heads = _each(store.events.aggregate(_heads({**kind, "aggregateId": ids}), BATCH))
+    snapshots = _each(
+        store.snapshots.batches(
+            {**kind, "_id": ids},
+            BATCH,
+            projection=["aggregateVersion", "revision"],
+            sort=[("_id", -1)],
+            hint=list(SNAPSHOT_HEADS.keys),
+        )
+    )
+    revision = revision_of(Root)
+    stale: list[str] = []
+    async with aclosing(heads), aclosing(snapshots):
+        async for stream, snapshot in _merge(heads, snapshots):
+            if stream is not None and tally is not None:
+                tally.streams += 1
+                tally.events += stream["version"]
+            if stream is None:
+                await discard_if_ahead(store, snapshot["_id"])
+            elif not _is_current(stream, snapshot, revision):
+                stale.append(stream["_id"])
+            if len(stale) >= YIELD:
+                yield stale
+                stale = []
+    yield stale
+
+
+def _heads(kind: Document) -> list[Document]:
+    """Return the pipeline that skips from stream to stream on the type's index."""
+    return [
+        {"$match": kind},
+        {"$sort": {"aggregateType": -1, "aggregateId": -1, "aggregateVersion": -1}},
+        {"$group": {"_id": "$aggregateId", "version": {"$first": "$aggregateVersion"}}},
+    ]
+
+
+async def _each(
+    batches: AsyncGenerator[list[Document], None],
+) -> AsyncGenerator[Document, None]:
+    last = None
+    async with aclosing(batches):
+        async for batch in batches:
+            for document in batch:
+                if last is not None and document["_id"] >= last:
+                    raise RuntimeError(
+                        "The server gave stream heads out of order; run a full rebuild."
+                    )
+                last = document["_id"]
+                yield document
+
+
+async def _merge(
+    heads: AsyncGenerator[Document, None], snapshots: AsyncGenerator[Document, None]
+) -> AsyncGenerator[tuple[Any, Any], None]:
+    """Yield pairs of head and snapshot of one stream, by descending id."""
+    stream, snapshot = await anext(heads, None), await anext(snapshots, None)
+    while stream is not None or snapshot is not None:
+        if snapshot is None or (stream is not None and stream["_id"] > snapshot["_id"]):
+            yield stream, None
+            stream = await anext(heads, None)
+        elif stream is None or stream["_id"] < snapshot["_id"]:
+            yield None, snapshot
+            snapshot = await anext(snapshots, None)
+        else:
+            yield stream, snapshot
+            stream, snapshot = await anext(heads, None), await anext(snapshots, None)
+
+
+def _is_current(stream: Document, snapshot: Document | None, revision: str) -> bool:
+    return (
+        snapshot is not None
+        and snapshot.get("aggregateVersion") == stream["version"]
+        and snapshot.get("revision") == revision
+    )

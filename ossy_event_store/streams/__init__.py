@@ -1,0 +1,1 @@
+"""Streams of events: append, load, fold, snapshot, import and export."""

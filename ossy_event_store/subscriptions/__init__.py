@@ -1,0 +1,5 @@
+"""Subscriptions: handlers that follow the events in global order."""
+
+from .declaration import subscription
+
+__all__ = ["subscription"]

@@ -1,0 +1,264 @@
+"""
+What a project subscribes to events: who is called, for which, and what if it fails.
+
+Declared in a module ``subscriptions`` of an installed app; ``manage.py
+run_subscriptions`` calls them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.utils.module_loading import autodiscover_modules
+
+from ..documents.event_document import check_id
+from ..positions.reader import wanted
+from ..streams.reducers import name_of
+
+MODULE = "subscriptions"
+
+Start = Literal["beginning", "now"] | int
+OnError = Literal["park", "stop"]
+H = TypeVar("H", bound=Callable[..., Any])
+
+_registered: dict[str, Subscription] = {}
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """One subscription as it was declared; see ``subscription()``."""
+
+    name: str
+    #: The function, or the class with a method ``handle``.
+    handler: Any
+    types: tuple[str, ...] | None = None
+    aggregate_types: tuple[str, ...] | None = None
+    start: Start = "beginning"
+    retries: int = 5
+    #: Seconds before the first retry, and the most before any: each waits twice as
+    #: long as the one before.
+    backoff: tuple[float, float] = (0.1, 30.0)
+    on_error: OnError = "park"
+    concurrency: int = 1
+    batch: int = 100
+    session: bool = False
+    using: str | None = None
+    kind: str = field(default="subscription", repr=False)
+    #: How events are handed on, for what is not a handler of the project's.
+    effect: Any = field(default=None, repr=False)
+    #: Whether a process that runs it makes its document; else that has to exist.
+    begins: bool = field(default=True, repr=False)
+    #: What else its document begins with.
+    more: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the handler is awaited."""
+        handler = self.handler
+        if isinstance(handler, type):
+            handler = getattr(handler, "handle", None)
+        return inspect.iscoroutinefunction(handler)
+
+    def handle(self) -> Callable[..., Any]:
+        """Return what is called with each event; a class is instantiated anew."""
+        if isinstance(self.handler, type):
+            handle: Callable[..., Any] = self.handler().handle
+            return handle
+        called: Callable[..., Any] = self.handler
+        return called
+
+    def query(self) -> dict[str, Any]:
+        """Return the filter over the positions for the events it wants."""
+        return wanted(self.types, self.aggregate_types)
+
+
+def subscription(
+    name: str,
+    *,
+    types: Sequence[str] | None = None,
+    aggregate_types: Sequence[str] | None = None,
+    start: Start = "beginning",
+    retries: int = 5,
+    backoff: tuple[float, float] = (0.1, 30.0),
+    on_error: OnError = "park",
+    concurrency: int = 1,
+    batch: int = 100,
+    session: bool = False,
+    using: str | None = None,
+) -> Callable[[H], H]:
+    """
+    Subscribe a function, or a class with a method ``handle``, to events.
+
+    It is called with each event, a dict as stored with its ``position``: those of
+    one stream in their order, one at a time. It may be a coroutine function.
+
+    Args:
+        name: of the subscription; its checkpoint is kept under it.
+        types: only events of these types; None means all.
+        aggregate_types: only those of streams of these types; None means all.
+        start: where a new subscription begins: at the first event, behind the last
+            one there is (``"now"``), or behind a position.
+        retries: how often an event is tried again after the handler raised.
+        backoff: seconds before the first retry, and the most before any.
+        on_error: after the last retry, ``"park"`` the stream: its events wait until
+            somebody retries or skips, and those of others go on; or ``"stop"`` the
+            whole subscription.
+        concurrency: how many streams are handled at a time.
+        batch: how many events one transaction takes at the most, with ``session`` or
+            ``using``.
+        session: call it with ``(event, session)``; what it writes to the same MongoDB
+            through that session is stored together with the checkpoint, so it has
+            its effect exactly once.
+        using: an alias in ``DATABASES``: it is called inside
+            ``transaction.atomic(using)`` with the checkpoint as a row of that database,
+            so what it writes there has its effect exactly once.
+
+    Without ``session`` and ``using`` each event comes at least once: take its ``_id``
+    as the key of what you do.
+
+    Raises:
+        ImproperlyConfigured: an argument is wrong, or another subscription has the
+            same name.
+    """
+    if isinstance(types, str) or isinstance(aggregate_types, str):
+        raise ImproperlyConfigured(
+            f"Subscription {name!r}: types and aggregate_types are lists of strings."
+        )
+    options: dict[str, Any] = {
+        "types": None if types is None else tuple(types),
+        "aggregate_types": None if aggregate_types is None else tuple(aggregate_types),
+        "start": start,
+        "retries": retries,
+        "backoff": backoff,
+        "on_error": on_error,
+        "concurrency": concurrency,
+        "batch": batch,
+        "session": session,
+        "using": using,
+    }
+
+    def decorate(handler: H) -> H:
+        add(Subscription(name, handler, **options))
+        return handler
+
+    return decorate
+
+
+def add(declared: Subscription) -> None:
+    """Register a subscription; the same one again is no error."""
+    _check(declared)
+    other = _registered.get(declared.name)
+    # A module that is imported anew makes the function anew.
+    if other is not None and name_of(other.handler) != name_of(declared.handler):
+        raise ImproperlyConfigured(
+            f"Two subscriptions are called {declared.name!r}: {name_of(other.handler)} "
+            f"and {name_of(declared.handler)}."
+        )
+    _registered[declared.name] = declared
+
+
+def registered() -> dict[str, Subscription]:
+    """Return the declared subscriptions by name, in order of name."""
+    return dict(sorted(_registered.items()))
+
+
+def discover() -> None:
+    """Import the module ``subscriptions`` of every installed app."""
+    autodiscover_modules(MODULE)
+
+
+# --- what may be declared ---------------------------------------------------
+
+
+def _check(declared: Subscription) -> None:
+    where = f"Subscription {declared.name!r}"
+    for name, value in (
+        ("name", [declared.name]),
+        ("types", declared.types or ()),
+        ("aggregate_types", declared.aggregate_types or ()),
+    ):
+        for one in value:
+            try:
+                check_id(one, name)
+            except (TypeError, ValueError) as error:
+                raise ImproperlyConfigured(f"{where}: {error}") from None
+    for problem in _problems(declared):
+        raise ImproperlyConfigured(f"{where}: {problem}")
+
+
+def _problems(declared: Subscription) -> Sequence[str]:
+    first, longest = _pair(declared.backoff)
+    using, many = declared.using, declared.concurrency
+    rules: Mapping[str, bool] = {
+        "start must be 'beginning', 'now' or a position from 0, not "
+        f"{declared.start!r}.": declared.start in ("beginning", "now")
+        or _is_number(declared.start, 0),
+        f"retries must be a number from 0, not {declared.retries!r}.": _is_number(
+            declared.retries, 0
+        ),
+        "backoff must be two numbers of seconds, the first above 0 and the second "
+        f"not below it, not {declared.backoff!r}.": 0 < first <= longest,
+        f"on_error must be 'park' or 'stop', not {declared.on_error!r}.": (
+            declared.on_error in ("park", "stop")
+        ),
+        f"concurrency must be a number from 1, not {many!r}.": _is_number(many, 1),
+        f"batch must be a number from 1, not {declared.batch!r}.": _is_number(
+            declared.batch, 1
+        ),
+        "session and using exclude each other: one transaction is in one database.": (
+            not (declared.session and using)
+        ),
+        f"using={using!r} is not in DATABASES.": (
+            using is None or using in connections.settings
+        ),
+        "with session or using there is one checkpoint for all streams, so concurrency "
+        "must be 1; batch makes it faster.": many == 1
+        or not (declared.session or using),
+    }
+    found = [text for text, holds in rules.items() if not holds]
+    return found or _problems_of_handler(declared)
+
+
+def _problems_of_handler(declared: Subscription) -> Sequence[str]:
+    handler = declared.handler
+    if declared.effect is not None:
+        return []
+    if isinstance(handler, type):
+        handler = getattr(handler, "handle", None)
+        if not callable(handler):
+            return [f"the class {name_of(declared.handler)} has no method handle()."]
+        arguments = [None]
+    else:
+        arguments = []
+    takes = "(event, session)" if declared.session else "(event)"
+    try:
+        inspect.signature(handler).bind(
+            *arguments, *([{}, None] if declared.session else [{}])
+        )
+    except TypeError:
+        return [f"{name_of(declared.handler)} must take {takes}."]
+    except ValueError:
+        pass  # written in C: its signature is not known
+    if declared.using and declared.is_async:
+        return [
+            "a coroutine function cannot run inside transaction.atomic(); with using, "
+            "write a plain function."
+        ]
+    return []
+
+
+def _is_number(value: object, lowest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    try:
+        first, second = value
+        return float(first), float(second)
+    except (TypeError, ValueError):
+        return 0.0, 0.0

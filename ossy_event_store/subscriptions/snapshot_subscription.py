@@ -1,0 +1,145 @@
+"""
+Snapshots that follow their streams: a subscription of the store's own.
+
+Whoever appends an event, the snapshot comes after it: how often is said by the class's
+attribute ``snapshot_every``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from ..documents.bson_types import Document
+from ..documents.collections import SNAPSHOTS
+from ..event_store import load_stream
+from ..exceptions import InvalidState, ReducerError
+from ..mongodb import connection
+from ..mongodb.connection import Store, in_time
+from ..registry import registered
+from ..streams.reducers import fold, name_of
+from ..streams.snapshots import Snapshot, build_snapshot, is_usable, write_snapshots
+from . import declaration, parked_streams
+from .checkpoints import Lost
+from .declaration import Subscription
+from .delivery import Delivered, Effect, streams_of
+from .parked_streams import Failed
+from .transactions import HandlerFailed
+
+NAME = "snapshots"
+KIND = "snapshots"
+
+
+def snapshot_every(Root: Any) -> int | None:
+    """
+    Return after how many events a class's snapshots are renewed; None for never.
+
+    Raises:
+        ImproperlyConfigured: its attribute ``snapshot_every`` is neither.
+    """
+    every = getattr(Root, "snapshot_every", 1)
+    if every is None:
+        return None
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ImproperlyConfigured(
+            f"{name_of(Root)}.snapshot_every must be a number from 1, or None for "
+            f"snapshots that are stored by save() and rebuilds alone; not {every!r}."
+        )
+    return every
+
+
+def register() -> None:
+    """Subscribe the snapshots of all registered types; called by ``ready()``."""
+    followed = tuple(
+        kind for kind, Root in registered().items() if snapshot_every(Root) is not None
+    )
+    if followed:
+        declaration.add(
+            Subscription(
+                NAME,
+                Snapshots,
+                aggregate_types=followed,
+                kind=KIND,
+                effect=Snapshots,
+            )
+        )
+
+
+class Snapshots(Effect):
+    """Brings the snapshots of the streams of a batch of events up to date."""
+
+    def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
+        # The checkpoint moves past them, so they must not be lost where it is not.
+        lasting = connection.documents(store, SNAPSHOTS)
+        super().__init__(replace(store, snapshots=lasting), session, declared)
+
+    async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
+        """Fold the events onto the snapshots, and write those that are due."""
+        streams = {stream[0]["aggregateId"]: stream for stream in streams_of(events)}
+        with in_time():
+            found = await self._store.snapshots.find({"_id": {"$in": list(streams)}})
+        there = {snapshot["_id"]: snapshot for snapshot in found}
+        new: list[Snapshot] = []
+        parked: list[Failed] = []
+        for aggregate_id, stream in streams.items():
+            try:
+                snapshot = await self._folded(stream, there.get(aggregate_id))
+            except (ReducerError, InvalidState) as error:
+                failed = Failed(_culprit(stream, error), error)
+                await self.park(failed, None)
+                parked.append(failed)
+                continue
+            if snapshot is not None:
+                new.append(snapshot)
+        with in_time():
+            await write_snapshots(self._store, new, first=not there)
+        return Delivered(moved=False, parked=parked)
+
+    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
+        """Fold the stream again, and move it past the event."""
+        aggregate_id = event["aggregateId"]
+        with in_time():
+            there = await self._store.snapshots.find_one({"_id": {"$eq": aggregate_id}})
+        try:
+            snapshot = await self._folded([event], there)
+        except (ReducerError, InvalidState) as error:
+            raise HandlerFailed(error) from error
+        with in_time():
+            if snapshot is not None:
+                await write_snapshots(self._store, [snapshot], first=there is None)
+            if not await parked_streams.advance(self._store, waits, event):
+                raise Lost
+
+    async def _folded(
+        self, stream: Sequence[Document], snapshot: Document | None
+    ) -> Snapshot | None:
+        """Return the snapshot after these events of a stream, if one is due."""
+        Root = registered().get(stream[0]["aggregateType"])
+        every = snapshot_every(Root) if Root is not None else None
+        if every is None:
+            return None
+        usable = snapshot if is_usable(snapshot, Root) else None
+        version = usable["aggregateVersion"] if usable else 0
+        head = stream[-1]["aggregateVersion"]
+        if head <= version or head // every <= version // every:
+            return None
+        events = [e for e in stream if e["aggregateVersion"] > version]
+        if events[0]["aggregateVersion"] != version + 1:
+            aggregate_id = stream[0]["aggregateId"]
+            with in_time():
+                events = await load_stream(self._store, aggregate_id, version)
+        state = fold(Root, events, usable["state"] if usable else {})
+        head = events[-1]["aggregateVersion"]
+        return build_snapshot(Root, events[0]["aggregateId"], head, state)
+
+
+def _culprit(stream: Sequence[Document], error: BaseException) -> Document:
+    """Return the event of the batch at which the stream has to wait."""
+    version = getattr(error, "version", None)
+    for event in stream:
+        if event["aggregateVersion"] == version:
+            return event
+    return stream[-1] if version is None else stream[0]

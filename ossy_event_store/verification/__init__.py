@@ -1,0 +1,1 @@
+"""Check that what is stored is sound."""

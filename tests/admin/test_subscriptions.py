@@ -1,0 +1,379 @@
+"""The pages of subscriptions: who may see and operate what, and what that does."""
+
+from urllib.parse import urlencode
+
+import pytest
+from django.conf import settings as django_settings
+from django.contrib.admin.models import LogEntry
+from django.contrib.admin.sites import site
+from django.contrib.admin.utils import quote
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
+
+from ossy_event_store import Projection, models, register_projection
+from ossy_event_store.admin import subscriptions as admin_subscriptions
+from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.monitoring.status import status
+from ossy_event_store.projections import projection
+from ossy_event_store.subscriptions import checkpoints, declaration
+from ossy_event_store.subscriptions.declaration import subscription
+from tests.admin.test_streams import APP, text_of, url
+from tests.admin.test_streams import staff as staff  # a fixture
+from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
+from tests.support.servers import until
+
+pytestmark = [
+    pytest.mark.django_db,
+    pytest.mark.usefixtures("quick"),
+    pytest.mark.skipif(
+        django_settings.STORE == "djongo", reason="djongo cannot keep the users"
+    ),
+]
+
+SEE, OPERATE = "view_subscription", "operate_subscription"
+
+
+@pytest.fixture
+def mails(store, lend):
+    """A subscription that has parked one of two streams, and the ids it refuses."""
+    refused = {"emma"}
+
+    @subscription("mails", retries=0)
+    def mail(event):
+        if event["aggregateId"] in refused:
+            raise ValueError("no address <b>\u202e")
+
+    lend("emma", "BookBought", "BookLent")
+    lend("ulysses", "BookBought")
+    with running("mails"):
+        reached(store, "mails", 3)
+    assert [one["aggregateId"] for one in parked(store)] == ["emma"]
+    return refused
+
+
+@pytest.fixture
+def stopped(store, lend):
+    """A subscription that has stopped at the first of two events."""
+
+    @subscription("bills", retries=0, on_error="stop")
+    def bill(event):
+        if event["aggregateVersion"] == 1:
+            raise ValueError("no price")
+
+    lend("emma", "BookBought", "BookLent")
+    with running("bills"):
+        until(lambda: (checkpoint(store, "bills") or {}).get("stopped"))
+
+
+def one_url(page, name="mails", **query):
+    address = reverse(f"admin:{APP}_subscription_{page}", args=[quote(name)])
+    return f"{address}?{urlencode(query)}" if query else address
+
+
+def logged():
+    return [(entry.object_id, entry.change_message) for entry in LogEntry.objects.all()]
+
+
+# --- who may ----------------------------------------------------------------
+
+
+def every_url():
+    for pattern in site._registry[models.Subscription].get_urls():
+        takes = "object_id" in pattern.pattern.converters
+        yield reverse(f"admin:{pattern.name}", args=["mails"] if takes else [])
+
+
+def test_every_address_is_refused_without_a_permission(mails, staff):
+    client = staff("view_stream", "view_event", OPERATE)
+    addresses = list(every_url())
+    assert len(addresses) == 4
+    for address in addresses:
+        assert client.get(address).status_code == 403, address
+        assert client.post(address).status_code == 403, address
+
+
+def test_every_address_sends_who_is_not_logged_in_to_log_in(mails, client):
+    for address in every_url():
+        response = client.post(address)
+        assert response.status_code == 302
+        assert response["Location"].startswith(reverse("admin:login"))
+
+
+def test_who_may_only_see_sees_no_button_and_changes_nothing(mails, staff, store):
+    client = staff(SEE)
+    shown = text_of(client.get(one_url("change")))
+    assert "no address" in shown
+    assert "Try" not in shown.replace("Tries", "")
+    assert "Skip" not in shown
+    before = parked(store)
+    for page in ("retry", "skip"):
+        address = one_url(page, stream="emma", position=1)
+        assert client.post(address, {"reason": "x"}).status_code == 403
+    assert parked(store) == before
+    assert logged() == []
+
+
+def test_nothing_is_operated_by_a_link(mails, staff, store):
+    client = staff(SEE, OPERATE)
+    for page in ("retry", "skip"):
+        address = one_url(page, stream="emma", position=1)
+        assert client.get(address).status_code == 405
+    assert not parked(store)[0]["retry"]
+
+
+def test_nothing_is_operated_from_another_site(mails, staff, store):
+    staff(SEE, OPERATE)
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(User.objects.get(username="ann"))
+    for page in ("retry", "skip"):
+        address = one_url(page, stream="emma", position=1)
+        assert client.post(address, {"reason": "x"}).status_code == 403
+    assert not parked(store)[0]["retry"]
+
+
+# --- what they show ---------------------------------------------------------
+
+
+def test_all_are_listed_with_how_they_stand(mails, stopped, staff):
+    subscription("new")(print)
+    response = staff(SEE).get(url("subscription"))
+    text = text_of(response)
+    rows = {row["name"]: row for row in response.context["rows"]}
+    assert list(rows) == ["bills", "mails", "new"]
+    states = {name: row["state"] for name, row in rows.items()}
+    assert states == {"bills": "stopped", "mails": "not running", "new": "new"}
+    assert (rows["mails"]["position"], rows["mails"]["lag"]) == (3, 2)
+    assert rows["mails"]["parked"] == 1
+    assert "ValueError: no price" in text
+    assert "never run" in text
+
+
+def test_one_that_runs_is_said_to_and_by_whom(store, lend, staff):
+    subscription("mails")(lambda event: None)
+    lend("emma", "BookBought")
+    client = staff(SEE)
+    with running("mails") as runner:
+        reached(store, "mails", 1)
+        text = text_of(client.get(one_url("change")))
+    assert f"Run by {runner.owner}" in text
+    assert "State running" in text
+    assert "Behind level" in text
+    assert "Parked streams None." in text
+
+
+def test_a_parked_stream_is_shown_with_its_event_and_its_error(mails, staff):
+    client = staff(SEE, OPERATE, "view_stream", "view_event")
+    response = client.get(one_url("change"))
+    text = text_of(response)
+    assert "emma BookBought , version 1" in text
+    assert r"ValueError: no address &lt;b&gt;\u202e" in text
+    assert "in mail" in text  # of the traceback
+    assert "Last error" not in text  # it is this one
+    (row,) = response.context["parked"]
+    assert row["tries"] == 1
+    assert "BookBought" in text_of(client.get(row["event_url"]))
+    assert "As of version 1" in text_of(client.get(row["stream_url"]))
+
+
+def test_who_may_not_see_streams_or_events_gets_no_link_to_them(mails, staff):
+    (row,) = staff(SEE).get(one_url("change")).context["parked"]
+    assert row["event_url"] is None
+    assert row["stream_url"] is None
+
+
+def test_of_many_parked_streams_the_rest_is_counted(mails, staff, lend, monkeypatch):
+    monkeypatch.setattr(admin_subscriptions, "SHOWN", 1)
+    mails.update(f"book-{number}" for number in range(3))
+    for aggregate_id in mails:
+        lend(aggregate_id, "BookLent")
+    with running("mails"):
+        reached(connection.blocking(), "mails", 7)
+    assert "and 3 more" in text_of(staff(SEE).get(one_url("change")))
+
+
+def test_a_projection_that_is_built_anew_is_listed_while_it_is(store, staff):
+    more = {"generation": 2, "revision": "1"}
+    begin = checkpoints.begin(store, "loans@2", "beginning", projection.BUILD, **more)
+    drive(begin)
+    text = text_of(staff(SEE).get(url("subscription")))
+    assert "loans@2 projection that is built anew not running" in text
+
+
+def test_one_that_is_declared_no_more_is_shown_and_said_to_be(mails, staff):
+    declaration._registered.clear()
+    text = text_of(staff(SEE).get(one_url("change")))
+    assert "declared nowhere in this project" in text
+
+
+def test_a_projection_that_has_changed_since_it_was_built_says_so(
+    store, lend, staff, monkeypatch
+):
+    monkeypatch.setattr(projection, "_registered", {})
+
+    @register_projection
+    class Loans(Projection):
+        name = "loans"
+
+        @staticmethod
+        def key(event):
+            return event["aggregateId"]
+
+        @staticmethod
+        def apply(event, state):
+            return state
+
+    lend("emma", "BookBought")
+    with running("loans"):
+        reached(store, "loans", 1)
+    client = staff(SEE)
+    assert "Kind projection" in text_of(client.get(one_url("change", "loans")))
+    changed = "its class has changed since it was built"
+    assert changed not in text_of(client.get(one_url("change", "loans")))
+    documents = connection.raw(store.subscriptions)
+    documents.update_one({"_id": "loans"}, {"$set": {"revision": "old"}})
+    assert changed in text_of(client.get(one_url("change", "loans")))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 seconds"),
+        (1, "1 second"),
+        (119, "119 seconds"),
+        (120, "2\xa0minutes"),
+        (7300, "2\xa0hours"),
+        (200_000, "2\xa0days"),
+    ],
+)
+def test_a_lag_is_told_in_one_unit(seconds, text):
+    assert admin_subscriptions._span(seconds) == text
+
+
+@pytest.mark.parametrize("page", ["change", "retry", "skip"])
+def test_there_is_no_page_of_a_subscription_that_is_not_there(mails, staff, page):
+    client = staff(SEE, OPERATE)
+    address = one_url(page, "other", position=1)
+    ask = client.get if page == "change" else client.post
+    assert ask(address, {"reason": "x"}).status_code == 404
+
+
+# --- trying again -----------------------------------------------------------
+
+
+def test_a_stream_is_tried_again_and_goes_on(mails, staff, store):
+    client = staff(SEE, OPERATE)
+    (row,) = client.get(one_url("change")).context["parked"]
+    response = client.post(row["retry_url"], follow=True)
+    assert "To be tried again" in text_of(response)
+    assert "to be tried again" in text_of(response)
+    assert logged() == [("mails", "Tried stream 'emma' again.")]
+    mails.clear()
+    with running("mails"):
+        until(lambda: not parked(store))
+    assert "Parked streams None." in text_of(client.get(one_url("change")))
+
+
+def test_all_streams_are_tried_again(mails, staff, store):
+    client = staff(SEE, OPERATE)
+    client.post(one_url("retry"))
+    assert parked(store)[0]["retry"]
+    assert logged() == [("mails", "Tried all that waits again.")]
+
+
+def test_a_stream_that_waits_no_more_is_not_said_to_be_tried_again(mails, staff):
+    client = staff(SEE, OPERATE)
+    response = client.post(one_url("retry", stream="ulysses"), follow=True)
+    assert "Nothing waits there any more." in text_of(response)
+    assert logged() == []
+
+
+def test_a_subscription_that_has_stopped_is_tried_again(stopped, staff, store):
+    client = staff(SEE, OPERATE)
+    text = text_of(client.get(one_url("change", "bills")))
+    assert "no event is handed on until somebody decides" in text
+    assert "emma" in text
+    client.post(one_url("retry", "bills"))
+    assert checkpoint(store, "bills")["stopped"] is None
+    assert drive(status(store, "bills")).state == "not running"
+
+
+# --- skipping ---------------------------------------------------------------
+
+
+def test_an_event_is_skipped_with_a_reason_and_the_rest_follows(mails, staff, store):
+    client = staff(SEE, OPERATE)
+    (row,) = client.get(one_url("change")).context["parked"]
+    response = client.post(row["skip_url"], {"reason": " a test order "}, follow=True)
+    text = text_of(response)
+    assert "The event was skipped" in text
+    assert "goes on, up to the others" in text
+    assert "ann a test order ValueError" in text
+    (entry,) = logged()
+    assert entry[0] == "mails"
+    assert entry[1].startswith("Skipped BookBought (")
+    assert entry[1].endswith("), version 1 of stream 'emma': a test order")
+    (kept,) = connection.raw(store.skipped).find()
+    assert (kept["reason"], kept["skippedBy"]) == ("a test order", "ann")
+    mails.clear()
+    with running("mails"):
+        until(lambda: not parked(store))
+
+
+def test_without_a_reason_no_event_is_skipped(mails, staff, store):
+    client = staff(SEE, OPERATE)
+    (row,) = client.get(one_url("change")).context["parked"]
+    for reason in ({}, {"reason": "  "}):
+        response = client.post(row["skip_url"], reason, follow=True)
+        assert "give a reason" in text_of(response)
+    assert parked(store)[0]["eventId"] is not None
+    assert logged() == []
+
+
+def test_an_event_that_nobody_looked_at_is_not_skipped(mails, staff, store):
+    client = staff(SEE, OPERATE)
+    (row,) = client.get(one_url("change")).context["parked"]
+    client.post(row["skip_url"], {"reason": "a test order"})
+    with running("mails"):  # it fails at the next one
+        until(lambda: parked(store)[0]["eventId"] is not None)
+    response = client.post(row["skip_url"], {"reason": "pressed twice"}, follow=True)
+    assert "It does not wait at this event any more." in text_of(response)
+    assert connection.raw(store.skipped).count_documents({}) == 1
+    assert len(logged()) == 1
+
+
+@pytest.mark.parametrize("position", ["", "x", "-1", "1.0", "²"])
+def test_without_the_event_none_is_skipped(mails, staff, store, position):
+    client = staff(SEE, OPERATE)
+    address = one_url("skip", stream="emma", position=position)
+    assert client.post(address, {"reason": "x"}).status_code == 404
+    assert connection.raw(store.skipped).count_documents({}) == 0
+
+
+def test_the_event_at_which_all_stopped_is_skipped(stopped, staff, store):
+    client = staff(SEE, OPERATE)
+    address = client.get(one_url("change", "bills")).context["skip_url"]
+    response = client.post(address, {"reason": "a free one"}, follow=True)
+    assert "The event was skipped" in text_of(response)
+    with running("bills"):
+        reached(store, "bills", 2)
+
+
+@pytest.mark.parametrize("odd", ["a/b?c#d e", "line\nbreak", "%2F", "<b>é</b>"])
+def test_whatever_the_names_are_the_buttons_find_them(store, lend, staff, odd):
+    @subscription(odd, retries=0)
+    def fail(event):
+        raise ValueError
+
+    lend(odd, "BookBought")
+    with running(odd):
+        until(lambda: parked(store))
+    client = staff(SEE, OPERATE, "view_stream", "view_event")
+    (listed,) = client.get(url("subscription")).context["rows"]
+    (row,) = client.get(listed["url"]).context["parked"]
+    client.post(row["retry_url"])
+    assert parked(store)[0]["retry"]
+    client.post(row["skip_url"], {"reason": "odd"})
+    assert parked(store)[0]["eventId"] is None
+    assert client.get(row["stream_url"]).status_code == 200

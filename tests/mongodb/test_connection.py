@@ -1,0 +1,189 @@
+"""Clients: when they connect, whose they are, and what they say when they cannot."""
+
+import asyncio
+import gc
+import os
+import socket
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
+
+from ossy_event_store import Aggregate, EventStore, Mongo, StoreUnavailable
+from ossy_event_store.mongodb import connection
+from tests.library.aggregate import Book
+
+ON_URL = pytest.mark.skipif(
+    django_settings.STORE != "url", reason="about clients of the store's own"
+)
+
+
+@pytest.fixture
+def nobody_there(settings):
+    """Settings that lead to a port where nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        settings.OSSY_EVENT_STORE = {
+            "URL": f"mongodb://ann:secret@127.0.0.1:{port}",
+            "TIMEOUT": 0.3,
+        }
+        yield
+    Mongo.close()
+
+
+@ON_URL
+def test_a_server_that_is_not_there_is_said_in_time_and_without_the_password(
+    nobody_there, face
+):
+    began = time.monotonic()
+    for method, argument in (
+        (Aggregate.of, (Book, "b-1")),
+        (Aggregate.of, (Book, {"type": "BookBought"})),
+        (EventStore.get_event_stream, ("b-1",)),
+        (EventStore.find_events, ({},)),
+        (Mongo.connect, ()),
+    ):
+        with pytest.raises(StoreUnavailable) as error:
+            face(method, *argument)
+        text = str(error.value)
+        assert "secret" not in text
+        assert len(text) < 250
+    assert time.monotonic() - began < 5 * 0.3 + 2
+
+
+@ON_URL
+def test_connect_answers_with_the_database(store, face):
+    database = face(Mongo.connect)
+    assert database.name == connection.raw(store.events).database.name
+
+
+@ON_URL
+def test_a_process_has_one_client(store):
+    assert connection.blocking() is connection.blocking()
+
+
+@ON_URL
+def test_a_closed_store_connects_again(store, lend):
+    lend("b-1", "BookBought")
+    Mongo.close()
+    assert len(EventStore.get_event_stream("b-1")) == 1
+
+
+@ON_URL
+def test_settings_that_no_client_takes_leave_the_old_one_open(store, settings):
+    good = settings.OSSY_EVENT_STORE
+    settings.OSSY_EVENT_STORE = {**good, "OPTIONS": {"maxPoolSize": -7}}
+    with pytest.raises(ImproperlyConfigured):
+        connection.blocking()
+    settings.OSSY_EVENT_STORE = good
+    assert EventStore.get_event_stream("b-1") == []
+
+
+@ON_URL
+def test_a_forked_child_has_a_client_of_its_own(store, lend):
+    lend("b-1", "BookBought")
+    parent = id(connection.raw(store.events).database.client)
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads
+        child = os.fork()
+    if not child:
+        try:
+            other = connection.raw(connection.blocking().events).database.client
+            events = EventStore.get_event_stream("b-1")
+            answer = f"{id(other) != parent} {len(events)}"
+        except BaseException as error:
+            answer = repr(error)
+        os.write(write, answer.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        assert answer.read() == "True 1"
+
+
+def test_each_loop_has_a_client_that_ends_with_it(store):
+    clients = []
+
+    async def use():
+        await EventStore.aget_event_stream("b-1")
+        clients.append((await EventStore.acollection()).database.client)
+        assert (await EventStore.acollection()).database.client is clients[-1]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".* after loop.shutdown_asyncgens")
+        for _ in range(3):
+            asyncio.run(use())
+        assert len({id(client) for client in clients}) == 3
+        assert all(client._closed for client in clients)
+        clients.clear()
+        gc.collect()
+
+
+@ON_URL
+def test_a_client_outlives_the_time_of_its_first_operation(store, settings):
+    """In PyMongo 4.13.0 the monitors inherited it, and timed out for ever."""
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 0.5}
+
+    async def use():
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert await EventStore.aget_event_stream("b-1") == []
+            await asyncio.sleep(0.1)
+
+    asyncio.run(use())
+
+
+def test_a_blocking_call_in_a_coroutine_is_refused_as_the_orm_refuses_it(store):
+    async def use():
+        EventStore.get_event_stream("b-1")
+
+    with pytest.raises(SynchronousOnlyOperation, match="twin with an 'a' in front"):
+        asyncio.run(use())
+
+
+def test_many_tasks_share_one_client(store):
+    async def use():
+        events = [
+            EventStore.aappend_event(
+                {"aggregateId": f"b-{n}", "aggregateType": "Book", "type": "BookBought"}
+            )
+            for n in range(40)
+        ]
+        stored = await asyncio.gather(*events)
+        return {event["aggregateVersion"] for event in stored}
+
+    assert asyncio.run(use()) == {1}
+
+
+@pytest.mark.slow
+def test_importing_and_setting_up_connects_to_nothing():
+    code = """
+import socket, threading
+def refuse(*args, **kwargs): raise SystemExit("something connected")
+socket.socket.connect = refuse
+import django
+from django.conf import settings
+settings.configure(
+    INSTALLED_APPS=["ossy_event_store"],
+    OSSY_EVENT_STORE={"URL": "mongodb://127.0.0.1:1"},
+)
+django.setup()
+import ossy_event_store
+assert threading.active_count() == 1, threading.enumerate()
+print("quiet")
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "quiet", "")

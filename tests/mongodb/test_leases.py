@@ -1,0 +1,37 @@
+"""One of many holds a lease, by the server's clock."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from ossy_event_store.mongodb import connection, leases
+from ossy_event_store.mongodb.ports import drive
+
+
+def acquire(store, owner, seconds=30.0):
+    return drive(leases.acquire(store, "work", owner, seconds))
+
+
+def test_one_of_many_gets_it(store):
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda n: acquire(store, f"owner-{n}"), range(8)))
+    assert sum(got) == 1
+
+
+def test_the_owner_may_renew_it_and_others_may_not(store):
+    assert acquire(store, "one")
+    assert acquire(store, "one")
+    assert not acquire(store, "other")
+
+
+def test_a_lease_that_ran_out_goes_to_the_next_with_a_new_fence(store):
+    assert acquire(store, "one", seconds=0)
+    assert acquire(store, "other")
+    document = connection.raw(store.leases).find_one({"_id": "work"})
+    assert (document["owner"], document["fence"]) == ("other", 2)
+
+
+def test_a_released_lease_is_free_and_only_its_owner_releases_it(store):
+    assert acquire(store, "one")
+    drive(leases.release(store, "work", "other"))
+    assert not acquire(store, "other")
+    drive(leases.release(store, "work", "one"))
+    assert acquire(store, "other")

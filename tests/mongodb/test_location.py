@@ -1,0 +1,163 @@
+"""Where the store is said to be, and what is said when it is not."""
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from ossy_event_store.mongodb import location
+
+DATABASES = {
+    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
+    "documents": {
+        "ENGINE": "django_mongodb_backend",
+        "HOST": "mongodb://10.0.0.1",
+        "NAME": "site",
+    },
+    "older": {
+        "ENGINE": "djongo",
+        "NAME": "site",
+        "CLIENT": {"host": "mongodb://10.0.0.2", "username": "ann"},
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(settings, monkeypatch):
+    """Start from settings and an environment that say nothing."""
+    settings.OSSY_EVENT_STORE = {}
+    monkeypatch.delenv("DB_URL", raising=False)
+    monkeypatch.delenv("DB_NAME", raising=False)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setattr(location.connections, "settings", DATABASES)
+
+
+def test_nothing_said_names_the_four_ways():
+    with pytest.raises(ImproperlyConfigured) as error:
+        location.resolve()
+    for way in ("['URL']", "['DATABASE']", "DB_URL", "Mongo.connect(url)"):
+        assert way in str(error.value)
+
+
+def test_the_environment_is_asked_last(settings, monkeypatch):
+    monkeypatch.setenv("DB_URL", "mongodb://environment/shop")
+    assert location.resolve().url == "mongodb://environment/shop"
+    settings.OSSY_EVENT_STORE = {"DATABASE": "older"}
+    assert location.resolve().url == "mongodb://10.0.0.2"
+    settings.OSSY_EVENT_STORE = {"DATABASE": "older", "URL": "mongodb://setting"}
+    assert location.resolve().url == "mongodb://setting"
+
+
+def test_connect_comes_first(settings, monkeypatch):
+    settings.OSSY_EVENT_STORE = {"URL": "mongodb://setting"}
+    try:
+        location.use("mongodb://given")
+        assert location.resolve().url == "mongodb://given"
+    finally:
+        location.use(None)
+    assert location.resolve().url == "mongodb://setting"
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "environment", "name"),
+    [
+        ("mongodb://host/shop", None, None, "test_shop"),
+        ("mongodb://host/shop?tls=true", "other", None, "test_shop"),
+        ("mongodb://host", "other", "third", "test_other"),
+        ("mongodb://host", None, "third", "test_third"),
+        ("mongodb://host/", None, None, "test_event_store"),
+        ("mongodb+srv://host.example/shop?w=1", None, None, "test_shop"),
+        ("mongodb+srv://host.example", None, None, "test_event_store"),
+        ("embedded://some/folder", "other", None, "test_other"),
+        ("mongodb://host/test_shop", None, None, "test_shop"),
+    ],
+)
+def test_the_name_of_the_database(settings, monkeypatch, url, given, environment, name):
+    settings.OSSY_EVENT_STORE = {"URL": url, "NAME": given}
+    if environment:
+        monkeypatch.setenv("DB_NAME", environment)
+    assert location.resolve().name == name
+
+
+def test_outside_of_tests_the_name_is_as_it_was_given(settings, monkeypatch):
+    settings.OSSY_EVENT_STORE = {"URL": "mongodb://host/shop"}
+    monkeypatch.setattr(location, "is_test_run", lambda: False)
+    assert location.resolve().name == "shop"
+
+
+def test_each_process_of_djangos_parallel_run_has_a_database(settings, monkeypatch):
+    settings.OSSY_EVENT_STORE = {"URL": "mongodb://host/shop"}
+    monkeypatch.setattr("django.test.runner._worker_id", 2, raising=False)
+    assert location._test_name("shop") == "test_shop_2"
+
+
+def test_each_worker_of_a_parallel_run_has_a_database(settings, monkeypatch):
+    settings.OSSY_EVENT_STORE = {"URL": "mongodb://host/shop"}
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw3")
+    assert location.resolve().name == "test_shop_gw3"
+
+
+def test_a_djongo_alias_gives_a_client_of_our_own(settings):
+    settings.OSSY_EVENT_STORE = {"DATABASE": "older"}
+    source = location.resolve()
+    assert (source.url, source.alias, source.name) == (
+        "mongodb://10.0.0.2",
+        "older",
+        "test_site",
+    )
+    assert source.options == {"username": "ann"}
+    assert not source.borrows
+
+
+def test_a_mongodb_backend_alias_is_borrowed_from(settings, monkeypatch):
+    settings.OSSY_EVENT_STORE = {"DATABASE": "documents"}
+    monkeypatch.setitem(DATABASES["documents"], "NAME", "test_site")
+    assert location.resolve().borrows
+
+
+def test_a_test_is_kept_from_the_real_database_of_an_alias(settings):
+    settings.OSSY_EVENT_STORE = {"DATABASE": "documents"}
+    with pytest.raises(ImproperlyConfigured, match="would use the database 'site'"):
+        location.resolve()
+
+
+def test_the_name_that_an_alias_has_for_tests_may_be_any(settings, monkeypatch):
+    settings.OSSY_EVENT_STORE = {"DATABASE": "documents"}
+    monkeypatch.setitem(DATABASES["documents"], "NAME", "trial")
+    monkeypatch.setitem(DATABASES["documents"], "TEST", {"NAME": "trial"})
+    assert location.resolve().borrows
+
+
+def test_an_unknown_alias_names_the_known_ones(settings):
+    settings.OSSY_EVENT_STORE = {"DATABASE": "documnets"}
+    with pytest.raises(ImproperlyConfigured, match="only default, documents, older"):
+        location.resolve()
+
+
+def test_an_sql_alias_is_refused(settings):
+    settings.OSSY_EVENT_STORE = {"DATABASE": "default"}
+    with pytest.raises(ImproperlyConfigured, match="django_mongodb_backend or djongo"):
+        location.resolve()
+
+
+def test_a_url_of_another_kind_is_refused(settings):
+    settings.OSSY_EVENT_STORE = {"URL": "postgres://ann:secret@host/db"}
+    with pytest.raises(ImproperlyConfigured) as error:
+        location.resolve()
+    assert "mongodb://" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://ann:se/cret@host/db",
+        "mongodb://ann:se@cret@host",
+        "mongodb://ann:secret@host:port/db",
+        "mongodb://ann:se%zzcret@host/db",
+    ],
+)
+def test_a_malformed_url_is_refused_without_its_password(url):
+    with pytest.raises(ImproperlyConfigured, match="not a valid MongoDB URL") as error:
+        location.use(url)
+    assert "cret" not in str(error.value)
+    assert error.value.__suppress_context__
+    assert location._connected is None

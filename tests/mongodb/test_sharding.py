@@ -1,0 +1,122 @@
+"""
+Past one machine: every unique index is legal under the shard key, and the queries that
+run all the time carry it. There is no cluster here; MongoDB's rules stand in for one.
+"""
+
+import pytest
+
+from ossy_event_store import Aggregate, EventStore, Mongo
+from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.indexes import INDEXES, SHARD_KEYS
+from tests.library.aggregate import Book
+from tests.test_checks import Listener
+
+BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
+
+
+def is_legal(index, shard_key):
+    """Whether MongoDB takes a unique index on a collection that is sharded so."""
+    return list(index.keys)[: len(shard_key)] == shard_key
+
+
+@pytest.mark.parametrize(
+    "index",
+    [index for index in INDEXES if index.unique and index.collection in SHARD_KEYS],
+    ids=lambda index: f"{index.collection} {index.name}",
+)
+def test_a_unique_index_begins_with_the_shard_key(index):
+    assert is_legal(index, SHARD_KEYS[index.collection])
+    assert not is_legal(index, [("created", 1)])
+    assert not is_legal(index, [("aggregateVersion", 1)])
+
+
+def test_what_has_a_unique_id_that_is_not_its_shard_key_stays_whole():
+    assert SHARD_KEYS.keys() == {connection.EVENTS, connection.SNAPSHOTS}
+    # An event's id is one of its kind for its stream; see the docs on the rest.
+    assert [name for name, keys in SHARD_KEYS.items() if keys != [("_id", 1)]] == [
+        connection.EVENTS
+    ]
+
+
+def test_the_shard_key_has_an_index():
+    """``shardCollection`` refuses a collection with documents otherwise."""
+    for collection, key in SHARD_KEYS.items():
+        keys = [list(i.keys) for i in INDEXES if i.collection == collection]
+        assert any(one[: len(key)] == key for one in [*keys, [("_id", 1)]])
+
+
+# --- what runs all the time -------------------------------------------------
+
+
+def targeted(command):
+    """Whether a command goes to one shard: it says the whole shard key, by value."""
+    name = next(iter(command))
+    key = [field for field, _ in SHARD_KEYS[command[name]]]
+    if name == "insert":
+        return all(field in one for one in command["documents"] for field in key)
+    filters = {
+        "find": lambda: [command["filter"]],
+        "update": lambda: [one["q"] for one in command["updates"]],
+        "findAndModify": lambda: [command["query"]],
+        "aggregate": lambda: [command["pipeline"][0].get("$match", {})],
+    }[name]()
+    return all(_by_value(one.get(field)) for one in filters for field in key)
+
+
+def _by_value(wanted):
+    if isinstance(wanted, dict):
+        return "$eq" in wanted
+    return wanted is not None
+
+
+@pytest.fixture
+def sent(store, settings):
+    """What the store sends to the collections that may be sharded."""
+    if settings.STORE != "url":
+        pytest.skip("a connection of Django's has no listener of ours")
+    Mongo.close()
+    listener = Listener()
+    options = {"event_listeners": [listener]}
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "OPTIONS": options}
+
+    def sent():
+        """Return the commands since the last time."""
+        commands = [c for some in listener.sent.values() for c in some]
+        listener.sent.clear()
+        return [c for c in commands if next(iter(c.values())) in SHARD_KEYS]
+
+    yield sent
+    Mongo.close()
+
+
+WORK = {
+    "append one": lambda: Aggregate(Book, "a", []).add(BOUGHT),
+    "append several": lambda: Aggregate(Book, "b", []).add(BOUGHT, BOUGHT),
+    "append by the store": lambda: EventStore.append_event(
+        {"aggregateId": "c", "aggregateType": "Book", **BOUGHT}
+    ),
+    "append behind": lambda: EventStore.append_event(
+        {"aggregateId": "there", "aggregateType": "Book", **BOUGHT}
+    ),
+    "load": lambda: Aggregate.of(Book, "there"),
+    "load and save": lambda: Aggregate.of(Book, "there").add(BOUGHT).save(),
+    "execute": lambda: Aggregate.execute(Book, "there", lambda book: BOUGHT),
+    "read a stream": lambda: list(EventStore.get_event_stream("there")),
+}
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_what_runs_all_the_time_goes_to_one_shard(store, sent, work):
+    Aggregate(Book, "there", []).add(BOUGHT, BOUGHT)
+    assert sent()
+    WORK[work]()
+    found = sent()
+    assert found
+    assert [command for command in found if not targeted(command)] == []
+
+
+def test_what_asks_every_shard_is_seen(store, sent):
+    Aggregate(Book, "there", []).add(BOUGHT)
+    assert sent()
+    assert EventStore.find_event({"type": "BookBought"})
+    assert [targeted(command) for command in sent()] == [False]

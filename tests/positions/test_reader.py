@@ -1,0 +1,235 @@
+"""Reading the events of all streams in their one order, through both faces."""
+
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from bson import ObjectId
+from django.conf import settings
+from pymongo import MongoClient, monitoring
+
+from ossy_event_store import EventStore
+from ossy_event_store.exceptions import PositionsBroken
+from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.ports import BlockingCollection, drive
+from ossy_event_store.positions import reader
+from ossy_event_store.positions import sequencer as positions_sequencer
+from ossy_event_store.positions.sequencer import Sequencer
+from tests.support.servers import until
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def give(store, _unbound):
+    """Give positions to all events that there are."""
+    index = positions_sequencer.ENTRY_VERSIONS
+    _unbound(store.positions).create_index(list(index.keys), **index.options)
+    sequencer = Sequencer(store)
+
+    def give():
+        for _ in range(2):
+            sequencer.advance(0.1)
+            while not sequencer.is_caught_up:
+                sequencer.advance(0.1)
+
+    yield give
+    sequencer.close()
+
+
+def test_all_events_are_read_in_one_order(face, lend, give):
+    lend("a", "BookBought", "BookLent")
+    lend("b", "BookBought")
+    lend("a", "BookRead")
+    give()
+    read = face.list(EventStore.read_all)
+    assert [event["position"] for event in read] == [1, 2, 3, 4]
+    assert [(e["aggregateId"], e["aggregateVersion"]) for e in read] == [
+        ("a", 1),
+        ("a", 2),
+        ("b", 1),
+        ("a", 3),
+    ]
+    stored = EventStore.get_event_stream("a")
+    assert [{**event, "position": 4} for event in stored[2:]] == read[3:]
+
+
+def test_what_has_no_position_yet_is_not_read(face, lend, give):
+    give()
+    lend("a", "BookBought")
+    assert face.list(EventStore.read_all) == []
+    assert face(EventStore.head_position) == 0
+    give()
+    assert face(EventStore.head_position) == 1
+
+
+@pytest.mark.parametrize("page", [1, 3, 1000])
+def test_a_part_is_read(face, lend, give, monkeypatch, page):
+    monkeypatch.setattr("ossy_event_store.positions.reader.PAGE", page)
+    for number in range(5):
+        lend(f"book-{number}", "BookBought", "BookLent")
+    EventStore.append_event(
+        {"aggregateId": "s", "aggregateType": "Ship", "type": "BookLent"}
+    )
+    give()
+
+    def positions(*arguments, **options):
+        found = face.list(EventStore.read_all, *arguments, **options)
+        return [event["position"] for event in found]
+
+    assert positions(7) == [8, 9, 10, 11]
+    assert positions(after=11) == positions(after=99) == []
+    assert positions(limit=0) == []
+    assert positions(limit=4) == [1, 2, 3, 4]
+    assert positions(2, limit=100) == [3, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert positions(types=["BookLent"]) == [2, 4, 6, 8, 10, 11]
+    assert positions(types=["BookLent"], aggregate_types=["Ship"]) == [11]
+    assert positions(4, types=["BookLent", "BookBought"], limit=2) == [5, 6]
+    assert positions(types=[]) == positions(aggregate_types=["Nothing"]) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"after": -1}, ValueError),
+        ({"after": "1"}, TypeError),
+        ({"limit": -1}, ValueError),
+        ({"limit": True}, TypeError),
+        ({"types": [{"$gt": ""}]}, TypeError),
+        ({"aggregate_types": [""]}, ValueError),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(face, store, wrong, error):
+    with pytest.raises(error):
+        face.list(EventStore.read_all, **wrong)
+
+
+def test_an_event_that_was_deleted_past_the_store_is_named(face, lend, give, history):
+    lend("a", "BookBought", "BookLent")
+    give()
+    history.delete_one({"aggregateVersion": 2})
+    with pytest.raises(PositionsBroken, match=r"Position 2 .* version 2 of stream 'a'"):
+        face.list(EventStore.read_all)
+
+
+def test_an_event_with_an_odd_id_is_read(face, lend, give, history):
+    lend("a", "BookBought")
+    event = history.find_one()
+    history.insert_one({**event, "_id": {"of": "another"}, "aggregateId": "b"})
+    history.insert_one({**event, "_id": ObjectId(), "aggregateId": "c"})
+    give()
+    read = face.list(EventStore.read_all)
+    assert sorted(event["aggregateId"] for event in read) == ["a", "b", "c"]
+
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        lambda number: BEGIN + number * SECOND,
+        lambda number: BEGIN - number * SECOND,
+        lambda number: BEGIN + number % 7 * SECOND,
+        lambda number: BEGIN,
+        # Most are outside of the time between the first and the last.
+        lambda number: BEGIN + (number % 9) * timedelta(days=1),
+        # The first is so old that others fill the span.
+        lambda number: BEGIN - (number == 40) * timedelta(days=9),
+        lambda number: 1700000000000 + number,
+        lambda number: None,
+        lambda number: BEGIN + number * SECOND if number % 2 else "then",
+    ],
+    ids=[
+        "in order",
+        "backwards",
+        "mixed",
+        "all at once",
+        "far apart",
+        "one long ago",
+        "numbers",
+        "none",
+        "words",
+    ],
+)
+@pytest.mark.parametrize("page", [20, 1000])
+def test_whenever_events_were_recorded_each_is_read(
+    face, history, give, monkeypatch, recorded, page
+):
+    monkeypatch.setattr(reader, "MANY", 5)
+    monkeypatch.setattr(reader, "PAGE", page)
+    ids = [ObjectId(), "a@1", 1, True, 1.5, {"of": "another"}, b"bytes", None]
+    foreign = [
+        {
+            "_id": ids[number] if number < len(ids) else f"b@{number}",
+            "aggregateId": f"book-{number}",
+            "aggregateType": "Book",
+            "aggregateVersion": 1,
+            "type": "BookBought",
+            "payload": {"number": number},
+            "created": recorded(number),
+        }
+        for number in range(60)
+    ]
+    # Given one after the other, as live ones are, whatever their time.
+    for at in range(0, 60, 15):
+        history.insert_many(foreign[at : at + 15])
+        give()
+    read = face.list(EventStore.read_all)
+    assert [event["position"] for event in read] == list(range(1, 61))
+    entries = {e["_id"]: e["aggregateId"] for e in raw_entries(history)}
+    assert [e["aggregateId"] for e in read] == [entries[p] for p in range(1, 61)]
+    assert sorted(e["payload"]["number"] for e in read) == list(range(60))
+    for event in read:
+        assert event["aggregateId"] == f"book-{event['payload']['number']}"
+
+
+def raw_entries(history):
+    return history.database[connection.POSITIONS].find()
+
+
+def test_events_far_behind_are_not_looked_for_one_by_one(store, lend, give):
+    """Neighbours are read along the index of time, with no read by id but of two."""
+    for number in range(40):
+        lend(f"book-{number:02}", "BookBought", "BookLent")
+    give()
+    asked = []
+
+    class Listener(monitoring.CommandListener):
+        def started(self, event):
+            if event.command.get("find") == connection.EVENTS:
+                asked.append(event.command["filter"])
+
+        def succeeded(self, event):
+            pass
+
+        def failed(self, event):
+            pass
+
+    with MongoClient(settings.SERVER, event_listeners=[Listener()]) as client:
+        source = connection.raw(store.events).database
+        other = client[source.name]
+        seen = replace(
+            store,
+            events=BlockingCollection(other[connection.EVENTS]),
+            positions=BlockingCollection(other[connection.POSITIONS]),
+        )
+        found = drive(reader.read(seen, {}, 80, None))
+    assert [event["position"] for event in found] == list(range(1, 81))
+    by_id = [len(query["_id"]["$in"]) for query in asked if "_id" in query]
+    assert by_id == [2]
+
+
+def test_a_position_is_waited_for(face, lend, give):
+    give()
+    lend("a", "BookBought")
+    assert face(EventStore.wait_for, 0)
+    assert not face(EventStore.wait_for, 1, 0.05)
+    waiting = threading.Event()
+    later = threading.Thread(target=lambda: (waiting.wait(), give()))
+    later.start()
+    waiting.set()
+    assert face(EventStore.wait_for, 1, 30)
+    later.join()
+    assert until(lambda: face(EventStore.head_position) == 1)

@@ -1,0 +1,220 @@
+"""Projections built anew: in place, beside the one in use, broken off, changed."""
+
+import threading
+
+import pytest
+from django.core.management import CommandError
+
+from ossy_event_store import Aggregate
+from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.monitoring.status import status
+from ossy_event_store.projections import rebuild as projections_rebuild
+from ossy_event_store.projections.rebuild import Rebuild, drop_old
+from ossy_event_store.streams import reducers
+from ossy_event_store.subscriptions import operator_actions
+from ossy_event_store.subscriptions.runner import Runner
+from tests.library.aggregate import Book
+from tests.projections.test_projection import Loans
+from tests.projections.test_projection import loans as loans
+from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
+from tests.subscriptions.test_runner import said
+from tests.support.servers import until
+
+pytestmark = pytest.mark.usefixtures("quick")
+ANN = {"lent": 3, "books": ["a", "b", "a"]}
+
+
+@pytest.fixture
+def lent(loans, store, lend, monkeypatch):
+    """A projection that was built from three events, and somebody has spoilt."""
+    monkeypatch.setattr(projections_rebuild, "FRESH", 0.0)
+    for stream in "aba":
+        lend(stream, "BookLent")
+    with running():
+        reached(store, "loans", 3)
+    assert Loans.get("ann") == ANN
+    Loans.collection.update_one({"_id": "ann"}, {"$set": {"state.lent": 99}})
+    return loans
+
+
+def collections(store):
+    names = connection.raw(store.events).database.list_collection_names()
+    return sorted(name for name in names if name.startswith("projection_"))
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["at once", "beside"])
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "while it runs"])
+def test_it_is_built_from_the_first_event(lent, store, lend, beside, others):
+    words = ["rebuild_projections", "loans", *(["--blue-green"] if beside else [])]
+    if others:
+        with running():
+            shown = said(*words)
+            lend("c", "BookLent")
+            reached(store, "loans", 4)
+        assert Loans.get("ann") == {"lent": 4, "books": ["a", "b", "a", "c"]}
+    else:
+        shown = said(*words)
+        assert Loans.get("ann") == ANN
+    assert "Built loans up to position 3, in collection projection_loans_2." in shown
+    kept = ["projection_loans"] if beside else []
+    assert collections(store) == [*kept, "projection_loans_2"]
+    assert checkpoint(store, "loans@2") is None
+
+
+def test_the_one_in_use_stays_until_the_new_one_has_caught_up(lent, store):
+    seen = []
+    Rebuild(
+        Loans, beside=True, progress=lambda *_: seen.append(Loans.get("ann")["lent"])
+    ).run()
+    assert seen
+    assert set(seen) == {99}
+    assert Loans.get("ann") == ANN
+    # What it replaced is kept as it was, until it is dropped.
+    old = connection.raw(store.events).database.projection_loans
+    assert old.find_one("ann")["state"]["lent"] == 99
+    assert said("rebuild_projections", "--drop-old") == "Dropped projection_loans.\n"
+    assert collections(store) == ["projection_loans_2"]
+    assert drop_old(Loans) == []
+    assert Loans.get("ann") == ANN
+
+
+def test_events_come_in_while_it_is_built_beside(lent, store, monkeypatch):
+    enough = threading.Event()
+
+    def append():
+        for _ in range(30):
+            event = {"type": "BookLent", "payload": {"to": "ann"}}
+            Aggregate.execute(Book, "a", lambda book: event)  # noqa: B023
+        enough.set()
+
+    appending = threading.Thread(target=append)
+    with running():
+        appending.start()
+        said("rebuild_projections", "loans", "--blue-green")
+        appending.join()
+        reached(store, "loans", 33)
+    assert enough.is_set()
+    assert Loans.get("ann")["lent"] == 33
+    assert len(Loans.get("ann")["books"]) == 33
+
+
+def test_a_build_that_was_broken_off_goes_on(lent, store, lend):
+    rebuild = Rebuild(Loans, beside=True)
+    rebuild.stop()
+    assert rebuild.run() is None
+    # As if it had been killed after the first event.
+    documents = connection.raw(store.subscriptions)
+    documents.update_one({"_id": "loans@2"}, {"$set": {"position": 1}})
+    first = {"_id": "ann", "state": {"lent": 1, "books": ["kept"]}, "position": 1}
+    connection.raw(store.events).database.projection_loans_2.insert_one(first)
+    assert Loans.get("ann")["lent"] == 99
+    build = drive(status(store, "loans@2"))
+    assert (build.kind, build.position, build.declared) == ("projection build", 1, True)
+    said("rebuild_projections", "--blue-green")
+    assert Loans.get("ann") == {"lent": 3, "books": ["kept", "b", "a"]}
+
+
+@pytest.fixture
+def changed(monkeypatch):
+    def changed(revision):
+        monkeypatch.setattr(Loans, "revision", revision, raising=False)
+        reducers.revision_of.cache_clear()
+
+    yield changed
+    reducers.revision_of.cache_clear()
+
+
+def test_a_build_of_another_version_of_the_class_begins_anew(lent, store, changed):
+    rebuild = Rebuild(Loans, beside=True)
+    rebuild.stop()
+    assert rebuild.run() is None
+    documents = connection.raw(store.subscriptions)
+    documents.update_one({"_id": "loans@2"}, {"$set": {"position": 3}})
+    changed("2")
+    said("rebuild_projections", "--blue-green")
+    assert Loans.get("ann") == ANN
+    assert checkpoint(store, "loans")["revision"] == "2"
+
+
+def test_a_build_that_was_left_is_neither_used_nor_in_the_way(lent, store, changed):
+    rebuild = Rebuild(Loans, beside=True)
+    rebuild.stop()
+    assert rebuild.run() is None
+    left = connection.raw(store.events).database.projection_loans_2
+    left.insert_one({"_id": "bob", "state": {}, "position": 9})
+    changed("2")
+    said("rebuild_projections", "--blue-green")
+    assert collections(store) == ["projection_loans", "projection_loans_3"]
+    rebuild = Rebuild(Loans, beside=True)
+    rebuild.stop()
+    assert rebuild.run() is None
+    said("rebuild_projections", "loans")
+    assert checkpoint(store, "loans")["generation"] == 5
+    assert checkpoint(store, "loans@4") is None
+    assert collections(store) == ["projection_loans_5"]
+    assert Loans.get("ann") == ANN
+    assert Loans.get("bob") is None
+
+
+def test_a_collection_that_is_left_of_a_forgotten_projection_is_not_built_on(
+    lent, store
+):
+    left = connection.raw(store.events).database.projection_loans_2
+    left.insert_one({"_id": "ann", "state": {"lent": 0, "books": []}, "position": 9})
+    for words in ["--blue-green"], []:
+        said("rebuild_projections", "loans", *words)
+        assert Loans.get("ann") == ANN
+    assert checkpoint(store, "loans")["generation"] == 4
+
+
+def test_only_those_that_changed_are_built(lent, store, changed):
+    assert "nothing to build" in said("rebuild_projections", "--changed")
+    assert Loans.get("ann")["lent"] == 99
+    changed("2")
+    assert drive(status(store, "loans")).changed
+    assert "rebuild_projections loans" in said("subscriptions")
+    said("rebuild_projections", "--changed")
+    assert Loans.get("ann") == ANN
+    assert not drive(status(store, "loans")).changed
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["at once", "beside"])
+def test_streams_that_cannot_be_applied_are_parked_and_can_be_retried(
+    lent, store, beside
+):
+    Loans.broken.add("b")
+    words = ["rebuild_projections", *(["--blue-green"] if beside else [])]
+    with pytest.raises(CommandError, match="1 streams are parked"):
+        said(*words)
+    (waits,) = parked(store)
+    assert waits["subscription"] == "loans"
+    assert Loans.get("ann") == {"lent": 2, "books": ["a", "a"]}
+    Loans.broken.clear()
+    operator_actions.retry("loans")
+    with running():
+        until(lambda: not parked(store))
+    assert Loans.get("ann") == {"lent": 3, "books": ["a", "a", "b"]}
+
+
+def test_a_projection_is_not_reset(lent):
+    with pytest.raises(CommandError, match="rebuild_projections loans"):
+        said("subscriptions", "reset", "loans", "--to", "0")
+
+
+def test_a_name_that_is_not_there_is_told(lent):
+    with pytest.raises(CommandError, match="There is no subscription 'lonas'"):
+        said("rebuild_projections", "lonas")
+
+
+def test_subscriptions_run_until_they_have_caught_up(loans, store, lend):
+    lend("a", "BookLent", "BookReturned")
+    shown = said("run_subscriptions", "--until-caught-up")
+    assert shown == "Running loans.\nStopped.\n"
+    assert Loans.get("ann")["lent"] == 1
+    assert checkpoint(store, "loans")["position"] == 2
+    Loans.broken.add("b")
+    lend("b", "BookLent")
+    with pytest.raises(CommandError, match="loans: a handler failed"):
+        said("run_subscriptions", "loans", "--until-caught-up")
+    assert Runner().consumers[0].name == "loans"

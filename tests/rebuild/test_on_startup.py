@@ -1,0 +1,249 @@
+"""What a process does when it starts, by what kind it is."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from django.conf import settings as django_settings
+from django.core.signals import request_started
+
+from ossy_event_store import Aggregate
+from ossy_event_store.mongodb import connection, leases
+from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.rebuild import on_startup
+
+ON_URL = pytest.mark.skipif(
+    django_settings.STORE != "url", reason="the servers connect by URL"
+)
+
+
+def until(condition, seconds=40):
+    """Return what ``condition`` gives once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.05)
+    return result
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextmanager
+def serving(tmp_path, *command, **environment):
+    """Run a server; give a function for its log and one for its answer."""
+    log = tmp_path / "log"
+    port = free_port()
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, *(part.format(port=port) for part in command)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        )
+
+    def answer():
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
+                return page.read()
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            assert process.poll() is None, log.read_text()
+            return None
+
+    try:
+        yield log.read_text, answer
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def here(store):
+    return {
+        "TEST_MONGODB_URL": django_settings.SERVER,
+        "TEST_STORE_NAME": connection.raw(store.events).database.name,
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+    }
+
+
+GUNICORN = ("-m", "gunicorn", "-w", "4", "-b", "127.0.0.1:{port}", "tests.wsgi")
+
+
+@ON_URL
+@pytest.mark.slow
+def test_of_four_gunicorn_workers_exactly_one_rebuilds(store, lend, tmp_path):
+    pytest.importorskip("gunicorn")
+    for number in range(30):
+        lend(f"b-{number}", "BookBought", "BookLent")
+    with serving(tmp_path, *GUNICORN, **here(store)) as (log, answer):
+        until(answer)
+        until(lambda: log().count("Start-up rebuild: ") == 4)
+        text = log()
+    assert len(re.findall(r"Start-up rebuild: 30 streams, 60 events", text)) == 1
+    assert text.count("every snapshot is current") == 3
+    assert Aggregate.collection.count_documents({"aggregateVersion": 2}) == 30
+
+
+@ON_URL
+@pytest.mark.slow
+def test_with_mongodb_down_the_site_serves_and_says_so(tmp_path):
+    pytest.importorskip("gunicorn")
+    nowhere = {
+        "TEST_MONGODB_URL": f"mongodb://ann:secret@127.0.0.1:{free_port()}",
+        "TEST_TIMEOUT": "0.5",
+    }
+    with serving(tmp_path, *GUNICORN, **nowhere) as (log, answer):
+        assert until(answer) == b"served"
+        until(lambda: log().count("to be tried again") >= 4)
+        assert answer() == b"served"
+        text = log()
+    assert "secret" not in text
+    assert "Traceback" not in text
+
+
+@ON_URL
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [[], ["--noreload"]])
+def test_runserver_rebuilds_in_the_process_that_serves(store, lend, tmp_path, option):
+    lend("b-1", "BookBought")
+    command = ("-m", "django", "runserver", "127.0.0.1:{port}", *option)
+    with serving(tmp_path, *command, **here(store)) as (_, answer):
+        until(answer)
+        until(lambda: Aggregate.find("b-1"))
+    lease = connection.raw(store.leases).find_one({"_id": on_startup.LEASE})
+    assert lease["fence"] == 1
+
+
+@ON_URL
+@pytest.mark.slow
+def test_an_embedded_server_survives_reloads_and_ends_with_the_last_owner(tmp_path):
+    folder = tmp_path / "mongo"
+    here = {
+        "TEST_MONGODB_URL": f"embedded://{folder}",
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+    }
+
+    def mongod():
+        lock = folder / "data" / "mongod.lock"
+        return lock.read_text().strip() if lock.exists() else ""
+
+    urls = Path(__file__).with_name("urls.py")
+    command = ("-m", "django", "runserver", "127.0.0.1:{port}")
+    with serving(tmp_path, *command, **here) as (log, answer):
+        until(answer)
+        first = until(mongod)
+        until(lambda: urls.touch() or log().count("Starting development") >= 2)
+        until(answer)
+        command = [sys.executable, "-m", "django", "ensure_event_store"]
+        subprocess.run(command, check=True, env={**os.environ, **here})
+        assert mongod() == first
+    until(lambda: not mongod())  # a clean end empties the lock
+
+
+@ON_URL
+@pytest.mark.slow
+def test_blocking_means_before_the_first_request(store, lend, tmp_path):
+    pytest.importorskip("gunicorn")
+    lend("b-1", "BookBought")
+    command = [part if part != "4" else "1" for part in GUNICORN]
+    blocking = {**here(store), "TEST_REBUILD": "blocking"}
+    with serving(tmp_path, *command, **blocking) as (_, answer):
+        until(answer)
+        assert Aggregate.find("b-1")["aggregateVersion"] == 1
+
+
+def test_tests_do_not_serve(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["manage.py", "runserver", "--noreload"])
+    assert not on_startup.serves()
+
+
+@pytest.mark.parametrize(
+    ("argv", "child", "serves"),
+    [
+        (["manage.py", "runserver"], None, False),
+        (["manage.py", "runserver"], "true", True),
+        (["manage.py", "runserver", "--noreload"], None, True),
+        (["manage.py", "migrate"], None, False),
+        (["manage.py", "shell"], None, False),
+        (["manage.py", "import_events", "x"], None, False),
+        (["celery", "worker"], None, False),
+        (["python"], None, False),
+    ],
+)
+def test_which_processes_serve(monkeypatch, argv, child, serves):
+    monkeypatch.setattr(on_startup.location, "is_test_run", lambda: False)
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.delenv("RUN_MAIN", raising=False)
+    if child:
+        monkeypatch.setenv("RUN_MAIN", child)
+    assert on_startup.serves() is serves
+
+
+def test_a_server_known_only_by_its_requests_begins_with_the_first(monkeypatch):
+    begun = []
+    monkeypatch.setattr(on_startup.location, "is_test_run", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["odd-server"])
+    monkeypatch.setattr(on_startup, "_begin", lambda **kwargs: begun.append(kwargs))
+    monkeypatch.setattr(request_started, "receivers", [])  # Django's own look around
+    on_startup.begin()
+    assert begun == []
+    request_started.send(sender=None)
+    request_started.send(sender=None)
+    assert begun == [{"may_block": False}]
+
+
+def test_a_rebuild_is_left_to_the_process_that_holds_the_lease(store, lend):
+    lend("b-1", "BookBought")
+    assert drive(leases.acquire(store, on_startup.LEASE, "other", 30))
+    assert on_startup.rebuild_stale("me") is None
+    drive(leases.release(store, on_startup.LEASE, "other"))
+    assert on_startup.rebuild_stale("me").saved == 1
+    assert drive(leases.acquire(store, on_startup.LEASE, "other", 30))
+
+
+def test_blocking_goes_on_in_a_thread_when_it_cannot_be_done_at_once(
+    store, settings, monkeypatch
+):
+    blocking = {**settings.OSSY_EVENT_STORE, "REBUILD_ON_STARTUP": "blocking"}
+    settings.OSSY_EVENT_STORE = blocking
+    started = []
+    monkeypatch.setattr(
+        on_startup.threading, "Thread", lambda **kw: started.append(kw) or Stub()
+    )
+    monkeypatch.setattr(on_startup, "_begun_in", None)
+    assert drive(leases.acquire(store, on_startup.LEASE, "other", 30))
+    on_startup._begin()
+    assert [thread["target"] for thread in started] == [on_startup._keep_trying]
+
+
+class Stub:
+    def start(self):
+        pass
+
+
+def test_an_error_that_nobody_thought_of_is_logged(store, monkeypatch, caplog):
+    def fail(owner):
+        raise LookupError("oh")
+
+    monkeypatch.setattr(on_startup, "rebuild_stale", fail)
+    assert on_startup._try("me")
+    assert "LookupError: oh" in caplog.text
+
+
+def test_it_can_be_switched_off(settings, monkeypatch):
+    off = {**settings.OSSY_EVENT_STORE, "REBUILD_ON_STARTUP": False}
+    settings.OSSY_EVENT_STORE = off
+    started = []
+    monkeypatch.setattr(on_startup.threading, "Thread", started.append)
+    on_startup._begin()
+    assert started == []

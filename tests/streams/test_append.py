@@ -1,0 +1,119 @@
+"""Many writers on one stream, in threads, tasks and processes."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from django.conf import settings
+
+from ossy_event_store import Aggregate, ConcurrencyError, EventStore
+from ossy_event_store.mongodb import connection
+from tests.library.aggregate import Book
+
+WRITER = """
+import json, sys, threading
+import django
+django.setup()
+from ossy_event_store import Aggregate, ConcurrencyError
+from tests.library.aggregate import Book
+
+stored, lost, other = [], 0, []
+
+def write(thread):
+    global lost
+    for number in range(PER_THREAD):
+        name = f"{PROCESS}-{thread}-{number}"
+        while True:
+            try:
+                book = Aggregate.of(Book, "hot")
+                book.add({"type": "BookLent", "payload": {"to": name}})
+                stored.append((name, book.version))
+                break
+            except ConcurrencyError as error:
+                assert error.actual_version > error.expected_version
+                lost += 1
+            except BaseException as error:
+                other.append(repr(error))
+                return
+
+threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(json.dumps({"stored": stored, "lost": lost, "other": other}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(settings.STORE != "url", reason="the processes connect by URL")
+def test_two_processes_with_eight_threads_each_lose_and_double_nothing(store, lend):
+    lend("hot", "BookBought")
+    database = connection.raw(store.events).database.name
+    code = f"""
+import os
+from django.conf import settings
+from ossy_event_store.mongodb import location
+settings.OSSY_EVENT_STORE = {{"URL": {settings.SERVER!r}, "NAME": {database!r}}}
+"""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"PROCESS, PER_THREAD = {n}, 10\n{code}{WRITER}"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TEST_MONGODB_URL": settings.SERVER},
+        )
+        for n in range(2)
+    ]
+    answers = [json.loads(p.communicate(timeout=120)[0]) for p in processes]
+    assert [answer["other"] for answer in answers] == [[], []]
+    acknowledged = {v: n for a in answers for n, v in a["stored"]}
+    events = EventStore.get_event_stream("hot")[1:]
+    in_store = {e["aggregateVersion"]: e["payload"]["to"] for e in events}
+    assert in_store == acknowledged
+    assert sorted(in_store) == list(range(2, 2 + 2 * 8 * 10))
+    assert sum(answer["lost"] for answer in answers) > 0
+
+
+def test_of_fifty_writers_at_one_version_one_wins(store, lend):
+    lend("hot", "BookBought")
+    books = [Aggregate.of(Book, "hot") for _ in range(50)]
+
+    def write(book):
+        try:
+            book.add({"type": "BookReturned"})
+        except ConcurrencyError:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(write, books)) == 1
+    assert len(EventStore.get_event_stream("hot")) == 2
+
+
+def test_of_fifty_tasks_at_one_version_one_wins(store, lend):
+    lend("hot", "BookBought")
+
+    async def write(book):
+        try:
+            await book.aadd({"type": "BookReturned"}, {"type": "BookReturned"})
+        except ConcurrencyError:
+            return 0
+        return 1
+
+    async def race():
+        books = [await Aggregate.aof(Book, "hot") for _ in range(50)]
+        return sum(await asyncio.gather(*map(write, books)))
+
+    assert asyncio.run(race()) == 1
+    assert len(EventStore.get_event_stream("hot")) == 3
+
+
+def test_writers_who_expect_nothing_all_get_through(store):
+    event = {"aggregateId": "hot", "aggregateType": "Book", "type": "BookReturned"}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: EventStore.append_event(event), range(40)))
+    events = EventStore.get_event_stream("hot")
+    assert [event["aggregateVersion"] for event in events] == list(range(1, 41))

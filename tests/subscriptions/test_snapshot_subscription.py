@@ -1,0 +1,158 @@
+"""Snapshots that follow their streams, whoever appends."""
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from ossy_event_store import Aggregate, AggregateRebuild, EventStore, registry
+from ossy_event_store.mongodb import connection
+from ossy_event_store.streams.reducers import revision_of
+from ossy_event_store.subscriptions import operator_actions, snapshot_subscription
+from tests.library.aggregate import Book
+from tests.subscriptions.test_consumer import parked, reached, running
+from tests.support.servers import until
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture
+def follow(monkeypatch):
+    """Let snapshots of books follow, with the policy given; return the class."""
+
+    def follow(every=1, **attributes):
+        body = {"snapshot_every": every, "revision": "1", **attributes}
+        Root = type("Book", (Book,), body)
+        monkeypatch.setattr(registry, "_registered", {})
+        registry.register_aggregate(Root)
+        snapshot_subscription.register()
+        return Root
+
+    return follow
+
+
+def snapshot(aggregate_id):
+    return Aggregate.find(aggregate_id)
+
+
+def versions(*ids):
+    return [(snapshot(one) or {}).get("aggregateVersion") for one in ids]
+
+
+def test_a_snapshot_follows_its_stream(follow, store, lend):
+    Root = follow()
+    lend("a", "BookBought", "BookLent")
+    lend("b", "BookBought")
+    with running():
+        reached(store, "snapshots", 3)
+        assert versions("a", "b") == [2, 1]
+        lend("a", "BookReturned")
+        reached(store, "snapshots", 4)
+    assert versions("a", "b") == [3, 1]
+    kept = snapshot("a")
+    assert kept["state"] == Root.view(EventStore.get_event_stream("a"), {})
+    assert kept["revision"] == revision_of(Root)
+
+
+def test_an_event_of_another_program_is_followed_too(follow, store, history):
+    follow()
+    # As the Node package writes: no metadata, and a number for the time.
+    document = {
+        "_id": "n-1",
+        "aggregateId": "n",
+        "aggregateType": "Book",
+        "aggregateVersion": 1,
+        "type": "BookBought",
+        "payload": {"title": "Emma"},
+        "created": 1_700_000_000_000,
+        "createdBy": "node",
+    }
+    with running():
+        history.insert_one(document)
+        reached(store, "snapshots", 1)
+    assert snapshot("n")["state"]["title"] == "Emma"
+
+
+def test_it_is_renewed_as_often_as_its_class_says(follow, store, lend):
+    Root = follow(every=3)
+    with running():
+        lend("a", "BookBought", "BookLent")
+        reached(store, "snapshots", 2)
+        assert versions("a") == [None]
+        lend("a", "BookReturned")
+        reached(store, "snapshots", 3)
+        assert versions("a") == [3]
+        lend("a", "BookLent")
+        reached(store, "snapshots", 4)
+        assert versions("a") == [3]
+        lend("a", "BookReturned", "BookLent", "BookReturned")
+        reached(store, "snapshots", 7)
+    assert versions("a") == [7]
+    assert snapshot("a")["state"] == Root.view(EventStore.get_event_stream("a"), {})
+
+
+def test_a_class_may_have_none(follow, store, lend):
+    follow(every=None)
+    lend("a", "BookBought")
+    with running() as runner:
+        assert runner.consumers == []
+    assert versions("a") == [None]
+
+
+def test_save_remains(follow, store, lend):
+    Root = follow(every=10)
+    lend("a", "BookBought", "BookLent")
+    Aggregate.of(Root, "a").save()
+    with running():
+        reached(store, "snapshots", 2)
+    assert versions("a") == [2]
+
+
+def test_one_that_another_reducer_folded_is_made_anew(follow, store, lend):
+    Root = follow()
+    lend("a", "BookBought", "BookLent")
+    AggregateRebuild.build_and_save_all()
+    spoilt = {"revision": "0", "state.title": "Persuasion"}
+    connection.raw(store.snapshots).update_one({"_id": "a"}, {"$set": spoilt})
+    with running():
+        lend("a", "BookReturned")
+        reached(store, "snapshots", 3)
+    assert snapshot("a")["state"] == Root.view(EventStore.get_event_stream("a"), {})
+
+
+def test_one_that_is_current_already_is_left(follow, store, lend):
+    follow()
+    lend("a", "BookBought", "BookLent")
+    AggregateRebuild.build_and_save_all()
+    saved = snapshot("a")["saved"]
+    with running():
+        reached(store, "snapshots", 2)
+    assert snapshot("a")["saved"] == saved
+
+
+def test_a_reducer_that_raises_parks_its_stream_alone(follow, store, lend):
+    broken = {"a"}
+
+    def view(events, saved_state):
+        for event in events:
+            if event["aggregateId"] in broken and event["type"] == "BookLent":
+                raise KeyError("to")
+        return Book.view(events, saved_state)
+
+    follow(view=staticmethod(view))
+    lend("a", "BookBought", "BookLent", "BookReturned")
+    lend("b", "BookBought", "BookLent")
+    with running():
+        reached(store, "snapshots", 5)
+        assert versions("b") == [2]
+        (waits,) = parked(store)
+        assert (waits["aggregateId"], waits["aggregateVersion"]) == ("a", 2)
+        assert "KeyError" in waits["error"]
+        broken.clear()
+        operator_actions.retry("snapshots")
+        until(lambda: not parked(store))
+    assert versions("a", "b") == [3, 2]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, "1", 1.5])
+def test_a_policy_that_is_none_is_refused(follow, wrong):
+    with pytest.raises(ImproperlyConfigured, match="snapshot_every must be a number"):
+        follow(every=wrong)
