@@ -14,15 +14,12 @@ def test_all_is_sorted_and_complete():
     public = [name for name in vars(ossy_event_store) if not name.startswith("_")]
     modules = {name for _, name, _ in iter_modules(ossy_event_store.__path__)}
     expected = {*public, *ossy_event_store._MODULE_OF, "__version__"} - modules
-    assert sorted(expected) == ossy_event_store.__all__ == sorted(dir_of_all())
-
-
-def dir_of_all():
-    return set(ossy_event_store.__all__) & set(dir(ossy_event_store))
+    assert sorted(expected) == ossy_event_store.__all__
+    assert expected <= set(dir(ossy_event_store))
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error():
-    with pytest.raises(AttributeError, match=r"'ossy_event_store' has no .* 'Agregate'"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'Agregate'"):
         _ = ossy_event_store.Agregate
 
 
@@ -43,10 +40,8 @@ def loaded(statement):
 
 
 def test_the_package_loads_little_by_itself():
-    assert loaded("import ossy_event_store") == [
-        "ossy_event_store",
-        "ossy_event_store.exceptions",
-    ]
+    names = set(loaded("import ossy_event_store"))
+    assert names == {"ossy_event_store", "ossy_event_store.exceptions"}
 
 
 def test_a_public_name_loads_only_what_it_needs():

@@ -28,9 +28,9 @@ from ossy_event_store.mongodb import connection, indexes, leases, schema_validat
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.monitoring import health
 from ossy_event_store.positions import reader as positions_reader
-from ossy_event_store.positions.sequencer import Changes, Sequencer
+from ossy_event_store.positions.sequencer import ChangeStream, Sequencer
 from ossy_event_store.post_migrate import ensure_indexes
-from ossy_event_store.rebuild.progress import Notes
+from ossy_event_store.rebuild.progress import RebuildProgress
 from ossy_event_store.rebuild.ranges import Part, Span
 from ossy_event_store.subscriptions import declaration, operator_actions
 from ossy_event_store.subscriptions.declaration import subscription
@@ -411,7 +411,7 @@ def test_the_appender_may_not_change_positions_by(way, appender, guarded):
 
 def test_the_appender_rebuilds_and_resumes(appender, guarded, monkeypatch):
     Aggregate.of(Book, {**BOUGHT, "aggregateId": "b-1"})
-    notes = Notes(appender, [Book, Reader], None)
+    notes = RebuildProgress(appender, [Book, Reader], None)
     drive(notes.begin([Part(Span("Book"), "a"), Part(Span("Reader"))]))
     report = AggregateRebuild.build_and_save_all(resume=True)
     assert (report.anew, report.saved) == ("", 1)
@@ -420,7 +420,7 @@ def test_the_appender_rebuilds_and_resumes(appender, guarded, monkeypatch):
 
 def test_the_appender_sees_new_positions_and_tends_what_is_parked(appender, guarded):
     with contextlib.closing(
-        Changes(connection.raw(appender.positions), fields=())
+        ChangeStream(connection.raw(appender.positions), fields=())
     ) as new:
         guarded.database.positions.insert_one({"_id": 1})
         assert [entry["_id"] for entry, _ in new.fetch(10)] == [1]
@@ -601,7 +601,7 @@ def test_the_reader_sees_what_the_pages_of_the_admin_show(reader, guarded):
     assert drive(overview.tallies(reader)) == []
     assert drive(overview.health(reader)).missing == []
     with contextlib.closing(
-        Changes(connection.raw(reader.positions), fields=())
+        ChangeStream(connection.raw(reader.positions), fields=())
     ) as new:
         guarded.database.positions.insert_one({"_id": 3})
         assert [entry["_id"] for entry, _ in new.fetch(10)] == [3]

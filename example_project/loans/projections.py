@@ -23,7 +23,7 @@ class LoanDays(Projection):
     """Each day: applications, the amount they ask for, offers, and how they end."""
 
     name = "loan_days"
-    sources = [LoanApplication.aggregate_type]
+    aggregate_types = [LoanApplication.aggregate_type]
     types = list(COUNTED)
     initial_state = {"amount": 0, **dict.fromkeys(COUNTED.values(), 0)}
 
@@ -43,7 +43,7 @@ class ClerkWork(Projection):
     """Each clerk: how many pieces of work are finished, and of what kind."""
 
     name = "clerk_work"
-    sources = [LoanApplication.aggregate_type]
+    aggregate_types = [LoanApplication.aggregate_type]
     initial_state = {"finished": 0, "kinds": {}, "last": None}
     indexes = ["state.finished"]  # the page shows who finished most
 

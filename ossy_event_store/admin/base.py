@@ -50,7 +50,7 @@ def may(request: HttpRequest, permission: str) -> bool:
     return request.user.has_perm(f"ossy_event_store.{permission}")
 
 
-class Pages(admin.ModelAdmin):  # type: ignore[type-arg]
+class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """What the pages share: addresses, permissions, and a store that is down."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:

@@ -15,11 +15,11 @@ from ..mongodb.ports import drive
 from ..streams import lookup
 from ..streams.import_export import line_of
 from . import lookups
-from .base import Pages, download, may
-from .query_string import Asked
+from .base import StoreModelAdmin, download, may
+from .query_string import ListQuery
 
 
-class EventAdmin(Pages):
+class EventAdmin(StoreModelAdmin):
     """The feed over all streams, and each event as it is stored."""
 
     def get_urls(self) -> list[Any]:
@@ -36,7 +36,7 @@ class EventAdmin(Pages):
     ) -> HttpResponse:
         """List the events of all streams, the newest first."""
         store = connection.blocking()
-        asked = Asked(request, "q", "type", "event_type", "by", "correlation")
+        asked = ListQuery(request, "q", "type", "event_type", "by", "correlation")
         if event_id := asked.given.pop("q", ""):
             if _find(store, event_id) is not None:
                 return HttpResponseRedirect(str(self._url("event", "change", event_id)))

@@ -59,19 +59,19 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class Place:
+class Cursor:
     """Where an event is among all, by time and then by id."""
 
     created: Any
     id: Any
 
     @classmethod
-    def of(cls, event: Mapping[str, Any]) -> Place:
+    def of(cls, event: Mapping[str, Any]) -> Cursor:
         """Return the place of a stored event, before ``read_event``."""
         return cls(event.get("created"), event["_id"])
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> Cursor:
         """
         Return the place that ``str()`` wrote into a URL.
 
@@ -152,8 +152,8 @@ class Page:
     """Some of what was asked for, and where it goes on on either side."""
 
     items: list[Document] = field(default_factory=list)
-    newer: Place | None = None
-    older: Place | None = None
+    newer: Cursor | None = None
+    older: Cursor | None = None
 
 
 # --- events -----------------------------------------------------------------
@@ -163,8 +163,8 @@ async def events(
     store: Store,
     search: Search,
     *,
-    older: Place | None = None,
-    newer: Place | None = None,
+    older: Cursor | None = None,
+    newer: Cursor | None = None,
     size: int = PAGE,
 ) -> Page:
     """
@@ -190,15 +190,15 @@ async def _all(store: Store, events: list[Document]) -> list[Document]:
 async def _page(
     store: Store,
     search: Search,
-    older: Place | None,
-    newer: Place | None,
+    older: Cursor | None,
+    newer: Cursor | None,
     size: int,
     keep: Any,
 ) -> Page:
     """Walk from a place until a page is full; ``keep`` chooses from each chunk."""
     up = newer is not None
     found: list[Document] = []
-    stopped: Place | None = None
+    stopped: Cursor | None = None
     looked_at = 0
     async for chunk in _walk(store, search, newer if up else older, up):
         admitted = [event for event in chunk if search.admits(event)]
@@ -207,14 +207,14 @@ async def _page(
         if len(found) > size:
             break
         if looked_at >= MOST:
-            stopped = Place.of(chunk[-1])
+            stopped = Cursor.of(chunk[-1])
             break
     more = len(found) > size
     found = found[:size]
-    on = Place.of(found[-1]) if more else stopped
+    on = Cursor.of(found[-1]) if more else stopped
     back = None
     if newer or older:
-        back = Place.of(found[0]) if found else newer or older
+        back = Cursor.of(found[0]) if found else newer or older
     if up:
         found.reverse()
     page = Page(found, newer=on if up else back, older=back if up else on)
@@ -224,7 +224,7 @@ async def _page(
 
 
 async def _walk(
-    store: Store, search: Search, start: Place | None, up: bool
+    store: Store, search: Search, start: Cursor | None, up: bool
 ) -> AsyncGenerator[list[Document], None]:
     """Yield chunks of events from a place on, towards the newer or the older."""
     index = search.index
@@ -250,14 +250,14 @@ async def _walk(
             limit=CHUNK + 1,
         )
         whole = len(chunk) > CHUNK
-        if start is not None and up and chunk and Place.of(chunk[0]) == start:
+        if start is not None and up and chunk and Cursor.of(chunk[0]) == start:
             chunk = chunk[1:]  # the lower bound is included
         if not chunk:
             return
         yield chunk
         if not whole:
             return
-        start = Place.of(chunk[-1])
+        start = Cursor.of(chunk[-1])
 
 
 def _bounds(search: Search) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
@@ -396,8 +396,8 @@ async def streams(
     store: Store,
     search: Search,
     *,
-    older: Place | None = None,
-    newer: Place | None = None,
+    older: Cursor | None = None,
+    newer: Cursor | None = None,
     size: int = PAGE,
 ) -> Page:
     """

@@ -12,12 +12,12 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 
 from ..documents.display import visible
-from .lookups import Page, Place, Search
+from .lookups import Cursor, Page, Search
 
 A_SECOND = dt.timedelta(milliseconds=999)  # all that MongoDB can store of one
 
 
-class Asked:
+class ListQuery:
     """The query of a list page: what to look for, and where the page begins."""
 
     def __init__(self, request: HttpRequest, *names: str) -> None:
@@ -30,11 +30,11 @@ class Asked:
         self.older = self._place(request.GET.get("older"))
         self.newer = self._place(request.GET.get("newer"))
 
-    def _place(self, text: str | None) -> Place | None:
+    def _place(self, text: str | None) -> Cursor | None:
         if not text:
             return None
         try:
-            return Place.parse(text)
+            return Cursor.parse(text)
         except ValueError:
             self.errors.append(_("This page does not exist; here is the first one."))
             return None

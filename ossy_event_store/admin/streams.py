@@ -36,15 +36,15 @@ from ..streams import lookup
 from ..streams.import_export import export_events
 from ..streams.state_at_version import Moment, moment
 from . import lookups, overview
-from .base import STATUS, Pages, attachment, download, may
+from .base import STATUS, StoreModelAdmin, attachment, download, may
 from .chart import chart
 from .lookups import BLOCK, Page
-from .query_string import Asked, time_of, version_of
+from .query_string import ListQuery, time_of, version_of
 
 LONG = 2000  # events of a stream that are folded afresh without being asked
 
 
-class StreamAdmin(Pages):
+class StreamAdmin(StoreModelAdmin):
     """Streams, and each stream at any of its versions."""
 
     def get_urls(self) -> list[Any]:
@@ -71,7 +71,7 @@ class StreamAdmin(Pages):
     ) -> HttpResponse:
         """List streams: the latest activity first, or those of a prefix."""
         store = connection.blocking()
-        asked = Asked(request, "q", "type", "by")
+        asked = ListQuery(request, "q", "type", "by")
         prefix = asked.given.get("q")
         if prefix:
             try:

@@ -24,7 +24,7 @@ from ..mongodb.ports import drive
 from ..monitoring.status import Status, status, statuses
 from ..projections import projection
 from ..subscriptions import operator_actions, parked_streams, snapshot_subscription
-from .base import Pages, may
+from .base import StoreModelAdmin, may
 
 SHOWN = 100  # parked streams on a page, those that wait longest
 LATEST = 20  # events that were skipped
@@ -44,7 +44,7 @@ KINDS = {
 }
 
 
-class SubscriptionAdmin(Pages):
+class SubscriptionAdmin(StoreModelAdmin):
     """Subscriptions and projections, and the streams that each has parked."""
 
     def get_urls(self) -> list[Any]:

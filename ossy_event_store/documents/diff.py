@@ -63,7 +63,7 @@ def _is_plain_name(key: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Changes:
+class Diff:
     """The first changes of a state, in the order of its keys."""
 
     items: list[Change]
@@ -73,7 +73,7 @@ class Changes:
 
 def changes(
     before: Mapping[str, Any], after: Mapping[str, Any], limit: int = 200
-) -> Changes:
+) -> Diff:
     """
     Return what has to be done to ``before`` to make it ``after``.
 
@@ -94,7 +94,7 @@ def changes(
             items.append(change)
         else:
             more += 1
-    return Changes(items, more)
+    return Diff(items, more)
 
 
 class _Comparison:

@@ -100,7 +100,7 @@ class Store:
     skipped: Documents
     turns: Turns
     # Set when somebody else's transaction is open: the same store outside of it.
-    apart: Store | None = None
+    outside: Store | None = None
 
 
 # --- clients ----------------------------------------------------------------
@@ -245,7 +245,7 @@ def _borrowed(alias: str) -> Store:
         store,
         events=BlockingCollection(raw(store.events), connection.session),
         snapshots=BlockingCollection(raw(store.snapshots), connection.session),
-        apart=store,
+        outside=store,
     )
 
 

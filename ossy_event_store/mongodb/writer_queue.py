@@ -35,12 +35,12 @@ class Turns:
         # A queue lives as long as somebody stands in it.
         self.locks: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
-    def place(self, name: str, patience: float) -> Place:
+    def place(self, name: str, patience: float) -> Ticket:
         """Return a place for one writer, who waits at most ``patience`` seconds."""
-        return Place(self, name, patience)
+        return Ticket(self, name, patience)
 
 
-class Place:
+class Ticket:
     """One writer's place in a queue; he stands in it from the first ``take()``."""
 
     def __init__(self, turns: Turns, name: str, patience: float) -> None:

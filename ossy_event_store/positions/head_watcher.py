@@ -19,7 +19,7 @@ from ..mongodb import connection
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
 from .reader import head_position
-from .sequencer import Changes, HistoryLost
+from .sequencer import ChangeStream, HistoryLost
 
 logger = logging.getLogger("ossy_event_store")
 
@@ -154,7 +154,9 @@ class Follower:
 
     def _until_it_breaks(self, end: threading.Event) -> None:
         store = connection.blocking()
-        with closing(Changes(connection.raw(store.positions), fields=())) as changes:
+        with closing(
+            ChangeStream(connection.raw(store.positions), fields=())
+        ) as changes:
             # It may have fallen: positions can be dropped, and given anew.
             self._head = 0
             self._saw(drive(head_position(store)))

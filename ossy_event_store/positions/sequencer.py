@@ -137,15 +137,15 @@ class Sequencer:
         with closing(changes):
             yield from self._follow(changes)
 
-    def _resume(self, token: Any) -> Changes | None:
+    def _resume(self, token: Any) -> ChangeStream | None:
         if token is None or self._is_lost:
             return None
         try:
-            return Changes(self._events, token)
+            return ChangeStream(self._events, token)
         except HistoryLost:
             return None
 
-    def _follow(self, changes: Changes) -> Generator[int, None, None]:
+    def _follow(self, changes: ChangeStream) -> Generator[int, None, None]:
         noted = monotonic()
         while True:
             found = changes.fetch(self._wait)
@@ -158,12 +158,12 @@ class Sequencer:
                 noted = monotonic()
             yield given
 
-    def _scan(self) -> Generator[int, None, Changes]:
+    def _scan(self) -> Generator[int, None, ChangeStream]:
         """Take in what has no position yet; return the changes from its beginning."""
         begun = self._progress.find_one({"_id": PROGRESS})
         changes = self._resume(begun["token"]) if begun else None
         after = begun["after"] if begun and changes else None
-        changes = changes or Changes(self._events)
+        changes = changes or ChangeStream(self._events)
         self._is_lost = False
         try:
             token = changes.token
@@ -323,7 +323,7 @@ class Pace:
         return min(REST * self._rate, LONGEST_REST) if given else 0.0
 
 
-class Changes:
+class ChangeStream:
     """
     The inserts into a collection, in the order of their commits.
 

@@ -53,7 +53,7 @@ class Projection:
     #: Its name, also that of its subscription and of its collection.
     name: ClassVar[str]
     #: Aggregate types whose events it wants; None means all.
-    sources: ClassVar[Sequence[str] | None] = None
+    aggregate_types: ClassVar[Sequence[str] | None] = None
     #: Event types that it wants; None means all.
     types: ClassVar[Sequence[str] | None] = None
     #: The state of a key before its first event.
@@ -232,7 +232,9 @@ def register_projection(cls: P) -> P:
             cls.name,
             cls,
             types=None if cls.types is None else tuple(cls.types),
-            aggregate_types=None if cls.sources is None else tuple(cls.sources),
+            aggregate_types=None
+            if cls.aggregate_types is None
+            else tuple(cls.aggregate_types),
             kind=KIND,
             effect=Writer,
             more={"generation": 1, "revision": revision(cls)},
@@ -271,7 +273,7 @@ def _check(cls: Any) -> None:
             f"{name_of(cls)} needs an attribute name, such as 'work_per_clerk', of "
             f"letters, digits and _; found {name!r}."
         )
-    for attribute in ("sources", "types"):
+    for attribute in ("aggregate_types", "types"):
         chosen = getattr(cls, attribute)
         if isinstance(chosen, str):
             raise ImproperlyConfigured(

@@ -24,7 +24,7 @@ from ..mongodb.connection import Store, in_time
 from ..mongodb.ports import drive
 from ..subscriptions import checkpoints
 from ..subscriptions.declaration import Subscription, registered
-from ..subscriptions.runner import Reached, Runner, give_positions
+from ..subscriptions.runner import Runner, UntilCaughtUp, give_positions
 from ..subscriptions.transactions import in_transaction
 from .projection import BUILD, FRESH, Projection, make_indexes
 from .writer import Writer, collection_name, revision
@@ -135,7 +135,7 @@ class Rebuild:
         if self._is_stopped:
             return False
         give_positions(runner.stop)
-        reached = Reached([declared.name])
+        reached = UntilCaughtUp([declared.name])
 
         done = False
 

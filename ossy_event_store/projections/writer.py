@@ -25,9 +25,9 @@ from ..mongodb.write_errors import DUPLICATE_KEY
 from ..streams.reducers import name_of, revision_of
 from ..streams.snapshots import MAX_BYTES
 from ..subscriptions import checkpoints, parked_streams
-from ..subscriptions.checkpoints import Lost
+from ..subscriptions.checkpoints import ClaimLost
 from ..subscriptions.declaration import Subscription
-from ..subscriptions.delivery import Delivered, Effect, TooLarge
+from ..subscriptions.delivery import Delivered, Delivery, TooLarge
 from ..subscriptions.parked_streams import Failed
 from ..subscriptions.transactions import HandlerFailed, in_transaction
 
@@ -203,7 +203,7 @@ class Fold:
             yield new
 
 
-class Writer(Effect):
+class Writer(Delivery):
     """
     Applies events to one generation of a projection.
 
@@ -265,7 +265,7 @@ class Writer(Effect):
         changes: Document = {"position": after}
         if parked:
             last = parked[-1]
-            changes["lastError"] = checkpoints.told(last.error, last.event)
+            changes["lastError"] = checkpoints.error_record(last.error, last.event)
 
         async def write() -> None:
             with in_time():
@@ -306,10 +306,10 @@ class Writer(Effect):
             )
         except BulkWriteError as error:
             if any(map(_is_there, (error.details or {}).get("writeErrors", ()))):
-                raise Lost from error  # it was written past the store
+                raise ClaimLost from error  # it was written past the store
             raise
         if written < len(requests):
-            raise Lost
+            raise ClaimLost
 
     async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
         """Apply the event of a parked stream, though later ones are in already."""
@@ -327,7 +327,7 @@ class Writer(Effect):
                 if not await parked_streams.advance(
                     self._store, waits, event, self._session
                 ):
-                    raise Lost
+                    raise ClaimLost
                 for key in fold.keys:
                     await self._apply_late(key, event)
 
@@ -352,7 +352,7 @@ class Writer(Effect):
         elif not await self._documents.replace_one(
             {"_id": {"$eq": key}}, document, session=session
         ):
-            raise Lost
+            raise ClaimLost
 
 
 def _requests(

@@ -579,7 +579,7 @@ class ProjectionFeed(Feed):
         return self._found_at([EVERYTHING, ("key", key)], event)
 
     def _wanted(self) -> Document:
-        return reader.wanted(self.projection.types, self.projection.sources)
+        return reader.wanted(self.projection.types, self.projection.aggregate_types)
 
     async def missed(
         self, wanted: EventFilter, after: int, upto: int

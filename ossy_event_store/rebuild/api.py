@@ -17,7 +17,7 @@ from ..mongodb import connection
 from ..mongodb.connection import Store, explained, in_time
 from ..mongodb.ports import drive
 from ..registry import register_aggregate, root_of
-from .coordinator import Choice, rebuild
+from .coordinator import RebuildOptions, rebuild
 from .ranges import Partition
 from .report import Progress, RebuildReport
 
@@ -66,7 +66,7 @@ class AggregateRebuild:
             RebuildBroken: one of several processes ended before its work.
         """
         share = _partition(partition)
-        choice = Choice(types, ids, stale, share, workers, resume)
+        choice = RebuildOptions(types, ids, stale, share, workers, resume)
         return rebuild_chosen(choice, progress)
 
     @classmethod
@@ -87,7 +87,7 @@ class AggregateRebuild:
         More than one of ``workers`` is a ``ValueError``: to wait for them blocks.
         """
         share = _partition(partition)
-        choice = Choice(types, ids, stale, share, workers, resume)
+        choice = RebuildOptions(types, ids, stale, share, workers, resume)
         return await _awaitable(choice, progress)
 
     @classmethod
@@ -107,7 +107,7 @@ class AggregateRebuild:
         the reducer would alter: each compared at the version of its snapshot.
         """
         share = _partition(partition)
-        choice = Choice(types, ids, False, share, workers, dry_run=True)
+        choice = RebuildOptions(types, ids, False, share, workers, dry_run=True)
         return rebuild_chosen(choice, progress)
 
     @classmethod
@@ -122,7 +122,7 @@ class AggregateRebuild:
     ) -> RebuildReport:
         """See ``dry_run()``; more than one of ``workers`` is a ``ValueError``."""
         share = _partition(partition)
-        choice = Choice(types, ids, False, share, workers, dry_run=True)
+        choice = RebuildOptions(types, ids, False, share, workers, dry_run=True)
         return await _awaitable(choice, progress)
 
     @classmethod
@@ -154,14 +154,18 @@ def _partition(pair: tuple[int, int] | None) -> Partition | None:
     return None if pair is None else Partition(*pair)
 
 
-def rebuild_chosen(choice: Choice, progress: Progress | None = None) -> RebuildReport:
+def rebuild_chosen(
+    choice: RebuildOptions, progress: Progress | None = None
+) -> RebuildReport:
     """Rebuild what is chosen, through the blocking face."""
     _ = choice.roots  # an unknown type is said before anybody connects
     with explained():
         return drive(rebuild(connection.blocking(), choice, progress))
 
 
-async def _awaitable(choice: Choice, progress: Progress | None) -> RebuildReport:
+async def _awaitable(
+    choice: RebuildOptions, progress: Progress | None
+) -> RebuildReport:
     if choice.workers > 1:
         raise ValueError("workers: only through the blocking method")
     _ = choice.roots
@@ -170,7 +174,7 @@ async def _awaitable(choice: Choice, progress: Progress | None) -> RebuildReport
 
 
 async def _rebuild_one(store: Store, Root: Any, aggregate_id: str) -> Document:
-    report = await rebuild(store, Choice([Root.aggregate_type], [aggregate_id]))
+    report = await rebuild(store, RebuildOptions([Root.aggregate_type], [aggregate_id]))
     for failure in report.failures:
         raise failure
     if not report.streams:

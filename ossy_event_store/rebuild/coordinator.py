@@ -20,7 +20,7 @@ from ..streams.reducers import revision_of
 from . import worker_processes
 from .dry_run import DryRefold
 from .fold_streams import Refold, run_part
-from .progress import Notes
+from .progress import RebuildProgress
 from .ranges import Part, Partition, Span, split
 from .report import DryRun, Progress, RebuildReport
 from .stale import stale_ids
@@ -31,7 +31,7 @@ PIECES = 4  # ranges for each process: what one is slow with, others go around
 
 
 @dataclass(frozen=True)
-class Choice:
+class RebuildOptions:
     """
     What to rebuild, and how.
 
@@ -80,7 +80,7 @@ class Choice:
 
 
 async def rebuild(
-    store: Store, choice: Choice, progress: Progress | None = None
+    store: Store, choice: RebuildOptions, progress: Progress | None = None
 ) -> RebuildReport:
     """Rebuild what is chosen; the coroutine behind both faces."""
     with fewer_collections():
@@ -90,7 +90,7 @@ async def rebuild(
 
 
 async def _rebuild_ids(
-    store: Store, choice: Choice, ids: Sequence[str], progress: Progress | None
+    store: Store, choice: RebuildOptions, ids: Sequence[str], progress: Progress | None
 ) -> RebuildReport:
     def tell() -> None:
         if progress:
@@ -112,7 +112,9 @@ async def _rebuild_ids(
 class _Rebuild:
     """A rebuild of whole types, or of a share of them, part by part."""
 
-    def __init__(self, store: Store, choice: Choice, progress: Progress | None) -> None:
+    def __init__(
+        self, store: Store, choice: RebuildOptions, progress: Progress | None
+    ) -> None:
         self.store = store
         self.choice = choice
         self.progress = progress
@@ -122,7 +124,9 @@ class _Rebuild:
         self.live: dict[int, RebuildReport] = {}  # of those at work
         self.began = time.monotonic()
         is_noted = not (choice.stale or choice.dry_run)
-        self.notes = Notes(store, choice.roots, choice.partition) if is_noted else None
+        self.notes = (
+            RebuildProgress(store, choice.roots, choice.partition) if is_noted else None
+        )
 
     async def run(self) -> RebuildReport:
         """Do all of it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..documents.bson_types import Document
-from ..documents.diff import Changes, changes
+from ..documents.diff import Diff, changes
 from ..documents.event_document import stored_state, version_number
 from ..exceptions import InvalidState
 from ..mongodb.connection import in_time
@@ -113,7 +113,7 @@ class ComparedFold(StreamFold):
         is_one = saved and self.until and isinstance(saved.get("state"), dict)
         self.saved = saved if is_one else None
         #: What the reducer alters; None if that cannot be said.
-        self.found: Changes | None = None
+        self.found: Diff | None = None
 
     @property
     def is_of_another_revision(self) -> bool:

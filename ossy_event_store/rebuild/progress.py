@@ -23,7 +23,7 @@ EVERY = 1.0  # seconds between two notes
 _NOTE = "rebuild progress"  # an id among the leases
 
 
-class Notes:
+class RebuildProgress:
     """
     The note of one rebuild.
 

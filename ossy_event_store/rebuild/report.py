@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..documents.diff import Change, Changes
+from ..documents.diff import Change, Diff
 from ..documents.display import brief, type_note
 from ..exceptions import ReducerError
 
@@ -62,10 +62,10 @@ class DryRun:
     alterations: list[Altered] = field(default_factory=list)
     #: In how many streams each path would change; an index of a list is ``[]``.
     paths: Counter[str] = field(default_factory=Counter)
-    #: Changes at paths that are not in ``paths``, for there are too many.
+    #: Diff at paths that are not in ``paths``, for there are too many.
     other_paths: int = 0
 
-    def alter(self, aggregate_id: str, version: int, found: Changes) -> None:
+    def alter(self, aggregate_id: str, version: int, found: Diff) -> None:
         """Take in a state that would be another."""
         self.altered += 1
         self._count(Counter({path_of(change) for change in found.items}))

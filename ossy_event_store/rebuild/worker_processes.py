@@ -60,7 +60,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Word:
+class WorkerMessage:
     """What a process tells: how far it is with its task, or that it is done."""
 
     report: RebuildReport
@@ -73,7 +73,9 @@ class Word:
 # --- who hands out ----------------------------------------------------------
 
 
-def work(tasks: Sequence[Task], number: int) -> Generator[tuple[int, Word], None, None]:
+def work(
+    tasks: Sequence[Task], number: int
+) -> Generator[tuple[int, WorkerMessage], None, None]:
     """
     Have ``number`` processes do the tasks; yield what they tell, by task.
 
@@ -92,7 +94,7 @@ def work(tasks: Sequence[Task], number: int) -> Generator[tuple[int, Word], None
 
 def _handed_out(
     tasks: Sequence[Task], processes: dict[Connection, BaseProcess]
-) -> Generator[tuple[int, Word], None, None]:
+) -> Generator[tuple[int, WorkerMessage], None, None]:
     waiting = deque(range(len(tasks)))
     busy: dict[Connection, int] = {}
 
@@ -115,9 +117,9 @@ def _handed_out(
             yield number, word
 
 
-def _heard(told: Connection, task: Task, process: BaseProcess) -> Word:
+def _heard(told: Connection, task: Task, process: BaseProcess) -> WorkerMessage:
     try:
-        word: Word | BaseException = told.recv()
+        word: WorkerMessage | BaseException = told.recv()
     except (EOFError, OSError):
         process.join(END)
         raise RebuildBroken(str(task.span), process.exitcode) from None
@@ -220,16 +222,16 @@ def _do(task: Task, told: Connection) -> None:
         nonlocal last
         if time.monotonic() - last >= TELL:
             last = time.monotonic()
-            told.send(Word(_light(fold.report)))
+            told.send(WorkerMessage(_light(fold.report)))
 
     async def written() -> None:
-        told.send(Word(_light(fold.report), fold.done))
+        told.send(WorkerMessage(_light(fold.report), fold.done))
 
     make = DryRefold if task.dry_run else Refold
     fold = make(mongodb_connection.blocking(), tell, written)
     tally = Tally(task.span.kind)
     drive(run_part(fold, Root, task.span, task.partition, task.stale, tally))
-    told.send(Word(fold.report, tally=tally))
+    told.send(WorkerMessage(fold.report, tally=tally))
 
 
 def _light(report: RebuildReport) -> RebuildReport:

@@ -101,7 +101,7 @@ async def until_won(
                 return await once()
             except ConcurrencyError as error:
                 ours = error.aggregate_id == aggregate_id
-                if not ours or store.apart or attempt == attempts:
+                if not ours or store.outside or attempt == attempts:
                     raise
                 lost = error
             except PyMongoError as error:
@@ -158,8 +158,8 @@ async def append(store: Store, documents: list[Document]) -> list[Document]:
         TransactionsUnavailable: several events, and the server has no transactions.
     """
     _check_ids(documents)
-    if store.apart:
-        return await _append_joined(store, store.apart, documents)
+    if store.outside:
+        return await _append_joined(store, store.outside, documents)
     uncertain = False
     for attempt in _attempts():
         if time_is_up() and not uncertain:
@@ -282,7 +282,7 @@ async def _check_race(store: Store, first: Document) -> None:
 
 
 async def _append_joined(
-    store: Store, apart: Store, documents: list[Document]
+    store: Store, outside: Store, documents: list[Document]
 ) -> list[Document]:
     """
     Append inside a transaction that somebody else began and will commit.
@@ -296,7 +296,7 @@ async def _append_joined(
         await store.events.insert_many(documents)
     except PyMongoError as error:
         if classify(error) is Fault.DUPLICATE:
-            await _check_race(apart, documents[0])
+            await _check_race(outside, documents[0])
         raise
     return documents
 

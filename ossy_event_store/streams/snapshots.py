@@ -98,7 +98,7 @@ async def save_snapshot(store: Store, snapshot: Snapshot) -> bool:
     is looked at again: to swallow the error loses the newest snapshot now and then.
     """
     query = older_than(snapshot)
-    if store.apart:
+    if store.outside:
         return await _save_joined(store, snapshot, query)
     while True:
         try:

@@ -31,7 +31,7 @@ KEPT = 4000  # characters of a traceback
 RELATIONAL = "ossy_event_store.relational"  # the app with the rows
 
 
-class Lost(Exception):
+class ClaimLost(Exception):
     """Another process has taken the subscription over, or somebody has reset it."""
 
 
@@ -93,7 +93,7 @@ async def claim(store: Store, name: str, owner: str, session_id: Any) -> Documen
     with in_time():
         found = await store.subscriptions.find_one({"_id": {"$eq": name}})
     if found is None:
-        raise Lost
+        raise ClaimLost
     if found.get("session") is not None:
         # The client's own commands do not encode what the collections decode.
         session = Binary.from_uuid(found["session"])
@@ -105,7 +105,7 @@ async def claim(store: Store, name: str, owner: str, session_id: Any) -> Documen
             return_document=ReturnDocument.AFTER,
         )
     if claimed is None:
-        raise Lost
+        raise ClaimLost
     return claimed
 
 
@@ -114,14 +114,14 @@ async def check(store: Store, name: str, fence: int) -> None:
     Look whether the subscription is still claimed with this fence.
 
     Raises:
-        Lost: it is not.
+        ClaimLost: it is not.
     """
     with in_time():
         found = await store.subscriptions.find_one(
             {"_id": {"$eq": name}}, projection={"fence": 1}
         )
     if found is None or found["fence"] != fence:
-        raise Lost
+        raise ClaimLost
 
 
 async def move(
@@ -147,7 +147,7 @@ async def move(
         back: whether the position may be one before that which is there.
 
     Raises:
-        Lost: somebody else has claimed or reset the subscription since.
+        ClaimLost: somebody else has claimed or reset the subscription since.
     """
     query: Document = {"_id": {"$eq": name}, "fence": fence}
     if "position" in changes and not back:
@@ -161,10 +161,10 @@ async def move(
         update["$set"] = dict(changes)
     matched = await store.subscriptions.update_one(query, update, session=session)
     if not matched:
-        raise Lost
+        raise ClaimLost
 
 
-async def take_away(store: Store, name: str) -> None:
+async def revoke(store: Store, name: str) -> None:
     """Let whoever is at work on a subscription lose it; anybody may claim it anew."""
     await store.subscriptions.update_one({"_id": {"$eq": name}}, {"$inc": {"fence": 1}})
 
@@ -218,7 +218,9 @@ def rows() -> Any:
     return import_module(f"{RELATIONAL}.checkpoints")
 
 
-def told(error: BaseException, event: Mapping[str, Any] | None = None) -> Document:
+def error_record(
+    error: BaseException, event: Mapping[str, Any] | None = None
+) -> Document:
     """Return an error as it is kept: what, when, where, and at which event."""
     lines = "".join(traceback.format_exception(error))
     text = f"{type(error).__name__}: {short_reason(error)}"

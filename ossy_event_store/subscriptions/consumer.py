@@ -26,11 +26,11 @@ from ..mongodb.write_errors import short_reason
 from ..positions.head_watcher import follower
 from ..positions.reader import head_position, read
 from . import checkpoints, parked_streams
-from .checkpoints import Lost
+from .checkpoints import ClaimLost
 from .declaration import Subscription
 from .delivery import (
     AtLeastOnce,
-    Effect,
+    Delivery,
     InDatabase,
     InTransaction,
     TooLarge,
@@ -39,7 +39,7 @@ from .delivery import (
     streams_of,
 )
 from .parked_streams import Failed
-from .transactions import HandlerFailed, Unreachable, is_away
+from .transactions import DatabaseAway, HandlerFailed, is_away
 
 logger = logging.getLogger("ossy_event_store")
 
@@ -57,9 +57,9 @@ def lease_of(name: str) -> str:
     return f"subscription {name}"
 
 
-def effect_of(store: Store, session: Any, declared: Subscription) -> Effect:
+def effect_of(store: Store, session: Any, declared: Subscription) -> Delivery:
     """Return how the events of a subscription are delivered."""
-    make: Callable[[Store, Any, Subscription], Effect] = AtLeastOnce
+    make: Callable[[Store, Any, Subscription], Delivery] = AtLeastOnce
     if declared.effect is not None:  # the snapshots, or a projection
         make = declared.effect
     elif declared.session:
@@ -139,7 +139,7 @@ class Consumer:
                 if not await self._once(store):
                     await self._pause(store, LEASE / 5)
                 continue
-            except Lost:
+            except ClaimLost:
                 await self._pause(store, SLICE)
                 continue
             except Exception as error:
@@ -165,9 +165,12 @@ class Consumer:
     async def _note(self, store: Store, error: Exception) -> None:
         if is_away(error):
             return  # there is nobody to tell
-        with suppress(PyMongoError, StoreUnavailable, Lost), in_time():
+        with suppress(PyMongoError, StoreUnavailable, ClaimLost), in_time():
             await checkpoints.move(
-                store, self.name, self.fence, {"lastError": checkpoints.told(error)}
+                store,
+                self.name,
+                self.fence,
+                {"lastError": checkpoints.error_record(error)},
             )
 
     async def _once(self, store: Store) -> bool:
@@ -191,7 +194,7 @@ class Consumer:
                     await self._work(store, session)
                 except Exception as error:
                     # Else a commit of MongoDB's may still be on its way.
-                    if isinstance(error, Unreachable) or not is_away(error):
+                    if isinstance(error, DatabaseAway) or not is_away(error):
                         await self._leave(store)
                     raise
                 await self._leave(store)
@@ -240,12 +243,12 @@ class Consumer:
             await self._stop_at(store, effect, stopped)
         finally:
             # Also after a failure: what is done need not be done again.
-            with suppress(PyMongoError, StoreUnavailable, Unreachable, Lost):
+            with suppress(PyMongoError, StoreUnavailable, DatabaseAway, ClaimLost):
                 await self._write(store, effect, now=True)
 
     async def _leave(self, store: Store) -> None:
         """Note that no transaction is open: the session is used again elsewhere."""
-        with suppress(PyMongoError, StoreUnavailable, Lost), in_time():
+        with suppress(PyMongoError, StoreUnavailable, ClaimLost), in_time():
             await checkpoints.move(store, self.name, self.fence, {"session": None})
 
     async def _catch_up(self, store: Store) -> None:
@@ -260,7 +263,7 @@ class Consumer:
 
     def _check(self) -> None:
         if time.monotonic() - self.renewed > LEASE:
-            raise Lost  # it could not be renewed, and another may have it
+            raise ClaimLost  # it could not be renewed, and another may have it
 
     # --- reading
 
@@ -283,7 +286,7 @@ class Consumer:
             return _Page(found, found[-1]["position"] if full else head)
 
     async def _take_and_read(
-        self, store: Store, effect: Effect, page: _Page
+        self, store: Store, effect: Delivery, page: _Page
     ) -> _Page | None:
         """Hand a page on; return the next one, if there is one already."""
         if len(page.events) < PAGE:
@@ -320,7 +323,7 @@ class Consumer:
 
     # --- handing on
 
-    async def _take(self, store: Store, effect: Effect, page: _Page) -> None:
+    async def _take(self, store: Store, effect: Delivery, page: _Page) -> None:
         found, reach = page.events, page.reach
         if self.declared.concurrency > 1:
             await self._take_streams(store, effect, found)
@@ -339,7 +342,7 @@ class Consumer:
             self._seen = reach
 
     async def _take_chunk(
-        self, store: Store, effect: Effect, chunk: Sequence[Document], after: int
+        self, store: Store, effect: Delivery, chunk: Sequence[Document], after: int
     ) -> None:
         events = self._without_parked(chunk)
         if len(events) > 1 and await self._take_together(store, effect, events, after):
@@ -358,7 +361,7 @@ class Consumer:
         self._seen = after
 
     async def _take_together(
-        self, store: Store, effect: Effect, events: Sequence[Document], after: int
+        self, store: Store, effect: Delivery, events: Sequence[Document], after: int
     ) -> bool:
         """Deliver several events; False if one of them failed, nobody knows which."""
         try:
@@ -374,7 +377,7 @@ class Consumer:
         return True
 
     async def _try(
-        self, store: Store, effect: Effect, event: Document, after: int
+        self, store: Store, effect: Delivery, event: Document, after: int
     ) -> bool:
         """
         Hand one event on, several times if need be.
@@ -409,7 +412,7 @@ class Consumer:
                 store,
                 self.name,
                 self.fence,
-                {"lastError": checkpoints.told(error, event)},
+                {"lastError": checkpoints.error_record(error, event)},
             )
         if final and self.declared.on_error == "stop":
             raise StoppedAt(event, error)
@@ -433,7 +436,7 @@ class Consumer:
             exc_info=error if final else None,
         )
 
-    async def _park(self, effect: Effect, failed: Failed, after: int | None) -> None:
+    async def _park(self, effect: Delivery, failed: Failed, after: int | None) -> None:
         """Park a stream; ``after`` is where all before is done, unless it is None."""
         moved = await effect.park(failed, after)
         self._parked[failed.event["aggregateId"]] = failed.event["position"]
@@ -455,7 +458,7 @@ class Consumer:
         return begun is not None and event["position"] >= begun
 
     async def _deliver(
-        self, effect: Effect, events: Sequence[Document], after: int
+        self, effect: Delivery, events: Sequence[Document], after: int
     ) -> None:
         moved, parked = await effect.deliver(events, after)
         for failed in parked:
@@ -471,7 +474,7 @@ class Consumer:
             self._written = time.monotonic()
 
     async def _take_streams(
-        self, store: Store, effect: Effect, found: Sequence[Document]
+        self, store: Store, effect: Delivery, found: Sequence[Document]
     ) -> None:
         """Hand the events of several streams on at a time."""
         done: set[int] = set()
@@ -508,7 +511,7 @@ class Consumer:
             raise min(stopped, key=lambda error: error.event["position"])
 
     async def _lane(
-        self, store: Store, effect: Effect, events: Sequence[Document], done: set[int]
+        self, store: Store, effect: Delivery, events: Sequence[Document], done: set[int]
     ) -> None:
         """Hand the events of one stream on, and note which are done."""
         for event in events:
@@ -523,7 +526,7 @@ class Consumer:
     # --- the checkpoint
 
     async def _write(
-        self, store: Store, effect: Effect, *, idle: bool = False, now: bool = False
+        self, store: Store, effect: Delivery, *, idle: bool = False, now: bool = False
     ) -> None:
         """Write the checkpoint if it is time to."""
         count, since = self._rate.unwritten, time.monotonic() - self._written
@@ -546,8 +549,10 @@ class Consumer:
         self._rate.unwritten -= count
         self._written = time.monotonic()
 
-    async def _stop_at(self, store: Store, effect: Effect, stopped: StoppedAt) -> None:
-        kept = checkpoints.told(stopped.error, stopped.event)
+    async def _stop_at(
+        self, store: Store, effect: Delivery, stopped: StoppedAt
+    ) -> None:
+        kept = checkpoints.error_record(stopped.error, stopped.event)
         await self._write(store, effect, now=True)
         with in_time():
             await checkpoints.move(store, self.name, self.fence, {"stopped": kept})
@@ -557,7 +562,7 @@ class Consumer:
 
     # --- what an operator asked for
 
-    async def _look(self, store: Store, effect: Effect) -> None:
+    async def _look(self, store: Store, effect: Delivery) -> None:
         if time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()
@@ -574,7 +579,7 @@ class Consumer:
                 return
 
     async def _retry(
-        self, store: Store, effect: Effect, waits: Document, end: float
+        self, store: Store, effect: Delivery, waits: Document, end: float
     ) -> None:
         """Deliver what a parked stream has: until it is level, fails, or ``end``."""
         waits = await effect.resume(waits)

@@ -32,12 +32,12 @@ from ..mongodb.connection import Store, in_time
 from ..mongodb.ports import drive
 from ..positions.reader import head_position
 from . import checkpoints, parked_streams
-from .checkpoints import Lost
+from .checkpoints import ClaimLost
 from .declaration import Subscription
 from .parked_streams import Failed
 from .transactions import (
+    DatabaseAway,
     HandlerFailed,
-    Unreachable,
     in_transaction,
     is_away,
     is_overtaken,
@@ -57,7 +57,7 @@ class Delivered(NamedTuple):
     parked: Sequence[Failed] = ()
 
 
-class Effect:
+class Delivery:
     """
     One way of delivering events, for one claim; its checkpoint is in MongoDB.
 
@@ -108,7 +108,7 @@ class Effect:
         Raises:
             HandlerFailed: one of them failed, and it is not known which.
             TooLarge: they are too many for one delivery.
-            Lost: another process has claimed the subscription.
+            ClaimLost: another process has claimed the subscription.
         """
         raise NotImplementedError
 
@@ -123,7 +123,7 @@ class Effect:
 
         Raises:
             HandlerFailed: it failed again.
-            Lost: the stream no longer waits there.
+            ClaimLost: the stream no longer waits there.
         """
         raise NotImplementedError
 
@@ -159,7 +159,7 @@ class Effect:
         """Move a checkpoint outside of MongoDB, before the one there moves."""
 
 
-class AtLeastOnce(Effect):
+class AtLeastOnce(Delivery):
     """The handler is called; the checkpoint follows."""
 
     size = 1
@@ -180,10 +180,10 @@ class AtLeastOnce(Effect):
         await call(self._handle, self._is_async, event)
         with in_time():
             if not await parked_streams.advance(self._store, waits, event):
-                raise Lost
+                raise ClaimLost
 
 
-class InTransaction(Effect):
+class InTransaction(Delivery):
     """The handler writes through a session, in which the checkpoint moves as well."""
 
     def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
@@ -226,12 +226,12 @@ class InTransaction(Effect):
                 if not await parked_streams.advance(
                     self._store, waits, event, self._session
                 ):
-                    raise Lost
+                    raise ClaimLost
 
         await in_transaction(self._store, self._session, work, handler=True)
 
 
-class InDatabase(Effect):
+class InDatabase(Delivery):
     """
     The handler writes through Django's ORM, and that database decides.
 
@@ -338,7 +338,7 @@ class InDatabase(Effect):
         with self._reached():
             stands = self._rows.read(self._name, self._using, waits["aggregateId"])
         if stands is None:
-            raise Lost
+            raise ClaimLost
         if stands + 1 >= waits["position"]:
             return waits
         return await parked_streams.move_back(
@@ -353,10 +353,10 @@ class InDatabase(Effect):
             if self._rows.advance(self._name, stream, position, self._using):
                 await call(self._handle, False, event)
             elif self._rows.read(self._name, self._using, stream) is None:
-                raise Lost
+                raise ClaimLost
         with in_time():
             if not await parked_streams.advance(self._store, waits, event):
-                raise Lost
+                raise ClaimLost
 
     async def release(self, waits: Document, seen: int) -> bool:
         """Delete the stream's row, and with it move that of the subscription."""
@@ -384,7 +384,7 @@ class InDatabase(Effect):
         """
         held = self._name, self._claim, self._at, position
         if not self._rows.hold(*held, self._using):
-            raise Lost
+            raise ClaimLost
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -392,7 +392,7 @@ class InDatabase(Effect):
             yield
         except Error as error:
             connections[self._using].close()
-            raise Unreachable(f"The database {self._using!r}: {error}") from error
+            raise DatabaseAway(f"The database {self._using!r}: {error}") from error
 
 
 class _Atomic:
@@ -407,7 +407,7 @@ class _Atomic:
             self._atomic.__enter__()
         except Exception as error:
             self._close_if_away()
-            raise Unreachable(str(error)) from error
+            raise DatabaseAway(str(error)) from error
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if error is None and (cause := self._broken()) is not None:
@@ -420,7 +420,7 @@ class _Atomic:
         except (OperationalError, InterfaceError) as late:
             # Perhaps it was committed; the row will tell.
             connections[self._using].close()
-            raise Unreachable(f"The database {self._using!r}: {late}") from late
+            raise DatabaseAway(f"The database {self._using!r}: {late}") from late
         except Exception as late:  # deferred constraints, or what runs on a commit
             self._close_if_away(late)
             raise HandlerFailed(late) from late
@@ -457,7 +457,7 @@ class _Atomic:
             usable = False
         if not usable:
             connection.close()
-            raise Unreachable(f"The database {self._using!r} is away.") from error
+            raise DatabaseAway(f"The database {self._using!r} is away.") from error
 
 
 # --- calling ----------------------------------------------------------------

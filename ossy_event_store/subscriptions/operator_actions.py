@@ -313,13 +313,13 @@ def _continue_after(
         async with store.client.session() as session:
             # The process that has it in a transaction ends that one, and begins no
             # other.
-            await take_away()
-            await in_transaction(store, session, partial(work, session), take_away)
+            await revoke()
+            await in_transaction(store, session, partial(work, session), revoke)
 
-    async def take_away() -> None:
+    async def revoke() -> None:
         if record is None:
             with in_time():
-                await checkpoints.take_away(store, name)
+                await checkpoints.revoke(store, name)
 
     async def work(session: Any) -> None:
         nonlocal moved

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..documents.bson_types import Document
 from ..mongodb.connection import Store, in_time
-from .checkpoints import Lost, move, told
+from .checkpoints import ClaimLost, error_record, move
 from .declaration import Subscription
 from .transactions import in_transaction
 
@@ -49,12 +49,12 @@ async def park(
     Let a stream wait at an event, in a transaction with changes of the checkpoint.
 
     Raises:
-        Lost: the subscription was claimed by another process since.
+        ClaimLost: the subscription was claimed by another process since.
     """
 
     async def write() -> None:
         with in_time():
-            last = {"lastError": told(failed.error, failed.event)}
+            last = {"lastError": error_record(failed.error, failed.event)}
             await move(store, name, fence, {**last, **changes}, session=session)
             await put(store, session, name, [failed])
 
@@ -85,7 +85,7 @@ async def put(store: Store, session: Any, name: str, failed: Sequence[Failed]) -
 
 def _document(name: str, failed: Failed) -> Document:
     event, error, tries = failed
-    kept = told(error, event)
+    kept = error_record(error, event)
     return {
         "_id": key(name, event["aggregateId"]),
         "subscription": name,
@@ -167,11 +167,11 @@ async def failed_again(
     Note that a retry failed as well; the stream waits on, at this event.
 
     Raises:
-        Lost: another process has let it go on meanwhile, or somebody has skipped it.
+        ClaimLost: another process has let it go on meanwhile, or somebody has skipped it.
     """
     # Never back: what another process has delivered would come twice.
     there = {"_id": waits["_id"], "position": waits["position"]}
-    kept, again = told(error, event), {"$inc": {"tries": 1}}
+    kept, again = error_record(error, event), {"$inc": {"tries": 1}}
     with in_time():
         asked = {"asked": waits.get("asked")}
         noted = await store.parked.update_one(
@@ -180,7 +180,7 @@ async def failed_again(
         # A retry that was asked for since this one began is still to be made.
         noted = noted or await store.parked.update_one(there, {"$set": kept, **again})
     if not noted:
-        raise Lost
+        raise ClaimLost
 
 
 async def leave(
@@ -207,7 +207,7 @@ async def leave(
         False if the stream no longer waits where it did.
 
     Raises:
-        Lost: the subscription was claimed by another process since.
+        ClaimLost: the subscription was claimed by another process since.
     """
     left = False
 
@@ -247,7 +247,7 @@ async def replace(
             retried, as nobody knows why they wait.
 
     Raises:
-        Lost: the subscription was claimed by another process since.
+        ClaimLost: the subscription was claimed by another process since.
     """
     now = dt.datetime.now(dt.UTC)
     added = []
@@ -287,7 +287,7 @@ async def move_back(
     Let a parked stream wait at its first event after a position, and return it.
 
     Raises:
-        Lost: it no longer waits where it did.
+        ClaimLost: it no longer waits where it did.
     """
     place = await _place_after(store, session, declared, waits["aggregateId"], stands)
     if place["position"] >= waits["position"]:
@@ -298,7 +298,7 @@ async def move_back(
             {"$set": {**_UNKNOWN, **place}},
         )
     if not moved:
-        raise Lost
+        raise ClaimLost
     return {**waits, **_UNKNOWN, **place}
 
 

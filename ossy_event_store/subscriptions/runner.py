@@ -147,7 +147,7 @@ def chosen(which: Sequence[str | Subscription] | None) -> list[Subscription]:
     return list(found.values())
 
 
-class Reached:
+class UntilCaughtUp:
     """
     Whether some subscriptions have come as far as the events reach now.
 

@@ -23,9 +23,9 @@ from ..registry import registered
 from ..streams.reducers import fold, name_of
 from ..streams.snapshots import Snapshot, build_snapshot, is_usable, write_snapshots
 from . import declaration, parked_streams
-from .checkpoints import Lost
+from .checkpoints import ClaimLost
 from .declaration import Subscription
-from .delivery import Delivered, Effect, streams_of
+from .delivery import Delivered, Delivery, streams_of
 from .parked_streams import Failed
 from .transactions import HandlerFailed
 
@@ -68,7 +68,7 @@ def register() -> None:
         )
 
 
-class Snapshots(Effect):
+class Snapshots(Delivery):
     """Brings the snapshots of the streams of a batch of events up to date."""
 
     def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
@@ -111,7 +111,7 @@ class Snapshots(Effect):
             if snapshot is not None:
                 await write_snapshots(self._store, [snapshot], first=there is None)
             if not await parked_streams.advance(self._store, waits, event):
-                raise Lost
+                raise ClaimLost
 
     async def _folded(
         self, stream: Sequence[Document], snapshot: Document | None

@@ -25,13 +25,13 @@ class HandlerFailed(Exception):
         self.error = error
 
 
-class Unreachable(Exception):
+class DatabaseAway(Exception):
     """The handler raised since a database is away; that is not the event's fault."""
 
 
 def is_away(error: BaseException) -> bool:
     """Whether an error says that MongoDB did not answer, and nothing of the event."""
-    if isinstance(error, (StoreUnavailable, OutcomeUnknown, Unreachable)):
+    if isinstance(error, (StoreUnavailable, OutcomeUnknown, DatabaseAway)):
         return True
     if isinstance(error, (ConnectionFailure, ConfigurationError)):
         return True

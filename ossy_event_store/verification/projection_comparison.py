@@ -299,7 +299,7 @@ class _Work:
         """Fold the events up to the checkpoint; return the shares that were lost."""
         expected, after = taken.expected, 0
         lost: list[Share] = []
-        query = wanted(self._cls.types, self._cls.sources)
+        query = wanted(self._cls.types, self._cls.aggregate_types)
         began = time.monotonic()
         async with self._store.client.session() as session:
             # Another member that became the primary may not know yet what was read.

@@ -55,7 +55,7 @@ Progress = Callable[[VerifyReport], None]
 
 
 @dataclass(frozen=True)
-class Choice:
+class VerifyOptions:
     """Which streams to verify; None chooses all of them."""
 
     types: Sequence[str] | None = None
@@ -123,7 +123,7 @@ def verify_event_store(
             cannot be one, or streams are chosen together with ``projections``.
         StoreUnavailable: no server was reached.
     """
-    choice = Choice(types, ids, since)
+    choice = VerifyOptions(types, ids, since)
     _check_sample(sample)
     _check_projections(projections, choice)
     with explained():
@@ -142,7 +142,7 @@ async def averify_event_store(
     progress: Progress | None = None,
 ) -> VerifyReport:
     """See ``verify_event_store()``; reducers run in the loop's thread."""
-    choice = Choice(types, ids, since)
+    choice = VerifyOptions(types, ids, since)
     _check_sample(sample)
     _check_projections(projections, choice)
     with explained():
@@ -155,8 +155,8 @@ def _check_sample(sample: int | None) -> None:
         raise ValueError(f"sample is {sample}; it must be 0 or more.")
 
 
-def _check_projections(projections: bool, choice: Choice) -> None:
-    if projections and choice != Choice():
+def _check_projections(projections: bool, choice: VerifyOptions) -> None:
+    if projections and choice != VerifyOptions():
         raise ValueError(
             "projections=True does not go with types, ids or since: a document is "
             "made of events of many streams."
@@ -165,7 +165,7 @@ def _check_projections(projections: bool, choice: Choice) -> None:
 
 async def verify(
     store: Store,
-    choice: Choice,
+    choice: VerifyOptions,
     sample: int | None = SAMPLE,
     progress: Progress | None = None,
     projections: bool = False,
@@ -174,7 +174,7 @@ async def verify(
     work = _Verification(store, sample, progress)
     with fewer_collections():
         await work.check_indexes()
-        if choice == Choice():
+        if choice == VerifyOptions():
             await work.check_all()
         else:
             await work.check_chosen(choice)
@@ -378,7 +378,7 @@ class _Verification:
 
     # --- some streams
 
-    async def check_chosen(self, choice: Choice) -> None:
+    async def check_chosen(self, choice: VerifyOptions) -> None:
         report = self.report
         async with aclosing(_chosen_ids(self.store, choice)) as found:
             async for ids in found:
@@ -480,7 +480,9 @@ def _of_ids(ids: Sequence[str]) -> Document:
     return {"aggregateId": {"$in": list(ids)}}
 
 
-async def _chosen_ids(store: Store, choice: Choice) -> AsyncGenerator[list[str], None]:
+async def _chosen_ids(
+    store: Store, choice: VerifyOptions
+) -> AsyncGenerator[list[str], None]:
     """Yield the ids of the streams that are chosen, each once."""
     if choice.since is None and choice.types is None:
         ids = list(dict.fromkeys(choice.ids or ()))

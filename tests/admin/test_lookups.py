@@ -7,7 +7,7 @@ import pytest
 from bson import ObjectId
 
 from ossy_event_store.admin import lookups
-from ossy_event_store.admin.lookups import Place, Search
+from ossy_event_store.admin.lookups import Cursor, Search
 from ossy_event_store.mongodb.ports import drive
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -56,7 +56,7 @@ def work(database):
 
 def middle(streams):
     """A place far from both ends."""
-    return Place(START + dt.timedelta(seconds=streams * 5), ObjectId())
+    return Cursor(START + dt.timedelta(seconds=streams * 5), ObjectId())
 
 
 PAGES = {
@@ -142,11 +142,11 @@ def test_a_page_that_finds_little_ends_early_and_goes_on(store, history):
 def test_a_place_comes_back_from_its_text():
     for created in (START, 1.5, 7, None):
         for event_id in (ObjectId(), "payment-4711", "ü"):
-            place = Place(created, event_id)
-            assert Place.parse(str(place)) == place
+            place = Cursor(created, event_id)
+            assert Cursor.parse(str(place)) == place
 
 
 @pytest.mark.parametrize("text", ["", "x", "AAAA", "BQAAAAA", "ü", "=", "a" * 5000])
 def test_a_text_that_is_no_place_is_refused(text):
     with pytest.raises(ValueError, match="not a place"):
-        Place.parse(text)
+        Cursor.parse(text)

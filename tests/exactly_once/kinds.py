@@ -249,7 +249,7 @@ class Tales(Projection):
 
     name = "tales"
     revision = "1"
-    sources = (TYPE,)
+    aggregate_types = (TYPE,)
     initial_state = {"seen": []}
     #: The kind that is at work.
     kind: ClassVar[Any] = None

@@ -19,7 +19,7 @@ from ossy_event_store.exceptions import StoreUnavailable
 from ossy_event_store.mongodb import connection
 from ossy_event_store.positions import sequencer as positions_sequencer
 from ossy_event_store.positions.sequencer import (
-    Changes,
+    ChangeStream,
     HistoryLost,
     HoleInStream,
     Sequencer,
@@ -222,7 +222,7 @@ class TokenOnEveryEntry(Sequencer):
         return super()._give([(event, own or token) for event, own in found])
 
     def _scan(self):
-        self._begun = Changes(self._events).token
+        self._begun = ChangeStream(self._events).token
         yield from super()._scan()
 
 
@@ -256,7 +256,7 @@ def test_a_lost_history_heals_by_itself(store, lend, history, entries):
     lose_history(entries)
     token = entries.find_one(sort=[("_id", -1)])["token"]
     with pytest.raises(HistoryLost):
-        Changes(connection.raw(store.events), token).fetch(1)
+        ChangeStream(connection.raw(store.events), token).fetch(1)
     lend("a", "BookRead")
     lend("b", "BookBought")
     second = Sequencer(store)

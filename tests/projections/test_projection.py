@@ -16,7 +16,7 @@ from ossy_event_store.projections import writer as projections_writer
 from ossy_event_store.projections.writer import Writer
 from ossy_event_store.streams import reducers
 from ossy_event_store.subscriptions import declaration, operator_actions, parked_streams
-from ossy_event_store.subscriptions.checkpoints import Lost, begin, claim
+from ossy_event_store.subscriptions.checkpoints import ClaimLost, begin, claim
 from ossy_event_store.subscriptions.consumer import Consumer
 from ossy_event_store.subscriptions.parked_streams import Failed
 from tests.library.aggregate import Book
@@ -31,7 +31,7 @@ class Loans(Projection):
     """Which books somebody has borrowed, how often in all."""
 
     name = "loans"
-    sources = ["Book"]
+    aggregate_types = ["Book"]
     initial_state = {"lent": 0, "books": []}
     broken = set()
 
@@ -151,7 +151,7 @@ def test_one_that_was_overtaken_writes_nothing(writer, store, events):
     some = events("a", "b")
     frozen, other = writer(), writer()
     drive(other.deliver(some[:1], 1))
-    with pytest.raises(Lost):
+    with pytest.raises(ClaimLost):
         drive(frozen.deliver(some, 2))
     assert Loans.get("ann") == {"lent": 1, "books": ["a"]}
     assert checkpoint(store, "loans")["position"] == 1
@@ -169,7 +169,7 @@ def test_of_two_that_write_the_same_document_one_gives_way(writer, events):
             try:
                 drive(writer.deliver(some[:after], after))
                 outcomes["written"] += 1
-            except Lost:
+            except ClaimLost:
                 outcomes["lost"] += 1
 
     threads = [threading.Thread(target=write, args=(writer,)) for writer in writers]
@@ -412,7 +412,7 @@ def test_one_whose_checkpoint_was_claimed_by_another_parks_nothing(loans, store)
         "position": 1,
     }
     session = connection.raw(store.events).database.client.start_session()
-    with session, pytest.raises(Lost):
+    with session, pytest.raises(ClaimLost):
         failed = Failed(event, ValueError())
         drive(parked_streams.park(store, session, "loans", mine["fence"], failed, {}))
     assert not parked(store)
@@ -449,9 +449,9 @@ WRONG = {
         "of letters, digits and _; found 'a.b'",
     ),
     "no key": (lambda: type("P", (Projection,), {"name": "p"}), "static method key"),
-    "sources": (
-        lambda: type("P", (Loans,), {"name": "p", "sources": "Book"}),
-        "sources is a list of strings",
+    "aggregate_types": (
+        lambda: type("P", (Loans,), {"name": "p", "aggregate_types": "Book"}),
+        "aggregate_types is a list of strings",
     ),
     "method": (
         lambda: type("P", (Loans,), {"name": "p", "apply": lambda self: {}}),

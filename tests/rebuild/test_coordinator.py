@@ -635,7 +635,7 @@ def test_a_failure_before_the_kill_is_a_failure_of_the_whole(
 
 
 def test_a_rebuild_that_began_later_keeps_its_note(store, books):
-    first, second = (progress.Notes(store, [Book], None) for _ in range(2))
+    first, second = (progress.RebuildProgress(store, [Book], None) for _ in range(2))
     part = Part(Span("Book"), "b-05")
     drive(first.begin([part]))
     drive(second.begin([part]))
@@ -644,7 +644,7 @@ def test_a_rebuild_that_began_later_keeps_its_note(store, books):
 
 
 def test_notes_are_not_written_more_often_than_need_be(store, books):
-    notes = progress.Notes(store, [Book], None)
+    notes = progress.RebuildProgress(store, [Book], None)
     drive(notes.begin([Part(Span("Book"))]))
     drive(notes.note([Part(Span("Book"), "b-05")]))
     assert note(store)["parts"][0]["done"] is None

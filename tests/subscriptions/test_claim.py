@@ -14,7 +14,7 @@ from ossy_event_store.projections import rebuild
 from ossy_event_store.projections.rebuild import Rebuild
 from ossy_event_store.projections.writer import Writer
 from ossy_event_store.subscriptions import operator_actions, parked_streams
-from ossy_event_store.subscriptions.checkpoints import Lost, begin
+from ossy_event_store.subscriptions.checkpoints import ClaimLost, begin
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.projections.test_projection import Loans
 from tests.projections.test_projection import events as events
@@ -76,7 +76,7 @@ def test_one_that_was_frozen_takes_nothing_back_of_a_retry(
 
     other = writer()
     monkeypatch.setattr(frozen, "_find", thaw_too_late)
-    with pytest.raises(Lost):
+    with pytest.raises(ClaimLost):
         drive(frozen.deliver([last], 3))
     drive(other.deliver([last], 3))
     assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "c"]}
@@ -107,7 +107,7 @@ def test_a_retry_that_failed_while_another_went_on_sets_nothing_back(store, lend
     (now,) = parked(store)
     # The one that was frozen in the handler comes back, and its handler fails.
     event = next(EventStore.read_all())
-    with pytest.raises(Lost):
+    with pytest.raises(ClaimLost):
         drive(parked_streams.failed_again(store, waits, event, KeyError("title")))
     assert parked(store) == [now]
     assert got == [1, 2]

@@ -11,7 +11,7 @@ from ossy_event_store import EventStore, StoreUnavailable
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.subscriptions import checkpoints, operator_actions
-from ossy_event_store.subscriptions.checkpoints import Lost
+from ossy_event_store.subscriptions.checkpoints import ClaimLost
 from ossy_event_store.subscriptions.declaration import Subscription, subscription
 from ossy_event_store.subscriptions.delivery import InTransaction
 from ossy_event_store.subscriptions.runner import Runner
@@ -413,7 +413,7 @@ def deliver(store, lend):
 def test_who_was_overtaken_does_not_begin(store, deliver):
     drive(checkpoints.claim(store, "pages", "second", None))
     called = []
-    with pytest.raises(Lost):
+    with pytest.raises(ClaimLost):
         deliver(lambda event, session: called.append(event))
     assert not called
 

@@ -926,7 +926,7 @@ def test_an_id_on_two_shards_is_found(store, library, twice):
         client=Sharded(store.client),
         events=TwoShards(store.events, [ids[n] for n in twice]),
     )
-    report = drive(verify.verify(cluster, verify.Choice()))
+    report = drive(verify.verify(cluster, verify.VerifyOptions()))
     assert [finding.subject for finding in report.findings] == [
         f"event {ids[n]}" for n in twice
     ]
@@ -987,7 +987,7 @@ def test_since_takes_whole_streams_that_got_an_event(library, face):
 
 
 def test_since_is_a_range_of_an_index(library):
-    query = verify.Choice(since=LATELY).query
+    query = verify.VerifyOptions(since=LATELY).query
     plan = library.find(query).explain()["queryPlanner"]["winningPlan"]
     assert "created_1__id_1" in str(plan)
     assert "COLLSCAN" not in str(plan)
@@ -1336,7 +1336,7 @@ def test_a_server_that_is_not_there_is_one_line(settings):
 
 
 def test_the_howto_names_every_kind_of_finding():
-    page = (Path(__file__).parents[1] / "docs/howto/verify.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/howto/verify.md").read_text()
     for kind, meaning in verification_report.KINDS.items():
         assert f"| `{kind}` | {meaning} |" in page
 

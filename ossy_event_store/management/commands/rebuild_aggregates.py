@@ -13,7 +13,7 @@ from django.core.management.base import CommandError, CommandParser
 from ...mongodb import connection
 from ...mongodb.ports import drive
 from ...rebuild.api import rebuild_chosen
-from ...rebuild.coordinator import Choice
+from ...rebuild.coordinator import RebuildOptions
 from ...rebuild.ranges import Partition
 from ...rebuild.report import Altered, DryRun, RebuildReport
 from ...registry import registered
@@ -112,7 +112,7 @@ class Command(StoreCommand):
             raise CommandError(self._summary(report))
 
     def _rebuild(
-        self, choice: Choice, is_all: bool, options: dict[str, Any]
+        self, choice: RebuildOptions, is_all: bool, options: dict[str, Any]
     ) -> RebuildReport:
         self.report = RebuildReport()
         total = drive(connection.blocking().events.count()) if is_all else None
@@ -200,9 +200,9 @@ class Command(StoreCommand):
         )
 
 
-def _choice(options: dict[str, Any]) -> Choice:
+def _choice(options: dict[str, Any]) -> RebuildOptions:
     try:
-        return Choice(
+        return RebuildOptions(
             distinct(options["types"]),
             distinct(options["ids"]),
             options["stale"],

@@ -16,7 +16,7 @@ from ...mongodb.connection import in_time
 from ...mongodb.ports import drive
 from ...mongodb.write_errors import short_reason
 from ...monitoring.status import statuses
-from ...subscriptions.runner import Reached, Runner, give_positions
+from ...subscriptions.runner import Runner, UntilCaughtUp, give_positions
 from ._base import StoreCommand
 
 logger = logging.getLogger("ossy_event_store")
@@ -69,7 +69,7 @@ class Command(StoreCommand):
         """Run until all that is there is handed on."""
         give_positions(runner.stop)
         names = [consumer.name for consumer in runner.consumers]
-        runner.run(Reached(names) if names else lambda: True)
+        runner.run(UntilCaughtUp(names) if names else lambda: True)
         failed = [
             one
             for one in drive(statuses(connection.blocking()))

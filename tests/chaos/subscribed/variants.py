@@ -26,7 +26,7 @@ from ossy_event_store.mongodb.connection import Store
 from ossy_event_store.mongodb.leases import new_owner
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions.head_watcher import follower
-from ossy_event_store.positions.sequencer import Changes, Sequencer
+from ossy_event_store.positions.sequencer import ChangeStream, Sequencer
 from ossy_event_store.projections.writer import Fold, Writer, _requests
 from ossy_event_store.subscriptions import (
     checkpoints,
@@ -191,7 +191,7 @@ class CertifiesEarly(Sequencer):
     def _give(self, found: Any) -> int:
         count = super()._give(found)
         if found and all(token is None for _, token in found):
-            now = Changes(self._events)
+            now = ChangeStream(self._events)
             self._certify(now.token)
             now.close()
         return count
@@ -377,7 +377,7 @@ class Scene:
         assert not self.dies
 
 
-def dying(Kind: type[delivery.Effect], scene: Scene) -> type[delivery.Effect]:
+def dying(Kind: type[delivery.Delivery], scene: Scene) -> type[delivery.Delivery]:
     """Return the effect with an end of its process behind a delivery."""
 
     class Dying(Kind):  # type: ignore[misc, valid-type]
@@ -612,16 +612,16 @@ class MongoDBDecides(InDatabase):
     """What is parked stands in MongoDB; the row moves with deliveries alone."""
 
     async def parked(self) -> dict[str, int]:
-        return await delivery.Effect.parked(self)
+        return await delivery.Delivery.parked(self)
 
     async def park(self, failed: Failed, after: int | None) -> None:
-        await delivery.Effect.park(self, failed, None)
+        await delivery.Delivery.park(self, failed, None)
         place = failed.event["aggregateId"], failed.event["position"] - 1
         self._rows.part(self._name, *place, self._using)
 
     async def release(self, waits: Document, seen: int) -> bool:
         self._rows.join(self._name, waits["aggregateId"], self._using)
-        return await delivery.Effect.release(self, waits, seen)
+        return await delivery.Delivery.release(self, waits, seen)
 
     async def settle(self, position: int) -> None:
         pass

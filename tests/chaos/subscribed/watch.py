@@ -17,7 +17,7 @@ from ossy_event_store.positions.sequencer import HistoryLost, HoleInStream, Sequ
 MET = "met"
 
 
-class WatchedChanges(sequencer.Changes):
+class WatchedChanges(sequencer.ChangeStream):
     def _take(self, *args, **options):
         try:
             return super()._take(*args, **options)
@@ -39,7 +39,7 @@ class WatchedSequencer(Sequencer):
 
 
 def begin():
-    sequencer.Changes = WatchedChanges
+    sequencer.ChangeStream = WatchedChanges
     sequencer.Sequencer = WatchedSequencer
 
 
