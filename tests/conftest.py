@@ -3,6 +3,7 @@ One server a run, one database a worker, emptied before each test that asks for 
 """
 
 import asyncio
+import os
 
 import pytest
 from django.conf import settings
@@ -18,6 +19,18 @@ from ossy_event_store import (
     subscriptions,
 )
 from ossy_event_store.faces import drive
+
+LINUX = hasattr(os, "sched_getaffinity")
+
+
+def pytest_configure():
+    # The workers of pytest-xdist and the processes of the tests share this server.
+    os.environ["TEST_MONGODB_URL"] = settings.SERVER
+
+
+def pytest_xdist_auto_num_workers():
+    """Return two for each core: a test waits half of its time for the server."""
+    return 2 * (len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items):

@@ -45,6 +45,7 @@ from tests.test_commands import Terminal, failure, run
 LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 LATELY = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 UNIQUE = indexes.STREAM_VERSIONS
+AN_ID = ObjectId("0" * 24)  # one for all processes: pytest-xdist compares the names
 
 
 def event(aggregate_id, version, **fields):
@@ -462,7 +463,7 @@ def anew(library):
 
 @pytest.mark.parametrize(
     "value",
-    [5, None, "", "x" * 256, ObjectId(), {"a": 1}, ["b-10"], ["b-10", "b-11"], [], ...],
+    [5, None, "", "x" * 256, AN_ID, {"a": 1}, ["b-10"], ["b-10", "b-11"], [], ...],
     ids=str,
 )
 @pytest.mark.parametrize("name", ["aggregateId", "aggregateType"])
@@ -523,8 +524,8 @@ def test_a_snapshot_of_the_node_package_is_no_fault(library):
 @pytest.mark.parametrize(
     "document",
     [
-        {"_id": ObjectId(), "aggregateType": "Book", "aggregateVersion": 1},
-        {"_id": ObjectId()},
+        {"_id": AN_ID, "aggregateType": "Book", "aggregateVersion": 1},
+        {"_id": AN_ID},
         {"_id": "nothing", "aggregateType": 5, "aggregateVersion": 99},
         {"_id": "b-10", "aggregateType": [], "aggregateVersion": 99},
         {"_id": "nothing", "aggregateType": "Book"},
