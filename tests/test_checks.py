@@ -684,11 +684,11 @@ def on_the_pair(pair, settings):
     Mongo.close()
 
 
-slow = pytest.mark.slow
+faults = pytest.mark.faults
 
 
 @ONLY_URL
-@slow
+@faults
 def test_w009_on_a_set_with_an_arbiter(on_the_pair):
     on_the_pair()
     (message,) = check_server(None, DEFAULT)
@@ -697,7 +697,7 @@ def test_w009_on_a_set_with_an_arbiter(on_the_pair):
 
 
 @ONLY_URL
-@slow
+@faults
 @pytest.mark.parametrize("direct", ["true", "false"])
 def test_w013_a_direct_connection_to_a_set_of_several(on_the_pair, pair, direct):
     url = f"mongodb://{pair.primary.host}/?directConnection={direct}"
@@ -719,7 +719,7 @@ BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 
 
 @ONLY_URL
-@slow
+@faults
 def test_w011_costs_snapshots_a_retry_and_appends_none(on_the_pair, pair):
     on_the_pair(retryWrites="false", appName="w011")
     cut = {"closeConnection": True, "appName": "w011"}
@@ -737,7 +737,7 @@ def test_w011_costs_snapshots_a_retry_and_appends_none(on_the_pair, pair):
 
 
 @ONLY_URL
-@slow
+@faults
 def test_w013_and_w009_are_true(on_the_pair, pair):
     url = f"mongodb://{pair.secondaries[0].host}/?directConnection=true"
     on_the_pair(url)
@@ -750,7 +750,7 @@ def test_w013_and_w009_are_true(on_the_pair, pair):
 
 
 @ONLY_URL
-@slow
+@faults
 def test_w014_is_true(tmp_path, settings):
     with servers.running(tmp_path / "alone", name=None) as alone:
         given = settings.OSSY_EVENT_STORE

@@ -22,7 +22,7 @@ from pymongo import MongoClient
 from ossy_event_store import embedded, mongod_keeper
 from ossy_event_store.exceptions import StoreUnavailable
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 OWNER = """
 import os, subprocess, sys

@@ -48,7 +48,7 @@ from tests.library.aggregate import Book
 from tests.servers import Wire, until
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     pytest.mark.skipif(django_settings.STORE != "url", reason="connects by URL"),
 ]
 

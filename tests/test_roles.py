@@ -49,7 +49,7 @@ from tests.library.aggregate import Book, Reader
 from tests.test_subscriptions import running
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     pytest.mark.skipif(sys.platform == "win32", reason="starts a mongod of its own"),
     pytest.mark.skipif(django_settings.STORE != "url", reason="connects by URL"),
 ]

@@ -32,7 +32,7 @@ from tests import servers
 from tests.servers import Wire
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     pytest.mark.skipif(django_settings.STORE != "url", reason="connects by URL"),
 ]
 

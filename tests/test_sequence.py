@@ -328,7 +328,7 @@ def give_positions(store, seed, until, broken):
     sequencer.close()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("seed", range(4))
 def test_sequencers_that_compete_and_break_off_forget_nothing(
     store, lend, history, entries, seed, monkeypatch
@@ -390,7 +390,7 @@ def process(store):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_another_process_goes_on_for_one_that_was_killed(
     process, lend, history, entries, store
 ):

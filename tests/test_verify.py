@@ -1460,7 +1460,7 @@ def test_any_sound_store_is_sound_and_any_broken_one_is_not(
 # --- memory -----------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("sample", [500, None])
 def test_memory_does_not_grow_with_the_store(store, history, sample):
     def peak(streams):
