@@ -86,13 +86,13 @@ def quick(monkeypatch):
     monkeypatch.setattr(consumer, "LOOK", 0.05)
     monkeypatch.setattr(consumer, "WRITE", 0.02)
     monkeypatch.setattr(consumer, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(sequence, "WAIT", 0.1)
+    monkeypatch.setattr(sequence, "WAIT", 0.03)
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left(monkeypatch):
     """Let the thread that follows the positions end with the test that began it."""
-    monkeypatch.setattr(follow, "WAIT", 0.1)  # else each test would wait for its end
+    monkeypatch.setattr(follow, "WAIT", 0.03)  # else each test would wait for its end
     yield
     follow.follower.close()
 

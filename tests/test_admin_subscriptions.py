@@ -30,6 +30,7 @@ from tests.test_admin import staff as staff  # a fixture
 from tests.test_subscriptions import checkpoint, parked, reached, running
 
 pytestmark = [
+    pytest.mark.versions,
     pytest.mark.django_db,
     pytest.mark.usefixtures("quick"),
     pytest.mark.skipif(

@@ -41,6 +41,8 @@ from ossy_event_store.sources import Source
 from tests import servers
 from tests.library.aggregate import Book
 
+pytestmark = pytest.mark.versions
+
 DEFAULT = ["default"]
 ONLY_URL = pytest.mark.skipif(
     django_settings.STORE != "url", reason="the store is found in DATABASES"

@@ -22,6 +22,8 @@ from ossy_event_store.management.commands._base import (
 )
 from tests.test_transfer import line, stored, stream
 
+pytestmark = pytest.mark.versions
+
 
 class Terminal(io.StringIO):
     def isatty(self):

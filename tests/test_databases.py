@@ -20,6 +20,8 @@ from ossy_event_store import (
 from ossy_event_store.faces import drive
 from tests.library.aggregate import Book
 
+pytestmark = pytest.mark.versions
+
 INSIDE = pytest.mark.skipif(
     settings.STORE != "mongodb", reason="needs a django_mongodb_backend alias"
 )

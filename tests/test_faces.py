@@ -9,6 +9,8 @@ import pytest
 from ossy_event_store import Aggregate, AggregateRebuild, EventStore, Mongo, faces
 from ossy_event_store.faces import drive, drive_each
 
+pytestmark = pytest.mark.versions
+
 PAIRS = [
     (faces.BlockingCollection, faces.AwaitableCollection),
     (faces.BlockingClient, faces.AwaitableClient),

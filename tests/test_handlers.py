@@ -17,7 +17,7 @@ from tests.servers import until
 from tests.test_subscriptions import checkpoint, parked, reached, running
 from tests.test_subscriptions import subscribe as subscribe
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 
 ENDS = [SystemExit(3), asyncio.CancelledError()]

@@ -24,7 +24,7 @@ from tests.servers import until
 from tests.test_mongo import ON_URL
 from tests.test_subscriptions import checkpoint, parked, reached, running
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 urlpatterns = [
     path("health", HealthView.as_view()),

@@ -21,7 +21,7 @@ from tests.test_relational import POSTGRESQL, SQL, effects, take_effect
 from tests.test_relational import _database as _database
 from tests.test_subscriptions import checkpoint, parked, reached, running
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 
 @pytest.fixture

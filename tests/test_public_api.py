@@ -2,7 +2,11 @@
 
 import inspect
 
+import pytest
+
 import ossy_event_store
+
+pytestmark = pytest.mark.versions
 
 
 def test_all_is_sorted_and_complete():

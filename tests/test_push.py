@@ -41,7 +41,7 @@ from tests.test_startup import ON_URL, here, serving
 from tests.test_subscriptions import parked, reached
 from tests.test_subscriptions import running as running_subscriptions
 
-pytestmark = ON_URL
+pytestmark = [pytest.mark.versions, ON_URL]
 
 
 @pytest.fixture

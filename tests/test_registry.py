@@ -18,6 +18,8 @@ from ossy_event_store.registry import (
 )
 from tests.library.aggregate import Book, Reader
 
+pytestmark = pytest.mark.versions
+
 CLASS = """
 class {name}:
     aggregate_type = "{kind}"

@@ -24,7 +24,7 @@ from ossy_event_store.subscriptions import subscription
 from tests.servers import until
 from tests.test_subscriptions import checkpoint, reached, running
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL")
 SQL = "sql"
 WORKERS, EVENTS = 4, 40

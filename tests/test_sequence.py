@@ -48,7 +48,7 @@ def settle(sequencer):
     """Advance until nothing is left to be given a position; return how many were."""
     given, quiet = 0, 0
     while quiet < 2:
-        given += sequencer.advance(0.1)
+        given += sequencer.advance(0.02)
         quiet = quiet + 1 if sequencer.is_caught_up else 0
     return given
 

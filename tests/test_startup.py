@@ -18,6 +18,8 @@ from django.core.signals import request_started
 from ossy_event_store import Aggregate, leases, mongo, startup
 from ossy_event_store.faces import drive
 
+pytestmark = pytest.mark.versions
+
 ON_URL = pytest.mark.skipif(
     django_settings.STORE != "url", reason="the servers connect by URL"
 )

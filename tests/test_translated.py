@@ -15,9 +15,12 @@ from tests.library.aggregate import Book
 from tests.test_admin_subscriptions import mails as mails  # fixtures
 from tests.test_admin_subscriptions import stopped as stopped
 
-pytestmark = pytest.mark.skipif(
-    settings.STORE == "djongo", reason="djongo cannot keep the users"
-)
+pytestmark = [
+    pytest.mark.versions,
+    pytest.mark.skipif(
+        settings.STORE == "djongo", reason="djongo cannot keep the users"
+    ),
+]
 
 # What is data, or the same in every language.
 DATA = {"bdi", "time", "pre", "code", "script", "style"}
