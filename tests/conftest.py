@@ -3,6 +3,7 @@ One server a run, one database a worker, emptied before each test that asks for 
 """
 
 import asyncio
+import os
 
 import pytest
 from django.conf import settings
@@ -13,6 +14,18 @@ from ossy_event_store.mongodb import connection, indexes
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions import head_watcher, sequencer
 from ossy_event_store.subscriptions import consumer, declaration
+
+LINUX = hasattr(os, "sched_getaffinity")
+
+
+def pytest_configure():
+    # The workers of pytest-xdist and the processes of the tests share this server.
+    os.environ["TEST_MONGODB_URL"] = settings.SERVER
+
+
+def pytest_xdist_auto_num_workers():
+    """Return two for each core: a test waits half of its time for the server."""
+    return 2 * (len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items):
@@ -68,15 +81,14 @@ def quick(monkeypatch):
     monkeypatch.setattr(consumer, "LOOK", 0.05)
     monkeypatch.setattr(consumer, "WRITE", 0.02)
     monkeypatch.setattr(consumer, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(sequencer, "WAIT", 0.1)
+    monkeypatch.setattr(sequencer, "WAIT", 0.03)
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left(monkeypatch):
     """Let the thread that follows the positions end with the test that began it."""
-    monkeypatch.setattr(
-        head_watcher, "WAIT", 0.1
-    )  # else each test would wait for its end
+    # Else each test would wait for its end.
+    monkeypatch.setattr(head_watcher, "WAIT", 0.03)
     yield
     head_watcher.follower.close()
 

@@ -33,6 +33,8 @@ from ossy_event_store.subscriptions.checkpoints import RELATIONAL
 from tests.library.aggregate import Book
 from tests.support import servers
 
+pytestmark = pytest.mark.versions
+
 DEFAULT = ["default"]
 ONLY_URL = pytest.mark.skipif(
     django_settings.STORE != "url", reason="the store is found in DATABASES"
@@ -646,7 +648,7 @@ def test_w015_another_shard_key(store, history, name, kept, said):
         config.insert_one({"_id": f"{database.name}x.{name}", "key": {"other": 1}})
         messages = list(checks._of_the_shards(store))
     finally:
-        config.delete_many({})
+        config.delete_many({"_id": {"$regex": f"^{database.name}x?[.]"}})
     assert ids(messages) == (["W015"] if said else [])
     assert all(f"{name} is spread" in m.msg and said in m.msg for m in messages)
 
@@ -676,11 +678,11 @@ def on_the_pair(pair, settings):
     Mongo.close()
 
 
-slow = pytest.mark.slow
+faults = pytest.mark.faults
 
 
 @ONLY_URL
-@slow
+@faults
 def test_w009_on_a_set_with_an_arbiter(on_the_pair):
     on_the_pair()
     (message,) = check_server(None, DEFAULT)
@@ -689,7 +691,7 @@ def test_w009_on_a_set_with_an_arbiter(on_the_pair):
 
 
 @ONLY_URL
-@slow
+@faults
 @pytest.mark.parametrize("direct", ["true", "false"])
 def test_w013_a_direct_connection_to_a_set_of_several(on_the_pair, pair, direct):
     url = f"mongodb://{pair.primary.host}/?directConnection={direct}"
@@ -711,7 +713,7 @@ BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 
 
 @ONLY_URL
-@slow
+@faults
 def test_w011_costs_snapshots_a_retry_and_appends_none(on_the_pair, pair):
     on_the_pair(retryWrites="false", appName="w011")
     cut = {"closeConnection": True, "appName": "w011"}
@@ -729,7 +731,7 @@ def test_w011_costs_snapshots_a_retry_and_appends_none(on_the_pair, pair):
 
 
 @ONLY_URL
-@slow
+@faults
 def test_w013_and_w009_are_true(on_the_pair, pair):
     url = f"mongodb://{pair.secondaries[0].host}/?directConnection=true"
     on_the_pair(url)
@@ -742,7 +744,7 @@ def test_w013_and_w009_are_true(on_the_pair, pair):
 
 
 @ONLY_URL
-@slow
+@faults
 def test_w014_is_true(tmp_path, settings):
     with servers.running(tmp_path / "alone", name=None) as alone:
         given = settings.OSSY_EVENT_STORE

@@ -332,7 +332,7 @@ def run(*command, cwd, **env):
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_the_tests_on_the_testing_page_pass(tmp_path):
     for block in blocks_of((DOCS / "howto/testing.md").read_text()):
         if block.file and not block.file.endswith("settings.py"):
@@ -359,7 +359,7 @@ def mongod():
         pytest.skip("needs a mongod for embedded://")
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.skipif(sys.platform == "win32", reason="embedded:// needs flock")
 def test_the_tutorial_works_in_a_project_of_its_own(tmp_path, mongod):
     env = {"DJANGO_SETTINGS_MODULE": "mysite.settings"}
@@ -567,7 +567,7 @@ def test_the_changelog_begins_with_the_version_of_the_package():
     assert re.search(r"^## \[(.+?)\]", text, re.M)[1] == ossy_event_store.__version__
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_the_docs_build_without_a_warning(tmp_path):
     for needed in ("sphinx", "furo", "myst_parser"):
         pytest.importorskip(needed)

@@ -18,7 +18,7 @@ from tests.rebuild.test_on_startup import ON_URL, serving, until
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_project"
 
-pytestmark = [pytest.mark.slow, ON_URL]
+pytestmark = [pytest.mark.docs, ON_URL]
 
 
 class Browser:

@@ -46,7 +46,7 @@ from tests.support import servers
 from tests.support.servers import Wire, until
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     pytest.mark.skipif(django_settings.STORE != "url", reason="connects by URL"),
 ]
 

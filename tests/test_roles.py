@@ -39,7 +39,7 @@ from tests.subscriptions.test_consumer import running
 from tests.support import servers
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     pytest.mark.skipif(sys.platform == "win32", reason="starts a mongod of its own"),
     pytest.mark.skipif(django_settings.STORE != "url", reason="connects by URL"),
 ]

@@ -27,6 +27,7 @@ from tests.library.aggregate import Book
 from tests.support.servers import free_port
 
 pytestmark = [
+    pytest.mark.versions,
     pytest.mark.django_db,
     pytest.mark.skipif(
         django_settings.STORE == "djongo", reason="djongo cannot keep the users"

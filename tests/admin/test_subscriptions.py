@@ -25,6 +25,7 @@ from tests.subscriptions.test_consumer import checkpoint, parked, reached, runni
 from tests.support.servers import until
 
 pytestmark = [
+    pytest.mark.versions,
     pytest.mark.django_db,
     pytest.mark.usefixtures("quick"),
     pytest.mark.skipif(

@@ -16,9 +16,12 @@ from tests.admin.test_subscriptions import mails as mails  # fixtures
 from tests.admin.test_subscriptions import stopped as stopped
 from tests.library.aggregate import Book
 
-pytestmark = pytest.mark.skipif(
-    settings.STORE == "djongo", reason="djongo cannot keep the users"
-)
+pytestmark = [
+    pytest.mark.versions,
+    pytest.mark.skipif(
+        settings.STORE == "djongo", reason="djongo cannot keep the users"
+    ),
+]
 
 # What is data, or the same in every language.
 DATA = {"bdi", "time", "pre", "code", "script", "style"}

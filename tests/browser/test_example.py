@@ -39,7 +39,6 @@ PICTURES = {
 IS_TOO_WIDE = "document.documentElement.scrollWidth > window.innerWidth"
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(
         not LOG.exists(), reason=f"{LOG.name} is not beside the project"
     ),

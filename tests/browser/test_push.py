@@ -23,8 +23,6 @@ from loans.aggregate import LoanApplication
 Aggregate.of(LoanApplication, {id!r}).add({event!r})
 """
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def environment(_store_ready):

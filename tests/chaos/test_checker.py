@@ -281,7 +281,7 @@ def play(tmp_path, settings):
     return play
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_store_stands_what_a_weaker_one_does_not(name, play):
     history, database = play(VARIANTS[name])
@@ -290,7 +290,7 @@ def test_the_store_stands_what_a_weaker_one_does_not(name, play):
     assert history.operations[-1].unknowns or not VARIANTS[name].unknown
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_weaker_store_is_found_out(name, play, monkeypatch):
     VARIANTS[name].weaken(monkeypatch)

@@ -28,7 +28,7 @@ def sql(store, django_db_blocker):
         yield
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_event_has_its_effect_as_often_as_it_was_promised(kind, sql, capsys):
     first = int(os.environ.get("EXACTLY_ONCE_SEED", random.randrange(10**6)))
@@ -70,7 +70,7 @@ class SkipsIt(Exception):
     pass
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("weak", "finds"),
     [(OutsideOfTheTransaction, (Doubled, Unasked)), (ForgetsAfterFailure, Lost)],

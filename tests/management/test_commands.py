@@ -23,6 +23,8 @@ from ossy_event_store.management.commands._base import (
 from ossy_event_store.streams import import_export
 from tests.streams.test_import_export import line, stored, stream
 
+pytestmark = pytest.mark.versions
+
 
 class Terminal(io.StringIO):
     def isatty(self):

@@ -10,6 +10,8 @@ from ossy_event_store import Aggregate, AggregateRebuild, EventStore, Mongo
 from ossy_event_store.mongodb import ports
 from ossy_event_store.mongodb.ports import drive, drive_each
 
+pytestmark = pytest.mark.versions
+
 PAIRS = [
     (ports.BlockingCollection, ports.AwaitableCollection),
     (ports.BlockingClient, ports.AwaitableClient),

@@ -24,7 +24,7 @@ from tests.support import servers
 from tests.support.servers import Wire
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     pytest.mark.skipif(django_settings.STORE != "url", reason="connects by URL"),
 ]
 

@@ -30,9 +30,9 @@ def give(store, _unbound):
 
     def give():
         for _ in range(2):
-            sequencer.advance(0.1)
+            sequencer.advance(0.01)
             while not sequencer.is_caught_up:
-                sequencer.advance(0.1)
+                sequencer.advance(0.01)
 
     yield give
     sequencer.close()

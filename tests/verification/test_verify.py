@@ -35,6 +35,7 @@ from tests.management.test_commands import Terminal, failure, run
 LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 LATELY = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 UNIQUE = indexes.STREAM_VERSIONS
+AN_ID = ObjectId("0" * 24)  # one for all processes: pytest-xdist compares the names
 
 
 def event(aggregate_id, version, **fields):
@@ -452,7 +453,7 @@ def anew(library):
 
 @pytest.mark.parametrize(
     "value",
-    [5, None, "", "x" * 256, ObjectId(), {"a": 1}, ["b-10"], ["b-10", "b-11"], [], ...],
+    [5, None, "", "x" * 256, AN_ID, {"a": 1}, ["b-10"], ["b-10", "b-11"], [], ...],
     ids=str,
 )
 @pytest.mark.parametrize("name", ["aggregateId", "aggregateType"])
@@ -513,8 +514,8 @@ def test_a_snapshot_of_the_node_package_is_no_fault(library):
 @pytest.mark.parametrize(
     "document",
     [
-        {"_id": ObjectId(), "aggregateType": "Book", "aggregateVersion": 1},
-        {"_id": ObjectId()},
+        {"_id": AN_ID, "aggregateType": "Book", "aggregateVersion": 1},
+        {"_id": AN_ID},
         {"_id": "nothing", "aggregateType": 5, "aggregateVersion": 99},
         {"_id": "b-10", "aggregateType": [], "aggregateVersion": 99},
         {"_id": "nothing", "aggregateType": "Book"},
@@ -1449,7 +1450,7 @@ def test_any_sound_store_is_sound_and_any_broken_one_is_not(
 # --- memory -----------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("sample", [500, None])
 def test_memory_does_not_grow_with_the_store(store, history, sample):
     def peak(streams):
