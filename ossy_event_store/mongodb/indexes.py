@@ -14,7 +14,8 @@ from pymongo.errors import OperationFailure
 
 from ..documents.collections import EVENTS, PARKED, POSITIONS, SKIPPED, SNAPSHOTS
 from ..exceptions import IndexConflict
-from .connection import Store, in_time
+from .connection import Store
+from .deadline import in_time
 from .ports import Documents
 from .write_errors import DUPLICATE_KEY
 

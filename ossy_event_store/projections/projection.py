@@ -22,7 +22,8 @@ from pymongo.errors import OperationFailure
 from ..conf import get_settings
 from ..documents.bson_types import Document
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.indexes import NAMESPACE_NOT_FOUND
 from ..mongodb.ports import Documents, drive
 from ..positions import reader

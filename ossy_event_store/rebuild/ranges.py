@@ -15,7 +15,8 @@ from zlib import crc32
 
 from ..documents.bson_types import Document
 from ..exceptions import ReducerError
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.indexes import TYPE_VERSIONS
 from .report import RebuildReport
 from .tallies import NAMED

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
 
 NEAR = 5  # ids shown on either side of one that is not there

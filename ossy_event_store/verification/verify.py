@@ -20,7 +20,8 @@ from ..documents.bson_types import Document
 from ..documents.collections import EVENTS, SNAPSHOTS
 from ..documents.event_document import check_id
 from ..mongodb import connection
-from ..mongodb.connection import Store, explained, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import explained, in_time
 from ..mongodb.indexes import (
     FIRST_EVENTS,
     SNAPSHOT_HEADS,
