@@ -29,7 +29,8 @@ from pymongo.uri_parser import parse_uri
 from .conf import SETTING, get_settings, problems
 from .exceptions import EventStoreError
 from .mongodb import connection, indexes, schema_validator
-from .mongodb.connection import Store, in_time
+from .mongodb.connection import Store
+from .mongodb.deadline import in_time
 from .mongodb.location import EMBEDDED, Source, engine_of, resolve
 from .mongodb.ports import drive
 from .mongodb.schema_validator import Standing

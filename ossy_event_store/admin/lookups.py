@@ -22,7 +22,8 @@ from bson.min_key import MinKey
 
 from ..documents.bson_types import CODEC, Document
 from ..documents.event_document import check_id, read_event
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.indexes import (
     CAUSATION,
     CORRELATION,

@@ -16,7 +16,8 @@ from weakref import WeakKeyDictionary
 
 from ..documents.bson_types import Document
 from ..mongodb import indexes
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.indexes import TIME
 
 DAYS = 14

@@ -19,7 +19,7 @@ from ..documents.bson_types import Document
 from ..documents.display import visible
 from ..exceptions import UnknownSubscription
 from ..models import Subscription
-from ..mongodb import connection
+from ..mongodb import connection, deadline
 from ..mongodb.ports import drive
 from ..monitoring.status import Status, status, statuses
 from ..projections import projection
@@ -238,7 +238,7 @@ def _not_among(
 
 async def _skipped(store: connection.Store, name: str) -> list[Document]:
     """Return the events of a subscription that were skipped, the newest first."""
-    with connection.in_time():
+    with deadline.in_time():
         return await store.skipped.find(
             {"subscription": {"$eq": name}, "withdrawn": None},
             sort=[("position", -1)],

@@ -18,7 +18,7 @@ from django.core.management.base import (
 from pymongo.errors import PyMongoError
 
 from ...exceptions import EventStoreError
-from ...mongodb.connection import explained
+from ...mongodb.deadline import explained
 from ...mongodb.write_errors import short_reason
 
 WRONG_USE = 2
