@@ -33,13 +33,10 @@ def pytest_xdist_auto_num_workers():
     return 2 * (len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1)
 
 
-def pytest_collection_modifyitems(items):
-    if settings.STORE != "mongodb":
-        return
+def pytest_itemcollected(item):
     # Django renames the database of an alias only for tests that ask for it.
-    for item in items:
-        if "store" in item.fixturenames:
-            item.add_marker(pytest.mark.django_db)
+    if settings.STORE == "mongodb" and "store" in item.fixturenames:
+        item.add_marker(pytest.mark.django_db)
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +91,10 @@ def _no_thread_is_left(monkeypatch):
     """Let the thread that follows the positions end with the test that began it."""
     monkeypatch.setattr(follow, "WAIT", 0.03)  # else each test would wait for its end
     yield
+    thread = follow.follower._thread
     follow.follower.close()
+    if thread is not None:
+        thread.join(30)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ from ossy_event_store.following import Snapshots
 from ossy_event_store.subscriptions import Subscription
 from tests import servers
 from tests.library.aggregate import Book
-from tests.servers import Wire, until
+from tests.servers import Wire, heal, until
 
 pytestmark = [
     pytest.mark.faults,
@@ -98,16 +98,10 @@ def alone(tmp_path_factory):
         yield running
 
 
-QUICK = {
-    "heartbeatIntervalMillis": 100,
-    "heartbeatTimeoutSecs": 1,
-    "catchUpTimeoutMillis": 0,  # a new primary does not wait for what the old one had
-}
-
-
 @pytest.fixture(scope="module")
 def _three(tmp_path_factory):
-    with indexed(tmp_path_factory.mktemp("three"), 3, settings=QUICK) as running:
+    folder = tmp_path_factory.mktemp("three")
+    with indexed(folder, 3, settings=servers.QUICK) as running:
         yield running
 
 
@@ -266,25 +260,6 @@ def fail_command(member, mode, *commands, app=OURS, **data):
 
 
 # --- three servers: broken, healed ------------------------------------------
-
-
-def heal(running):
-    """Start what is dead, and wait until every member takes part again."""
-    for member in running.members:
-        if not member.is_running:
-            member.start()
-    until(lambda: all_take_part(running))
-
-
-def all_take_part(running):
-    primary = running.find_primary()
-    if primary is None:
-        return False
-    everybody = WriteConcern(len(running.members), wtimeout=1000)
-    with contextlib.suppress(PyMongoError), primary.client() as client:
-        client.test.get_collection("beats", write_concern=everybody).insert_one({})
-        return True
-    return False
 
 
 @contextlib.contextmanager
