@@ -28,13 +28,10 @@ def pytest_xdist_auto_num_workers():
     return 2 * (len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1)
 
 
-def pytest_collection_modifyitems(items):
-    if settings.STORE != "mongodb":
-        return
+def pytest_itemcollected(item):
     # Django renames the database of an alias only for tests that ask for it.
-    for item in items:
-        if "store" in item.fixturenames:
-            item.add_marker(pytest.mark.django_db)
+    if settings.STORE == "mongodb" and "store" in item.fixturenames:
+        item.add_marker(pytest.mark.django_db)
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +87,10 @@ def _no_thread_is_left(monkeypatch):
     # Else each test would wait for its end.
     monkeypatch.setattr(head_watcher, "WAIT", 0.03)
     yield
+    thread = head_watcher.follower._thread
     head_watcher.follower.close()
+    if thread is not None:
+        thread.join(30)
 
 
 @pytest.fixture

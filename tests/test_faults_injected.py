@@ -43,7 +43,7 @@ from ossy_event_store.subscriptions.delivery import Delivered
 from ossy_event_store.subscriptions.snapshot_subscription import Snapshots
 from tests.library.aggregate import Book
 from tests.support import servers
-from tests.support.servers import Wire, until
+from tests.support.servers import Wire, heal, until
 
 pytestmark = [
     pytest.mark.faults,
@@ -96,16 +96,10 @@ def alone(tmp_path_factory):
         yield running
 
 
-QUICK = {
-    "heartbeatIntervalMillis": 100,
-    "heartbeatTimeoutSecs": 1,
-    "catchUpTimeoutMillis": 0,  # a new primary does not wait for what the old one had
-}
-
-
 @pytest.fixture(scope="module")
 def _three(tmp_path_factory):
-    with indexed(tmp_path_factory.mktemp("three"), 3, settings=QUICK) as running:
+    folder = tmp_path_factory.mktemp("three")
+    with indexed(folder, 3, settings=servers.QUICK) as running:
         yield running
 
 
@@ -264,25 +258,6 @@ def fail_command(member, mode, *commands, app=OURS, **data):
 
 
 # --- three servers: broken, healed ------------------------------------------
-
-
-def heal(running):
-    """Start what is dead, and wait until every member takes part again."""
-    for member in running.members:
-        if not member.is_running:
-            member.start()
-    until(lambda: all_take_part(running))
-
-
-def all_take_part(running):
-    primary = running.find_primary()
-    if primary is None:
-        return False
-    everybody = WriteConcern(len(running.members), wtimeout=1000)
-    with contextlib.suppress(PyMongoError), primary.client() as client:
-        client.test.get_collection("beats", write_concern=everybody).insert_one({})
-        return True
-    return False
 
 
 @contextlib.contextmanager

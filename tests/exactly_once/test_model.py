@@ -19,7 +19,7 @@ from tests.exactly_once.kinds import KINDS, Plain, Session
 from tests.exactly_once.model import Doubled, Lost, Model, OutOfOrder, Unasked
 from tests.exactly_once.run import database, run
 
-SECONDS = float(os.environ.get("EXACTLY_ONCE_SECONDS", "5"))  # of each kind
+SECONDS = float(os.environ.get("EXACTLY_ONCE_SECONDS", "3"))  # of each kind
 
 
 @pytest.fixture

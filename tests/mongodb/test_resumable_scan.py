@@ -69,10 +69,20 @@ def single(tmp_path_factory):
         yield running
 
 
-@pytest.fixture
-def three(tmp_path):
-    with filled(tmp_path, 3, settings={"heartbeatTimeoutSecs": 1}) as running:
+@pytest.fixture(scope="module")
+def _three(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("three")
+    with filled(folder, 3, settings=servers.QUICK) as running:
         yield running
+
+
+@pytest.fixture
+def three(_three):
+    """A replica set of three, all of them well before and after the test."""
+    servers.heal(_three)
+    yield _three
+    Mongo.close()
+    servers.heal(_three)
 
 
 @pytest.fixture

@@ -40,8 +40,9 @@ pytestmark = [pytest.mark.versions, ON_URL]
 
 
 @pytest.fixture
-def positions(store, _unbound):
+def positions(store, _unbound, monkeypatch):
     """Give every event its position, as the process of the subscriptions does."""
+    monkeypatch.setattr(sequencer, "WAIT", 0.03)  # else each test waits for its end
     index = sequencer.ENTRY_VERSIONS
     _unbound(store.positions).create_index(list(index.keys), **index.options)
     stop = threading.Event()
