@@ -32,6 +32,7 @@ from ossy_event_store.positions.sequencer import ChangeStream, Sequencer
 from ossy_event_store.post_migrate import ensure_indexes
 from ossy_event_store.rebuild.progress import RebuildProgress
 from ossy_event_store.rebuild.ranges import Part, Span
+from ossy_event_store.rebuild.tallies import tallies
 from ossy_event_store.subscriptions import declaration, operator_actions
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.library.aggregate import Book, Reader
@@ -598,7 +599,7 @@ def test_the_reader_sees_what_the_pages_of_the_admin_show(reader, guarded):
     assert [stream["_id"] for stream in drive(reader.parked.find({}))] == ["p"]
     for other in (reader.subscriptions, reader.skipped):
         assert drive(other.find({})) == []
-    assert drive(overview.tallies(reader)) == []
+    assert drive(tallies(reader)) == []
     assert drive(overview.health(reader)).missing == []
     with contextlib.closing(
         ChangeStream(connection.raw(reader.positions), fields=())
@@ -656,12 +657,12 @@ def test_the_migrator_makes_all_in_an_empty_database(become, guarded):
     for name in connection.OPTIONS:
         guarded.database[name].drop()
     store = become("shop_deploy")
-    assert said("ensure_event_store", "--validator").count("Made ") == len(
+    assert said("ensure_event_store", "--validator").count("Created ") == len(
         indexes.INDEXES
     )
     assert drive(indexes.missing(store)) == []
     assert drive(schema_validator.standing(store)) is schema_validator.Standing.CURRENT
-    assert "Took the validator off" in said("ensure_event_store", "--no-validator")
+    assert "Removed the validator" in said("ensure_event_store", "--no-validator")
 
 
 @pytest.mark.django_db
@@ -689,7 +690,7 @@ def test_a_migrator_that_may_not_read_events_installs_it_too(become, guarded):
     become("blind")
     text = said("ensure_event_store", "--validator")
     assert "Installed the validator" in text
-    assert "This user may not look at what is stored already." in text
+    assert "Stored events were not checked: this user may not read them." in text
 
 
 @pytest.mark.parametrize("several", [[LENT], [LENT, RETURNED]], ids=["one", "two"])
