@@ -265,7 +265,7 @@ def test_the_tests_of_the_store_pass_as(user, names, become, guarded):
 
 
 def test_the_checks_have_nothing_to_say_to_the_appender(appender, monkeypatch):
-    monkeypatch.setattr(checks, "MENDED", {})  # the server may be an old one
+    monkeypatch.setattr(checks.server, "FIXED_IN", {})  # the server may be an old one
     assert checks.check_server(None, ["default"]) == []
     assert "no issues" in said("check", "--database", "default")
 
@@ -508,7 +508,7 @@ def test_the_follower_may_not_append(follower, guarded):
 
 
 def test_the_checks_have_nothing_to_say_to_the_follower(follower, monkeypatch):
-    monkeypatch.setattr(checks, "MENDED", {})
+    monkeypatch.setattr(checks.server, "FIXED_IN", {})
     assert checks.check_server(None, ["default"]) == []
 
 
@@ -590,7 +590,7 @@ def test_the_reader_reads_all(reader, tmp_path, monkeypatch):
     assert [event["position"] for event in EventStore.read_all()] == [1, 2]
     said("export_events", "--output", str(tmp_path / "out.jsonl"))
     assert (tmp_path / "out.jsonl").read_text().count("\n") == 2
-    monkeypatch.setattr(checks, "MENDED", {})
+    monkeypatch.setattr(checks.server, "FIXED_IN", {})
     assert checks.check_server(None, ["default"]) == []
 
 
