@@ -141,7 +141,7 @@ class SubscriptionAdmin(StoreModelAdmin):
         except UnknownSubscription:
             raise Http404(_("This subscription does not exist.")) from None
         if record is None:
-            messages.warning(request, _("It is no longer blocked at this event."))
+            messages.warning(request, _("This event no longer blocks delivery."))
             return self._back(name)
         messages.success(request, _("Skipped the event. Delivery continues after it."))
         version, stream_id = record["aggregateVersion"], record["aggregateId"]

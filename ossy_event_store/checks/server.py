@@ -90,7 +90,7 @@ def _replica_set(hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
             f"The set has {data} members with data and {_arbiters(arbiters)}. An "
             "arbiter stores no data: while a member with data is down, no majority can "
             "acknowledge an event, and appends fail with OutcomeUnknown. By default, "
-            "one member alone acknowledges the server's other data.",
+            "other data on this server is acknowledged by one member alone.",
             "Replace the arbiter with another member that stores data.",
         )
 

@@ -53,7 +53,7 @@ def book(store):
 
 @pytest.fixture
 def snapshots(store, _unbound):
-    """The snapshots as a collection that every user of a test run may change."""
+    """The snapshots, with every right, whatever the user of the test run may do."""
     return _unbound(store.snapshots)
 
 

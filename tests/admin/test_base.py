@@ -227,7 +227,7 @@ def test_a_page_whose_index_is_missing_says_what_to_do(store, staff, history):
 @pytest.mark.skipif(django_settings.STORE != "url", reason="connects by URL")
 def test_a_page_says_in_time_that_the_store_is_down(store, staff, settings):
     client = staff(*ALL)
-    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 0.5}
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 0.2}
     location.use(f"mongodb://127.0.0.1:{free_port()}/")
     try:
         for address in (url("stream"), url("event"), url("stream", "change", "x")):

@@ -302,7 +302,7 @@ def test_only_the_event_on_the_page_is_skipped(mails, staff, store):
     with running("mails"):  # it fails at the next one
         until(lambda: parked(store)[0]["eventId"] is not None)
     response = client.post(row["skip_url"], {"reason": "pressed twice"}, follow=True)
-    assert "It is no longer blocked at this event." in text_of(response)
+    assert "This event no longer blocks delivery." in text_of(response)
     assert connection.raw(store.skipped).count_documents({}) == 1
     assert len(logged()) == 1
 
