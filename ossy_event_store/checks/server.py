@@ -218,8 +218,8 @@ def _direct_connection(
     if direct and len(hello.get("hosts", ())) > 1:
         yield warning(
             "W013",
-            "The connection sets directConnection=true, but its server is one member of "
-            "a larger set. Once another member becomes primary, every append fails.",
+            "The connection sets directConnection=true, but its server belongs to a "
+            "larger set. Once another member becomes primary, every append fails.",
             "Replace directConnection=true with replicaSet="
             f"{hello['setName']}, so that the driver finds the primary.",
         )
@@ -233,8 +233,8 @@ def _validator(store: Store) -> Iterator[CheckMessage]:
     if standing is Standing.OTHER_VERSION:
         yield warning(
             "W012",
-            "The validator of eventstore is that of another version of this app, or was "
-            "relaxed: it may refuse valid events or accept invalid ones.",
+            "The validator of eventstore is that of another version of this app, or "
+            "was relaxed: it may refuse valid events or accept invalid ones.",
             "Run manage.py ensure_event_store --validator.",
         )
     elif standing is Standing.FOREIGN:
