@@ -228,7 +228,7 @@ def test_a_parked_stream_is_retried_and_released(mails, staff, store):
     client = staff(SEE, OPERATE)
     (row,) = client.get(one_url("change")).context["parked"]
     response = client.post(row["retry_url"], follow=True)
-    assert "Retry requested." in text_of(response)
+    assert "Retry requested; it happens once" in text_of(response)
     assert "retry requested" in text_of(response)
     assert logged() == [("mails", "Requested a retry of stream 'emma'.")]
     mails.clear()
