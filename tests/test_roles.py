@@ -32,6 +32,7 @@ from ossy_event_store.positions.sequencer import ChangeStream, Sequencer
 from ossy_event_store.post_migrate import ensure_indexes
 from ossy_event_store.rebuild.progress import RebuildProgress
 from ossy_event_store.rebuild.ranges import Part, Span
+from ossy_event_store.rebuild.tallies import tallies
 from ossy_event_store.subscriptions import declaration, operator_actions
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.library.aggregate import Book, Reader
@@ -263,7 +264,7 @@ def test_the_tests_of_the_store_pass_as(user, names, become, guarded):
 
 
 def test_the_checks_have_nothing_to_say_to_the_appender(appender, monkeypatch):
-    monkeypatch.setattr(checks, "MENDED", {})  # the server may be an old one
+    monkeypatch.setattr(checks.server, "FIXED_IN", {})  # the server may be an old one
     assert checks.check_server(None, ["default"]) == []
     assert "no issues" in said("check", "--database", "default")
 
@@ -514,7 +515,7 @@ def test_the_follower_may_not_append(follower, guarded):
 
 
 def test_the_checks_have_nothing_to_say_to_the_follower(follower, monkeypatch):
-    monkeypatch.setattr(checks, "MENDED", {})
+    monkeypatch.setattr(checks.server, "FIXED_IN", {})
     assert checks.check_server(None, ["default"]) == []
 
 
@@ -596,7 +597,7 @@ def test_the_reader_reads_all(reader, tmp_path, monkeypatch):
     assert [event["position"] for event in EventStore.read_all()] == [1, 2]
     said("export_events", "--output", str(tmp_path / "out.jsonl"))
     assert (tmp_path / "out.jsonl").read_text().count("\n") == 2
-    monkeypatch.setattr(checks, "MENDED", {})
+    monkeypatch.setattr(checks.server, "FIXED_IN", {})
     assert checks.check_server(None, ["default"]) == []
 
 
@@ -605,7 +606,7 @@ def test_the_reader_sees_what_the_pages_of_the_admin_show(reader, guarded):
     assert [stream["_id"] for stream in drive(reader.parked.find({}))] == ["p"]
     for other in (reader.subscriptions, reader.skipped):
         assert drive(other.find({})) == []
-    assert drive(overview.tallies(reader)) == []
+    assert drive(tallies(reader)) == []
     assert drive(overview.health(reader)).missing == []
     with contextlib.closing(
         ChangeStream(connection.raw(reader.positions), fields=())
@@ -662,12 +663,12 @@ def test_the_migrator_makes_all_in_an_empty_database(become, guarded):
     for name in connection.OPTIONS:
         guarded.database[name].drop()
     store = become("shop_deploy")
-    assert said("ensure_event_store", "--validator").count("Made ") == len(
+    assert said("ensure_event_store", "--validator").count("Created ") == len(
         indexes.INDEXES
     )
     assert drive(indexes.missing(store)) == []
     assert drive(schema_validator.standing(store)) is schema_validator.Standing.CURRENT
-    assert "Took the validator off" in said("ensure_event_store", "--no-validator")
+    assert "Removed the validator" in said("ensure_event_store", "--no-validator")
 
 
 @pytest.mark.django_db
@@ -695,7 +696,7 @@ def test_a_migrator_that_may_not_read_events_installs_it_too(become, guarded):
     become("blind")
     text = said("ensure_event_store", "--validator")
     assert "Installed the validator" in text
-    assert "This user may not look at what is stored already." in text
+    assert "Stored events were not checked: this user may not read them." in text
 
 
 @pytest.mark.parametrize("several", [[LENT], [LENT, RETURNED]], ids=["one", "two"])

@@ -842,7 +842,7 @@ def test_a_diff_of_much_is_cut_and_the_rest_counted(store, books, shout, monkeyp
 
 
 def test_json_is_one_document_and_the_rest_goes_elsewhere(store, books, monkeypatch):
-    monkeypatch.setattr(command.Progress, "EVERY", 0)
+    monkeypatch.setattr(command.Progress, "LOG_SECONDS", 0)
     out, err = run("--json")
     document = json.loads(out)
     assert (document["ok"], document["streams"], document["saved"]) == (True, 21, 21)

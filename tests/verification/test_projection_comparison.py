@@ -19,11 +19,11 @@ from ossy_event_store.verification import report as verification_report
 from ossy_event_store.verification.projection_comparison import _Work
 from ossy_event_store.verification.projection_fold import Missing, Share
 from ossy_event_store.verification.verify import averify_event_store, verify_event_store
-from tests.management.test_commands import failure, run
 from tests.projections.test_projection import Loans
 from tests.projections.test_projection import loans as loans
 from tests.subscriptions.test_consumer import parked, reached, running
 from tests.subscriptions.test_runner import said
+from tests.support.commands import failure, run
 from tests.support.servers import until
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -650,7 +650,7 @@ def test_json_has_the_counts(many):
 
 
 def test_progress_names_the_projection(many, monkeypatch, small):
-    monkeypatch.setattr(Progress, "EVERY", 0)
+    monkeypatch.setattr(Progress, "LOG_SECONDS", 0)
     _, err = run("verify_event_store", "--projections", "--json")
     assert "40 of 80 events (50%)" in err
     assert "left, projection loans\n" in err

@@ -30,7 +30,7 @@ from ossy_event_store.verification import report as verification_report
 from ossy_event_store.verification import rules, snapshot_comparison, verify
 from ossy_event_store.verification.verify import averify_event_store, verify_event_store
 from tests.library.aggregate import Book
-from tests.management.test_commands import Terminal, failure, run
+from tests.support.commands import Terminal, failure, run
 
 LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 LATELY = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -1224,14 +1224,14 @@ def test_json_is_bounded(store, history, monkeypatch):
 
 
 def test_json_keeps_its_progress_to_stderr(library, monkeypatch):
-    monkeypatch.setattr(Progress, "EVERY", 0)
+    monkeypatch.setattr(Progress, "LOG_SECONDS", 0)
     out, err = run("verify_event_store", "--json")
     assert json.loads(out)["sound"]
     assert " events (" in err
 
 
 def test_a_verification_shows_its_progress_on_a_terminal(library, monkeypatch):
-    monkeypatch.setattr(Progress, "EVERY_ON_TERMINAL", 0)
+    monkeypatch.setattr(Progress, "TERMINAL_SECONDS", 0)
     BREAKS["payload None"](library, Aggregate.collection, "b-09")
     out = Terminal()
     with pytest.raises(CommandError):
