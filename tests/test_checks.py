@@ -676,9 +676,9 @@ def on_the_pair(pair, settings):
     """Reach the store on the pair by a URL with these options."""
     given = settings.OSSY_EVENT_STORE
 
-    def reach(url=None, **options):
+    def reach(url=None, timeout=3, **options):
         url = url or pair.url(**options)
-        settings.OSSY_EVENT_STORE = {**given, "URL": url, "TIMEOUT": 3}
+        settings.OSSY_EVENT_STORE = {**given, "URL": url, "TIMEOUT": timeout}
         return mongo.blocking()
 
     drive(indexes.ensure(reach()))
@@ -723,7 +723,7 @@ BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 @ONLY_URL
 @faults
 def test_w011_costs_snapshots_a_retry_and_appends_none(on_the_pair, pair):
-    on_the_pair(retryWrites="false", appName="w011")
+    on_the_pair(timeout=10, retryWrites="false", appName="w011")
     cut = {"closeConnection": True, "appName": "w011"}
     with pair.primary.fail_point(
         "failCommand", {"times": 1}, failCommands=["insert"], **cut
