@@ -4,6 +4,7 @@ One server a run, one database a worker, emptied before each test that asks for 
 
 import asyncio
 import os
+import re
 
 import pytest
 from django.conf import settings
@@ -23,9 +24,14 @@ from ossy_event_store.faces import drive
 LINUX = hasattr(os, "sched_getaffinity")
 
 
-def pytest_configure():
+def pytest_configure(config):
     # The workers of pytest-xdist and the processes of the tests share this server.
     os.environ["TEST_MONGODB_URL"] = settings.SERVER
+    # PyMongo (4.13 to 4.20) leaves a socket to the garbage collector if the task that
+    # connects it is cancelled: a request whose browser goes.
+    for port in re.findall(r":(\d+)[/,?]", settings.SERVER):
+        socket = rf"unclosed <socket.socket .* raddr=\('127.0.0.1', {port}\)>"
+        config.addinivalue_line("filterwarnings", f"ignore:{socket}:ResourceWarning")
 
 
 def pytest_xdist_auto_num_workers():
