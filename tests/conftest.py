@@ -35,8 +35,8 @@ def pytest_configure(config):
 
 
 def pytest_xdist_auto_num_workers():
-    """Return two for each core: a test waits half of its time for the server."""
-    return 2 * (len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1)
+    """Return one more than there are cores: a test waits for the server as well."""
+    return 1 + (len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1)
 
 
 def pytest_itemcollected(item):
