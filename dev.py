@@ -61,6 +61,12 @@ def example(arguments):
     return os.execv(python, [python, manage, "demo", *arguments])
 
 
+def chaos(arguments):
+    if arguments:
+        return tox("run", "-e", "chaos", "--", *arguments)
+    return tox("run", "-e", "short-chaos")
+
+
 def measure():
     """Let the tests that follow measure what they run of the package."""
     for file in HERE.glob(".coverage*"):
@@ -89,7 +95,7 @@ def ci(_):
     code = timed(took, "-e", f"lint,types,{newest}")
     if code == 0:
         codes = [
-            timed(took, "-e", "faults,lowest,mongodb,djongo"),
+            timed(took, "-e", "faults,short-chaos,lowest,mongodb,djongo"),
             timed(took, "-e", "coverage"),
             timed(took, "-e", "docs,package,browser"),
         ]
@@ -123,7 +129,7 @@ def timed(took, *arguments):
     return process.returncode
 
 
-OWN = {"example": example, "coverage": coverage, "ci": ci}
+OWN = {"example": example, "chaos": chaos, "coverage": coverage, "ci": ci}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

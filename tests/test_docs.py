@@ -536,6 +536,14 @@ def test_contributing_names_every_command_of_dev_py():
     assert dev_names() <= set(re.findall(r"dev\.py (\w+)", text))
 
 
+def test_pre_commit_and_tox_ask_for_the_same_ruff():
+    asked = [
+        set(re.findall(r"ruff[>=][^\s\"\]]+", (ROOT / name).read_text()))
+        for name in (".pre-commit-config.yaml", "tox.ini")
+    ]
+    assert asked[0] == asked[1] != set()
+
+
 def test_the_readme_fits_on_a_few_screens():
     assert len(README.read_text().splitlines()) <= 110
 

@@ -17,7 +17,7 @@ SECONDS = float(os.environ.get("CHAOS_SECONDS", "30"))
 LEAST = 10  # acknowledged events a second: it does 200 on two cores, alone
 
 
-@pytest.mark.faults
+@pytest.mark.chaos
 def test_whatever_fails_no_event_is_lost_or_doubled_or_followed_by_a_hole(
     tmp_path, capsys
 ):

@@ -32,9 +32,9 @@ def on_the_pair(pair, settings):
     """Return a function that connects the store to the pair."""
     given = settings.OSSY_EVENT_STORE
 
-    def reach(url=None, **options):
+    def reach(url=None, timeout=3, **options):
         url = url or pair.url(**options)
-        settings.OSSY_EVENT_STORE = {**given, "URL": url, "TIMEOUT": 3}
+        settings.OSSY_EVENT_STORE = {**given, "URL": url, "TIMEOUT": timeout}
         return connection.blocking()
 
     drive(indexes.ensure(reach()))
@@ -62,7 +62,7 @@ BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 
 
 def test_w011_costs_snapshots_a_retry_and_appends_none(on_the_pair, pair):
-    on_the_pair(retryWrites="false", appName="w011")
+    on_the_pair(timeout=10, retryWrites="false", appName="w011")
     cut = {"closeConnection": True, "appName": "w011"}
     with pair.primary.fail_point(
         "failCommand", {"times": 1}, failCommands=["insert"], **cut

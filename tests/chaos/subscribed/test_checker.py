@@ -36,7 +36,7 @@ from tests.chaos.subscribed.operated import read as read_operations
 from tests.chaos.subscribed.report import report
 from tests.chaos.subscribed.variants import SCAN, SQL, VARIANTS
 
-SEEDS = range(5)
+SEEDS = range(2)
 
 
 def event(token, version, stream="s", note=1):
