@@ -74,7 +74,7 @@ def load(options):
     """Fill an empty database with the events; return how many there are."""
     from ossy_event_store.mongodb import connection
     from ossy_event_store.mongodb.ports import drive
-    from ossy_event_store.streams.import_export import import_events
+    from ossy_event_store.streams.import_events import import_events
 
     bench.empty()
     with opened(options) as file:

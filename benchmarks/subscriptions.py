@@ -28,7 +28,7 @@ def main():
     from ossy_event_store.mongodb.ports import drive
     from ossy_event_store.positions.sequencer import Sequencer
     from ossy_event_store.projections.projection import Projection, register_projection
-    from ossy_event_store.streams.import_export import import_events
+    from ossy_event_store.streams.import_events import import_events
     from ossy_event_store.subscriptions.consumer import PAGE
     from ossy_event_store.subscriptions.declaration import subscription
     from ossy_event_store.subscriptions.runner import Runner

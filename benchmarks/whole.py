@@ -16,7 +16,7 @@ def bring_in(options):
     from ossy_event_store import EventStore
     from ossy_event_store.mongodb import connection
     from ossy_event_store.mongodb.ports import drive
-    from ossy_event_store.streams.import_export import import_events
+    from ossy_event_store.streams.import_events import import_events
 
     events = EventStore.collection
 

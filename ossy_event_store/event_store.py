@@ -7,9 +7,8 @@ blocking and, with an ``a`` in front, an awaitable face.
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
 
 from django.utils.functional import classproperty
 from pymongo.asynchronous.collection import AsyncCollection
@@ -17,25 +16,17 @@ from pymongo.collection import Collection
 
 from .conf import get_settings
 from .documents.bson_types import Document
-from .documents.event_document import (
-    build_event,
-    check_event,
-    check_id,
-    check_version,
-    read_event,
-)
+from .documents.event_document import check_id
 from .documents.query_guard import check_pipeline, check_query
-from .exceptions import EventNotFound, InvalidEvent
 from .mongodb import connection
-from .mongodb.connection import Store, in_time
+from .mongodb.connection import in_time
 from .mongodb.ports import drive, drive_each
 from .positions import reader
+from .streams import lookup
 from .streams.append import append_at
-
-Sort = Sequence[tuple[str, Literal[1, -1]]]
-
-PAGE = 1000
-_STREAM = [("aggregateVersion", 1)]
+from .streams.load import load_stream
+from .streams.lookup import Sort
+from .streams.new_events import check_number, raw_events
 
 
 class EventStore:
@@ -99,7 +90,7 @@ class EventStore:
         Raises:
             TransactionsUnavailable: the server is not a member of a replica set.
         """
-        documents, expected = _documents(events, expected_version)
+        documents, expected = raw_events(events, expected_version)
         with in_time():
             return drive(append_at(connection.blocking(), documents, expected))
 
@@ -111,7 +102,7 @@ class EventStore:
         expected_version: int | None = None,
     ) -> list[Document]:
         """See ``append_events()``."""
-        documents, expected = _documents(events, expected_version)
+        documents, expected = raw_events(events, expected_version)
         with in_time():
             return await append_at(await connection.awaitable(), documents, expected)
 
@@ -127,7 +118,7 @@ class EventStore:
         An id without events gives an empty list.
         """
         check_id(aggregate_id)
-        _check_version(from_version, "from_version")
+        check_number(from_version, "from_version")
         with in_time():
             return drive(load_stream(connection.blocking(), aggregate_id, from_version))
 
@@ -137,7 +128,7 @@ class EventStore:
     ) -> list[Document]:
         """See ``get_event_stream()``."""
         check_id(aggregate_id)
-        _check_version(from_version, "from_version")
+        check_number(from_version, "from_version")
         with in_time():
             return await load_stream(
                 await connection.awaitable(), aggregate_id, from_version
@@ -153,14 +144,15 @@ class EventStore:
         The streams are fetched in pages while you iterate, so a store of any size
         can be walked; wrap it in ``list()`` if you want them all at once.
         """
-        return drive_each(_streams(connection.blocking(), aggregate_type))
+        return drive_each(lookup.each_stream(connection.blocking(), aggregate_type))
 
     @classmethod
     async def aget_event_streams(
         cls, aggregate_type: str | None = None
     ) -> AsyncIterator[dict[str, str]]:
         """Iterate with ``async for``; see ``get_event_streams()``."""
-        async for stream in _streams(await connection.awaitable(), aggregate_type):
+        store = await connection.awaitable()
+        async for stream in lookup.each_stream(store, aggregate_type):
             yield stream
 
     # --- queries
@@ -206,7 +198,7 @@ class EventStore:
         """
         check_query(query)
         with in_time():
-            return drive(_find(connection.blocking(), query, sort, limit))
+            return drive(lookup.find_events(connection.blocking(), query, sort, limit))
 
     @classmethod
     async def afind_events(
@@ -215,7 +207,9 @@ class EventStore:
         """See ``find_events()``."""
         check_query(query)
         with in_time():
-            return await _find(await connection.awaitable(), query, sort, limit)
+            return await lookup.find_events(
+                await connection.awaitable(), query, sort, limit
+            )
 
     @classmethod
     def aggregate(cls, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
@@ -227,14 +221,14 @@ class EventStore:
         """
         pipeline = check_pipeline(pipeline)
         with in_time():
-            return drive(_aggregate(connection.blocking(), pipeline))
+            return drive(lookup.run_pipeline(connection.blocking(), pipeline))
 
     @classmethod
     async def aaggregate(cls, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
         """See ``aggregate()``."""
         pipeline = check_pipeline(pipeline)
         with in_time():
-            return await _aggregate(await connection.awaitable(), pipeline)
+            return await lookup.run_pipeline(await connection.awaitable(), pipeline)
 
     # --- one order over all
 
@@ -330,121 +324,7 @@ class EventStore:
         return await reader.wait_for(store, event, seconds, subscription=subscription)
 
 
-# --- the operations, once ---------------------------------------------------
-
-
-async def load_stream(
-    store: Store, aggregate_id: str, from_version: int
-) -> list[Document]:
-    """Return the events of a stream after a version, majority-read on the primary."""
-    query = {
-        "aggregateId": {"$eq": aggregate_id},
-        "aggregateVersion": {"$gt": from_version},
-    }
-    events = await store.events.find(query, sort=_STREAM)
-    for event in events:
-        read_event(event)
-    return events
-
-
-async def _streams(
-    store: Store, aggregate_type: str | None
-) -> AsyncGenerator[dict[str, str], None]:
-    """Page through the first events, of which every stream has exactly one."""
-    query: dict[str, Any] = {"aggregateVersion": 1}
-    if aggregate_type is not None:
-        query["aggregateType"] = {"$eq": check_id(aggregate_type, "aggregate_type")}
-    last = ""
-    while True:
-        with in_time():
-            page = await store.events.find(
-                {**query, "aggregateId": {"$gt": last}},
-                projection={"_id": 0, "aggregateId": 1, "aggregateType": 1},
-                sort=[("aggregateId", 1)],
-                limit=PAGE,
-            )
-        for stream in page:
-            yield stream
-        if len(page) < PAGE:
-            return
-        last = page[-1]["aggregateId"]
-
-
-async def _find(
-    store: Store, query: Mapping[str, Any], sort: Sort | None, limit: int
-) -> list[Document]:
-    events = await store.events.find(query, sort=sort, limit=limit)
-    if not events:
-        raise EventNotFound(query)
-    return [read_event(event) for event in events]
-
-
-async def _aggregate(
-    store: Store, pipeline: Sequence[Mapping[str, Any]]
-) -> list[Document]:
-    results: list[Document] = []
-    async for batch in store.events.aggregate(pipeline, PAGE):
-        results += batch
-    return results
-
-
-def _documents(
-    events: Sequence[Mapping[str, Any]], expected_version: int | None
-) -> tuple[list[Document], int | None]:
-    """Return the documents of raw events of one stream, and the version expected."""
-    allowed = ("aggregateId", "aggregateType", "aggregateVersion", "created")
-    if not events:
-        raise InvalidEvent("", "no event was given")
-    now = dt.datetime.now(dt.UTC)
-    checked = [check_event(event, allowed) for event in events]
-    first = checked[0]
-    expected = _expected(checked, expected_version)
-    documents = []
-    for index, event in enumerate(checked):
-        for name in ("aggregateId", "aggregateType"):
-            if event.get(name) != first.get(name):
-                raise InvalidEvent(name, "the events are of more than one stream")
-        documents.append(
-            build_event(
-                event,
-                aggregate_id=cast(str, event.get("aggregateId")),
-                aggregate_type=cast(str, event.get("aggregateType")),
-                version=(expected or 0) + index + 1,
-                created=now if event.get("created") is None else event["created"],
-            )
-        )
-    return documents, expected
-
-
-def _check_version(value: object, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}.")
-    if value < 0:
-        raise ValueError(f"{name} is {value}; it must be 0 or more.")
-
-
 def _check_reading(after: object, limit: object) -> None:
-    _check_version(after, "after")
+    check_number(after, "after")
     if limit is not None:
-        _check_version(limit, "limit")
-
-
-def _expected(
-    events: Sequence[Mapping[str, Any]], expected_version: int | None
-) -> int | None:
-    if expected_version is not None:
-        _check_version(expected_version, "expected_version")
-    for index, event in enumerate(events):
-        if event.get("aggregateVersion") is None:
-            continue
-        expected = check_version(event["aggregateVersion"]) - index - 1
-        if expected_version not in (None, expected):
-            raise InvalidEvent(
-                "aggregateVersion",
-                f"is {event['aggregateVersion']}, but the expected version makes it "
-                f"{expected_version + index + 1}",
-            )
-        expected_version = expected
-    if expected_version is not None and expected_version < 0:
-        raise InvalidEvent("aggregateVersion", "the versions of the events fall")
-    return expected_version
+        check_number(limit, "limit")

@@ -48,7 +48,7 @@ def register_aggregate(Root: R) -> R:
     return Root
 
 
-def registered() -> dict[str, Any]:
+def registered_aggregates() -> dict[str, Any]:
     """Return the registered classes by type, in order of type."""
     return dict(sorted(_registered.items()))
 

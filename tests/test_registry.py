@@ -10,7 +10,12 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ossy_event_store import AggregateRebuild, registry
 from ossy_event_store.exceptions import UnknownAggregateType
-from ossy_event_store.registry import discover, register_aggregate, registered, root_of
+from ossy_event_store.registry import (
+    discover,
+    register_aggregate,
+    registered_aggregates,
+    root_of,
+)
 from tests.library.aggregate import Book, Reader
 
 CLASS = """
@@ -66,13 +71,15 @@ def refusal():
 
 def test_the_modules_of_installed_apps_are_found():
     assert "tests.library.aggregate" in discover()
-    assert list(registered()) == ["Book"]  # the decorator ran at the first import
+    assert list(registered_aggregates()) == [
+        "Book"
+    ]  # the decorator ran at the first import
 
 
 def test_an_export_of_aggregate_and_id_is_registered(app):
     app(aggregate=source("Aggregate") + 'id = "Shelf"')
     discover()
-    assert list(registered()) == ["Shelf"]
+    assert list(registered_aggregates()) == ["Shelf"]
 
 
 def test_every_decorated_class_of_a_module_is_registered(app):
@@ -81,7 +88,7 @@ def test_every_decorated_class_of_a_module_is_registered(app):
         decorated += "@register_aggregate" + source(kind, kind)
     app(aggregate=decorated)
     discover()
-    assert list(registered()) == ["One", "Two"]
+    assert list(registered_aggregates()) == ["One", "Two"]
 
 
 def test_a_package_is_a_module_too(app, tmp_path):
@@ -90,7 +97,7 @@ def test_a_package_is_a_module_too(app, tmp_path):
     text = source("Aggregate") + 'id = "Shelf"'
     (tmp_path / "shelves" / "aggregate" / "__init__.py").write_text(text)
     discover()
-    assert list(registered()) == ["Shelf"]
+    assert list(registered_aggregates()) == ["Shelf"]
 
 
 def test_an_app_without_the_module_is_passed_over(app):
@@ -100,32 +107,32 @@ def test_an_app_without_the_module_is_passed_over(app):
 
 def test_a_module_without_exports_registers_nothing(app):
     app(aggregate="x = 1")
-    assert (discover(), registered()) == (["shelves.aggregate"], {})
+    assert (discover(), registered_aggregates()) == (["shelves.aggregate"], {})
 
 
 def test_a_module_that_imports_our_aggregate_exports_none(app):
     app(aggregate="from ossy_event_store import Aggregate\n" + source())
     discover()
-    assert registered() == {}
+    assert registered_aggregates() == {}
 
 
 def test_discovery_may_be_repeated(app):
     app(aggregate=source("Aggregate") + 'id = "Shelf"')
     assert discover() == discover()
-    assert list(registered()) == ["Shelf"]
+    assert list(registered_aggregates()) == ["Shelf"]
 
 
 def test_a_class_that_is_exported_and_decorated_is_registered_once(app):
     text = "from ossy_event_store import register_aggregate\n@register_aggregate"
     app(aggregate=text + source() + 'Aggregate = Shelf\nid = "Shelf"')
     discover()
-    assert list(registered()) == ["Shelf"]
+    assert list(registered_aggregates()) == ["Shelf"]
 
 
 def test_an_export_of_builtin_id_is_none(app):
     app(aggregate="from builtins import id")
     discover()
-    assert registered() == {}
+    assert registered_aggregates() == {}
 
 
 # Refused
@@ -241,7 +248,7 @@ def test_a_decorated_class_is_the_class():
 def test_a_class_may_be_registered_twice():
     register_aggregate(Book)
     register_aggregate(Book)
-    assert registered() == {"Book": Book}
+    assert registered_aggregates() == {"Book": Book}
 
 
 def test_a_class_of_a_module_imported_anew_takes_the_place_of_the_old():
@@ -254,12 +261,12 @@ def test_a_class_of_a_module_imported_anew_takes_the_place_of_the_old():
 def test_classes_are_in_order_of_type():
     register_aggregate(Reader)
     register_aggregate(Book)
-    assert list(registered()) == ["Book", "Reader"]
+    assert list(registered_aggregates()) == ["Book", "Reader"]
 
 
 def test_a_copy_of_the_registry_is_given():
-    registered()["Book"] = Book
-    assert registered() == {}
+    registered_aggregates()["Book"] = Book
+    assert registered_aggregates() == {}
 
 
 def test_the_rebuild_registers_under_the_readmes_name():
@@ -284,7 +291,7 @@ def test_a_type_that_is_no_text_is_an_error_of_its_own(kind):
 def test_setting_django_up_discovers(app, settings):
     app(aggregate=source("Aggregate") + 'id = "Shelf"')
     settings.INSTALLED_APPS = ["ossy_event_store", "shelves"]
-    assert "Shelf" in registered()
+    assert "Shelf" in registered_aggregates()
 
 
 def test_setting_django_up_fails_where_discovery_fails(app, settings):

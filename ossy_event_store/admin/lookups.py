@@ -35,7 +35,7 @@ from ..mongodb.indexes import (
     WHO_TIME,
     Index,
 )
-from ..registry import registered
+from ..registry import registered_aggregates
 from ..streams.reducers import revision_of
 
 PAGE = 50  # streams or events of a page
@@ -503,7 +503,7 @@ async def _add_snapshots(store: Store, heads: Sequence[Document]) -> None:
 def class_of(event: Document) -> Any:
     """Return the class that folds the stream of an event; None if there is none."""
     kind = event.get("aggregateType")
-    return registered().get(kind) if type(kind) is str else None
+    return registered_aggregates().get(kind) if type(kind) is str else None
 
 
 def snapshot_status(head: Document, snapshot: Document | None) -> str:

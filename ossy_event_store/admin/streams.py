@@ -31,10 +31,10 @@ from ..mongodb import connection
 from ..mongodb.ports import drive, drive_each
 from ..rebuild.api import AggregateRebuild
 from ..rebuild.tallies import Tally, tallies
-from ..registry import registered
+from ..registry import registered_aggregates
 from ..streams import lookup
-from ..streams.import_export import export_events
-from ..streams.state_at_version import Moment, moment
+from ..streams.export_events import export_events
+from ..streams.state_at_version import StateAtVersion, load_state_at
 from . import lookups, overview
 from .base import STATUS, StoreModelAdmin, attachment, download, may
 from .chart import chart
@@ -127,7 +127,7 @@ class StreamAdmin(StoreModelAdmin):
         return {
             "name": visible(name),
             "url": self._url("stream", "changelist", type=name),
-            "is_registered": name in registered(),
+            "is_registered": name in registered_aggregates(),
             "tally": tally,
             "failures": [
                 {
@@ -182,7 +182,9 @@ class StreamAdmin(StoreModelAdmin):
         then = None
         if may_open and Root is not None:
             fresh = "fresh" in request.GET or last <= LONG
-            then = drive(moment(store, Root, aggregate_id, version, fresh=fresh))
+            then = drive(
+                load_state_at(store, Root, aggregate_id, version, ignore_snapshot=fresh)
+            )
         context = {
             "stream": self._event(request, head),
             "version": version,
@@ -274,7 +276,7 @@ class StreamAdmin(StoreModelAdmin):
         request: HttpRequest,
         store: connection.Store,
         head: Document,
-        then: Moment | None,
+        then: StateAtVersion | None,
     ) -> dict[str, Any] | None:
         """Return how the stored state stands, for those who may see it."""
         if not may(request, "view_snapshot"):
@@ -299,7 +301,7 @@ class StreamAdmin(StoreModelAdmin):
         if (
             status == "current"
             and then
-            and not (then.since or then.error)
+            and not (then.snapshot_version or then.error)
             and then.version == head["aggregateVersion"]
         ):
             whole = drive(store.snapshots.find_one({"_id": {"$eq": aggregate_id}}))
@@ -314,7 +316,7 @@ class StreamAdmin(StoreModelAdmin):
         if Root is None:
             raise Http404(_("No class is registered for this type."))
         version = version_of(request, head["aggregateVersion"])
-        then = drive(moment(store, Root, head["aggregateId"], version))
+        then = drive(load_state_at(store, Root, head["aggregateId"], version))
         if then.error is not None:
             raise Http404(str(then.error))
         try:
@@ -372,12 +374,12 @@ def _counted(tallies: list[Tally], names: list[str]) -> list[tuple[str, str]]:
     return [(name, visible(name)[:60] + counts.get(name, "")) for name in names]
 
 
-def _shown_moment(then: Moment | None) -> dict[str, Any] | None:
+def _shown_moment(then: StateAtVersion | None) -> dict[str, Any] | None:
     if then is None:
         return None
     shown: dict[str, Any] = {
-        "reached": then.reached,
-        "since": then.since,
+        "reached": then.folded_version,
+        "since": then.snapshot_version,
         "error": None if then.error is None else visible(then.error.error),
         "error_at": None if then.error is None else then.error.version,
         "state": lines(then.state),
@@ -397,7 +399,7 @@ def _shown_moment(then: Moment | None) -> dict[str, Any] | None:
     return shown
 
 
-def _is_same(snapshot: Document | None, then: Moment) -> bool | None:
+def _is_same(snapshot: Document | None, then: StateAtVersion) -> bool | None:
     if snapshot is None or snapshot.get("aggregateVersion") != then.version:
         return None
     try:

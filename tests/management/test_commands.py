@@ -13,6 +13,7 @@ from django.core.management.base import OutputWrapper
 
 from ossy_event_store import Aggregate, EventStore, registry
 from ossy_event_store.management.commands import export_events as export_command
+from ossy_event_store.management.commands import import_events as import_command
 from ossy_event_store.management.commands import rebuild_aggregates as rebuild_command
 from ossy_event_store.management.commands._base import (
     INTERRUPTED,
@@ -20,8 +21,8 @@ from ossy_event_store.management.commands._base import (
     Progress,
     duration,
 )
-from ossy_event_store.streams import import_export
-from tests.streams.test_import_export import line, stored, stream
+from ossy_event_store.streams.import_events import ImportLimits
+from tests.support.event_lines import line, stored, stream
 
 
 class Terminal(io.StringIO):
@@ -70,7 +71,7 @@ def write(tmp_path):
 @pytest.fixture
 def batch(monkeypatch):
     """Batches of three lines."""
-    monkeypatch.setattr(import_export, "BATCH", 3)
+    monkeypatch.setattr(import_command.Command, "limits", ImportLimits(lines=3))
 
 
 # import_events
@@ -187,7 +188,7 @@ def test_a_file_that_cannot_be_opened_is_wrong_use(store, tmp_path, name):
 
 def test_a_refused_line_says_what_to_do(store, write):
     error = str(failure("import_events", write([line(), line(version=3)])))
-    assert error.startswith("line 2, aggregateVersion: 3 does not follow on 1, ")
+    assert error.startswith("line 2, aggregateVersion: 3 does not follow 1, ")
     assert "0 events before it were" in error
     assert error.endswith("Mend the line and run the import again.")
 
@@ -349,7 +350,7 @@ def test_a_type_without_events_is_wrong_use_and_lists_those_there(books):
 def test_an_unknown_id_is_wrong_use_and_lists_those_around(books):
     error = failure("export_events", ids=["c"])
     assert error.returncode == WRONG_USE
-    assert str(error) == "There is no stream 'c'. Ids around it: a, b, r."
+    assert str(error) == "Stream 'c' does not exist. Ids next to it: a, b, r."
 
 
 def test_an_unknown_id_of_an_empty_store_says_so(store):
@@ -627,14 +628,14 @@ def test_nothing_registered_is_wrong_use(store, monkeypatch):
 def test_an_unknown_stream_is_wrong_use(books):
     error = failure("rebuild_aggregates", ids=["c"])
     assert error.returncode == WRONG_USE
-    assert "Ids around it: a, b, r." in str(error)
+    assert "Ids next to it: a, b, r." in str(error)
 
 
 @pytest.mark.parametrize("command", ["export_events", "rebuild_aggregates"])
 def test_a_stream_of_another_type_is_wrong_use(books, command):
     error = failure(command, ids=["r"], types=["Book"])
     assert error.returncode == WRONG_USE
-    assert str(error) == "Stream 'r' is of type 'Reader', not of Book."
+    assert str(error) == "Stream 'r' is of type 'Reader'; expected Book."
 
 
 def test_a_failed_stream_gives_exit_code_1_and_is_named(books, broken):
