@@ -1,5 +1,5 @@
 """
-Aggregates: load a stream, decide, append to it, keep its snapshot.
+Aggregates: load a stream, decide, append to it, save its snapshot.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ View = Callable[[list[Document], dict[str, Any]], Any]
 
 class Aggregate:
     """
-    One stream, loaded: the events since its snapshot, and what to do with them.
+    One loaded stream: the events since its snapshot, and the methods to extend it.
 
-    Made by ``of()``; an instance is not shared between threads.
+    Create it with ``of()``. Do not share an instance between threads.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Aggregate:
         #: The events after ``saved_version``, ascending, as stored.
         self.events = events
         self._saved_state = saved_state or {}
-        #: Version of the snapshot it was loaded from; 0 if there was none.
+        #: Version of the snapshot that it was loaded from; 0 without a snapshot.
         self.saved_version = saved_version
 
     @property
     def version(self) -> int:
-        """Version of the last event; the next one appended is one more."""
+        """Version of the last event; the next event gets the version after it."""
         if self.events:
             version: int = self.events[-1]["aggregateVersion"]
             return version
@@ -75,7 +75,7 @@ class Aggregate:
 
     @property
     def saved_state(self) -> dict[str, Any]:
-        """A copy of the snapshot's state; ``{}`` if there was none."""
+        """A copy of the snapshot's state; ``{}`` without a snapshot."""
         state: dict[str, Any] = _copied(self._saved_state)
         return state
 
@@ -92,16 +92,16 @@ class Aggregate:
         Args:
             Root: the aggregate class.
             subject: the id of an existing stream; or the first event of a new one,
-                a dict with ``type`` and, optional, ``payload``, ``createdBy``,
+                a dict with ``type`` and, optionally, ``payload``, ``createdBy``,
                 ``metadata``, ``id`` (the idempotency key) and ``aggregateId``
                 (default: a ``nanoid``).
-            snapshot: False loads every event, whatever snapshot there is; for a
-                ``view(fn)`` that wants the whole history.
+            snapshot: False ignores the snapshot and loads every event, for a
+                ``view(fn)`` that needs the whole history.
 
         Raises:
             AggregateNotFound: no stream has this id.
             AggregateTypeMismatch: the stream is of another type than ``Root``.
-            ConcurrencyError: a stream of the new aggregate's id exists.
+            ConcurrencyError: a stream with the new aggregate's id exists.
             IdempotencyConflict: the event's id is stored with other content.
             InvalidEvent: the event was refused, with path and reason.
             OutcomeUnknown: the time ran out while the first event was appended.
@@ -136,25 +136,26 @@ class Aggregate:
         attempts: int | None = None,
     ) -> Self:
         """
-        Load, decide, append; after a lost race load again and decide again.
+        Load, decide and append; after a lost race, load and decide again.
 
         Args:
             Root: the aggregate class.
-            aggregate_id: the stream. It may have no events yet: ``decide`` then
-                gets an aggregate at version 0.
-            decide: a plain function that gets the aggregate and returns what
-                happens: one event, several (stored all or none), or None or an
-                empty list. It may run several times, so it only looks and decides;
-                what it raises passes through, and nothing is stored.
-            attempts: how often to decide at most; by default as often as the
-                setting ``TIMEOUT`` gives time for, which bounds all of this.
+            aggregate_id: the stream. If it has no events yet, ``decide`` gets an
+                aggregate at version 0.
+            decide: a plain function that gets the aggregate and returns one event,
+                several events (stored all or none), or None or an empty list. It
+                may run several times, so it must have no side effects; what it
+                raises passes through, and nothing is stored.
+            attempts: how often to decide at most; by default until the setting
+                ``TIMEOUT`` is used up, which bounds the whole call.
 
         Returns:
             The aggregate with the new events, ready to ``save()``.
 
         Raises:
-            ConcurrencyError: the last attempt lost its race as well.
-            TypeError: ``decide`` is no plain function, or returned no events.
+            ConcurrencyError: the last attempt lost its race too.
+            TypeError: ``decide`` is not a plain function, or returned something
+                other than events.
             AggregateTypeMismatch, InvalidEvent, IdempotencyConflict,
             OutcomeUnknown, TransactionsUnavailable, StoreUnavailable: see ``add()``.
         """
@@ -178,20 +179,21 @@ class Aggregate:
 
     def add(self, event: Event, *more: Event) -> Self:
         """
-        Append one event, or several all or none, and return the aggregate.
+        Append one event, or several (all or none), and return the aggregate.
 
         Args:
-            event: ``type`` and, optional, ``payload``, ``createdBy``, ``metadata``
-                and ``id``: an event that is stored already under this id, with the
-                same content, is not stored again, and no error.
+            event: ``type`` and, optionally, ``payload``, ``createdBy``,
+                ``metadata`` and ``id``. If the same event is stored under this id
+                already, it is not stored again; this is not an error.
             more: further events, stored in the same transaction.
 
         Raises:
             InvalidEvent: before anything was sent, with path and reason.
-            ConcurrencyError: somebody else appended since this aggregate was
-                loaded; nothing was written and the aggregate is as before.
+            ConcurrencyError: another writer has appended since this aggregate was
+                loaded; nothing was written and the aggregate is unchanged.
             IdempotencyConflict: the id is stored with other content.
-            OutcomeUnknown: the time ran out; add it again with the same ``id``.
+            OutcomeUnknown: the time ran out; add the event again with the same
+                ``id``.
             TransactionsUnavailable: several events, on a standalone server.
             StoreUnavailable: no server answered in time; nothing was stored.
         """
@@ -217,7 +219,7 @@ class Aggregate:
         Return the state: ``Root.view(events, saved_state)``.
 
         Args:
-            fn: a function to use in place of the reducer, with the same arguments.
+            fn: a function to use instead of the reducer, with the same arguments.
         """
         return (fn or self.Root.view)(self.events, self.saved_state)
 
@@ -234,10 +236,10 @@ class Aggregate:
         """
         Store the state as the stream's snapshot and return the aggregate.
 
-        A snapshot that is newer already is left as it is.
+        A newer snapshot is never replaced.
 
         Raises:
-            InvalidState: the reducer's state is not what MongoDB can hold.
+            InvalidState: MongoDB cannot store the reducer's state.
         """
         snapshot = self._snapshot()
         with in_time():
@@ -258,7 +260,7 @@ class Aggregate:
 
     @classmethod
     def find(cls, aggregate_id: str) -> Document | None:
-        """Return the snapshot document of a stream, or None; it may be behind."""
+        """Return the snapshot document of a stream, or None; it may be out of date."""
         check_id(aggregate_id)
         with in_time():
             return drive(find_snapshot(connection.blocking(), aggregate_id))

@@ -1,8 +1,8 @@
 """
-Raw event I/O: append, read streams, find events.
+Raw event I/O: append events, read streams, find events.
 
-Most code uses ``Aggregate``; this is what it stands on. Every method has a
-blocking and, with an ``a`` in front, an awaitable face.
+Most code uses ``Aggregate``, which is built on this. Every method is blocking and
+has an awaitable twin with an ``a`` in front of its name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .streams.new_events import check_number, raw_events
 
 
 class EventStore:
-    """The ``eventstore`` collection: every event ever appended, never changed."""
+    """The ``eventstore`` collection: all events ever appended, none ever changed."""
 
     @classproperty
     def collection(cls) -> Collection[Document]:  # noqa: N805
@@ -52,19 +52,19 @@ class EventStore:
         Append one event and return it as stored.
 
         Args:
-            event: ``type``, ``aggregateId`` and ``aggregateType``; optional are
+            event: ``type``, ``aggregateId`` and ``aggregateType``; optionally
                 ``payload``, ``createdBy``, ``metadata``, ``id`` (the idempotency
                 key), ``created`` (an aware datetime) and ``aggregateVersion``
-                (the same as ``expected_version`` plus one).
+                (which then has to be ``expected_version`` plus one).
             expected_version: 0 if the stream must not exist yet, n if it must end
-                there; None appends wherever it ends.
+                there; None appends at its end, wherever that is.
 
         Raises:
             InvalidEvent: before anything was sent, with path and reason.
             ConcurrencyError: the stream is not at the expected version.
             AggregateTypeMismatch: the stream belongs to another type.
             IdempotencyConflict: the id is stored with other content.
-            OutcomeUnknown: the time ran out; try again with the same ``id``.
+            OutcomeUnknown: the time ran out; append it again with the same ``id``.
             StoreUnavailable: no server answered in time; nothing was stored.
         """
         return cls.append_events([event], expected_version=expected_version)[0]
@@ -85,7 +85,7 @@ class EventStore:
         expected_version: int | None = None,
     ) -> list[Document]:
         """
-        Append several events of one stream, all or none; see ``append_event()``.
+        Append several events to one stream, all or none; see ``append_event()``.
 
         Raises:
             TransactionsUnavailable: the server is not a member of a replica set.
@@ -115,7 +115,7 @@ class EventStore:
         """
         Return the events of a stream after ``from_version``, ascending.
 
-        An id without events gives an empty list.
+        The list is empty if the stream does not exist.
         """
         check_id(aggregate_id)
         check_number(from_version, "from_version")
@@ -141,8 +141,8 @@ class EventStore:
         """
         Iterate over ``{aggregateId, aggregateType}`` of every stream, by id.
 
-        The streams are fetched in pages while you iterate, so a store of any size
-        can be walked; wrap it in ``list()`` if you want them all at once.
+        The streams are fetched in pages while you iterate, so a store may be of any
+        size. Use ``list()`` to get them all at once.
         """
         return drive_each(lookup.each_stream(connection.blocking(), aggregate_type))
 
@@ -162,13 +162,13 @@ class EventStore:
         cls, query: Mapping[str, Any], *, sort: Sort | None = None
     ) -> Document:
         """
-        Return the first event that answers a MongoDB query.
+        Return the first event that matches a MongoDB query.
 
-        Write values that come from outside as ``{"$eq": value}``; operators that
-        run code are refused.
+        Write values from outside as ``{"$eq": value}``. Operators that run code are
+        refused.
 
         Raises:
-            EventNotFound: there is none.
+            EventNotFound: no event matches.
             InvalidQuery: the query runs code.
         """
         return cls.find_events(query, sort=sort, limit=1)[0]
@@ -185,15 +185,15 @@ class EventStore:
         cls, query: Mapping[str, Any], *, sort: Sort | None = None, limit: int = 0
     ) -> list[Document]:
         """
-        Return the events that answer a MongoDB query; see ``find_event()``.
+        Return the events that match a MongoDB query; see ``find_event()``.
 
         Args:
-            query: a filter over the documents.
+            query: a filter on the event documents.
             sort: pairs of field and 1 or -1.
-            limit: the most to return; 0 means all of them, in memory.
+            limit: the most to return; 0 means all, which are held in memory.
 
         Raises:
-            EventNotFound: there is none.
+            EventNotFound: no event matches.
             InvalidQuery: the query runs code.
         """
         check_query(query)
@@ -216,7 +216,7 @@ class EventStore:
         """
         Run a MongoDB aggregation pipeline over the events and return its results.
 
-        Only stages that read the store are run; others, nested ones too, are
+        Only stages that read are allowed. Others, even nested ones, raise
         ``InvalidQuery``.
         """
         pipeline = check_pipeline(pipeline)
@@ -230,7 +230,7 @@ class EventStore:
         with in_time():
             return await lookup.run_pipeline(await connection.awaitable(), pipeline)
 
-    # --- one order over all
+    # --- global order
 
     @classmethod
     def read_all(
@@ -242,21 +242,22 @@ class EventStore:
         limit: int | None = None,
     ) -> Iterator[Document]:
         """
-        Iterate over the events of all streams, in the order of their positions.
+        Iterate over the events of all streams in global order.
 
-        Each event has its ``position`` beside its fields: 1, 2, 3, … without gaps,
-        given after the commit. It ends at the last event that has one.
+        Each event has a ``position`` in addition to its fields: 1, 2, 3, … without
+        gaps, assigned after the commit. The iteration ends at the last event that
+        has a position.
 
         Args:
-            after: the position behind which to begin; 0 begins at the first event.
+            after: begin after this position; 0 begins with the first event.
             types: only events of these types; None means all.
-            aggregate_types: only those of streams of these types; None means all.
-            limit: the most to return; None means all, fetched in pages on the way.
+            aggregate_types: only events of streams of these types; None means all.
+            limit: the most to return; None means all, fetched in pages.
 
         Raises:
-            PositionsBroken: an event was deleted past the store.
+            PositionsBroken: an event was deleted outside of the event store.
         """
-        _check_reading(after, limit)
+        _check_range(after, limit)
         return drive_each(
             reader.read_all(connection.blocking(), after, types, aggregate_types, limit)
         )
@@ -271,14 +272,14 @@ class EventStore:
         limit: int | None = None,
     ) -> AsyncIterator[Document]:
         """Iterate with ``async for``; see ``read_all()``."""
-        _check_reading(after, limit)
+        _check_range(after, limit)
         store = await connection.awaitable()
         async for event in reader.read_all(store, after, types, aggregate_types, limit):
             yield event
 
     @classmethod
     def head_position(cls) -> int:
-        """Return the position of the last event that has one, 0 if none has."""
+        """Return the last position that was assigned to an event, or 0."""
         return drive(reader.head_position(connection.blocking()))
 
     @classmethod
@@ -295,13 +296,13 @@ class EventStore:
         subscription: str | None = None,
     ) -> bool:
         """
-        Wait until an event has its position, and return whether it has.
+        Wait until an event has its position, and return whether it has one.
 
         Args:
-            event: an event as stored, an ``Aggregate`` (its last event), or a
-                position.
-            timeout: seconds; None takes the setting ``TIMEOUT``.
-            subscription: the name of one that is to have come that far as well.
+            event: a stored event, an ``Aggregate`` (its last event), or a position.
+            timeout: seconds; None means the setting ``TIMEOUT``.
+            subscription: also wait until the subscription of this name has
+                processed the event.
         """
         seconds = get_settings().TIMEOUT if timeout is None else timeout
         return drive(
@@ -314,7 +315,7 @@ class EventStore:
     async def await_for(
         cls,
         event: Any,
-        timeout: float | None = None,  # noqa: ASYNC109 - as its twin has
+        timeout: float | None = None,  # noqa: ASYNC109 - like its twin
         *,
         subscription: str | None = None,
     ) -> bool:
@@ -324,7 +325,7 @@ class EventStore:
         return await reader.wait_for(store, event, seconds, subscription=subscription)
 
 
-def _check_reading(after: object, limit: object) -> None:
+def _check_range(after: object, limit: object) -> None:
     check_number(after, "after")
     if limit is not None:
         check_number(limit, "limit")

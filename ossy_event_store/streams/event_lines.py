@@ -37,12 +37,12 @@ _REQUIRED = ("aggregateId", "aggregateType", "aggregateVersion", "type", "create
 
 
 def derived_id(aggregate_id: str, version: int) -> str:
-    """Return the id of an event that came without one."""
+    """Return the id that a line without one gets."""
     return f"{aggregate_id}@{version}"
 
 
 def line_of(event: Document) -> str:
-    """Return the line of a stored event; ``read_line`` is the way back."""
+    """Return the line of a stored event; ``read_line`` reads it back."""
     out = dict(event)
     if out["_id"] == derived_id(event["aggregateId"], event["aggregateVersion"]):
         del out["_id"]
@@ -55,7 +55,7 @@ def line_of(event: Document) -> str:
         line["created"] = (
             iso(created) if isinstance(created, dt.datetime) else encode(created)
         )
-    # In the order in which the document has them.
+    # In the document's order.
     return dumps({key: line[key] for key in out})
 
 
@@ -64,8 +64,8 @@ def read_line(text: str) -> Document:
     Return the event document of a line.
 
     Raises:
-        Malformed: with path and reason.
-        InvalidEvent: likewise.
+        Malformed: the line is not the JSON of an event; with path and reason.
+        InvalidEvent: the event cannot be stored; with path and reason.
     """
     line = _checked_names(loads(text))
     created = line.pop("created")
@@ -81,10 +81,10 @@ def read_line(text: str) -> Document:
 
 def _is_plain(text: str) -> bool:
     """
-    Whether the values of a line are those of its JSON, as nearly all lines' are.
+    Whether the values of a line need no decoding, as is true for nearly all lines.
 
-    No type is spelled out ("$"), nothing escaped that could be one or no text ("\\"),
-    and nothing nested too deep.
+    No type is spelled out ("$"), nothing is escaped that could spell one or could be
+    invalid text ("\\"), and nothing is nested too deep.
     """
     return (
         "$" not in text
@@ -95,7 +95,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _is_exact(event: Document) -> bool:
-    """Whether the event of a plain line can be stored; numbers may be too large."""
+    """Whether the event of a plain line can be stored: its numbers may be too large."""
     try:
         encoded = bson.encode(event, codec_options=CODEC)
     except OverflowError:
@@ -108,7 +108,7 @@ def _is_exact(event: Document) -> bool:
 
 
 def _event_of(line: Document, created: Any) -> Document:
-    """Return the event of a line's values, with every field in its place."""
+    """Return the event of a line's values, with its fields in order."""
     aggregate_id, version = line["aggregateId"], line["aggregateVersion"]
     event = {
         "_id": line["_id"] if "_id" in line else derived_id(aggregate_id, version),

@@ -19,16 +19,16 @@ async def export_events(
     store: Store, queries: Sequence[Document], progress: Progress | None = None
 ) -> AsyncGenerator[str, None]:
     """
-    Yield the events as lines of JSON, stream by stream, in order of version.
+    Yield the events as lines of JSON, stream by stream and in order of version.
 
     Args:
         store: one face of the store.
-        queries: filters on ``aggregateType`` and ``aggregateId``, done in turn.
+        queries: filters on ``aggregateType`` and ``aggregateId``, one after another.
         progress: called with the report after every batch.
     """
     report, began = TransferReport(), time.monotonic()
     for query in queries:
-        # A browser that downloads slowly must not hold one of the site's connections.
+        # A slow download must not keep one of the site's connections checked out.
         async with aclosing(scan(store, query, pushed=False)) as batches:
             async for batch in batches:
                 yield "".join(line_of(event) + "\n" for event in batch)

@@ -16,7 +16,7 @@ class TransferReport:
     events: int = 0
     #: Events stored by this import.
     stored: int = 0
-    #: Events that were stored already, with the same content.
+    #: Events that had been stored before, with the same content.
     present: int = 0
     #: Seconds so far.
     seconds: float = 0.0
