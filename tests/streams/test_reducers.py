@@ -217,7 +217,9 @@ def executed(result, **names):
     return space["Test"]
 
 
-@pytest.mark.parametrize("names", [{"__name__": "nowhere"}, {}], ids=["with a name", "without"])
+@pytest.mark.parametrize(
+    "names", [{"__name__": "nowhere"}, {}], ids=["named", "nameless"]
+)
 def test_without_source_the_compiled_code_counts(names):
     one, same, other = (revision_of(executed(n, **names)) for n in (1, 1, 2))
     assert one == same
