@@ -129,7 +129,7 @@ def test_a_view_may_have_optional_arguments(view):
 @pytest.mark.parametrize("revision", [5, "", 1.5, b"1", ["1"]])
 def test_a_revision_is_a_non_empty_string(revision):
     Root = reducer(lambda events, state: {}, revision=revision)
-    with pytest.raises(ImproperlyConfigured, match=r"Test\.revision must be a non-empty"):
+    with pytest.raises(ImproperlyConfigured, match=r"revision must be a non-empty"):
         check_reducer(Root)
 
 
