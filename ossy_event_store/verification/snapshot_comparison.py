@@ -17,7 +17,7 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.resumable_scan import scan
 from ..rebuild.fold_streams import StreamFold
-from ..registry import registered
+from ..registry import registered_aggregates
 from ..streams.reducers import revision_of
 from .report import (
     CHANGED,
@@ -47,7 +47,7 @@ class Comparison:
     def __init__(self, store: Store, report: VerifyReport, size: int | None) -> None:
         self.store = store
         self.report = report
-        self.roots = registered()
+        self.roots = registered_aggregates()
         self.size = size
         self._chosen: list[str] = []
         self._left = 0

@@ -100,7 +100,7 @@ def test_nothing_registered_is_wrong_use(store, monkeypatch):
 def test_an_unknown_stream_is_wrong_use(books):
     error = failure("rebuild_aggregates", ids=["c"])
     assert error.returncode == WRONG_USE
-    assert "Ids around it: a, b, r." in str(error)
+    assert "Ids next to it: a, b, r." in str(error)
 
 
 def test_a_failed_stream_gives_exit_code_1_and_is_named(books, broken):
