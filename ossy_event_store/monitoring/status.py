@@ -17,9 +17,10 @@ from ..projections.projection import BUILD
 from ..projections.projection import registered as projections
 from ..projections.writer import revision
 from ..subscriptions import declaration
-from ..subscriptions.consumer import LEASE, lease_of
+from ..subscriptions.claim import DEFAULT_TIMINGS, lease_of
 
-QUIET = 3 * LEASE  # seconds after which a rate that nobody wrote anew is 0
+# Seconds after which a rate that no process has written again is 0.
+QUIET = 3 * DEFAULT_TIMINGS.lease_seconds
 
 State = Literal["running", "not running", "stopped", "new"]
 

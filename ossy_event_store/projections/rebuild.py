@@ -92,7 +92,11 @@ class Rebuild:
         declared = registered()[self._cls.name]
         drive(
             checkpoints.begin(
-                store, declared.name, declared.start, declared.kind, **declared.more
+                store,
+                declared.name,
+                declared.start,
+                declared.kind,
+                **declared.document_fields,
             )
         )
         if self._beside:
@@ -125,9 +129,9 @@ class Rebuild:
             types=declared.types,
             aggregate_types=declared.aggregate_types,
             kind=BUILD,
-            effect=partial(Writer, generation=number),
+            delivery=partial(Writer, generation=number),
             # Once it has come into use, nobody builds on it.
-            begins=False,
+            creates_document=False,
         )
 
     def _catch_up(self, declared: Subscription) -> bool:

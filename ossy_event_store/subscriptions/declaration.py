@@ -49,12 +49,12 @@ class Subscription:
     session: bool = False
     using: str | None = None
     kind: str = field(default="subscription", repr=False)
-    #: How events are handed on, for what is not a handler of the project's.
-    effect: Any = field(default=None, repr=False)
-    #: Whether a process that runs it makes its document; else that has to exist.
-    begins: bool = field(default=True, repr=False)
-    #: What else its document begins with.
-    more: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: The class that delivers its events, if that is not chosen by the options.
+    delivery: Any = field(default=None, repr=False)
+    #: Whether a process that runs it creates its document; else that has to exist.
+    creates_document: bool = field(default=True, repr=False)
+    #: More fields that its document is created with.
+    document_fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def is_async(self) -> bool:
@@ -226,7 +226,7 @@ def _problems(declared: Subscription) -> Sequence[str]:
 
 def _problems_of_handler(declared: Subscription) -> Sequence[str]:
     handler = declared.handler
-    if declared.effect is not None:
+    if declared.delivery is not None:
         return []
     if isinstance(handler, type):
         handler = getattr(handler, "handle", None)

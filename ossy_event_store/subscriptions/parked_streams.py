@@ -167,7 +167,7 @@ async def failed_again(
     Note that a retry failed as well; the stream waits on, at this event.
 
     Raises:
-        ClaimLost: another process has let it go on meanwhile, or somebody has skipped it.
+        ClaimLost: another process or an operator has moved the stream meanwhile.
     """
     # Never back: what another process has delivered would come twice.
     there = {"_id": waits["_id"], "position": waits["position"]}

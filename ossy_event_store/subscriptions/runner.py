@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from django.db import connections
@@ -26,7 +25,8 @@ from ..positions.head_watcher import follower
 from ..positions.reader import head_position
 from ..streams.gc_pause import fewer_collections
 from . import declaration
-from .consumer import LEASE, Consumer, lease_of
+from .claim import DEFAULT_TIMINGS
+from .consumer import Consumer
 from .declaration import Subscription
 
 logger = logging.getLogger("ossy_event_store")
@@ -36,7 +36,7 @@ JOIN = 0.2  # seconds in which the main thread notices a signal
 
 class Runner:
     """
-    Runs some subscriptions, or all, and gives positions.
+    Runs some subscriptions, or all, and assigns positions.
 
     Args:
         which: the subscriptions, or their names; None means all that are declared.
@@ -45,11 +45,15 @@ class Runner:
         UnknownSubscription: one of the names is not declared.
     """
 
+    #: How long its consumers wait for what.
+    timings = DEFAULT_TIMINGS
+
     def __init__(self, which: Sequence[str | Subscription] | None = None) -> None:
         self.stop = threading.Event()
         self.owner = leases.new_owner()
         self.consumers = [
-            Consumer(declared, self.owner, self.stop) for declared in chosen(which)
+            Consumer(declared, self.owner, self.stop, self.timings)
+            for declared in chosen(which)
         ]
 
     def run(self, until: Callable[[], bool] | None = None) -> None:
@@ -108,24 +112,16 @@ class Runner:
             else:
                 drive(consumer.run(connection.blocking()))
         except Exception:
-            logger.exception("Subscription %s is not run.", consumer.name)
+            logger.exception("Subscription %s could not start.", consumer.name)
         finally:
             connections.close_all()
 
     def _renew(self) -> None:
-        while not self._ended.wait(LEASE / 5):
+        while not self._ended.wait(self.timings.lease_seconds / 5):
             for consumer in self.consumers:
-                if consumer.renewed:
+                if consumer.claim.renewed:
                     with contextlib.suppress(PyMongoError, StoreUnavailable):
-                        self._renew_one(consumer)
-
-    def _renew_one(self, consumer: Consumer) -> None:
-        began = time.monotonic()
-        with in_time():
-            name = lease_of(consumer.name)
-            kept = drive(leases.acquire(connection.blocking(), name, self.owner, LEASE))
-        # From before it was asked: the server's time began after that.
-        consumer.renew(began if kept else -LEASE)
+                        drive(consumer.claim.renew_lease(connection.blocking()))
 
 
 async def _consume_awaitable(consumer: Consumer) -> None:

@@ -25,7 +25,7 @@ from ..streams.snapshots import Snapshot, build_snapshot, is_usable, write_snaps
 from . import declaration, parked_streams
 from .checkpoints import ClaimLost
 from .declaration import Subscription
-from .delivery import Delivered, Delivery, streams_of
+from .delivery import Delivered, Delivery, by_stream
 from .parked_streams import Failed
 from .transactions import HandlerFailed
 
@@ -63,7 +63,7 @@ def register() -> None:
                 Snapshots,
                 aggregate_types=followed,
                 kind=KIND,
-                effect=Snapshots,
+                delivery=Snapshots,
             )
         )
 
@@ -78,7 +78,7 @@ class Snapshots(Delivery):
 
     async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
         """Fold the events onto the snapshots, and write those that are due."""
-        streams = {stream[0]["aggregateId"]: stream for stream in streams_of(events)}
+        streams = {stream[0]["aggregateId"]: stream for stream in by_stream(events)}
         with in_time():
             found = await self._store.snapshots.find({"_id": {"$in": list(streams)}})
         there = {snapshot["_id"]: snapshot for snapshot in found}

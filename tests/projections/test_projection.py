@@ -85,7 +85,7 @@ def writer(loans, store):
 
         def writer(claims=True):
             declared = declaration.registered()["loans"]
-            drive(begin(store, "loans", 0, declared.kind, **declared.more))
+            drive(begin(store, "loans", 0, declared.kind, **declared.document_fields))
             if claims:
                 drive(claim(store, "loans", "me", None))
             client = connection.raw(store.events).database.client

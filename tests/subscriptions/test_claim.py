@@ -244,7 +244,7 @@ def test_what_a_collection_refuses_holds_the_projection_up_and_parks_nothing(
     documents.create_index("state.lent", unique=True)
     lent_to("a", "ann", "zoe")
     with running("per_reader"):
-        until(lambda: "Subscription per_reader waits: " in caplog.text)
+        until(lambda: "Subscription per_reader failed, retrying: " in caplog.text)
         assert not parked(store)
         documents.drop_indexes()
         reached(store, "per_reader", 3)

@@ -12,8 +12,11 @@ from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.subscriptions import checkpoints, operator_actions
 from ossy_event_store.subscriptions.checkpoints import ClaimLost
+from ossy_event_store.subscriptions.consumer import PAGE_EVENTS
 from ossy_event_store.subscriptions.declaration import Subscription, subscription
-from ossy_event_store.subscriptions.delivery import InTransaction
+from ossy_event_store.subscriptions.delivery.mongodb_transaction import (
+    InMongoDBTransaction,
+)
 from ossy_event_store.subscriptions.runner import Runner
 from tests.support.servers import until
 
@@ -21,9 +24,11 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 @contextmanager
-def running(*names):
+def running(*names, page_events=PAGE_EVENTS):
     """Run the subscriptions in a thread, as the command does in a process."""
     runner = Runner(names or None)
+    for consumer in runner.consumers:
+        consumer.page_events = page_events
     thread = threading.Thread(target=runner.run)
     thread.start()
     try:
@@ -94,10 +99,7 @@ def test_each_event_arrives_in_its_order_with_its_position(store, lend, subscrib
 
 
 @pytest.mark.parametrize("options", [{}, {"types": ["BookLent"]}])
-def test_who_is_far_behind_gets_page_after_page(
-    store, lend, subscribe, monkeypatch, options
-):
-    monkeypatch.setattr("ossy_event_store.subscriptions.consumer.PAGE", 2)
+def test_who_is_far_behind_gets_page_after_page(store, lend, subscribe, options):
     got, failed = [], []
 
     def do(event):
@@ -109,7 +111,7 @@ def test_who_is_far_behind_gets_page_after_page(
     for name in "abcde":
         lend(name, "BookBought", "BookLent")
     subscribe("reader", do, **options)
-    with running():
+    with running(page_events=2):
         reached(store, "reader", 10)
     wanted = list(EventStore.read_all(**options))
     assert len(wanted) == (5 if options else 10)
@@ -403,7 +405,7 @@ def deliver(store, lend):
 
         def deliver(handler):
             declared = Subscription("pages", handler, session=True)
-            effect = InTransaction(store, session, declared)
+            effect = InMongoDBTransaction(store, session, declared)
             drive(effect.begin(claimed))
             drive(effect.deliver([event], 1))
 

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -159,14 +160,14 @@ def test_a_renewal_that_is_late_leaves_no_lease_behind(store, lend, monkeypatch,
     subscription("reader")(lambda event: None)
     runner = Runner()
     (consumer,) = runner.consumers
-    consumer.renewed = 1.0
+    consumer.claim.renewed = 1.0
 
     async def acquire(*arguments):
-        return Kept(kept, consumer.give_back)
+        return Kept(kept, consumer.claim.give_back)
 
     monkeypatch.setattr(leases, "acquire", acquire)
-    runner._renew_one(consumer)
-    assert consumer.renewed == 0.0
+    drive(consumer.claim.renew_lease(store))
+    assert consumer.claim.renewed == 0.0
 
 
 def test_one_that_lost_its_lease_waits_on_and_takes_it_again(store, lend):
@@ -179,7 +180,7 @@ def test_one_that_lost_its_lease_waits_on_and_takes_it_again(store, lend):
 
     async def late(store):
         consumer._once = once
-        consumer.renewed = -consumer_module.LEASE  # as a renewal that comes too late
+        consumer.claim.renewed = -1.0  # as after a renewal that came too late
         raise StoreUnavailable("away")
 
     consumer._once = late
@@ -204,13 +205,13 @@ def test_one_that_is_told_of_more_than_there_is_does_not_spin(store, lend, monke
 
     monkeypatch.setattr(consumer_module, "read", counted)
     subscription("reader")(lambda event: None)
-    with running():
+    with running() as runner:
         until(lambda: len(reads) >= 10)
     ahead.close()
-    assert reads[9] - reads[1] > 7 * consumer_module.SLICE
+    assert reads[9] - reads[1] > 7 * runner.timings.stop_seconds
 
 
-def test_a_long_retry_holds_up_nobody_else(store, lend, monkeypatch):
+def test_a_long_retry_holds_up_nobody_else(store, lend):
     bad, got = {1}, []
 
     @subscription("reader", retries=0)
@@ -223,10 +224,11 @@ def test_a_long_retry_holds_up_nobody_else(store, lend, monkeypatch):
         got.append(event["position"])
 
     lend("a", *["BookLent"] * 6)
-    with running():
+    with running() as runner:
         reached(store, "reader", 6)
         bad.clear()
-        monkeypatch.setattr(consumer_module, "LOOK", 0.0)
+        claim = runner.consumers[0].claim
+        claim.timings = replace(claim.timings, poll_seconds=0.0)
         operator_actions.retry("reader")
         until(lambda: not parked(store))
         until(lambda: len(got) == 7)

@@ -17,7 +17,7 @@ from ossy_event_store import EventStore, Mongo
 from ossy_event_store.management.commands import run_subscriptions
 from ossy_event_store.mongodb import connection
 from ossy_event_store.positions.head_watcher import follower
-from ossy_event_store.subscriptions import consumer
+from ossy_event_store.subscriptions.claim import DEFAULT_TIMINGS, lease_of
 from ossy_event_store.subscriptions.declaration import subscription
 from ossy_event_store.subscriptions.runner import Runner
 from tests.rebuild.test_on_startup import ON_URL, here
@@ -91,7 +91,7 @@ def pages(store):
 
 
 def owner(store):
-    lease = connection.raw(store.leases).find_one({"_id": consumer.lease_of("diary")})
+    lease = connection.raw(store.leases).find_one({"_id": lease_of("diary")})
     return int(lease["owner"].split(":")[1]) if lease and lease["owner"] else None
 
 
@@ -108,7 +108,7 @@ def test_another_process_takes_over_from_one_that_was_killed(process, lend, stor
     lend("a", "BookLent")
     began = time.monotonic()
     reached(store, "diary", 2)
-    assert time.monotonic() - began < 2 * consumer.LEASE
+    assert time.monotonic() - began < 2 * DEFAULT_TIMINGS.lease_seconds
     assert owner(store) in processes
     assert pages(store) == [1, 2]
 
@@ -127,7 +127,7 @@ def test_what_a_killed_process_left_open_holds_nobody_up(process, lend, store):
     second.stdin.flush()
     began = time.monotonic()
     reached(store, "diary", 1)
-    assert time.monotonic() - began < 2 * consumer.LEASE
+    assert time.monotonic() - began < 2 * DEFAULT_TIMINGS.lease_seconds
     assert pages(store) == [1]
     assert not parked(store)
 

@@ -36,12 +36,12 @@ from ossy_event_store.subscriptions import (
 )
 from ossy_event_store.subscriptions.consumer import Consumer
 from ossy_event_store.subscriptions.declaration import Subscription
-from ossy_event_store.subscriptions.delivery import (
-    AtLeastOnce,
-    Delivered,
-    InDatabase,
-    InTransaction,
+from ossy_event_store.subscriptions.delivery import Delivered
+from ossy_event_store.subscriptions.delivery.at_least_once import AtLeastOnce
+from ossy_event_store.subscriptions.delivery.mongodb_transaction import (
+    InMongoDBTransaction,
 )
+from ossy_event_store.subscriptions.delivery.sql_transaction import InSQLTransaction
 from ossy_event_store.subscriptions.parked_streams import Failed
 from tests.support.servers import until
 
@@ -228,7 +228,7 @@ class CheckpointFirst(AtLeastOnce):
         return Delivered(moved=True)
 
 
-class OutsideOfTransaction(InTransaction):
+class OutsideOfTransaction(InMongoDBTransaction):
     """The effect is stored, and then the checkpoint."""
 
     async def deliver(self, events: Any, after: int) -> Delivered:
@@ -282,7 +282,7 @@ def consume(store: Store, declared: Subscription, effect: Any) -> None:
         stands = stand.find_one({"_id": declared.name})
         return bool(stands) and stands["position"] == EVENTS
 
-    run_until(store, replace(declared, effect=effect), is_at_the_end)
+    run_until(store, replace(declared, delivery=effect), is_at_the_end)
 
 
 def run_until(
@@ -402,8 +402,8 @@ class Projected(Scene):
             CHAINS,
             cls,
             kind="projection",
-            effect=dying(Kind, self),
-            more={"generation": 1, "revision": cls.revision},
+            delivery=dying(Kind, self),
+            document_fields={"generation": 1, "revision": cls.revision},
         )
         super().__init__(store, seed, declared)
         self.documents = connection.raw(store.events).database[f"projection_{CHAINS}"]
@@ -508,7 +508,7 @@ class InRows(Scene):
         self.stop = threading.Event()
         declared = Subscription(ROWS, self.handle, using=SQL, batch=5, retries=0)
         declaration.add(declared)  # an operator looks where its checkpoint is
-        super().__init__(store, seed, replace(declared, effect=Kind))
+        super().__init__(store, seed, replace(declared, delivery=Kind))
 
     def handle(self, event: Document) -> None:
         if event["aggregateId"] in self.broken:
@@ -608,7 +608,7 @@ class WritesApart(Writer):
         return Delivered(moved=False, parked=parked)
 
 
-class MongoDBDecides(InDatabase):
+class MongoDBDecides(InSQLTransaction):
     """What is parked stands in MongoDB; the row moves with deliveries alone."""
 
     async def parked(self) -> dict[str, int]:
@@ -656,7 +656,7 @@ VARIANTS = {
         AT_LEAST_ONCE, AtLeastOnce, CheckpointFirst, "missed"
     ),
     "effect and checkpoint apart": Variant(
-        EXACTLY_ONCE, InTransaction, OutsideOfTransaction, "doubled"
+        EXACTLY_ONCE, InMongoDBTransaction, OutsideOfTransaction, "doubled"
     ),
     "parked at the last failure of a batch": Variant(
         fail_twice_in_a_batch, Writer, ParksAtTheLast, "missed"
@@ -668,9 +668,13 @@ VARIANTS = {
         retry_before_the_checkpoint, Writer, WritesApart, "missed"
     ),
     "released before its row": Variant(
-        end_in_a_release, InDatabase, MongoDBDecides, "doubled", in_sql=True
+        end_in_a_release, InSQLTransaction, MongoDBDecides, "doubled", in_sql=True
     ),
     "skipped before its row": Variant(
-        end_after_a_skip, InDatabase, MongoDBDecides, "done though skipped", in_sql=True
+        end_after_a_skip,
+        InSQLTransaction,
+        MongoDBDecides,
+        "done though skipped",
+        in_sql=True,
     ),
 }
