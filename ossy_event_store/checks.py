@@ -117,7 +117,7 @@ def _doubts(source: Source) -> Iterator[CheckMessage]:
 
 def check_subscriptions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Check that what is subscribed has what it needs; no I/O."""
-    return list(_without_a_table(declaration.registered().values()))
+    return list(_without_a_table(declaration.registered_subscriptions().values()))
 
 
 def _without_a_table(declared: Iterable[Subscription]) -> Iterator[CheckMessage]:
@@ -313,7 +313,9 @@ def _of_subscriptions(store: Store, hello: Mapping[str, Any]) -> Iterator[CheckM
 
 def _has_subscriptions() -> bool:
     """Whether the project declares any: that of the snapshots is the store's own."""
-    return any(one.kind != SNAPSHOTS for one in declaration.registered().values())
+    return any(
+        one.kind != SNAPSHOTS for one in declaration.registered_subscriptions().values()
+    )
 
 
 def _has_positions(store: Store) -> bool:

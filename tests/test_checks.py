@@ -402,7 +402,7 @@ def test_w014_subscriptions_on_a_standalone_server(
 
 def test_w014_is_not_said_of_the_snapshots_alone(store, subscribe):
     snapshot_subscription.register()
-    assert declaration.registered()
+    assert declaration.registered_subscriptions()
     assert ids(checks._of_subscriptions(store, STANDALONE)) == []
 
 

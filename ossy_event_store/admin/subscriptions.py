@@ -83,7 +83,7 @@ class SubscriptionAdmin(StoreModelAdmin):
         found = drive(status(store, name))
         if found is None:
             raise Http404(_("There is no such subscription."))
-        waiting = drive(parked_streams.parked(store, name, limit=SHOWN))
+        waiting = drive(parked_streams.find_parked(store, name, limit=SHOWN))
         skipped = drive(_skipped(store, name))
         # One that never ran has no place from which it could go on.
         may_operate = may(request, "operate_subscription") and found.state != "new"

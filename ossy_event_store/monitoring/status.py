@@ -72,7 +72,7 @@ async def statuses(store: Store) -> list[Status]:
         with in_time():
             documents = await store.subscriptions.find({}, sort=[("_id", 1)])
         there = {document["_id"]: document for document in documents}
-        names = sorted(there.keys() | declaration.registered().keys())
+        names = sorted(there.keys() | declaration.registered_subscriptions().keys())
         return [
             await _status(store, name, there.get(name), head, session) for name in names
         ]
@@ -89,7 +89,7 @@ async def status(store: Store, name: str) -> Status | None:
 async def _status(
     store: Store, name: str, found: Document | None, head: int, session: Any
 ) -> Status:
-    declared = declaration.registered().get(name)
+    declared = declaration.registered_subscriptions().get(name)
     document = found or {}
     position = document.get("position", 0)
     with in_time():

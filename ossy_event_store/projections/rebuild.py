@@ -23,8 +23,8 @@ from ..mongodb import connection
 from ..mongodb.connection import Store, in_time
 from ..mongodb.ports import drive
 from ..subscriptions import checkpoints
-from ..subscriptions.declaration import Subscription, registered
-from ..subscriptions.runner import Runner, UntilCaughtUp, give_positions
+from ..subscriptions.declaration import Subscription, registered_subscriptions
+from ..subscriptions.runner import Runner, UntilCaughtUp, assign_positions
 from ..subscriptions.transactions import in_transaction
 from .projection import BUILD, FRESH, Projection, make_indexes
 from .writer import Writer, collection_name, revision
@@ -89,9 +89,9 @@ class Rebuild:
     def run(self) -> Built | None:
         """Build it; None if it was broken off."""
         store = connection.blocking()
-        declared = registered()[self._cls.name]
+        declared = registered_subscriptions()[self._cls.name]
         drive(
-            checkpoints.begin(
+            checkpoints.find_or_create(
                 store,
                 declared.name,
                 declared.start,
@@ -122,7 +122,7 @@ class Rebuild:
 
     def _build(self, number: int) -> Subscription:
         """Return the subscription that builds a generation."""
-        declared = registered()[self._cls.name]
+        declared = registered_subscriptions()[self._cls.name]
         return Subscription(
             build_name(declared.name, number),
             self._cls,
@@ -138,7 +138,7 @@ class Rebuild:
         runner = self._runner = Runner([declared])
         if self._is_stopped:
             return False
-        give_positions(runner.stop)
+        assign_positions(runner.stop)
         reached = UntilCaughtUp([declared.name])
 
         done = False

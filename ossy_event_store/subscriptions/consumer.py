@@ -157,7 +157,7 @@ class Consumer:
         """Whether the subscription has a document, and has not stopped."""
         declared = self.declared
         if declared.creates_document:
-            found = await checkpoints.begin(
+            found = await checkpoints.find_or_create(
                 store,
                 self.name,
                 declared.start,

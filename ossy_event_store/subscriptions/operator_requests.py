@@ -60,48 +60,48 @@ class OperatorRequests:
             return
         self._looked = clock()
         name = self._claim.name
-        await checkpoints.check(self._store, name, self._claim.fence)
-        marked = await parked_streams.parked(self._store, name, retry=True)
+        await checkpoints.check_fence(self._store, name, self._claim.fence)
+        marked = await parked_streams.find_parked(self._store, name, retry=True)
         if marked:
             # Else events from before a stream was parked might come again after its
             # retry.
             await self._progress.write()
             await self._claim.read_what_is_stored(self._store)
         end = clock() + seconds  # then new events have their turn
-        for waits in marked:
-            await self._retry(waits, end)
+        for parked in marked:
+            await self._retry(parked, end)
             if clock() >= end:
                 return
 
-    async def _retry(self, waits: Document, end: float) -> None:
+    async def _retry(self, parked: Document, end: float) -> None:
         """Deliver a parked stream's events: all, up to a failure, or until ``end``."""
-        waits = await self._delivery.resume(waits)
+        parked = await self._delivery.resume(parked)
         while not self._claim.stop.is_set():
-            event = await self._next(waits)
+            event = await self._next(parked)
             if event is None:
-                if await self._delivery.release(waits, self._progress.seen):
-                    self._attempts.unpark(waits["aggregateId"])
+                if await self._delivery.release(parked, self._progress.seen):
+                    self._attempts.unpark(parked["aggregateId"])
                 self._progress.move(self._progress.seen, moved=True)
                 return
             self._claim.check()
             try:
-                await self._delivery.redeliver(waits, event, self._progress.seen)
+                await self._delivery.redeliver(parked, event, self._progress.seen)
             except HandlerFailed as failed:
-                await parked_streams.failed_again(
-                    self._store, waits, event, failed.error
+                await parked_streams.record_failed_retry(
+                    self._store, parked, event, failed.error
                 )
                 return
             self._progress.count(1)
-            waits = {**waits, **parked_streams.behind(event)}
+            parked = {**parked, **parked_streams.after_event(event)}
             if self._claim.clock() >= end:
                 return
 
-    async def _next(self, waits: Document) -> Document | None:
+    async def _next(self, parked: Document) -> Document | None:
         """Return the event at which a parked stream is to continue, if there is one."""
         query = {
             **self._declared.query(),
-            "aggregateId": {"$eq": waits["aggregateId"]},
-            "aggregateVersion": {"$gte": waits["aggregateVersion"]},
+            "aggregateId": {"$eq": parked["aggregateId"]},
+            "aggregateVersion": {"$gte": parked["aggregateVersion"]},
             "_id": {"$lte": self._progress.seen},
         }
         found = await read(self._store, query, 1, self._claim.session)

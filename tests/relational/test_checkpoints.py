@@ -116,7 +116,7 @@ def test_one_that_did_not_begin_does_not_move():
 
 def test_a_parked_stream_has_a_checkpoint_of_its_own():
     claim(position=5)
-    checkpoints.part("orders", "o-1", 3, SQL)
+    checkpoints.park("orders", "o-1", 3, SQL)
     assert checkpoints.advance("orders", "o-1", 4, SQL)
     assert not checkpoints.advance("orders", "o-1", 4, SQL)
     assert not checkpoints.advance("orders", "o-2", 4, SQL)
@@ -124,7 +124,7 @@ def test_a_parked_stream_has_a_checkpoint_of_its_own():
     assert checkpoints.read("orders", SQL) == 5
     stream = Checkpoint.objects.using(SQL).get(aggregate_id="o-1")
     assert str(stream) == "orders, stream o-1: 4"
-    checkpoints.join("orders", "o-1", SQL)
+    checkpoints.release("orders", "o-1", SQL)
     assert checkpoints.streams("orders", SQL) == {}
 
 
@@ -143,7 +143,7 @@ def test_what_was_parked_before_there_was_a_checkpoint_stays_parked():
 
 def test_an_event_is_skipped_only_where_its_stream_waits():
     claim(position=5)
-    checkpoints.part("orders", "o-1", 2, SQL)
+    checkpoints.park("orders", "o-1", 2, SQL)
     assert not checkpoints.skip("orders", "o-1", 1, 3, SQL)
     assert checkpoints.skip("orders", "o-1", 2, 3, SQL)
     assert not checkpoints.skip("orders", "o-1", 2, 3, SQL)
@@ -153,7 +153,7 @@ def test_an_event_is_skipped_only_where_its_stream_waits():
 
 def test_passing_over_an_event_leaves_what_is_parked():
     claim(position=5)
-    checkpoints.part("orders", "o-1", 2, SQL)
+    checkpoints.park("orders", "o-1", 2, SQL)
     checkpoints.pass_over("orders", 6, SQL)
     assert checkpoints.read("orders", SQL) == 6
     assert checkpoints.streams("orders", SQL) == {"o-1": 2}
@@ -176,7 +176,7 @@ def test_names_that_look_alike_are_kept_apart(of):
 
     for position, name in enumerate(NAMES):
         subscription, stream = place(name)
-        checkpoints.part(subscription, stream, position, SQL)
+        checkpoints.park(subscription, stream, position, SQL)
     found = [checkpoints.read(s, SQL, stream) for s, stream in map(place, NAMES)]
     assert found == list(range(len(NAMES)))
 
@@ -184,8 +184,8 @@ def test_names_that_look_alike_are_kept_apart(of):
 def test_a_reset_is_of_one_subscription_and_all_of_its_streams():
     for name in ("orders", "orders 2", "Orders"):
         claim(name, 5)
-        checkpoints.part(name, "o-1", 3, SQL)
-        checkpoints.part(name, "o-2", 2, SQL)
+        checkpoints.park(name, "o-1", 3, SQL)
+        checkpoints.park(name, "o-2", 2, SQL)
     checkpoints.reset("orders", 0, SQL)
     assert not hold("me", 0, 0)
     assert hold("me", 5, 5, "Orders")

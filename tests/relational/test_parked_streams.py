@@ -16,7 +16,11 @@ from ossy_event_store.mongodb import connection
 from ossy_event_store.relational import checkpoints
 from ossy_event_store.relational.models import Checkpoint
 from ossy_event_store.subscriptions import operator_actions, parked_streams
-from ossy_event_store.subscriptions.declaration import add, registered, subscription
+from ossy_event_store.subscriptions.declaration import (
+    add,
+    registered_subscriptions,
+    subscription,
+)
 from tests.relational.test_checkpoints import POSTGRESQL, SQL, effects, take_effect
 from tests.relational.test_checkpoints import _database as _database
 from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
@@ -68,8 +72,8 @@ def test_a_process_that_dies_between_both_databases_loses_and_repeats_nothing(
 ):
     """It dies after MongoDB has a stream parked, or before it has moved or left."""
     module, name = {
-        "park": (checkpoints, "part"),
-        "release": (parked_streams, "leave"),
+        "park": (checkpoints, "park"),
+        "release": (parked_streams, "release"),
         "redeliver": (parked_streams, "advance"),
     }[where]
     step, died = getattr(module, name), []
@@ -176,7 +180,7 @@ def test_one_that_becomes_transactional_keeps_what_it_had_parked(store, lend):
     lend("other", "BookLent")
     with running():
         reached(store, "orders", 3)
-    add(replace(registered()["orders"], using=SQL))
+    add(replace(registered_subscriptions()["orders"], using=SQL))
     bad.clear()
     operator_actions.retry("orders")
     with running():
@@ -257,7 +261,7 @@ def test_a_database_that_lost_the_checkpoint_is_not_guessed_at(store, lend, capl
 
 def test_one_that_was_plain_in_between_continues_where_that_came(store, orders, lend):
     orders.clear()
-    transactional = registered()["orders"]
+    transactional = registered_subscriptions()["orders"]
     operator_actions.retry("orders")
     with running():
         until(lambda: not waiting(store))
@@ -327,7 +331,7 @@ def test_a_skip_that_ends_before_mongodb_says_so_can_be_completed(
 @pytest.fixture
 def stopped(store, orders, lend):
     """The same, and another stream has stopped it at position 7."""
-    add(replace(registered()["orders"], on_error="stop"))
+    add(replace(registered_subscriptions()["orders"], on_error="stop"))
     orders.add(7)
     lend("other", "BookLent", "BookLent")
     with running():
@@ -372,7 +376,7 @@ def test_one_that_has_not_run_since_it_became_transactional_is_operated(store, l
     lend("book", "BookLent", "BookLent")
     with running():
         reached(store, "orders", 2)
-    add(replace(registered()["orders"], using=SQL))
+    add(replace(registered_subscriptions()["orders"], using=SQL))
     assert operator_actions.skip("orders", "book", "never mind")["position"] == 1
     bad.clear()
     with running():

@@ -14,7 +14,7 @@ from ossy_event_store.projections import rebuild
 from ossy_event_store.projections.rebuild import Rebuild
 from ossy_event_store.projections.writer import Writer
 from ossy_event_store.subscriptions import operator_actions, parked_streams
-from ossy_event_store.subscriptions.checkpoints import ClaimLost, begin
+from ossy_event_store.subscriptions.checkpoints import ClaimLost, find_or_create
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.projections.test_projection import Loans
 from tests.projections.test_projection import events as events
@@ -62,7 +62,7 @@ def test_one_that_was_frozen_takes_nothing_back_of_a_retry(
     writer, store, events, monkeypatch
 ):
     parked_one, first, last = events("b", "a", "c")
-    key = parked_streams.key("loans", "b")
+    key = parked_streams.parked_id("loans", "b")
     waits = {"_id": key, "position": 1, "aggregateVersion": 1}
     connection.raw(store.parked).insert_one(waits)
     frozen = writer()
@@ -108,7 +108,9 @@ def test_a_retry_that_failed_while_another_went_on_sets_nothing_back(store, lend
     # The one that was frozen in the handler comes back, and its handler fails.
     event = next(EventStore.read_all())
     with pytest.raises(ClaimLost):
-        drive(parked_streams.failed_again(store, waits, event, KeyError("title")))
+        drive(
+            parked_streams.record_failed_retry(store, waits, event, KeyError("title"))
+        )
     assert parked(store) == [now]
     assert got == [1, 2]
 
@@ -369,7 +371,9 @@ def test_of_two_that_build_the_same_one_gives_way(
         monkeypatch.setattr(rebuild, name, step)
         assert Rebuild(Loans, beside=beside).run().generation == 2
         # As its own subscription would, which does not know that it was finished.
-        await begin(store, "loans@2", 0, "projection build", generation=2, revision="")
+        await find_or_create(
+            store, "loans@2", 0, "projection build", generation=2, revision=""
+        )
         return await step(*arguments)
 
     monkeypatch.setattr(rebuild, name, late)

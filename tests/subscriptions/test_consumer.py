@@ -398,7 +398,7 @@ def test_a_stream_that_fails_beside_others_is_parked(store, lend):
 @pytest.fixture
 def deliver(store, lend):
     """Hand an event on within a transaction, under the fence of the first claim."""
-    drive(checkpoints.begin(store, "pages", 0, "subscription"))
+    drive(checkpoints.find_or_create(store, "pages", 0, "subscription"))
     claimed = drive(checkpoints.claim(store, "pages", "first", None))
     event = {**lend("a", "BookBought")[0], "position": 1}
     with connection.raw(store.events).database.client.start_session() as session:

@@ -241,7 +241,7 @@ def test_parked_streams_of_which_none_is_tried_again_are_not_read(store):
     waiting.insert_many(
         [
             {
-                "_id": parked_streams.key("reader", str(number)),
+                "_id": parked_streams.parked_id("reader", str(number)),
                 "subscription": "reader",
                 "position": number,
                 "retry": number == 7,
@@ -252,5 +252,5 @@ def test_parked_streams_of_which_none_is_tried_again_are_not_read(store):
     query = {"subscription": {"$eq": "reader"}, "retry": True}
     plan = waiting.find(query, sort=[("position", 1)], limit=10).explain()
     assert plan["executionStats"]["totalDocsExamined"] == 1
-    (found,) = drive(parked_streams.parked(store, "reader", retry=True))
+    (found,) = drive(parked_streams.find_parked(store, "reader", retry=True))
     assert found["position"] == 7

@@ -17,7 +17,7 @@ from .handler_call import call
 
 
 class AtLeastOnce(Delivery):
-    """The handler is called; the checkpoint follows."""
+    """Calls the handler, without a transaction; the checkpoint follows."""
 
     size = 1
 
@@ -32,9 +32,9 @@ class AtLeastOnce(Delivery):
             await call(self._handle, self._is_async, event)
         return Delivered(moved=False)
 
-    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
+    async def redeliver(self, parked: Document, event: Document, seen: int) -> None:
         """Call the handler, then move the stream."""
         await call(self._handle, self._is_async, event)
         with in_time():
-            if not await parked_streams.advance(self._store, waits, event):
+            if not await parked_streams.advance(self._store, parked, event):
                 raise ClaimLost

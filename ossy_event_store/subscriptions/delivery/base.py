@@ -1,5 +1,5 @@
 """
-What each kind of delivery does, and what all have in common.
+The interface of a delivery strategy, and what all strategies share.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from ..parked_streams import Failed
 
 
 class TooLarge(Exception):
-    """What the events led to does not fit into one transaction; deliver fewer."""
+    """The effects of the events do not fit into one transaction; deliver fewer."""
 
 
 class Delivered(NamedTuple):
-    """What a delivery has done besides its effects."""
+    """The outcome of a delivery."""
 
     #: Whether the checkpoint in MongoDB moved in the same transaction.
     moved: bool
-    #: The events at which a stream was parked.
+    #: The events at which streams were parked.
     parked: Sequence[Failed] = ()
 
 
 class Delivery:
     """
-    One way of delivering events, for one claim; its checkpoint is in MongoDB.
+    A delivery strategy, used by the process that owns the subscription.
 
     Args:
         store: one face of the store.
-        session: that of the claim's transactions.
+        session: the session of the claim; all of its transactions use it.
         declared: the subscription.
     """
 
-    #: The most events that one delivery takes; None takes any number.
+    #: The most events in one delivery; None means any number.
     size: int | None = None
 
     def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
@@ -56,14 +56,14 @@ class Delivery:
         return position
 
     async def _keep_in(self, using: str | None) -> None:
-        """Note which SQL database has the checkpoint, if one has."""
+        """Record which SQL database has the checkpoint; None if it is in MongoDB."""
         with in_time():
             changes = {"using": using}
             await checkpoints.move(self._store, self._name, self._fence, changes)
 
     async def parked(self) -> dict[str, int]:
-        """Return the streams that wait, and since which position."""
-        return await parked_streams.parked_streams(
+        """Return the parked streams, and the position at which each was parked."""
+        return await parked_streams.positions_parked_at(
             self._store, self._name, self._session
         )
 
@@ -72,34 +72,35 @@ class Delivery:
         Deliver events, all or none.
 
         Args:
-            events: in their order.
+            events: the events, in global order.
             after: the position of the checkpoint once they are delivered.
 
         Raises:
-            HandlerFailed: one of them failed, and it is not known which.
+            HandlerFailed: one of them failed; if there are several, it is unknown
+                which.
             TooLarge: they are too many for one delivery.
             ClaimLost: another process has claimed the subscription.
         """
         raise NotImplementedError
 
-    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
+    async def redeliver(self, parked: Document, event: Document, seen: int) -> None:
         """
-        Deliver the event at which a parked stream waits, and move the stream past it.
+        Deliver the event at which a parked stream parked, and move the stream past it.
 
         Args:
-            waits: the parked stream.
+            parked: the parked stream.
             event: its next event.
             seen: the position of the checkpoint.
 
         Raises:
             HandlerFailed: it failed again.
-            ClaimLost: the stream no longer waits there.
+            ClaimLost: the stream was moved meanwhile.
         """
         raise NotImplementedError
 
     async def park(self, failed: Failed, after: int | None) -> bool:
         """
-        Park a stream, and move the checkpoint to ``after`` unless that is None.
+        Park a stream, and move the checkpoint to ``after`` unless this is None.
 
         Returns:
             Whether the checkpoint in MongoDB moved in the same transaction.
@@ -110,27 +111,27 @@ class Delivery:
         )
         return after is not None
 
-    async def resume(self, waits: Document) -> Document:
-        """Return a parked stream as it is to be retried."""
-        return waits
+    async def resume(self, parked: Document) -> Document:
+        """Return a parked stream at the event where its retry has to start."""
+        return parked
 
-    async def release(self, waits: Document, seen: int) -> bool:
+    async def release(self, parked: Document, seen: int) -> bool:
         """
-        End the parking of a stream all of whose events up to ``seen`` are delivered.
+        Release a parked stream whose events up to ``seen`` are all delivered.
 
         Returns:
-            False if an operator has moved it meanwhile, and it still waits.
+            False if it stays parked: an operator has moved it meanwhile.
         """
-        return await parked_streams.leave(
-            self._store, self._session, self._name, self._fence, waits, seen
+        return await parked_streams.release(
+            self._store, self._session, self._name, self._fence, parked, seen
         )
 
     async def settle(self, position: int) -> None:
-        """Move a checkpoint outside of MongoDB, before the one there moves."""
+        """Move the checkpoint in the SQL database, before the one in MongoDB moves."""
 
 
 def by_stream(events: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """Return the events stream by stream, each in its order."""
+    """Group events by stream, in order within each."""
     streams: dict[str, list[Any]] = {}
     for event in events:
         streams.setdefault(event["aggregateId"], []).append(event)

@@ -1,5 +1,5 @@
 """
-Call a handler, and tell what its errors say: of the event, or of a database.
+Call a handler, and tell an event that fails from a database that is away.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ async def call(handle: Callable[..., Any], is_async: bool, *arguments: Any) -> N
     Call a handler.
 
     Raises:
-        HandlerFailed: with what it raised.
-        PyMongoError, StoreUnavailable: MongoDB is away, whatever the event is.
+        HandlerFailed: the handler raised an error.
+        PyMongoError, StoreUnavailable: MongoDB is away; the event is not to blame.
     """
     try:
         result = handle(*arguments)
@@ -31,20 +31,20 @@ async def call(handle: Callable[..., Any], is_async: bool, *arguments: Any) -> N
             result.close()
             raise TypeError(
                 f"The handler returned a {type(result).__name__}, which was not run. "
-                "Make it a coroutine function itself, or a function that does its work."
+                "Write a coroutine function, or a function that does the work itself."
             )
     except (Exception, SystemExit, asyncio.CancelledError) as error:
         if _is_cancelled(error):
             raise
         await _drop_broken_connections(is_async)
-        # Inside of a transaction one may meet another, and is tried again as a whole.
+        # A transaction that conflicts with another one is tried again in full.
         if is_away(error) or (len(arguments) > 1 and is_overtaken(error)):
             raise
         raise HandlerFailed(error) from error
 
 
 def _is_cancelled(error: BaseException) -> bool:
-    """Whether our own task is to end, and not one that the handler waited for."""
+    """Whether our own task was cancelled, and not one that the handler awaits."""
     if not isinstance(error, asyncio.CancelledError):
         return False
     try:
@@ -55,9 +55,9 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 async def _drop_broken_connections(is_async: bool) -> None:
-    """Let the next try have a new connection to a database that was restarted."""
+    """Let the next try open a new connection to a database that was restarted."""
     if is_async:
-        # Where Django's ORM works for coroutines.
+        # In the thread in which Django's ORM works for coroutines.
         await sync_to_async(close_broken_connections)()
     else:
         close_broken_connections()
@@ -66,5 +66,5 @@ async def _drop_broken_connections(is_async: bool) -> None:
 def close_broken_connections() -> None:
     """Close this thread's connections to SQL databases that went away."""
     for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:  # else that would be broken off
+        if not connection.in_atomic_block:  # else it would be rolled back
             connection.close_if_unusable_or_obsolete()

@@ -18,7 +18,7 @@ from .handler_call import call
 
 
 class InMongoDBTransaction(Delivery):
-    """The handler writes through a session, in which the checkpoint moves as well."""
+    """Calls the handler with the session of a transaction that moves the checkpoint."""
 
     def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
         super().__init__(store, session, declared)
@@ -30,9 +30,9 @@ class InMongoDBTransaction(Delivery):
         """Call the handler with each event, in one transaction."""
 
         async def work() -> None:
-            # First: a process that was overtaken does not begin, and a transaction
-            # that a killed one left open holds the document that the next has to
-            # claim.
+            # First: a process that lost its claim does not start, and a transaction
+            # that a killed process left open locks the document that the next one has
+            # to claim.
             with in_time():
                 await checkpoints.move(
                     self._store,
@@ -46,19 +46,19 @@ class InMongoDBTransaction(Delivery):
                 await call(self._handle, self._is_async, event, self._session)
 
         async def again() -> None:
-            await checkpoints.check(self._store, self._name, self._fence)
+            await checkpoints.check_fence(self._store, self._name, self._fence)
 
         await in_transaction(self._store, self._session, work, again, handler=True)
         return Delivered(moved=True)
 
-    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
+    async def redeliver(self, parked: Document, event: Document, seen: int) -> None:
         """Call the handler and move the stream, in one transaction."""
 
         async def work() -> None:
             await call(self._handle, self._is_async, event, self._session)
             with in_time():
                 if not await parked_streams.advance(
-                    self._store, waits, event, self._session
+                    self._store, parked, event, self._session
                 ):
                     raise ClaimLost
 

@@ -1,5 +1,5 @@
 """
-Delivery in a transaction of an SQL database, in which the checkpoint is a row.
+Delivery in a transaction of an SQL database, where the checkpoint is a row.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from .handler_call import call
 
 class InSQLTransaction(Delivery):
     """
-    The handler writes through Django's ORM, and that database decides.
+    Calls the handler in a transaction of an SQL database, which decides.
 
-    A row for the subscription says up to where all is handled, and which claim may
-    move it; a row for each parked stream says up to where that one is. Each moves in
-    the transaction with the effects, after the subscription's row was locked. What
-    MongoDB says beside them is for people: it is written before a stream is parked and
-    after it is released, so a parked stream without a row is not parked.
+    The row of the subscription says up to where all events are handled, and which claim
+    may move it; the row of each parked stream says up to where that stream is handled.
+    They move in the transaction with the effects, after it locked the subscription's
+    row. The documents in MongoDB are for people: they are written before a stream is
+    parked and after it is released, so a stream without a row is not parked.
     """
 
     def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
@@ -46,16 +46,18 @@ class InSQLTransaction(Delivery):
         super().__init__(store, session, declared)
         self._handle = declared.handle()
         self._using = declared.using
-        self._rows = checkpoints.rows()
+        self._rows = checkpoints.sql_checkpoints()
         self._claim = token_hex(16)
-        self._at = 0  # what the row says
+        self._position = 0  # the position in the row
         self._streams: dict[str, int] = {}
         self.size = declared.batch
 
     async def begin(self, claimed: Document) -> int:
-        """Claim the row, and make what MongoDB says of parked streams agree with it."""
+        """Claim the row, and make the parked streams in MongoDB agree with the rows."""
         self._fence = claimed["fence"]
-        listed = await parked_streams.places(self._store, self._name, self._session)
+        listed = await parked_streams.next_positions(
+            self._store, self._name, self._session
+        )
         decides = claimed.get("using") == self._using
         with self._reached():
             at = self._rows.claim(self._name, self._claim, self._using)
@@ -65,17 +67,17 @@ class InSQLTransaction(Delivery):
             await self._adopt(at := claimed["position"], listed)
         if at is None:
             raise CheckpointMissing(self._name, self._using, claimed["position"])
-        self._at = at
+        self._position = at
         with self._reached():
             self._streams = self._rows.streams(self._name, self._using)
         extra = listed.keys() - self._streams.keys()
         missing = {
-            stream: stands
-            for stream, stands in self._streams.items()
+            stream: handled
+            for stream, handled in self._streams.items()
             if stream not in listed
         }
         if extra or missing:
-            await parked_streams.replace(
+            await parked_streams.reconcile(
                 self._store,
                 self._session,
                 self._declared,
@@ -83,38 +85,37 @@ class InSQLTransaction(Delivery):
                 remove=extra,
                 add=missing,
             )
-        return self._at
+        return self._position
 
     async def _counts(self, at: int, claimed: Document) -> bool:
-        """Whether a row counts though MongoDB does not say so."""
-        # The document is a new one: the earlier was lost. Or the alias has a new name.
+        """Whether the row counts though MongoDB does not say that it does."""
+        # The document was lost and created again, or the alias was renamed.
         before = claimed.get("using", "")
         if before is None or before in connections.settings:
             return False
-        # Not one of a MongoDB that was emptied since: it would pass over new events.
+        # Not if MongoDB was emptied since: the row would pass over new events.
         return at <= await head_position(self._store, self._session)
 
     async def _adopt(self, position: int, listed: Mapping[str, int]) -> None:
-        """Let this database decide from now on, where another one did until now."""
-        # After the claim there: a process that was overtaken in MongoDB before it goes
-        # no further, and one that is overtaken from now on has lost the row as well.
-        await checkpoints.check(self._store, self._name, self._fence)
+        """Let this database decide from now on, instead of another one."""
+        # After claiming the row: a process that had lost its claim in MongoDB before
+        # stops here, and one that loses it from now on loses the row as well.
+        await checkpoints.check_fence(self._store, self._name, self._fence)
         with self._reached():
-            place = position, listed, self._claim
-            self._rows.adopt(self._name, *place, self._using)
+            self._rows.adopt(self._name, position, listed, self._claim, self._using)
         await self._keep_in(self._using)
 
     async def parked(self) -> dict[str, int]:
-        """Return the streams that have a row; all that comes of them waits."""
+        """Return the streams that have a row; all their events are left to a retry."""
         return dict.fromkeys(self._streams, 0)
 
     async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
-        """Call the handler with each event, and move the row with them."""
+        """Call the handler with each event, and move the row, in one transaction."""
         with _Atomic(self._using):
             self._hold(after)
             for event in events:
                 await call(self._handle, False, event)
-        self._at = after
+        self._position = after
         return Delivered(moved=False)
 
     async def park(self, failed: Failed, after: int | None) -> bool:
@@ -123,65 +124,65 @@ class InSQLTransaction(Delivery):
         await super().park(failed, None)
         with _Atomic(self._using):
             self._hold(after)
-            self._rows.part(
+            self._rows.park(
                 self._name,
                 failed.event["aggregateId"],
                 failed.event["position"] - 1,
                 self._using,
             )
-        self._at = after
+        self._position = after
         return False
 
-    async def resume(self, waits: Document) -> Document:
-        """Start where the row stands: that database may have been restored."""
+    async def resume(self, parked: Document) -> Document:
+        """Start after the position in its row: the database may have been restored."""
         with self._reached():
-            stands = self._rows.read(self._name, self._using, waits["aggregateId"])
-        if stands is None:
+            handled = self._rows.read(self._name, self._using, parked["aggregateId"])
+        if handled is None:
             raise ClaimLost
-        if stands + 1 >= waits["position"]:
-            return waits
+        if handled + 1 >= parked["position"]:
+            return parked
         return await parked_streams.move_back(
-            self._store, self._session, self._declared, waits, stands
+            self._store, self._session, self._declared, parked, handled
         )
 
-    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
-        """Call the handler and move the stream's row, unless that was done before."""
+    async def redeliver(self, parked: Document, event: Document, seen: int) -> None:
+        """Call the handler and move the stream's row, unless that is done already."""
         stream, position = event["aggregateId"], event["position"]
         with _Atomic(self._using):
-            self._hold(self._at)
+            self._hold(self._position)
             if self._rows.advance(self._name, stream, position, self._using):
                 await call(self._handle, False, event)
             elif self._rows.read(self._name, self._using, stream) is None:
                 raise ClaimLost
         with in_time():
-            if not await parked_streams.advance(self._store, waits, event):
+            if not await parked_streams.advance(self._store, parked, event):
                 raise ClaimLost
 
-    async def release(self, waits: Document, seen: int) -> bool:
-        """Delete the stream's row, and with it move that of the subscription."""
+    async def release(self, parked: Document, seen: int) -> bool:
+        """Delete the stream's row, and move the row of the subscription with it."""
         with _Atomic(self._using):
             self._hold(seen)
-            self._rows.join(self._name, waits["aggregateId"], self._using)
-        self._at = seen
-        await super().release(waits, seen)
+            self._rows.release(self._name, parked["aggregateId"], self._using)
+        self._position = seen
+        await super().release(parked, seen)
         return True
 
     async def settle(self, position: int) -> None:
-        """Move the row past events that had no effect."""
-        if position == self._at:
+        """Move the row past events that have no effect."""
+        if position == self._position:
             return
         with self._reached():
             self._hold(position)
-        self._at = position
+        self._position = position
 
     def _hold(self, position: int) -> None:
         """
         Lock the subscription's row for this transaction, and move it.
 
-        First in each: of two processes that deliver the same events the second waits
-        here.
+        Each transaction does this first: of two processes that deliver the same
+        events, the second waits here.
         """
-        held = self._name, self._claim, self._at, position
+        held = self._name, self._claim, self._position, position
         if not self._rows.hold(*held, self._using):
             raise ClaimLost
 
@@ -191,11 +192,11 @@ class InSQLTransaction(Delivery):
             yield
         except Error as error:
             connections[self._using].close()
-            raise DatabaseAway(f"The database {self._using!r}: {error}") from error
+            raise _away(self._using, error) from error
 
 
 class _Atomic:
-    """``transaction.atomic`` that tells a database that is away from a bad event."""
+    """``transaction.atomic`` that tells a bad event from a database that is away."""
 
     def __init__(self, using: str) -> None:
         self._using = using
@@ -205,8 +206,8 @@ class _Atomic:
         try:
             self._atomic.__enter__()
         except Exception as error:
-            self._close_if_away()
-            raise DatabaseAway(str(error)) from error
+            self._close_if_away(error)
+            raise _away(self._using, error) from error
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if error is None and (cause := self._broken()) is not None:
@@ -217,21 +218,21 @@ class _Atomic:
         try:
             self._atomic.__exit__(kind, error, trace)
         except (OperationalError, InterfaceError) as late:
-            # Perhaps it was committed; the row will tell.
+            # It may have been committed; the next claim finds out from the row.
             connections[self._using].close()
-            raise DatabaseAway(f"The database {self._using!r}: {late}") from late
-        except Exception as late:  # deferred constraints, or what runs on a commit
+            raise _away(self._using, late) from late
+        except Exception as late:  # deferred constraints, or an on_commit() callback
             self._close_if_away(late)
             raise HandlerFailed(late) from late
         if error is not None:
             self._close_if_away(error)
 
     def _broken(self) -> BaseException | None:
-        """Return why a transaction would be rolled back though nothing was raised."""
+        """Return why the transaction would be rolled back though nothing was raised."""
         connection = connections[self._using]
         try:
             if connection.vendor == "postgresql":
-                # After any error, also one that was caught, it refuses all but that.
+                # After any error, even a caught one, it refuses all but a rollback.
                 with connection.cursor() as cursor:
                     cursor.execute("SELECT 1")
         except Error as error:
@@ -239,16 +240,18 @@ class _Atomic:
         else:
             if not connection.needs_rollback:
                 return None
-            cause = transaction.TransactionManagementError("It asked for a rollback.")
+            cause = transaction.TransactionManagementError(
+                "The handler called set_rollback()."
+            )
         caught = transaction.TransactionManagementError(
-            "The handler caught a database error, or asked for a rollback, and "
-            "returned: nothing that it wrote would be stored. Put an atomic() block "
-            "inside of the try that catches the error."
+            "The handler caught a database error, or called set_rollback(), and then "
+            "returned, so nothing that it wrote would be stored. Put an atomic() block "
+            "inside the try statement that catches the error."
         )
         caught.__cause__ = cause
         return caught
 
-    def _close_if_away(self, error: BaseException | None = None) -> None:
+    def _close_if_away(self, error: BaseException) -> None:
         connection = connections[self._using]
         try:
             usable = connection.connection is not None and connection.is_usable()
@@ -256,4 +259,8 @@ class _Atomic:
             usable = False
         if not usable:
             connection.close()
-            raise DatabaseAway(f"The database {self._using!r} is away.") from error
+            raise _away(self._using, error) from error
+
+
+def _away(using: str, error: object) -> DatabaseAway:
+    return DatabaseAway(f"The SQL database {using!r} is not available: {error}")

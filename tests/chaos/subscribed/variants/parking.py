@@ -335,10 +335,10 @@ class MongoDBDecides(InSQLTransaction):
     async def park(self, failed: Failed, after: int | None) -> None:
         await Delivery.park(self, failed, None)
         place = failed.event["aggregateId"], failed.event["position"] - 1
-        self._rows.part(self._name, *place, self._using)
+        self._rows.park(self._name, *place, self._using)
 
     async def release(self, waits: Document, seen: int) -> bool:
-        self._rows.join(self._name, waits["aggregateId"], self._using)
+        self._rows.release(self._name, waits["aggregateId"], self._using)
         return await Delivery.release(self, waits, seen)
 
     async def settle(self, position: int) -> None:
