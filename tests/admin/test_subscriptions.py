@@ -21,8 +21,8 @@ from ossy_event_store.subscriptions import checkpoints, declaration
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.admin.test_streams import APP, text_of, url
 from tests.admin.test_streams import staff as staff  # a fixture
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, reached, running
 
 pytestmark = [
     pytest.mark.django_db,

@@ -20,9 +20,8 @@ from ossy_event_store.subscriptions.checkpoints import ClaimLost, claim, find_or
 from ossy_event_store.subscriptions.consumer import Consumer
 from ossy_event_store.subscriptions.parked_streams import Failed
 from tests.library.aggregate import Book
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
-from tests.subscriptions.test_runner import said
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, reached, running, said
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -22,9 +22,8 @@ from ossy_event_store.verification.verify import averify_event_store, verify_eve
 from tests.management.test_commands import failure, run
 from tests.projections.test_projection import Loans
 from tests.projections.test_projection import loans as loans
-from tests.subscriptions.test_consumer import parked, reached, running
-from tests.subscriptions.test_runner import said
 from tests.support.servers import until
+from tests.support.subscriptions import parked, reached, running, said
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
 

@@ -77,9 +77,9 @@ class Command(StoreCommand):
             if one.name in names and (one.parked or one.stopped)
         ]
         if failed:
+            names = ", ".join(one.name for one in failed)
             raise CommandError(
-                f"A handler failed in {', '.join(one.name for one in failed)}; see "
-                "manage.py subscriptions show."
+                f"{names}: a handler failed; see manage.py subscriptions show."
             )
 
 

@@ -133,8 +133,8 @@ class Command(StoreCommand):
                 if stream
                 else f"{name} has no parked streams and has not stopped."
             )
-        what = f"stream {stream!r} of {name}" if stream else f"{marked:,} of {name}"
-        self.stdout.write(f"Marked {what} for retry.")
+        what = f"stream {stream!r}" if stream else f"{marked:,}"
+        self.stdout.write(f"{name}: {what} marked for retry.")
 
     def skip(self, name: str, stream: str | None, reason: str) -> None:
         """Skip an event."""
