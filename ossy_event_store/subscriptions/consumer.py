@@ -254,7 +254,7 @@ class Consumer:
         if len(page.events) < self.page_events:
             await lanes.deliver(page)
             return None
-        # Far behind: the server looks for the next events while these are at work.
+        # A large lag: the server finds the next events while these are delivered.
         following = self._read(store, page.reach)
         async with store.client.meanwhile(following) as ahead:
             await lanes.deliver(page)

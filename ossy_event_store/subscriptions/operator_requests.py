@@ -27,7 +27,7 @@ class OperatorRequests:
         declared: the subscription.
         claim: the claim.
         delivery: delivers the events of parked streams.
-        progress: says up to where a parked stream is behind.
+        progress: says up to where a parked stream has to catch up.
         attempts: delivers the events of a stream that is released.
     """
 

@@ -1,16 +1,11 @@
-"""
-Checkpoints in an SQL database: SQLite, or the PostgreSQL database that the variable
-``TEST_POSTGRESQL`` names, reached by libpq's own variables.
-"""
+"""Checkpoints in an SQL database, alone and with a subscription."""
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 
 import pytest
 from django.apps import apps
-from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.db import IntegrityError, connections, transaction
 
@@ -22,45 +17,12 @@ from ossy_event_store.relational import checkpoints
 from ossy_event_store.relational.models import Checkpoint
 from ossy_event_store.subscriptions import operator_actions
 from ossy_event_store.subscriptions.declaration import subscription
+from tests.support.relational import SQL, effects, take_effect
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, reached, running
 
 pytestmark = pytest.mark.usefixtures("quick")
-POSTGRESQL = os.environ.get("TEST_POSTGRESQL")
-SQL = "sql"
 WORKERS, EVENTS = 4, 40
-
-
-@pytest.fixture(autouse=True)
-def _database(tmp_path, monkeypatch, django_db_blocker):
-    """An alias ``sql`` that has the table, and another one of effects."""
-    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db")}
-    if POSTGRESQL:
-        database = {"ENGINE": "django.db.backends.postgresql", "NAME": POSTGRESQL}
-    known = {**django_settings.DATABASES, SQL: {"OPTIONS": {}, **database}}
-    complete = connections.configure_settings(known)[SQL]
-    monkeypatch.setitem(connections.settings, SQL, complete)
-    app = "ossy_event_store_relational"
-    with django_db_blocker.unblock(), closing(connections[SQL]) as connection:
-        call_command("migrate", app, database=SQL, verbosity=0)
-        with connection.cursor() as cursor:
-            cursor.execute("CREATE TABLE effects (position bigint PRIMARY KEY)")
-        yield
-        with connection.cursor() as cursor:
-            cursor.execute("DROP TABLE effects")
-        call_command("migrate", app, "zero", database=SQL, verbosity=0)
-    del connections[SQL]
-
-
-def take_effect(position):
-    with connections[SQL].cursor() as cursor:
-        cursor.execute("INSERT INTO effects VALUES (%s)", [position])
-
-
-def effects():
-    with connections[SQL].cursor() as cursor:
-        cursor.execute("SELECT position FROM effects ORDER BY position")
-        return [position for (position,) in cursor.fetchall()]
 
 
 def test_the_migration_is_that_of_the_model():

@@ -21,8 +21,7 @@ from ossy_event_store.subscriptions.declaration import (
     registered_subscriptions,
     subscription,
 )
-from tests.relational.test_checkpoints import POSTGRESQL, SQL, effects, take_effect
-from tests.relational.test_checkpoints import _database as _database
+from tests.support.relational import POSTGRESQL, SQL, effects, take_effect
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, parked, reached, running
 
@@ -261,9 +260,7 @@ def test_a_lost_checkpoint_is_not_guessed(store, lend, caplog):
     assert effects() == [1, 2, 3]
 
 
-def test_a_subscription_that_was_plain_meanwhile_continues_from_there(
-    store, orders, lend
-):
+def test_a_subscription_that_was_plain_meanwhile_resumes_there(store, orders, lend):
     orders.clear()
     transactional = registered_subscriptions()["orders"]
     operator_actions.retry("orders")

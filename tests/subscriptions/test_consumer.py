@@ -113,7 +113,7 @@ def test_a_consumer_that_cannot_read_up_to_the_head_does_not_spin(
     store, lend, monkeypatch
 ):
     ahead, reads = Follower(), []
-    ahead.tell(10**6)  # as of positions that were dropped, and begin anew
+    ahead.tell(10**6)  # as after the positions were dropped and start again
     monkeypatch.setattr(consumer_module, "follower", ahead)
     read = consumer_module.read
 

@@ -1,4 +1,4 @@
-"""Snapshots that follow their streams, whoever appends."""
+"""The built-in subscription that keeps snapshots up to date."""
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured

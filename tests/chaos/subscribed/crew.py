@@ -128,7 +128,7 @@ class Crew:
         self.done: Counter[str] = Counter()
         #: What went wrong with a process that nobody harmed.
         self.odd: list[str] = []
-        # Held by whoever harms them.
+        # Held while a process is killed, frozen or ended.
         self.lock = threading.Lock()
         # A process ends with the thread that started it, as a mongod of the tests.
         self._starter = ThreadPoolExecutor(1)
