@@ -18,7 +18,8 @@ from bson import ObjectId
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, check_version, read_event
 from ..exceptions import PositionsBroken
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 
 PAGE = 1000
 PLAIN = (str, ObjectId)  # ids that are keys as they are

@@ -22,7 +22,8 @@ from pymongo.errors import OperationFailure
 from ..conf import get_settings
 from ..documents.bson_types import Document
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.indexes import NAMESPACE_NOT_FOUND
 from ..mongodb.ports import Documents, drive
 from ..positions import reader
@@ -177,7 +178,7 @@ async def make_indexes(documents: Documents, cls: type[Projection]) -> list[str]
                 raise
             there = set()
     # Not bounded in time: on a large collection a build may take hours.
-    names = [await documents.create_index(keys) for keys in cls.indexes]
+    names = [await documents.create_index(keys, unbounded=True) for keys in cls.indexes]
     return [f"{collection.raw.name}.{name}" for name in names if name not in there]
 
 

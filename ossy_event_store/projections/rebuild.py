@@ -20,7 +20,8 @@ from pymongo.errors import PyMongoError
 from ..documents.bson_types import Document
 from ..exceptions import EventStoreError, StoreUnavailable
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..subscriptions import checkpoints
 from ..subscriptions.declaration import Subscription, registered_subscriptions

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..mongodb.connection import Store
-from ..registry import registered, root_of
+from ..registry import registered_aggregates, root_of
 from ..streams.gc_pause import fewer_collections
 from ..streams.reducers import revision_of
 from . import worker_processes
@@ -75,7 +75,7 @@ class RebuildOptions:
     def roots(self) -> list[Any]:
         """The classes of the streams."""
         if self.types is None:
-            return list(registered().values())
+            return list(registered_aggregates().values())
         return [root_of(kind) for kind in self.types]
 
 

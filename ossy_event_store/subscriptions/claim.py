@@ -19,7 +19,8 @@ from pymongo.errors import PyMongoError
 from ..documents.bson_types import Document
 from ..exceptions import StoreUnavailable
 from ..mongodb import leases
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from . import checkpoints
 from .checkpoints import ClaimLost
 

@@ -15,11 +15,12 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..documents.bson_types import Document
 from ..documents.collections import SNAPSHOTS
-from ..event_store import load_stream
 from ..exceptions import InvalidState, ReducerError
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
-from ..registry import registered
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
+from ..registry import registered_aggregates
+from ..streams.load import load_stream
 from ..streams.reducers import fold, name_of
 from ..streams.snapshots import Snapshot, build_snapshot, is_usable, write_snapshots
 from . import declaration, parked_streams
@@ -54,7 +55,9 @@ def snapshot_every(Root: Any) -> int | None:
 def register() -> None:
     """Subscribe the snapshots of all registered types; called by ``ready()``."""
     followed = tuple(
-        kind for kind, Root in registered().items() if snapshot_every(Root) is not None
+        kind
+        for kind, Root in registered_aggregates().items()
+        if snapshot_every(Root) is not None
     )
     if followed:
         declaration.add(
@@ -118,7 +121,7 @@ class Snapshots(Delivery):
         self, stream: Sequence[Document], snapshot: Document | None
     ) -> Snapshot | None:
         """Return the snapshot after these events of a stream, if one is due."""
-        Root = registered().get(stream[0]["aggregateType"])
+        Root = registered_aggregates().get(stream[0]["aggregateType"])
         every = snapshot_every(Root) if Root is not None else None
         if every is None:
             return None

@@ -13,10 +13,11 @@ from typing import Any
 from ..documents.bson_types import Document
 from ..documents.event_document import read_event, version_number
 from ..exceptions import ReducerError
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.resumable_scan import scan
 from ..rebuild.fold_streams import StreamFold
-from ..registry import registered
+from ..registry import registered_aggregates
 from ..streams.reducers import revision_of
 from .report import (
     CHANGED,
@@ -46,7 +47,7 @@ class Comparison:
     def __init__(self, store: Store, report: VerifyReport, size: int | None) -> None:
         self.store = store
         self.report = report
-        self.roots = registered()
+        self.roots = registered_aggregates()
         self.size = size
         self._chosen: list[str] = []
         self._left = 0

@@ -130,7 +130,7 @@ def test_a_project_may_have_no_subscriptions(store):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_standalone_server_is_refused_with_what_it_lacks(tmp_path, settings, quick):
     given = settings.OSSY_EVENT_STORE
     with servers.running(tmp_path / "alone", name=None) as alone:

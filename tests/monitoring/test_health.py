@@ -28,7 +28,7 @@ from tests.mongodb.test_connection import ON_URL
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, parked, reached, running
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 urlpatterns = [
     path("health", HealthView.as_view()),

@@ -55,7 +55,7 @@ def settle(sequencer):
     """Advance until nothing is left to be given a position; return how many were."""
     given, quiet = 0, 0
     while quiet < 2:
-        given += sequencer.advance(0.1)
+        given += sequencer.advance(0.02)
         quiet = quiet + 1 if sequencer.is_caught_up else 0
     return given
 
@@ -335,7 +335,7 @@ def give_positions(store, seed, until, broken):
     sequencer.close()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("seed", range(4))
 def test_sequencers_that_compete_and_break_off_forget_nothing(
     store, lend, history, entries, seed, monkeypatch
@@ -398,7 +398,7 @@ def process(store):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_another_process_goes_on_for_one_that_was_killed(
     process, lend, history, entries, store
 ):

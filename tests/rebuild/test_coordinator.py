@@ -247,7 +247,7 @@ def test_a_range_says_what_it_is():
 # --- processes --------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_processes_save_what_one_process_does(store, books, small):
     seen = []
     one = AggregateRebuild.build_and_save_all()
@@ -268,7 +268,7 @@ def test_processes_save_what_one_process_does(store, books, small):
     assert note(store)["parts"] == []
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("words", [["--stale"], ["--partition", "1/2"], ["--dry-run"]])
 def test_processes_do_a_share_what_is_stale_and_a_dry_run(
     store, lend, books, small, words
@@ -288,7 +288,7 @@ def test_processes_do_a_share_what_is_stale_and_a_dry_run(
     assert rebuilt("--workers", "2") == rebuilt()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_process_that_fails_says_why(store, books, small, monkeypatch):
     monkeypatch.setattr(Book, "revision", "another", raising=False)
     reducers.revision_of.cache_clear()
@@ -299,7 +299,7 @@ def test_a_process_that_fails_says_why(store, books, small, monkeypatch):
         reducers.revision_of.cache_clear()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.skipif(sys.platform == "win32", reason="embedded:// needs flock")
 def test_processes_share_a_throw_away_server(tmp_path):
     try:
@@ -455,7 +455,7 @@ def done_ids(store):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_process_is_an_error_and_a_resumed_rebuild_does_the_rest(store, held):
     process = held("--workers", "2", hold="b-13")
     pid = pid_of(held)
@@ -484,7 +484,7 @@ def test_a_killed_process_is_an_error_and_a_resumed_rebuild_does_the_rest(store,
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_all_processes_end_with_the_command(store, held, number):
     process = held("--workers", "2", hold="b-13")
@@ -497,7 +497,7 @@ def test_all_processes_end_with_the_command(store, held, number):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_one_process_that_was_killed_is_resumed_by_several(store, held):
     process = held(hold="b-13")
     pid_of(held)
@@ -842,7 +842,7 @@ def test_a_diff_of_much_is_cut_and_the_rest_counted(store, books, shout, monkeyp
 
 
 def test_json_is_one_document_and_the_rest_goes_elsewhere(store, books, monkeypatch):
-    monkeypatch.setattr(command.Progress, "EVERY", 0)
+    monkeypatch.setattr(command.Progress, "LOG_SECONDS", 0)
     out, err = run("--json")
     document = json.loads(out)
     assert (document["ok"], document["streams"], document["saved"]) == (True, 21, 21)

@@ -20,6 +20,8 @@ from ossy_event_store.mongodb import connection, leases
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.rebuild import on_startup
 
+pytestmark = pytest.mark.versions
+
 ON_URL = pytest.mark.skipif(
     django_settings.STORE != "url", reason="the servers connect by URL"
 )
@@ -80,7 +82,7 @@ GUNICORN = ("-m", "gunicorn", "-w", "4", "-b", "127.0.0.1:{port}", "tests.wsgi")
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_of_four_gunicorn_workers_exactly_one_rebuilds(store, lend, tmp_path):
     pytest.importorskip("gunicorn")
     for number in range(30):
@@ -95,7 +97,7 @@ def test_of_four_gunicorn_workers_exactly_one_rebuilds(store, lend, tmp_path):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_with_mongodb_down_the_site_serves_and_says_so(tmp_path):
     pytest.importorskip("gunicorn")
     nowhere = {
@@ -112,7 +114,7 @@ def test_with_mongodb_down_the_site_serves_and_says_so(tmp_path):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("option", [[], ["--noreload"]])
 def test_runserver_rebuilds_in_the_process_that_serves(store, lend, tmp_path, option):
     lend("b-1", "BookBought")
@@ -125,7 +127,7 @@ def test_runserver_rebuilds_in_the_process_that_serves(store, lend, tmp_path, op
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_an_embedded_server_survives_reloads_and_ends_with_the_last_owner(tmp_path):
     folder = tmp_path / "mongo"
     here = {
@@ -151,7 +153,7 @@ def test_an_embedded_server_survives_reloads_and_ends_with_the_last_owner(tmp_pa
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_blocking_means_before_the_first_request(store, lend, tmp_path):
     pytest.importorskip("gunicorn")
     lend("b-1", "BookBought")

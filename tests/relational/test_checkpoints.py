@@ -21,7 +21,7 @@ from tests.support.relational import SQL, effects, take_effect
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, reached, running
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 WORKERS, EVENTS = 4, 40
 
 
@@ -181,7 +181,7 @@ def in_threads(work):
         return list(pool.map(alone, range(WORKERS)))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_of_many_claims_at_once_one_creates_the_checkpoint():
     def begin(name, number):
         with suppress(IntegrityError):  # it tries again
@@ -210,7 +210,7 @@ def handle_all(number, begun):
     return lost
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_of_many_processes_that_handle_the_same_events_one_takes_effect():
     claim()
     begun = threading.Barrier(WORKERS)
@@ -220,7 +220,7 @@ def test_of_many_processes_that_handle_the_same_events_one_takes_effect():
     assert checkpoints.read("orders", SQL) == EVENTS
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_checkpoint_that_ignores_its_claim_is_noticed(monkeypatch):
     def hold(subscription, token, before, after, using):
         Checkpoint.objects.using(using).update(position=after)

@@ -25,7 +25,7 @@ from tests.support.relational import POSTGRESQL, SQL, effects, take_effect
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, parked, reached, running
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 
 @pytest.fixture

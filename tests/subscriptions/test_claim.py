@@ -15,7 +15,7 @@ from ossy_event_store.subscriptions.runner import Runner
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 
 class Kept(int):

@@ -30,7 +30,7 @@ from tests.support.subscriptions import (
     stopped,
 )
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 
 def test_streams_are_handled_side_by_side_and_each_in_order(store, lend):

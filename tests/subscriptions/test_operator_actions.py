@@ -6,7 +6,7 @@ import pytest
 
 from ossy_event_store.exceptions import EventStoreError
 from ossy_event_store.mongodb import connection
-from ossy_event_store.mongodb.ports import BlockingCollection
+from ossy_event_store.mongodb.blocking_port import BlockingCollection
 from ossy_event_store.projections import rebuild
 from ossy_event_store.projections.rebuild import Rebuild
 from ossy_event_store.subscriptions import operator_actions

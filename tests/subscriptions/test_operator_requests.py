@@ -14,7 +14,7 @@ from ossy_event_store.subscriptions.parked_streams import Failed
 from tests.support.servers import until
 from tests.support.subscriptions import parked, reached, running
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 
 def test_a_long_retry_does_not_hold_up_other_streams(store, lend):

@@ -82,7 +82,7 @@ def owner(store):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_another_process_takes_over_from_one_that_was_killed(process, lend, store):
     first, second = process(), process()
     lend("a", "BookBought")
@@ -100,7 +100,7 @@ def test_another_process_takes_over_from_one_that_was_killed(process, lend, stor
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_the_open_transaction_of_a_killed_process_is_ended(process, lend, store):
     first = process()
     lend("a", "Slow")
@@ -119,7 +119,7 @@ def test_the_open_transaction_of_a_killed_process_is_ended(process, lend, store)
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_process_that_gets_sigterm_finishes_the_current_event(process, lend, store):
     begun = process()
     lend("a", "Slow", "BookLent")
@@ -136,7 +136,7 @@ def test_a_process_that_gets_sigterm_finishes_the_current_event(process, lend, s
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_process_that_was_only_thought_dead_changes_nothing(process, lend, store):
     first = process()
     lend("a", "Slow")

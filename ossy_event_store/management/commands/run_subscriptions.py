@@ -12,7 +12,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from ...exceptions import StoreUnavailable
 from ...mongodb import connection
-from ...mongodb.connection import in_time
+from ...mongodb.deadline import in_time
 from ...mongodb.ports import drive
 from ...mongodb.write_errors import short_reason
 from ...monitoring.status import statuses
@@ -77,9 +77,9 @@ class Command(StoreCommand):
             if one.name in names and (one.parked or one.stopped)
         ]
         if failed:
-            names = ", ".join(one.name for one in failed)
+            where = ", ".join(one.name for one in failed)
             raise CommandError(
-                f"{names}: a handler failed; see manage.py subscriptions show."
+                f"{where}: a handler failed; see manage.py subscriptions show."
             )
 
 

@@ -13,9 +13,9 @@ from django.utils.dateparse import parse_datetime
 
 from ...documents.bson_types import Document
 from ...documents.event_document import check_id
-from ...mongodb import connection
+from ...mongodb import connection, deadline
 from ...mongodb.ports import drive
-from ...registry import registered
+from ...registry import registered_aggregates
 from ...streams import lookup
 from ...verification.report import KINDS, VerifyReport
 from ...verification.verify import SAMPLE, verify_event_store
@@ -178,7 +178,7 @@ def _check_types(types: Sequence[str] | None) -> None:
     if not types:
         return
     store = connection.blocking()
-    known = sorted({*drive(lookup.types(store)), *registered()})
+    known = sorted({*drive(lookup.types(store)), *registered_aggregates()})
     for kind in types:
         if kind not in known:
             names = ", ".join(known) or "none"
@@ -200,14 +200,14 @@ async def _reason_against(
     store: connection.Store, aggregate_id: str, types: Sequence[str] | None
 ) -> str | None:
     """Return why there is nothing to verify: a stream may lack its first event."""
-    reason = await lookup.reason_against(store, aggregate_id, types)
+    reason = await lookup.stream_problem(store, aggregate_id, types)
     try:
         check_id(aggregate_id)
     except ValueError:
         return reason
     kind: Document = {"aggregateType": {"$in": list(types)}} if types else {}
     for documents, key in ((store.events, "aggregateId"), (store.snapshots, "_id")):
-        with connection.in_time():
+        with deadline.in_time():
             query = {key: {"$eq": aggregate_id}, **kind}
             if await documents.find_one(query, projection={"_id": 1}):
                 return None

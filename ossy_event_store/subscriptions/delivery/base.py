@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...documents.bson_types import Document
-from ...mongodb.connection import Store, in_time
+from ...mongodb.connection import Store
+from ...mongodb.deadline import in_time
 from .. import checkpoints, parked_streams
 from ..declaration import Subscription
 from ..parked_streams import Failed

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...documents.bson_types import Document
-from ...mongodb.connection import Store, in_time
+from ...mongodb.connection import Store
+from ...mongodb.deadline import in_time
 from .. import checkpoints, parked_streams
 from ..checkpoints import ClaimLost
 from ..declaration import Subscription

@@ -8,7 +8,7 @@ from ossy_event_store.subscriptions.declaration import subscription
 from tests.support.servers import until
 from tests.support.subscriptions import parked, reached, running
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 
 ENDS = [SystemExit(3), asyncio.CancelledError()]
