@@ -29,7 +29,7 @@ def main():
     from ossy_event_store.positions.sequencer import Sequencer
     from ossy_event_store.projections.projection import Projection, register_projection
     from ossy_event_store.streams.import_events import import_events
-    from ossy_event_store.subscriptions.consumer import PAGE
+    from ossy_event_store.subscriptions.consumer import PAGE_EVENTS
     from ossy_event_store.subscriptions.declaration import subscription
     from ossy_event_store.subscriptions.runner import Runner
 
@@ -62,9 +62,9 @@ def main():
         began = time.perf_counter()
         fields = ("aggregateId", "aggregateVersion", "aggregateType", "type")
         with events.find(
-            {}, ["_id", *fields], sort=TIME.keys, batch_size=PAGE
+            {}, ["_id", *fields], sort=TIME.keys, batch_size=PAGE_EVENTS
         ) as cursor:
-            for batch in batched(enumerate(cursor, 1), PAGE):
+            for batch in batched(enumerate(cursor, 1), PAGE_EVENTS):
                 positions.insert_many(
                     [
                         {
@@ -149,12 +149,12 @@ def main():
     # --- the same with plain PyMongo
 
     def scan():
-        return events.find({}, sort=TIME.keys, batch_size=PAGE)
+        return events.find({}, sort=TIME.keys, batch_size=PAGE_EVENTS)
 
     def project(cls):
         documents = cls.collection
         with scan() as cursor:
-            for batch in batched(enumerate(cursor, 1), PAGE):
+            for batch in batched(enumerate(cursor, 1), PAGE_EVENTS):
                 keyed = {}
                 for position, event in batch:
                     keyed.setdefault(cls.key(event), []).append((position, event))

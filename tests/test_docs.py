@@ -40,7 +40,7 @@ from ossy_event_store.subscriptions import (
     operator_actions,
     snapshot_subscription,
 )
-from ossy_event_store.subscriptions.runner import Runner, give_positions
+from ossy_event_store.subscriptions.runner import Runner, assign_positions
 from tests.support.servers import until
 
 ROOT = Path(__file__).parent.parent
@@ -475,7 +475,7 @@ def test_the_page_of_documents_names_every_field(store, quick, lend, run_once):
     declaration.subscription("mail", retries=0)(lambda event: 1 / 0)
     lend("a", "BookBought")
     run_once()
-    give_positions(threading.Event())  # to the end, which the last of them notes
+    assign_positions(threading.Event())  # to the end, which the last of them notes
     operator_actions.skip("mail", "a", "why not")
     text = reference("documents")
     fields = {

@@ -18,9 +18,10 @@ from ..projections.projection import BUILD
 from ..projections.projection import registered as projections
 from ..projections.writer import revision
 from ..subscriptions import declaration
-from ..subscriptions.consumer import LEASE, lease_of
+from ..subscriptions.claim import DEFAULT_TIMINGS, lease_of
 
-QUIET = 3 * LEASE  # seconds after which a rate that nobody wrote anew is 0
+# Seconds after which a rate that no process has written again is 0.
+QUIET = 3 * DEFAULT_TIMINGS.lease_seconds
 
 State = Literal["running", "not running", "stopped", "new"]
 
@@ -72,7 +73,7 @@ async def statuses(store: Store) -> list[Status]:
         with in_time():
             documents = await store.subscriptions.find({}, sort=[("_id", 1)])
         there = {document["_id"]: document for document in documents}
-        names = sorted(there.keys() | declaration.registered().keys())
+        names = sorted(there.keys() | declaration.registered_subscriptions().keys())
         return [
             await _status(store, name, there.get(name), head, session) for name in names
         ]
@@ -89,7 +90,7 @@ async def status(store: Store, name: str) -> Status | None:
 async def _status(
     store: Store, name: str, found: Document | None, head: int, session: Any
 ) -> Status:
-    declared = declaration.registered().get(name)
+    declared = declaration.registered_subscriptions().get(name)
     document = found or {}
     position = document.get("position", 0)
     with in_time():

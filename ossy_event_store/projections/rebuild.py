@@ -24,8 +24,8 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..subscriptions import checkpoints
-from ..subscriptions.declaration import Subscription, registered
-from ..subscriptions.runner import Runner, UntilCaughtUp, give_positions
+from ..subscriptions.declaration import Subscription, registered_subscriptions
+from ..subscriptions.runner import Runner, UntilCaughtUp, assign_positions
 from ..subscriptions.transactions import in_transaction
 from .projection import BUILD, FRESH, Projection, make_indexes
 from .writer import Writer, collection_name, revision
@@ -90,10 +90,14 @@ class Rebuild:
     def run(self) -> Built | None:
         """Build it; None if it was broken off."""
         store = connection.blocking()
-        declared = registered()[self._cls.name]
+        declared = registered_subscriptions()[self._cls.name]
         drive(
-            checkpoints.begin(
-                store, declared.name, declared.start, declared.kind, **declared.more
+            checkpoints.find_or_create(
+                store,
+                declared.name,
+                declared.start,
+                declared.kind,
+                **declared.document_fields,
             )
         )
         if self._beside:
@@ -119,23 +123,23 @@ class Rebuild:
 
     def _build(self, number: int) -> Subscription:
         """Return the subscription that builds a generation."""
-        declared = registered()[self._cls.name]
+        declared = registered_subscriptions()[self._cls.name]
         return Subscription(
             build_name(declared.name, number),
             self._cls,
             types=declared.types,
             aggregate_types=declared.aggregate_types,
             kind=BUILD,
-            effect=partial(Writer, generation=number),
+            delivery=partial(Writer, generation=number),
             # Once it has come into use, nobody builds on it.
-            begins=False,
+            creates_document=False,
         )
 
     def _catch_up(self, declared: Subscription) -> bool:
         runner = self._runner = Runner([declared])
         if self._is_stopped:
             return False
-        give_positions(runner.stop)
+        assign_positions(runner.stop)
         reached = UntilCaughtUp([declared.name])
 
         done = False

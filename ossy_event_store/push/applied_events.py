@@ -68,7 +68,7 @@ async def parked_among(
     store: Store, session: Any, name: str, streams: Iterable[str]
 ) -> dict[str, Parked]:
     """Return those of some streams that are parked."""
-    ids = [parked_streams.key(name, stream) for stream in set(streams)]
+    ids = [parked_streams.parked_id(name, stream) for stream in set(streams)]
     return await _parked(store, session, {"_id": {"$in": ids}}, 0)
 
 

@@ -25,8 +25,8 @@ from ossy_event_store.positions import reader as positions_reader
 from ossy_event_store.subscriptions import operator_actions
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.mongodb.test_connection import ON_URL
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, reached, running
 
 pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 

@@ -16,13 +16,12 @@ from ossy_event_store.projections import writer as projections_writer
 from ossy_event_store.projections.writer import Writer
 from ossy_event_store.streams import reducers
 from ossy_event_store.subscriptions import declaration, operator_actions, parked_streams
-from ossy_event_store.subscriptions.checkpoints import ClaimLost, begin, claim
+from ossy_event_store.subscriptions.checkpoints import ClaimLost, claim, find_or_create
 from ossy_event_store.subscriptions.consumer import Consumer
 from ossy_event_store.subscriptions.parked_streams import Failed
 from tests.library.aggregate import Book
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
-from tests.subscriptions.test_runner import said
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, reached, running, said
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -84,8 +83,12 @@ def writer(loans, store):
     with ExitStack() as sessions:
 
         def writer(claims=True):
-            declared = declaration.registered()["loans"]
-            drive(begin(store, "loans", 0, declared.kind, **declared.more))
+            declared = declaration.registered_subscriptions()["loans"]
+            drive(
+                find_or_create(
+                    store, "loans", 0, declared.kind, **declared.document_fields
+                )
+            )
             if claims:
                 drive(claim(store, "loans", "me", None))
             client = connection.raw(store.events).database.client
@@ -349,9 +352,9 @@ def test_a_page_on_which_many_streams_fail_is_done_within_the_time_out(
         ]
     )
     store = connection.blocking()
-    drive(begin(store, "loans", 0, "projection", generation=1, revision="1"))
+    drive(find_or_create(store, "loans", 0, "projection", generation=1, revision="1"))
     stop = threading.Event()
-    consumer = Consumer(declaration.registered()["loans"], "me", stop)
+    consumer = Consumer(declaration.registered_subscriptions()["loans"], "me", stop)
     working = threading.Thread(target=lambda: drive(consumer.run(store)))
     working.start()
     try:
@@ -400,7 +403,7 @@ def test_a_changed_class_is_noticed(loans, store, lend, monkeypatch, caplog):
 
 
 def test_one_whose_checkpoint_was_claimed_by_another_parks_nothing(loans, store):
-    drive(begin(store, "loans", "beginning", "projection"))
+    drive(find_or_create(store, "loans", "beginning", "projection"))
     mine = drive(claim(store, "loans", "me", None))
     drive(claim(store, "loans", "another", None))
     event = {

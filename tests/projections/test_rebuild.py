@@ -17,9 +17,8 @@ from ossy_event_store.subscriptions.runner import Runner
 from tests.library.aggregate import Book
 from tests.projections.test_projection import Loans
 from tests.projections.test_projection import loans as loans
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
-from tests.subscriptions.test_runner import said
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, reached, running, said
 
 pytestmark = pytest.mark.usefixtures("quick")
 ANN = {"lent": 3, "books": ["a", "b", "a"]}
@@ -202,7 +201,7 @@ def test_a_projection_is_not_reset(lent):
         said("subscriptions", "reset", "loans", "--to", "0")
 
 
-def test_a_name_that_is_not_there_is_told(lent):
+def test_an_unknown_name_is_refused(lent):
     with pytest.raises(CommandError, match="There is no subscription 'lonas'"):
         said("rebuild_projections", "lonas")
 

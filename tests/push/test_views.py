@@ -30,11 +30,11 @@ from ossy_event_store.push.live_feed import EventFilter, listening
 from ossy_event_store.push.views import EventSourceView
 from ossy_event_store.subscriptions import operator_actions
 from tests.rebuild.test_on_startup import ON_URL, here, serving
-from tests.subscriptions.test_consumer import parked, reached
-from tests.subscriptions.test_consumer import running as running_subscriptions
 from tests.support import servers
 from tests.support.event_source import Source
 from tests.support.servers import until
+from tests.support.subscriptions import parked, reached
+from tests.support.subscriptions import running as running_subscriptions
 
 pytestmark = [pytest.mark.versions, ON_URL]
 

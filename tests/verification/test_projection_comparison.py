@@ -21,10 +21,9 @@ from ossy_event_store.verification.projection_fold import Missing, Share
 from ossy_event_store.verification.verify import averify_event_store, verify_event_store
 from tests.projections.test_projection import Loans
 from tests.projections.test_projection import loans as loans
-from tests.subscriptions.test_consumer import parked, reached, running
-from tests.subscriptions.test_runner import said
 from tests.support.commands import failure, run
 from tests.support.servers import until
+from tests.support.subscriptions import parked, reached, running, said
 
 pytestmark = pytest.mark.usefixtures("quick")
 
