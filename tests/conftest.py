@@ -11,7 +11,8 @@ from pymongo import MongoClient
 from ossy_event_store import EventStore
 from ossy_event_store.mongodb import connection, indexes
 from ossy_event_store.mongodb.ports import drive
-from ossy_event_store.positions import head_watcher, sequencer
+from ossy_event_store.positions.head_watcher import watcher
+from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.subscriptions import consumer, declaration
 
 
@@ -68,17 +69,16 @@ def quick(monkeypatch):
     monkeypatch.setattr(consumer, "LOOK", 0.05)
     monkeypatch.setattr(consumer, "WRITE", 0.02)
     monkeypatch.setattr(consumer, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(sequencer, "WAIT", 0.1)
+    monkeypatch.setattr(Sequencer, "wait_seconds", 0.1)
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left(monkeypatch):
     """Let the thread that follows the positions end with the test that began it."""
-    monkeypatch.setattr(
-        head_watcher, "WAIT", 0.1
-    )  # else each test would wait for its end
+    # Else each test would wait for its end.
+    monkeypatch.setattr(watcher, "wait_seconds", 0.1)
     yield
-    head_watcher.follower.close()
+    watcher.close()
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ from ossy_event_store.mongodb import connection, indexes, leases, schema_validat
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.monitoring import health
 from ossy_event_store.positions import reader as positions_reader
-from ossy_event_store.positions.sequencer import ChangeStream, Sequencer
+from ossy_event_store.positions.change_stream import ChangeStream
+from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.post_migrate import ensure_indexes
 from ossy_event_store.rebuild.progress import RebuildProgress
 from ossy_event_store.rebuild.ranges import Part, Span

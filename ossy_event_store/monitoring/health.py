@@ -24,7 +24,7 @@ from ..mongodb import connection
 from ..mongodb.connection import Store, in_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
-from ..positions import reader, sequencer
+from ..positions import leased_sequencer, reader
 from ..projections.projection import BUILD
 from ..subscriptions.transactions import is_away
 from .status import Status, holds, statuses
@@ -102,7 +102,7 @@ async def _figures(store: Store, limits: HealthLimits) -> dict[str, Any]:
 
 
 async def _positions(store: Store) -> dict[str, Any]:
-    lease = await store.leases.find_one({"_id": sequencer.LEASED})
+    lease = await store.leases.find_one({"_id": leased_sequencer.LEASE_NAME})
     now = dt.datetime.now(dt.UTC)
     is_given = holds(lease, now)
     since = await reader.waiting_since(store)

@@ -23,7 +23,7 @@ from ..exceptions import EventStoreError, StoreUnavailable
 from ..mongodb import leases
 from ..mongodb.connection import Store, in_time
 from ..mongodb.write_errors import short_reason
-from ..positions.head_watcher import follower
+from ..positions.head_watcher import watcher
 from ..positions.reader import head_position, read
 from . import checkpoints, parked_streams
 from .checkpoints import ClaimLost
@@ -308,9 +308,9 @@ class Consumer:
             await self._pause(store, SLICE)
         seconds = LOOK if self._seen == self._position else min(LOOK, SETTLE)
         if self.declared.is_async:
-            self._told = await follower.await_(self._seen, seconds)
+            self._told = await watcher.await_(self._seen, seconds)
         else:
-            self._told = follower.wait(self._seen, seconds)
+            self._told = watcher.wait(self._seen, seconds)
 
     async def _pause(
         self, store: Store, seconds: float, *, leased: bool = False

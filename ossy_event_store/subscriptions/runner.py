@@ -21,9 +21,10 @@ from ..exceptions import StoreUnavailable, UnknownSubscription
 from ..mongodb import connection, leases
 from ..mongodb.connection import in_time
 from ..mongodb.ports import drive
-from ..positions import sequencer as positions_sequencer
-from ..positions.head_watcher import follower
+from ..positions.head_watcher import watcher
+from ..positions.leased_sequencer import run_sequencer
 from ..positions.reader import head_position
+from ..positions.sequencer import Sequencer
 from ..streams.gc_pause import fewer_collections
 from . import declaration
 from .consumer import LEASE, Consumer, lease_of
@@ -65,8 +66,8 @@ class Runner:
     def _work(self, until: Callable[[], bool] | None) -> None:
         threads = [
             threading.Thread(
-                target=positions_sequencer.keep_giving,
-                args=(connection.blocking, self.stop, self.owner, follower.tell),
+                target=run_sequencer,
+                args=(connection.blocking, self.stop, self.owner, watcher.notify),
                 name="ossy_event_store.sequence",
             ),
             *(
@@ -188,9 +189,9 @@ class UntilCaughtUp:
 
 def give_positions(stop: threading.Event) -> None:
     """Give positions to all events that there are, whoever else does."""
-    sequencer = positions_sequencer.Sequencer(connection.blocking())
+    sequencer = Sequencer(connection.blocking())
     try:
         while not (sequencer.is_caught_up or stop.is_set()):
-            sequencer.advance(positions_sequencer.WAIT)
+            sequencer.advance()
     finally:
         sequencer.close()

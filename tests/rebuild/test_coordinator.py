@@ -37,7 +37,7 @@ from ossy_event_store.rebuild.report import DryRun
 from ossy_event_store.rebuild.tallies import tallies
 from ossy_event_store.streams import reducers
 from tests.library.aggregate import Book
-from tests.rebuild.test_on_startup import ON_URL, here
+from tests.support.processes import ON_URL, here
 from tests.support.servers import until
 
 EACH = ("BookBought", "BookLent", "BookReturned")

@@ -2,79 +2,19 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from django.conf import settings as django_settings
 from django.core.signals import request_started
 
 from ossy_event_store import Aggregate
 from ossy_event_store.mongodb import connection, leases
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.rebuild import on_startup
-
-ON_URL = pytest.mark.skipif(
-    django_settings.STORE != "url", reason="the servers connect by URL"
-)
-
-
-def until(condition, seconds=40):
-    """Return what ``condition`` gives once that is true."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.05)
-    return result
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-@contextmanager
-def serving(tmp_path, *command, **environment):
-    """Run a server; give a function for its log and one for its answer."""
-    log = tmp_path / "log"
-    port = free_port()
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, *(part.format(port=port) for part in command)],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-        )
-
-    def answer():
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
-                return page.read()
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            assert process.poll() is None, log.read_text()
-            return None
-
-    try:
-        yield log.read_text, answer
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def here(store):
-    return {
-        "TEST_MONGODB_URL": django_settings.SERVER,
-        "TEST_STORE_NAME": connection.raw(store.events).database.name,
-        "DJANGO_SETTINGS_MODULE": "tests.settings",
-    }
-
+from tests.support.processes import ON_URL, here, serving
+from tests.support.servers import free_port, until
 
 GUNICORN = ("-m", "gunicorn", "-w", "4", "-b", "127.0.0.1:{port}", "tests.wsgi")
 

@@ -10,7 +10,7 @@ from ossy_event_store import EventStore
 from ossy_event_store.exceptions import StoreUnavailable
 from ossy_event_store.mongodb import connection, leases
 from ossy_event_store.mongodb.ports import drive
-from ossy_event_store.positions.head_watcher import Follower
+from ossy_event_store.positions.head_watcher import HeadWatcher
 from ossy_event_store.subscriptions import consumer as consumer_module
 from ossy_event_store.subscriptions import operator_actions, parked_streams
 from ossy_event_store.subscriptions.declaration import subscription
@@ -193,9 +193,9 @@ def test_one_that_lost_its_lease_waits_on_and_takes_it_again(store, lend):
 
 
 def test_one_that_is_told_of_more_than_there_is_does_not_spin(store, lend, monkeypatch):
-    ahead, reads = Follower(), []
-    ahead.tell(10**6)  # as of positions that were dropped, and begin anew
-    monkeypatch.setattr(consumer_module, "follower", ahead)
+    ahead, reads = HeadWatcher(), []
+    ahead.notify(10**6)  # as of positions that were dropped, and begin anew
+    monkeypatch.setattr(consumer_module, "watcher", ahead)
     read = consumer_module.read
 
     async def counted(*arguments):

@@ -16,13 +16,13 @@ from django.core.management import CommandError, call_command
 from ossy_event_store import EventStore, Mongo
 from ossy_event_store.management.commands import run_subscriptions
 from ossy_event_store.mongodb import connection
-from ossy_event_store.positions.head_watcher import follower
+from ossy_event_store.positions.head_watcher import watcher
 from ossy_event_store.subscriptions import consumer
 from ossy_event_store.subscriptions.declaration import subscription
 from ossy_event_store.subscriptions.runner import Runner
-from tests.rebuild.test_on_startup import ON_URL, here
 from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
 from tests.support import servers
+from tests.support.processes import ON_URL, here
 from tests.support.servers import free_port, until
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -323,6 +323,6 @@ def test_nothing_that_runs_is_left_behind(store, lend):
     reached(store, "reader", 1)
     runner.stop.set()
     thread.join(30)
-    follower.close()
+    watcher.close()
     own = {thread.name for thread in threading.enumerate()}
     assert not {name for name in own if name.startswith("ossy_event_store")}

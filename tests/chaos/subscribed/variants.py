@@ -25,8 +25,9 @@ from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.connection import Store
 from ossy_event_store.mongodb.leases import new_owner
 from ossy_event_store.mongodb.ports import drive
-from ossy_event_store.positions.head_watcher import follower
-from ossy_event_store.positions.sequencer import ChangeStream, Sequencer
+from ossy_event_store.positions.change_stream import ChangeStream
+from ossy_event_store.positions.head_watcher import watcher
+from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.projections.writer import Fold, Writer, _requests
 from ossy_event_store.subscriptions import (
     checkpoints,
@@ -188,8 +189,8 @@ def overtake(store: Store, seed: int, Positions: type[GivenAfter]) -> Effects:
 class CertifiesEarly(Sequencer):
     """Says of each batch of a scan that all up to now has a position."""
 
-    def _give(self, found: Any) -> int:
-        count = super()._give(found)
+    def _assign(self, found: Any) -> int:
+        count = super()._assign(found)
         if found and all(token is None for _, token in found):
             now = ChangeStream(self._events)
             self._certify(now.token)
@@ -311,7 +312,7 @@ def at_work(
     finally:
         stop.set()
         thread.join()
-        follower.close()
+        watcher.close()
 
 
 def run_once(store: Store, declared: Subscription, stop: threading.Event) -> None:
