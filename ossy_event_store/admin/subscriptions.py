@@ -39,7 +39,7 @@ STATES = {
 KINDS = {
     "subscription": gettext_lazy("subscription"),
     projection.KIND: gettext_lazy("projection"),
-    projection.BUILD: gettext_lazy("projection that is built anew"),
+    projection.BUILD_KIND: gettext_lazy("projection that is built anew"),
     snapshot_subscription.KIND: gettext_lazy("snapshots"),
 }
 

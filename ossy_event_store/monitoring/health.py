@@ -25,7 +25,7 @@ from ..mongodb.connection import Store, in_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
 from ..positions import leased_sequencer, reader
-from ..projections.projection import BUILD
+from ..projections.projection import BUILD_KIND
 from ..subscriptions.transactions import is_away
 from .status import Status, holds, statuses
 
@@ -149,7 +149,7 @@ def _doubts_of_positions(
 
 def doubts(one: Status, limits: HealthLimits) -> Iterator[str]:
     """Yield why a subscription is not healthy, in words."""
-    if not one.declared or one.kind == BUILD:
+    if not one.declared or one.kind == BUILD_KIND:
         return  # of code that is gone, or not in use yet: nobody waits for it
     if one.state == "stopped":
         yield f"{one.name} has stopped at an event."

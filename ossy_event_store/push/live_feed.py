@@ -502,7 +502,7 @@ class ProjectionFeed(Feed):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.projection = projections_projection.registered()[name]
+        self.projection = projections_projection.registered_projections()[name]
         self._checkpoint = Checkpoint(0, NEVER)
         self._parked: ParkedStreams = {}
         self._looked = 0.0

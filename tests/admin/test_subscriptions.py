@@ -195,7 +195,9 @@ def test_of_many_parked_streams_the_rest_is_counted(mails, staff, lend, monkeypa
 
 def test_a_projection_that_is_built_anew_is_listed_while_it_is(store, staff):
     more = {"generation": 2, "revision": "1"}
-    begin = checkpoints.begin(store, "loans@2", "beginning", projection.BUILD, **more)
+    begin = checkpoints.begin(
+        store, "loans@2", "beginning", projection.BUILD_KIND, **more
+    )
     drive(begin)
     text = text_of(staff(SEE).get(url("subscription")))
     assert "loans@2 projection that is built anew not running" in text

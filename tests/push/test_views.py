@@ -25,6 +25,7 @@ from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions.head_watcher import watcher
 from ossy_event_store.positions.leased_sequencer import run_sequencer
 from ossy_event_store.projections import projection as projections_projection
+from ossy_event_store.projections.generations import in_use
 from ossy_event_store.projections.projection import Projection, register_projection
 from ossy_event_store.push import applied_events, live_feed
 from ossy_event_store.push.live_feed import EventFilter, listening
@@ -634,7 +635,7 @@ def titles(store, quick, monkeypatch):
     """Run a projection that cannot apply what the stream ``a`` has."""
     monkeypatch.setattr(live_feed, "LOOK", 0.1)
     monkeypatch.setattr(projections_projection, "_registered", {})
-    monkeypatch.setattr(projections_projection, "FRESH", 0.0)
+    monkeypatch.setattr(in_use, "fresh_seconds", 0.0)
     monkeypatch.setattr(Titles, "broken", {"a"})
     mongodb_connection.raw(store.events).database["projection_titles"].drop()
     register_projection(Titles)

@@ -10,17 +10,17 @@ from ossy_event_store import EventStore, Projection, register_projection
 from ossy_event_store.exceptions import EventStoreError
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import BlockingCollection, drive
-from ossy_event_store.projections import rebuild
+from ossy_event_store.projections import builds, rebuild
 from ossy_event_store.projections.rebuild import Rebuild
 from ossy_event_store.projections.writer import Writer
 from ossy_event_store.subscriptions import operator_actions, parked_streams
 from ossy_event_store.subscriptions.checkpoints import ClaimLost, begin
 from ossy_event_store.subscriptions.declaration import subscription
-from tests.projections.test_projection import Loans
-from tests.projections.test_projection import events as events
-from tests.projections.test_projection import loans as loans
-from tests.projections.test_projection import writer as writer
 from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
+from tests.support.projections import Loans
+from tests.support.projections import events as events
+from tests.support.projections import loans as loans
+from tests.support.projections import writer as writer
 from tests.support.servers import until
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -362,18 +362,18 @@ def test_of_two_that_build_the_same_one_gives_way(
     lend("a", "BookLent")
     with running():
         reached(store, "loans", 1)
-    name = "_switch" if beside else "make_indexes"
-    step = getattr(rebuild, name)
+    module, name = (rebuild, "switch") if beside else (builds, "make_indexes")
+    step = getattr(module, name)
 
     async def late(*arguments):
-        monkeypatch.setattr(rebuild, name, step)
+        monkeypatch.setattr(module, name, step)
         assert Rebuild(Loans, beside=beside).run().generation == 2
         # As its own subscription would, which does not know that it was finished.
         await begin(store, "loans@2", 0, "projection build", generation=2, revision="")
         return await step(*arguments)
 
-    monkeypatch.setattr(rebuild, name, late)
-    with pytest.raises(EventStoreError, match="loans was built anew by another"):
+    monkeypatch.setattr(module, name, late)
+    with pytest.raises(EventStoreError, match="has rebuilt projection loans"):
         Rebuild(Loans, beside=beside).run()
     assert checkpoint(store, "loans")["generation"] == 2
     assert Loans.get("ann") == {"lent": 1, "books": ["a"]}

@@ -28,7 +28,8 @@ from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions.change_stream import ChangeStream
 from ossy_event_store.positions.head_watcher import watcher
 from ossy_event_store.positions.sequencer import Sequencer
-from ossy_event_store.projections.writer import Fold, Writer, _requests
+from ossy_event_store.projections.fold import Fold
+from ossy_event_store.projections.writer import Writer, _requests
 from ossy_event_store.subscriptions import (
     checkpoints,
     declaration,
@@ -581,14 +582,14 @@ class KeepsTheLast(Fold):
         if known is None or event["position"] > known.event["position"]:
             self.failed[event["aggregateId"]] = Failed(event, error)
 
-    def _is_out(self, event: Document) -> bool:
-        return event["position"] in self.bad or super()._is_out(event)
+    def _is_parked(self, event: Document) -> bool:
+        return event["position"] in self.bad or super()._is_parked(event)
 
 
 class ParksAtTheLast(Writer):
     """A stream is parked at its last event that fails in a batch."""
 
-    folds = KeepsTheLast
+    fold_class = KeepsTheLast
 
 
 class WritesApart(Writer):
@@ -597,9 +598,9 @@ class WritesApart(Writer):
     async def deliver(self, events: Any, after: int) -> Delivered:
         fold = Fold(self._cls, events)
         old = await self._find(fold.keys)
-        fold.begin(old)
-        while (spoilt := fold.advance()) is not None:
-            fold.restore(spoilt, (await self._find([spoilt])).get(spoilt))
+        fold.load(old)
+        while (key := fold.advance()) is not None:
+            fold.restore(key, (await self._find([key])).get(key))
         parked = list(fold.failed.values())
         for failed in parked:
             await self.park(failed, None)
