@@ -33,6 +33,7 @@ from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.post_migrate import ensure_indexes
 from ossy_event_store.rebuild.progress import RebuildProgress
 from ossy_event_store.rebuild.ranges import Part, Span
+from ossy_event_store.rebuild.tallies import tallies
 from ossy_event_store.subscriptions import declaration, operator_actions
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.library.aggregate import Book, Reader
@@ -415,7 +416,7 @@ def test_the_appender_rebuilds_and_resumes(appender, guarded, monkeypatch):
     notes = RebuildProgress(appender, [Book, Reader], None)
     drive(notes.begin([Part(Span("Book"), "a"), Part(Span("Reader"))]))
     report = AggregateRebuild.build_and_save_all(resume=True)
-    assert (report.anew, report.saved) == ("", 1)
+    assert (report.restart_reason, report.saved) == ("", 1)
     assert guarded.database.leases.find_one({"_id": notes.id})["parts"] == []
 
 
@@ -599,7 +600,7 @@ def test_the_reader_sees_what_the_pages_of_the_admin_show(reader, guarded):
     assert [stream["_id"] for stream in drive(reader.parked.find({}))] == ["p"]
     for other in (reader.subscriptions, reader.skipped):
         assert drive(other.find({})) == []
-    assert drive(overview.tallies(reader)) == []
+    assert drive(tallies(reader)) == []
     assert drive(overview.health(reader)).missing == []
     with contextlib.closing(
         ChangeStream(connection.raw(reader.positions), fields=())

@@ -668,7 +668,7 @@ def test_failures_are_told_even_without_verbosity(broken):
 
 
 def test_of_many_failures_some_are_told_and_the_rest_counted(broken, monkeypatch):
-    monkeypatch.setattr(rebuild_command, "SHOWN", 1)
+    monkeypatch.setattr(rebuild_command, "SHOWN_FAILURES", 1)
     EventStore.append_events(
         [{"aggregateId": "z", "aggregateType": "Broken", "type": "Bad"}]
     )
