@@ -85,10 +85,10 @@ def assign_positions():
     set_up()
     from ossy_event_store.mongodb import connection
     from ossy_event_store.mongodb.leases import new_owner
-    from ossy_event_store.positions import sequencer
+    from ossy_event_store.positions.leased_sequencer import run_sequencer
 
     print("started", flush=True)
-    sequencer.keep_giving(connection.blocking, threading.Event(), new_owner())
+    run_sequencer(connection.blocking, threading.Event(), new_owner())
 
 
 @contextmanager

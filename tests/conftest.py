@@ -13,7 +13,8 @@ from pymongo import MongoClient
 from ossy_event_store import EventStore
 from ossy_event_store.mongodb import connection, indexes
 from ossy_event_store.mongodb.ports import drive
-from ossy_event_store.positions import head_watcher, sequencer
+from ossy_event_store.positions.head_watcher import watcher
+from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.subscriptions import declaration
 from ossy_event_store.subscriptions.claim import Timings
 from ossy_event_store.subscriptions.runner import Runner
@@ -85,17 +86,17 @@ def quick(monkeypatch):
     monkeypatch.setattr(declaration, "_registered", {})
     timings = Timings(poll_seconds=0.05, write_seconds=0.02, first_pause_seconds=0.01)
     monkeypatch.setattr(Runner, "timings", timings)
-    monkeypatch.setattr(sequencer, "WAIT", 0.03)
+    monkeypatch.setattr(Sequencer, "wait_seconds", 0.03)
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left(monkeypatch):
     """Let the thread that follows the positions end with the test that began it."""
     # Else each test would wait for its end.
-    monkeypatch.setattr(head_watcher, "WAIT", 0.03)
+    monkeypatch.setattr(watcher, "wait_seconds", 0.03)
     yield
-    thread = head_watcher.follower._thread
-    head_watcher.follower.close()
+    thread = watcher._thread
+    watcher.close()
     if thread is not None:
         thread.join(30)
 

@@ -35,6 +35,7 @@ from ossy_event_store.mongodb import connection, indexes
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.monitoring import metrics
 from ossy_event_store.projections import projection
+from ossy_event_store.projections.generations import in_use
 from ossy_event_store.subscriptions import (
     declaration,
     operator_actions,
@@ -259,9 +260,8 @@ def reader(store, quick, run_once, tmp_path, monkeypatch, request):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(registry, "_registered", {})
     monkeypatch.setattr(projection, "_registered", {})
-    monkeypatch.setattr(projection, "_generations", {})
     # Who reads is another process than the command, and asks for itself.
-    monkeypatch.setattr(projection, "FRESH", 0.0)
+    monkeypatch.setattr(in_use, "fresh_seconds", 0.0)
     drop_projections(store)
     known = set(sys.modules)
     yield Reader(request.node.name, tmp_path, run_once)

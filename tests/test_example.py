@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from tests.rebuild.test_on_startup import ON_URL, serving, until
+from tests.support.processes import ON_URL, serving
+from tests.support.servers import until
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_project"
 
@@ -54,7 +55,7 @@ def site(tmp_path_factory, _store_ready):
     }
     command = (str(EXAMPLE / "manage.py"), "demo", "127.0.0.1:{port}")
     with serving(folder, *command, **environment) as (log, answer):
-        until(answer)
+        until(answer, 60)
         address = re.search(r"http://127\.0\.0\.1:\d+", log())[0]
         yield Browser(address), log, environment
 

@@ -28,7 +28,8 @@ from ossy_event_store.mongodb import connection, indexes, leases, schema_validat
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.monitoring import health
 from ossy_event_store.positions import reader as positions_reader
-from ossy_event_store.positions.sequencer import ChangeStream, Sequencer
+from ossy_event_store.positions.change_stream import ChangeStream
+from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.post_migrate import ensure_indexes
 from ossy_event_store.rebuild.progress import RebuildProgress
 from ossy_event_store.rebuild.ranges import Part, Span
@@ -425,7 +426,7 @@ def test_the_appender_rebuilds_and_resumes(appender, guarded, monkeypatch):
     notes = RebuildProgress(appender, [Book, Reader], None)
     drive(notes.begin([Part(Span("Book"), "a"), Part(Span("Reader"))]))
     report = AggregateRebuild.build_and_save_all(resume=True)
-    assert (report.anew, report.saved) == ("", 1)
+    assert (report.restart_reason, report.saved) == ("", 1)
     assert guarded.database.leases.find_one({"_id": notes.id})["parts"] == []
 
 

@@ -39,7 +39,7 @@ STATES = {
 KINDS = {
     "subscription": gettext_lazy("subscription"),
     projection.KIND: gettext_lazy("projection"),
-    projection.BUILD: gettext_lazy("projection being rebuilt"),
+    projection.BUILD_KIND: gettext_lazy("projection being rebuilt"),
     snapshot_subscription.KIND: gettext_lazy("snapshots"),
 }
 

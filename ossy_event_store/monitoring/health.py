@@ -25,8 +25,8 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
-from ..positions import reader, sequencer
-from ..projections.projection import BUILD
+from ..positions import leased_sequencer, reader
+from ..projections.projection import BUILD_KIND
 from ..subscriptions.transactions import is_away
 from .status import Status, holds, statuses
 
@@ -103,7 +103,7 @@ async def _figures(store: Store, limits: HealthLimits) -> dict[str, Any]:
 
 
 async def _positions(store: Store) -> dict[str, Any]:
-    lease = await store.leases.find_one({"_id": sequencer.LEASED})
+    lease = await store.leases.find_one({"_id": leased_sequencer.LEASE_NAME})
     now = dt.datetime.now(dt.UTC)
     is_given = holds(lease, now)
     since = await reader.waiting_since(store)
@@ -150,7 +150,7 @@ def _doubts_of_positions(
 
 def doubts(one: Status, limits: HealthLimits) -> Iterator[str]:
     """Yield why a subscription is not healthy, in words."""
-    if not one.declared or one.kind == BUILD:
+    if not one.declared or one.kind == BUILD_KIND:
         return  # of code that is gone, or not in use yet: nobody waits for it
     if one.state == "stopped":
         yield f"{one.name} has stopped at an event."

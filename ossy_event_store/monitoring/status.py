@@ -14,9 +14,8 @@ from ..exceptions import PositionsBroken
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..positions.reader import head_position, read
-from ..projections.projection import BUILD
-from ..projections.projection import registered as projections
-from ..projections.writer import revision
+from ..projections.generations import revision
+from ..projections.projection import BUILD_KIND, registered_projections
 from ..subscriptions import declaration
 from ..subscriptions.claim import DEFAULT_TIMINGS, lease_of
 
@@ -114,7 +113,7 @@ async def _status(
         updated=updated,
         last_error=document.get("lastError"),
         stopped=document.get("stopped"),
-        declared=declared is not None or document.get("kind") == BUILD,
+        declared=declared is not None or document.get("kind") == BUILD_KIND,
         changed=_is_changed(name, document),
     )
 
@@ -154,6 +153,6 @@ async def _lag_seconds(
 
 
 def _is_changed(name: str, document: Document) -> bool:
-    projection = projections().get(name)
+    projection = registered_projections().get(name)
     built = document.get("revision")
     return projection is not None and built not in (None, revision(projection))

@@ -1,8 +1,9 @@
 """
-The head of the one order, followed by one thread for all of a process.
+Watch the head of the global order, with one thread a process.
 
-Whoever waits for a new event waits here, so that a thousand of them cost the server no
-more than one. What is told is a hint: readers read the positions themselves.
+Everything that waits for a new event waits here, so that a thousand waiting threads
+or tasks cost the server no more than one. What they learn is a hint: readers read the
+positions themselves.
 """
 
 from __future__ import annotations
@@ -18,58 +19,63 @@ from contextlib import closing, suppress
 from ..mongodb import connection
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
+from .change_stream import ChangeStream, HistoryLost
 from .reader import head_position
-from .sequencer import ChangeStream, HistoryLost
 
 logger = logging.getLogger("ossy_event_store")
 
-WAIT = 1.0  # seconds that the server holds a question without an answer
-PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds, while there is no change stream
-TOLD = 2.0  # seconds for which a sequencer of this process is relied on
-UNUSED = 60.0  # seconds without a reader after which the thread ends
 
-
-class Follower:
+class HeadWatcher:
     """
-    Knows the last position, and wakes whoever waits for one beyond it.
+    Knows the last position, and wakes those that wait for a later one.
 
-    Its thread begins with the first who waits and ends when nobody has waited for a
-    while. ``follower`` of this module is the process's own.
+    Its thread starts with the first call that waits, and ends when nothing has waited
+    for a while. ``watcher`` of this module is the process's own.
     """
+
+    #: How long the server holds a request for changes while there are none.
+    wait_seconds = 1.0
+    #: Pauses between attempts while there is no change stream, doubled each time.
+    first_pause_seconds = 0.5
+    longest_pause_seconds = 5.0
+    #: How long a notification of this process's sequencer spares asking the server.
+    notified_seconds = 2.0
+    #: How long the thread lives on while nothing waits.
+    unused_seconds = 60.0
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._head = 0
         self._thread: threading.Thread | None = None
         self._end = threading.Event()
-        self._asked = 0.0
-        self._told = -TOLD
+        self._used_at = 0.0
+        self._notified_at = -self.notified_seconds
         self._loops: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
     @property
     def head(self) -> int:
-        """The last position that was seen; it may be behind."""
+        """The last position that was seen; the store may have later ones."""
         return self._head
 
     def wait(self, after: int, seconds: float) -> int:
         """
-        Wait until there is a position beyond ``after``, or ``seconds`` are over.
+        Wait until there is a position after ``after``, or ``seconds`` are over.
 
         Returns:
             The last position that was seen, which may still be ``after`` or less.
         """
-        self._run()
+        self._use()
         with self._changed:
             self._changed.wait_for(lambda: self._head > after, seconds)
         return self._head
 
     async def await_(self, after: int, seconds: float) -> int:
-        """See ``wait()``; other tasks of the loop go on meanwhile."""
+        """See ``wait()``; other tasks of the loop continue meanwhile."""
         end = time.monotonic() + seconds
         mine = (asyncio.get_running_loop(), asyncio.Event())
         self._loops.add(mine)
         try:
-            self._run()
+            self._use()
             while self._head <= after and (left := end - time.monotonic()) > 0:
                 mine[1].clear()
                 if self._head > after:
@@ -80,16 +86,16 @@ class Follower:
             self._loops.discard(mine)
         return self._head
 
-    def tell(self, position: int) -> None:
+    def notify(self, position: int) -> None:
         """
-        Take note of a position; for the sequencer of this process.
+        Note a position; for the sequencer of this process.
 
-        While it does so, again and again, the server need not be asked.
+        While the sequencer keeps calling, the thread does not ask the server.
         """
-        self._told = time.monotonic()
-        self._saw(position)
+        self._notified_at = time.monotonic()
+        self._note(position)
 
-    def _saw(self, position: int) -> None:
+    def _note(self, position: int) -> None:
         with self._changed:
             if position <= self._head:
                 return
@@ -102,72 +108,71 @@ class Follower:
 
     # --- the thread
 
-    def _run(self) -> None:
-        self._asked = time.monotonic()
+    def _use(self) -> None:
+        """Note that something waits, and start the thread if it does not run."""
+        self._used_at = time.monotonic()
         if self._thread is not None and self._thread.is_alive():
             return
         with self._changed:
             if self._thread is None or not self._thread.is_alive():
                 self._end = threading.Event()
                 self._thread = threading.Thread(
-                    target=self._follow,
+                    target=self._watch,
                     args=(self._end,),
-                    name="ossy_event_store.follow",
+                    name="ossy_event_store.head_watcher",
                     daemon=True,
                 )
                 self._thread.start()
 
     def close(self) -> None:
-        """Let the thread end, and wait until it has; a ``wait()`` begins it anew."""
+        """Stop the thread and wait for its end; the next ``wait()`` starts another."""
         thread = self._thread
         if thread is not None and thread.is_alive():
             self._end.set()
-            thread.join(2 * WAIT)
+            thread.join(2 * self.wait_seconds)
 
-    def _goes_on(self, end: threading.Event) -> bool:
-        is_used = bool(self._loops) or time.monotonic() - self._asked < UNUSED
-        return is_used and not end.is_set()
+    def _is_needed(self, end: threading.Event) -> bool:
+        unused = time.monotonic() - self._used_at
+        return (bool(self._loops) or unused < self.unused_seconds) and not end.is_set()
 
-    def _is_told(self) -> bool:
-        return time.monotonic() - self._told < TOLD
+    def _is_notified(self) -> bool:
+        return time.monotonic() - self._notified_at < self.notified_seconds
 
-    def _follow(self, end: threading.Event) -> None:
-        pause, said = PAUSE, ""
-        while self._goes_on(end):
-            if self._is_told():
-                end.wait(PAUSE)
+    def _watch(self, end: threading.Event) -> None:
+        pause, logged = self.first_pause_seconds, ""
+        while self._is_needed(end):
+            if self._is_notified():
+                end.wait(self.first_pause_seconds)
                 continue
             began = time.monotonic()
             try:
-                self._until_it_breaks(end)
+                self._read_changes(end)
             except HistoryLost:
-                continue  # dropped or renamed: from the beginning
+                continue  # dropped or renamed: start again
             except Exception as error:
-                # Whatever it is, those who wait look for themselves now and then.
-                if time.monotonic() - began > LONGEST_PAUSE:
-                    pause, said = PAUSE, ""  # it had worked
-                if (reason := short_reason(error)) != said:
-                    logger.warning("New events are not seen: %s", reason)
-                    said = reason
+                # Whatever it is: those that wait also read on their own, now and then.
+                if time.monotonic() - began > self.longest_pause_seconds:
+                    pause, logged = self.first_pause_seconds, ""  # it had worked
+                if (reason := short_reason(error)) != logged:
+                    logger.warning("Cannot watch for new events, retrying: %s", reason)
+                    logged = reason
                 end.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, self.longest_pause_seconds)
 
-    def _until_it_breaks(self, end: threading.Event) -> None:
+    def _read_changes(self, end: threading.Event) -> None:
         store = connection.blocking()
-        with closing(
-            ChangeStream(connection.raw(store.positions), fields=())
-        ) as changes:
-            # It may have fallen: positions can be dropped, and given anew.
+        with closing(ChangeStream(connection.raw(store.positions))) as changes:
+            # The head may have fallen: somebody dropped the positions.
             self._head = 0
-            self._saw(drive(head_position(store)))
-            while self._goes_on(end) and not self._is_told():
-                found = changes.fetch(WAIT)
-                if found:  # the last alone: who waits is woken once
-                    self._saw(found[-1][0]["_id"])
+            self._note(drive(head_position(store)))
+            while self._is_needed(end) and not self._is_notified():
+                found = changes.fetch(self.wait_seconds)
+                if found:  # only the last, so that each waiting thread wakes once
+                    self._note(found[-1][0]["_id"])
 
 
-follower = Follower()
-atexit.register(follower.close)
+watcher = HeadWatcher()
+atexit.register(watcher.close)
 if hasattr(os, "register_at_fork"):
-    # A child has neither the thread nor those who waited.
-    os.register_at_fork(after_in_child=follower.__init__)  # type: ignore[misc]
+    # A child process has neither the thread nor those that waited.
+    os.register_at_fork(after_in_child=watcher.__init__)  # type: ignore[misc]

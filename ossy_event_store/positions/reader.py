@@ -1,8 +1,8 @@
 """
-Reading the events in their one order; ``sequence`` gives the positions.
+Read events in global order; ``sequencer`` assigns the positions.
 
-The entries say which event stands where; the events are fetched by their ids, a page
-at a time.
+The entries say which event has which position; the events are fetched by their ids, a
+page at a time.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from ..exceptions import PositionsBroken
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 
-PAGE = 1000
-PLAIN = (str, ObjectId)  # ids that are keys as they are
-MANY = 50  # events that are looked for by the time at which they were recorded
-SPARE = 1.25  # events read for each that is wanted, at most
-LOOK = 100  # events that may wait for a position
-FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25  # seconds between two looks
+PAGE_SIZE = 1000  # events a round trip
+PLAIN_ID_TYPES = (str, ObjectId)  # of ids that are hashable and compare as MongoDB does
+TIME_SCAN_EVENTS = 50  # from so many on, events are read along the index of time
+SPARE_FACTOR = 1.25  # events read for each that is wanted, at most
+CHECKED_EVENTS = 100  # among which an event without a position is looked for
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.25  # between two polls
 
 
 async def head_position(store: Store, session: Any = None) -> int:
-    """Return the last position that was given, 0 if none was."""
+    """Return the last position that was assigned; 0 if none was."""
     with in_time():
         last = await store.positions.find_one(
             {}, projection={"_id": 1}, sort=[("_id", -1)], session=session
@@ -42,20 +42,20 @@ async def waiting_since(store: Store) -> dt.datetime | None:
     """
     Return when the oldest event without a position was recorded; None if all have one.
 
-    Two reads by index if all have one, else six. It looks at the newest event, and then
-    at the first ``LOOK`` behind the last that has a position; an event that is dated
-    back, as by an import, is seen only if it is among these.
+    Two reads by index if all have one, else six. It reads the newest event, and then
+    the first ``CHECKED_EVENTS`` after the last event that has a position. A backdated
+    event, as from an import, is found only if it is among these.
     """
     now = dt.datetime.now(dt.UTC)
     newest = await _recorded({"$lte": now}, -1, 1, store)
-    if not await _unplaced(store, newest):
+    if not await _without_position(store, newest):
         return None
     with in_time():
         last = await store.positions.find_one({}, sort=[("_id", -1)])
         event = last and await store.events.find_one({"_id": {"$eq": last["eventId"]}})
     since = {"$gte": event.get("created")} if event else {}
-    waiting = await _unplaced(
-        store, await _recorded({**since, "$lte": now}, 1, LOOK, store)
+    waiting = await _without_position(
+        store, await _recorded({**since, "$lte": now}, 1, CHECKED_EVENTS, store)
     )
     created: dt.datetime = (waiting or newest)[0]["created"]
     return created
@@ -64,7 +64,7 @@ async def waiting_since(store: Store) -> dt.datetime | None:
 async def _recorded(
     created: Document, direction: int, limit: int, store: Store
 ) -> list[Document]:
-    """Return events by the time at which they were recorded."""
+    """Return events in order of the time at which they were recorded."""
     with in_time():
         return await store.events.find(
             {"created": created, "aggregateId": {"$type": "string"}},
@@ -74,73 +74,75 @@ async def _recorded(
         )
 
 
-async def _unplaced(store: Store, events: Sequence[Document]) -> list[Document]:
-    """Return those that have no position."""
+async def _without_position(store: Store, events: Sequence[Document]) -> list[Document]:
+    """Return the events that have no position."""
     if not events:
         return []
     fields = ("aggregateId", "aggregateVersion")
-    places = [{name: {"$eq": event.get(name)} for name in fields} for event in events]
+    versions = [{name: {"$eq": event.get(name)} for name in fields} for event in events]
     with in_time():
-        found = await store.positions.find({"$or": places}, projection=fields)
-    placed = {_place(entry) for entry in found}
-    return [event for event in events if _place(event) not in placed]
+        found = await store.positions.find({"$or": versions}, projection=fields)
+    placed = {_stream_version(entry) for entry in found}
+    return [event for event in events if _stream_version(event) not in placed]
 
 
 async def wait_for(
-    store: Store, what: Any, seconds: float, *, subscription: str | None = None
+    store: Store, target: Any, seconds: float, *, subscription: str | None = None
 ) -> bool:
     """
-    Wait until an event has a position, and a subscription has come that far.
+    Wait until an event has a position, and a subscription has reached it.
 
     Args:
         store: one face of the store.
-        what: a position, an event as stored, or an ``Aggregate`` for its last event.
+        target: a position, an event as stored, or an ``Aggregate`` (its last event).
         seconds: how long to wait.
-        subscription: whose checkpoint is waited for; None waits for the position.
+        subscription: wait for the checkpoint of this one; None waits for the position
+            alone.
 
     Returns:
-        Whether it came true in that time.
+        Whether it was reached in that time.
     """
-    position, place = _asked(what)
-    end, pause = monotonic() + seconds, FIRST_PAUSE
+    position, version = _target(target)
+    end, pause = monotonic() + seconds, FIRST_PAUSE_SECONDS
     while True:
         if position is None:
-            position = await _position_at(store, place)
+            position = await _position_of(store, version)
         if position is not None and position <= await reached(store, subscription):
             return True
         left = end - monotonic()
         if left <= 0:
             return False
         await store.client.pause(min(pause, left))
-        pause = min(pause * 1.5, LONGEST_PAUSE)
+        pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
 
 
-def _asked(what: Any) -> tuple[int | None, tuple[str, int]]:
-    """Return the position that is meant, or the place in a stream."""
-    if isinstance(what, int) and not isinstance(what, bool):
-        return what, ("", 0)
-    if isinstance(what, Mapping):
-        stream, version = what.get("aggregateId"), what.get("aggregateVersion")
+def _target(target: Any) -> tuple[int | None, tuple[str, int]]:
+    """Return the position to wait for; or None, and the stream and version."""
+    if isinstance(target, int) and not isinstance(target, bool):
+        return target, ("", 0)
+    if isinstance(target, Mapping):
+        stream, version = target.get("aggregateId"), target.get("aggregateVersion")
     else:
-        stream, version = getattr(what, "id", None), getattr(what, "version", None)
+        stream, version = getattr(target, "id", None), getattr(target, "version", None)
     try:
         return None, (check_id(stream), check_version(version))
     except (TypeError, ValueError):
         raise TypeError(
             "Expected a position, an event as stored, or an Aggregate; not "
-            f"{type(what).__name__}."
+            f"{type(target).__name__}."
         ) from None
 
 
-async def _position_at(store: Store, place: tuple[str, int]) -> int | None:
-    query = {"aggregateId": {"$eq": place[0]}, "aggregateVersion": place[1]}
+async def _position_of(store: Store, version: tuple[str, int]) -> int | None:
+    stream, number = version
+    query = {"aggregateId": {"$eq": stream}, "aggregateVersion": number}
     with in_time():
         found = await store.positions.find_one(query, projection={"_id": 1})
     return found["_id"] if found else None
 
 
 async def reached(store: Store, subscription: str | None) -> int:
-    """Return how far a subscription has come, or, with None, the positions."""
+    """Return the position a subscription has reached; with None, the last of all."""
     if subscription is None:
         return await head_position(store)
     with in_time():
@@ -157,12 +159,12 @@ async def read_all(
     aggregate_types: Sequence[str] | None,
     limit: int | None,
 ) -> AsyncGenerator[Document, None]:
-    """Yield the events behind a position in their order, each with ``position``."""
+    """Yield the events after a position, in global order, each with ``position``."""
     query = wanted(types, aggregate_types)
     left = float("inf") if limit is None else limit
     async with store.client.session() as session:
         while left > 0:
-            size = int(min(PAGE, left))
+            size = int(min(PAGE_SIZE, left))
             page = await read(store, {**query, "_id": {"$gt": after}}, size, session)
             for event in page:
                 yield event
@@ -175,7 +177,7 @@ async def read_all(
 def wanted(
     types: Sequence[str] | None, aggregate_types: Sequence[str] | None
 ) -> Document:
-    """Return the filter over the positions for some types; None means all."""
+    """Return the filter over the entries for some types; None means all."""
     query: dict[str, Any] = {}
     for field, name, chosen in (
         ("type", "types", types),
@@ -190,10 +192,10 @@ async def read(
     store: Store, query: Document, size: int, session: Any
 ) -> list[Document]:
     """
-    Return the events of the first ``size`` positions that answer a query.
+    Return the events of the first ``size`` entries that match a query.
 
-    The session makes the second read see what the first one saw: another member
-    that became the primary in between may know less for a while.
+    The session makes the second read see what the first one saw: another member that
+    became the primary in between may lag for a while.
     """
     with in_time():
         entries = await store.positions.find(
@@ -206,9 +208,9 @@ async def read(
         events = await _events_of(store, entries, session)
     page = []
     for entry in entries:
-        event = events.get(_key(entry["eventId"]))
+        event = events.get(_id_key(entry["eventId"]))
         if event is None:
-            raise await _broken(store, entry["_id"], session)
+            raise await _positions_broken(store, entry["_id"], session)
         event = read_event(event)
         event["position"] = entry["_id"]
         page.append(event)
@@ -221,26 +223,27 @@ async def _events_of(
     """
     Return the events of some entries, by the keys of their ids.
 
-    Neighbours in the one order were recorded at about the same time: to follow the
-    index of time costs a third less than to look for each id. What that does not give
-    is looked for by id.
+    Neighbours in the global order were recorded at about the same time: reading along
+    the index of time costs a third less than looking up each id. Events that it does
+    not return are looked up by id.
     """
     events: dict[Any, Document] = {}
-    limit = round(len(entries) * SPARE)
-    dense = len(entries) >= MANY and entries[-1]["_id"] - entries[0]["_id"] < limit
-    if dense and (span := await _span(store, entries, session)):
-        # Without a sort, the server takes the one index that has times alone.
-        found = await store.events.find(span, limit=limit, session=session)
-        events = {_key(event["_id"]): event for event in found}
+    limit = round(len(entries) * SPARE_FACTOR)
+    span = entries[-1]["_id"] - entries[0]["_id"] if entries else 0
+    is_dense = len(entries) >= TIME_SCAN_EVENTS and span < limit
+    if is_dense and (times := await _time_span(store, entries, session)):
+        # Without a sort, the server picks the one index on the time alone.
+        found = await store.events.find(times, limit=limit, session=session)
+        events = {_id_key(event["_id"]): event for event in found}
     ids = [entry["eventId"] for entry in entries]
-    missing = [one for one in ids if _key(one) not in events]
+    missing = [one for one in ids if _id_key(one) not in events]
     if missing:
         found = await store.events.find({"_id": {"$in": missing}}, session=session)
-        events.update((_key(event["_id"]), event) for event in found)
+        events.update((_id_key(event["_id"]), event) for event in found)
     return events
 
 
-async def _span(
+async def _time_span(
     store: Store, entries: Sequence[Document], session: Any
 ) -> Document | None:
     """Return the filter for the time from the first entry's event to the last one's."""
@@ -251,16 +254,18 @@ async def _span(
     times = [event.get("created") for event in found]
     dates = [time for time in times if isinstance(time, dt.datetime)]
     if not dates:
-        return None  # a foreign writer stores numbers
+        return None  # another program stores numbers
     return {"created": {"$gte": min(dates), "$lte": max(dates)}}
 
 
-def _key(event_id: Any) -> Any:
-    """Return what an id is looked up by; ids of other kinds may be of any type."""
-    return event_id if type(event_id) in PLAIN else bson.encode({"": event_id})
+def _id_key(event_id: Any) -> Any:
+    """Return a hashable key for an event id, which may be of any BSON type."""
+    return event_id if type(event_id) in PLAIN_ID_TYPES else bson.encode({"": event_id})
 
 
-async def _broken(store: Store, position: int, session: Any) -> PositionsBroken:
+async def _positions_broken(
+    store: Store, position: int, session: Any
+) -> PositionsBroken:
     with in_time():
         entry = await store.positions.find_one({"_id": position}, session=session)
     entry = entry or {}
@@ -269,5 +274,5 @@ async def _broken(store: Store, position: int, session: Any) -> PositionsBroken:
     )
 
 
-def _place(document: Document) -> tuple[str, int]:
+def _stream_version(document: Document) -> tuple[str, int]:
     return document["aggregateId"], document["aggregateVersion"]

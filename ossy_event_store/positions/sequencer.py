@@ -1,104 +1,90 @@
 """
-One order over all events: positions 1, 2, 3, … without gaps, given after the commit.
+Assign positions: 1, 2, 3, … without gaps, to each event after its commit.
 
 An append stays a plain insert. A sequencer follows the change stream of the events,
 which is in the order of their commits, and writes an *entry* for each into
-``positions``: ``{_id: position, eventId, aggregateId, aggregateVersion, …}``. The
-entries are derived, and can be dropped and made again at any time.
+``positions``: ``{_id: position, eventId, aggregateId, aggregateVersion, …}``.
 
-Two things hold after every write, and all else rests on them:
+Never drop the entries to make them again. Entries can be rebuilt, but positions may
+then differ: reset every subscription and rebuild every projection.
+
+Two invariants hold after every write, and everything else rests on them:
 
 - the entries of a stream are its first versions, in order and without a gap;
-- an entry with a ``token`` says that every event up to that point of the change
+- an entry with a ``token`` certifies that every event up to that point of the change
   stream has its entry.
 
-Any number of sequencers may run. The position and the version are unique among the
-entries: one that was overtaken writes nothing, and starts again behind the last entry.
+Any number of sequencers may run. Position and version are unique among the entries: a
+sequencer that was overtaken writes nothing, and starts again after the last entry.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, suppress
-from math import exp, inf
-from threading import Event
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
-from pymongo.client_session import ClientSession
-from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, PyMongoError
 
 from ..documents.bson_types import Document
-from ..exceptions import StoreUnavailable
 from ..mongodb.connection import Store, raw
 from ..mongodb.indexes import ENTRY_VERSIONS, TIME
-from ..mongodb.leases import acquire, release
-from ..mongodb.ports import drive
-from ..mongodb.write_errors import DUPLICATE_KEY, short_reason
+from ..mongodb.write_errors import DUPLICATE_KEY
+from .change_stream import BATCH_SIZE, ChangeStream, HistoryLost
 
-logger = logging.getLogger("ossy_event_store")
-
-LIVE = 500  # changes a round trip
-SCAN = 1000  # events a round trip, of those that were there before
-RENEW = 60.0  # seconds without events until the point that is reached is noted anew
-# What comes alone has its position at once. What comes fast shares the writes of the
-# sequencer and of all who follow: each waits for the disks of a majority, as an append
-# does, and holds appends up. So it rests the longer the more comes, up to this.
-REST, LONGEST_REST = 0.005, 0.25  # seconds, for each event of the last second
-WAIT = 0.5  # seconds that a running sequencer waits for an event
-LEASE = 5.0  # seconds after which another process goes on for one that is gone
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds, after failures
 HEADS = 100_000  # streams whose last version is kept in memory
 
-# CappedPositionLost, InvalidResumeToken, ChangeStreamFatalError and -HistoryLost.
-LOST = frozenset({136, 260, 280, 286})
-LEASED = "sequencer"  # among the leases: who gives positions
-PROGRESS = "sequencer scan"  # among the leases: how far a scan of the events came
+SCAN_PROGRESS = "sequencer scan"  # an id among the leases, though no lease
 
 _FIELDS = ("aggregateId", "aggregateVersion", "aggregateType", "type")
-# The driver asks for a whole document; what an entry needs is less.
-_SHOWN = {"_id": 1, "created": 1, **dict.fromkeys(_FIELDS, 1)}
-
-
-class HistoryLost(Exception):
-    """The change stream cannot go on from where it was."""
+# The driver would fetch whole documents; an entry needs only these fields.
+_PROJECTION = {"_id": 1, "created": 1, **dict.fromkeys(_FIELDS, 1)}
 
 
 class HoleInStream(Exception):
-    """A version is there, and one before it is not: ``verify_event_store`` names it."""
+    """A stream lacks a version before one it has; ``verify_event_store`` names it."""
 
 
 class Sequencer:
-    """Gives positions. One thread uses it; other processes may have their own."""
+    """Assigns positions. One thread uses it; other processes may have their own."""
+
+    #: How many changes one round trip fetches.
+    batch_size: ClassVar[int] = BATCH_SIZE
+    #: How many events one round trip of the initial scan fetches.
+    scan_batch_size: ClassVar[int] = 1000
+    #: How long ``advance()`` waits for an event by default.
+    wait_seconds: ClassVar[float] = 0.5
+    #: Seconds without events until the token reached is stored again.
+    certify_seconds: ClassVar[float] = 60.0
 
     def __init__(self, store: Store) -> None:
-        #: Whether there was nothing left to do when ``advance()`` looked last.
+        #: Whether the last ``advance()`` found nothing left to do.
         self.is_caught_up = False
         self._events = raw(store.events)
         self._entries = raw(store.positions)
         self._progress = raw(store.leases)
-        #: The last position that it knows to be given.
+        #: The last position that it knows to be assigned.
         self.last = 0
         self._heads: dict[str, int] = {}
         self._wait = 0.0
         self._is_lost = False
         self._steps: Generator[int, None, None] | None = None
 
-    def advance(self, wait: float = 1.0) -> int:
+    def advance(self, wait: float | None = None) -> int:
         """
-        Give positions to some events, and return to how many.
+        Assign positions to some events; return to how many.
 
         Args:
-            wait: seconds to wait for an event if there is none.
+            wait: seconds to wait for an event if there is none; ``wait_seconds`` by
+                default.
 
         Raises:
             PyMongoError: the server did not answer. Call again, after a pause.
-            HoleInStream: an event was stored past the store.
+            HoleInStream: an event was stored outside of the event store.
         """
-        self._wait = wait
+        self._wait = self.wait_seconds if wait is None else wait
         self.is_caught_up = False
         if self._steps is None:
             self._steps = self._work()
@@ -119,7 +105,7 @@ class Sequencer:
             raise
 
     def close(self) -> None:
-        """Let the server go; ``advance()`` begins anew."""
+        """Close the cursors; the next ``advance()`` opens new ones."""
         if self._steps is not None:
             with suppress(PyMongoError):
                 self._steps.close()
@@ -137,43 +123,46 @@ class Sequencer:
         with closing(changes):
             yield from self._follow(changes)
 
+    def _open(self, token: Any = None) -> ChangeStream:
+        return ChangeStream(self._events, token, _FIELDS, self.batch_size)
+
     def _resume(self, token: Any) -> ChangeStream | None:
         if token is None or self._is_lost:
             return None
         try:
-            return ChangeStream(self._events, token)
+            return self._open(token)
         except HistoryLost:
             return None
 
     def _follow(self, changes: ChangeStream) -> Generator[int, None, None]:
-        noted = monotonic()
+        certified = monotonic()
         while True:
             found = changes.fetch(self._wait)
-            given = self._give(found)
+            assigned = self._assign(found)
             self.is_caught_up = not found
-            if given:
-                noted = monotonic()
-            elif monotonic() - noted > RENEW:
+            if assigned:
+                certified = monotonic()
+            elif monotonic() - certified > self.certify_seconds:
                 self._certify(changes.token)
-                noted = monotonic()
-            yield given
+                certified = monotonic()
+            yield assigned
 
     def _scan(self) -> Generator[int, None, ChangeStream]:
-        """Take in what has no position yet; return the changes from its beginning."""
-        begun = self._progress.find_one({"_id": PROGRESS})
+        """Assign positions to all events that lack one; return the changes since."""
+        begun = self._progress.find_one({"_id": SCAN_PROGRESS})
         changes = self._resume(begun["token"]) if begun else None
         after = begun["after"] if begun and changes else None
-        changes = changes or ChangeStream(self._events)
+        changes = changes or self._open()
         self._is_lost = False
         try:
             token = changes.token
             for batch in self._since(after):
-                yield self._give([(event, None) for event in _by_version(batch)])
+                yield self._assign([(event, None) for event in _by_version(batch)])
                 after = {"created": batch[-1].get("created"), "_id": batch[-1]["_id"]}
                 state = {"token": token, "after": after}
-                self._progress.replace_one({"_id": PROGRESS}, state, upsert=True)
+                self._progress.replace_one({"_id": SCAN_PROGRESS}, state, upsert=True)
             self._certify(token)
-            self._progress.delete_one({"_id": PROGRESS})
+            self._progress.delete_one({"_id": SCAN_PROGRESS})
         except BaseException:
             changes.close()
             raise
@@ -182,21 +171,21 @@ class Sequencer:
     def _since(self, after: Document | None) -> Generator[list[Document], None, None]:
         """Yield all events that the primary has now, by time."""
         with self._events.database.client.start_session() as session:
-            # What is read behind it is at least as new as the change stream's begin.
+            # What is read after the ping is at least as new as the change stream.
             self._events.database.command("ping", session=session)
-            keys = list(TIME.keys)
+            size, keys = self.scan_batch_size, list(TIME.keys)
             cursor = self._events.find(
-                {}, _SHOWN, sort=keys, hint=keys, batch_size=SCAN, session=session
+                {}, _PROJECTION, sort=keys, hint=keys, batch_size=size, session=session
             )
             if after is not None:
-                # A bound of the index: unlike $gt it goes on from numbers to dates.
+                # A bound of the index: unlike $gt it continues from numbers to dates.
                 cursor = cursor.min([(name, after[name]) for name, _ in keys])
             with cursor:
-                while batch := cursor.to_list(SCAN):
+                while batch := cursor.to_list(size):
                     yield batch
 
-    def _give(self, found: Sequence[tuple[Document, Any]]) -> int:
-        """Write the entries of those events that have none; return how many."""
+    def _assign(self, found: Sequence[tuple[Document, Any]]) -> int:
+        """Write the entries of those events that lack one; return how many."""
         found = [(event, token) for event, token in found if _is_event(event)]
         self._learn({event["aggregateId"] for event, _ in found})
         entries: list[Document] = []
@@ -219,7 +208,7 @@ class Sequencer:
         return len(entries)
 
     def _learn(self, streams: set[str]) -> None:
-        """Find the last version that has an entry, of streams not known yet."""
+        """Look up the last version with an entry, of streams not yet known."""
         if len(self._heads) > HEADS:
             self._heads.clear()
         unknown = list(streams - self._heads.keys())
@@ -241,180 +230,30 @@ class Sequencer:
         """Return the events of a stream between two versions."""
         versions = {"$gt": head, "$lt": version}
         query = {"aggregateId": {"$eq": stream}, "aggregateVersion": versions}
-        found = self._events.find(query, _SHOWN).sort("aggregateVersion", 1).to_list()
-        if len(found) != version - head - 1:
+        found = self._events.find(query, _PROJECTION)
+        events = found.sort("aggregateVersion", 1).to_list()
+        if len(events) != version - head - 1:
             raise HoleInStream(
-                f"Stream {stream!r} has version {version}, and of {head + 1} to "
-                f"{version - 1} there are {len(found)}. See verify_event_store."
+                f"Stream {stream!r} has version {version}, but of the versions "
+                f"{head + 1} to {version - 1} only {len(events)} exist. Run manage.py "
+                "verify_event_store."
             )
-        return found
+        return events
 
     def _certify(self, token: Any) -> None:
-        """Note at the last entry that all up to a point has entries."""
+        """Store at the last entry that all events up to ``token`` have entries."""
         self._entries.update_one({"_id": self.last}, {"$set": {"token": token}})
 
 
-def keep_giving(
-    store: Callable[[], Store],
-    stop: Event,
-    owner: str,
-    tell: Callable[[int], None] = lambda position: None,
-) -> None:
-    """
-    Give positions until ``stop`` is set, if no other process does.
-
-    The lease saves the others the work; that they may work at the same time is why
-    one that ends takes nothing with it.
-
-    Args:
-        store: returns the blocking face; asked again after every failure.
-        stop: set by whoever wants this to end, which it does within ``WAIT``.
-        owner: the name of this process, from ``leases.new_owner()``.
-        tell: called with the last position, again and again.
-    """
-    pause = FIRST_PAUSE
-    while not stop.is_set():
-        began = monotonic()
-        try:
-            _while_leased(store(), stop, owner, tell)
-        except (PyMongoError, StoreUnavailable, HoleInStream) as error:
-            if monotonic() - began > LONGEST_PAUSE:
-                pause = FIRST_PAUSE  # it had worked
-            logger.warning("No positions are given: %s", short_reason(error))
-            stop.wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def _while_leased(
-    store: Store, stop: Event, owner: str, tell: Callable[[int], None]
-) -> None:
-    sequencer, renewed, pace = Sequencer(store), -inf, Pace()
-    try:
-        while not stop.is_set():
-            if monotonic() - renewed > LEASE / 3:
-                if not drive(acquire(store, LEASED, owner, LEASE)):
-                    stop.wait(LEASE / 5)
-                    return
-                renewed = monotonic()
-            given = sequencer.advance(WAIT)
-            tell(sequencer.last)
-            rest = pace.after(given)
-            if given < LIVE:
-                stop.wait(rest)
-    finally:
-        sequencer.close()
-        with suppress(PyMongoError, StoreUnavailable):
-            drive(release(store, LEASED, owner))
-
-
-class Pace:
-    """How long a sequencer rests between two batches, by how much comes."""
-
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
-        self._at = clock()
-        self._rate = 0.0  # events in about the last second
-
-    def after(self, given: int) -> float:
-        """Return for how many seconds to rest after a batch of so many events."""
-        now = self._clock()
-        self._rate = self._rate * exp(self._at - now) + given
-        self._at = now
-        return min(REST * self._rate, LONGEST_REST) if given else 0.0
-
-
-class ChangeStream:
-    """
-    The inserts into a collection, in the order of their commits.
-
-    The driver's own change stream waits for more before it gives what it has; this
-    gives what has come as one batch.
-
-    Raises:
-        HistoryLost: the server has forgotten what came after ``token``.
-    """
-
-    def __init__(
-        self,
-        documents: Collection[Document],
-        token: Any = None,
-        fields: Sequence[str] = _FIELDS,
-    ) -> None:
-        self._database = documents.database
-        self._name = documents.name
-        self._session: ClientSession = self._database.client.start_session()
-        stage = {"resumeAfter": token} if token is not None else {}
-        shown = {f"fullDocument.{name}": 1 for name in ("_id", *fields)}
-        try:
-            # Without a first batch there is a token from the beginning on.
-            self._take(
-                "aggregate",
-                self._name,
-                pipeline=[
-                    {"$changeStream": stage},
-                    {"$match": {"operationType": {"$in": ["insert", "invalidate"]}}},
-                    {"$project": {"operationType": 1, **shown}},
-                ],
-                cursor={"batchSize": 0},
-                readConcern={"level": "majority"},
-            )
-        except BaseException:
-            self._session.end_session()
-            raise
-
-    def fetch(self, wait: float) -> list[tuple[Document, Any]]:
-        """Return what has come, or comes within some seconds, each with its token."""
-        batch = self._take(
-            "getMore",
-            self._id,
-            collection=self._name,
-            batchSize=LIVE,
-            maxTimeMS=max(1, round(wait * 1000)),
-        )
-        changes = [c for c in batch if c["operationType"] == "insert"]
-        if not self._id or len(changes) < len(batch):
-            raise HistoryLost
-        return [(change["fullDocument"], change["_id"]) for change in changes]
-
-    def close(self) -> None:
-        """Tell the server that nobody reads on."""
-        try:
-            if self._id:
-                with suppress(PyMongoError):
-                    self._database.command(
-                        "killCursors",
-                        self._name,
-                        cursors=[self._id],
-                        session=self._session,
-                    )
-        finally:
-            self._session.end_session()
-
-    def _take(self, name: str, value: Any, **options: Any) -> list[Document]:
-        try:
-            answer = self._database.command(
-                name, value, session=self._session, **options
-            )
-        except OperationFailure as error:
-            if error.code in LOST:
-                raise HistoryLost from error
-            raise
-        cursor = answer["cursor"]
-        self._id = cursor["id"]
-        self.token = cursor["postBatchResumeToken"]
-        found: list[Document] = cursor.get("nextBatch", [])
-        return found
-
-
 def _is_event(document: Document) -> bool:
-    """Whether it is an event at all, and not what somebody put beside them."""
+    """Whether a document is an event; other programs may store others beside them."""
     stream, version = document.get("aggregateId"), document.get("aggregateVersion")
     # Code, which BSON holds as well, is a subclass of str that cannot be a key.
     return type(stream) is str and isinstance(version, int)
 
 
 def _by_version(events: Sequence[Document]) -> Iterable[Document]:
-    """Yield the same events, where those of one stream stand in their order."""
+    """Yield the same events, with those of each stream in order of version."""
     streams: defaultdict[Any, list[Document]] = defaultdict(list)
     for event in filter(_is_event, events):
         streams[event["aggregateId"]].append(event)

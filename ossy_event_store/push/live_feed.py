@@ -38,7 +38,7 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import short_reason
 from ..positions import reader
-from ..positions.head_watcher import follower
+from ..positions.head_watcher import watcher
 from ..positions.reader import head_position
 from ..projections import projection as projections_projection
 from . import applied_events
@@ -379,7 +379,7 @@ class Feed:
 
     async def _advance(self, store: Store, session: Any, position: int) -> None:
         """Wait for a position beyond the last, and hand on what stands there."""
-        head = await follower.await_(position, LOOK)
+        head = await watcher.await_(position, LOOK)
         if await self._hand_on(store, session, position):
             return
         if await head_position(store, session) < position:
@@ -448,7 +448,7 @@ class Feed:
 
     async def is_beyond(self, position: int) -> bool:
         """Whether no event has this position, nor gets it soon."""
-        await follower.await_(position, PATIENCE)
+        await watcher.await_(position, PATIENCE)
         store = await connection.awaitable()
         async with self._turns, self._in_session(store) as session:
             return await head_position(store, session) < position
@@ -503,7 +503,7 @@ class ProjectionFeed(Feed):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.projection = projections_projection.registered()[name]
+        self.projection = projections_projection.registered_projections()[name]
         self._checkpoint = Checkpoint(0, NEVER)
         self._parked: ParkedStreams = {}
         self._looked = 0.0

@@ -175,7 +175,7 @@ class EventSourceView(View):
         wanted = EventFilter(**values)
         if wanted.key is not None and wanted.projection is None:
             raise ValueError("A key is one of a projection: give that as well.")
-        known = [None, *projections_projection.registered()]
+        known = [None, *projections_projection.registered_projections()]
         if wanted.projection not in known:
             raise ValueError(f"There is no projection {wanted.projection!r}.")
         return wanted

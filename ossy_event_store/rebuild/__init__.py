@@ -1,4 +1,4 @@
-"""Rebuild snapshots from the events."""
+"""Rebuild: make snapshots again from the events."""
 
 from .api import AggregateRebuild
 from .report import Altered, DryRun, RebuildReport

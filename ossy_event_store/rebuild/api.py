@@ -1,8 +1,8 @@
 """
-Rebuild: the registered aggregate classes, and their snapshots made anew.
+``AggregateRebuild``, the public class: rebuild snapshots from the events.
 
-All of them, those that are stale, a share of them on each of several machines, in one
-process or in several; or none, and a report of what would change.
+All snapshots, only stale ones, or a share on each of several machines, in one process
+or in several. A dry run writes nothing, and reports what would change.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import explained, in_time
 from ..mongodb.ports import drive
 from ..registry import register_aggregate, root_of
-from .coordinator import RebuildOptions, rebuild
+from .coordinator import rebuild
+from .options import RebuildOptions
 from .ranges import Partition
 from .report import Progress, RebuildReport
 
 
 class AggregateRebuild:
-    """The registered aggregate classes, and the rebuild of their snapshots."""
+    """Registers aggregate classes, and rebuilds their snapshots."""
 
     #: Register a class; also a class decorator.
     register_aggregate = staticmethod(register_aggregate)
@@ -45,30 +46,30 @@ class AggregateRebuild:
         Fold every stream of every registered type and save the snapshots.
 
         A stream whose reducer raises is reported and keeps its old snapshot; the
-        others go on. Live appends meanwhile do no harm.
+        rebuild continues with the others. Appends may continue meanwhile.
 
         Args:
             types: only these types.
             ids: only these streams.
-            stale: only snapshots that are missing, behind, ahead of their stream,
-                or of another revision of the reducer.
-            workers: in how many processes. Each imports the main module anew, so a
-                script that asks for them does so below ``if __name__ == "__main__":``.
-            partition: only share ``I`` of ``N``, a pair; ``I`` is from 0 to ``N-1``. A
-                stream is in one share for ever, by a hash of its id.
-            resume: go on where the last full rebuild of the same types and share
-                broke off, unless a reducer has changed since.
+            stale: only streams whose snapshot is missing, older or newer than the
+                stream, or of another revision of the reducer.
+            workers: the number of processes. Each imports the main module, so a script
+                has to call this below ``if __name__ == "__main__":``.
+            partition: only share ``I`` of ``N``, as a pair; ``I`` is from 0 to ``N-1``.
+                A stream is always in the same share, by a hash of its id.
+            resume: continue the last full rebuild of the same types and share, if it
+                was interrupted and no reducer has changed since.
             progress: called with the report after every batch.
 
         Raises:
             ValueError: no such share or number, or two arguments exclude each other.
             UnknownAggregateType: a type is not registered.
             StoreUnavailable: no server was reached.
-            RebuildBroken: one of several processes ended before its work.
+            RebuildBroken: a worker process died before its work was done.
         """
         share = _partition(partition)
-        choice = RebuildOptions(types, ids, stale, share, workers, resume)
-        return rebuild_chosen(choice, progress)
+        chosen = RebuildOptions(types, ids, stale, share, workers, resume)
+        return run_rebuild(chosen, progress)
 
     @classmethod
     async def abuild_and_save_all(
@@ -83,13 +84,13 @@ class AggregateRebuild:
         progress: Progress | None = None,
     ) -> RebuildReport:
         """
-        See ``build_and_save_all()``; reducers run in the loop's thread.
+        See ``build_and_save_all()``; reducers run in the thread of the event loop.
 
-        More than one of ``workers`` is a ``ValueError``: to wait for them blocks.
+        ``workers`` above 1 is a ``ValueError``: waiting for processes blocks.
         """
         share = _partition(partition)
-        choice = RebuildOptions(types, ids, stale, share, workers, resume)
-        return await _awaitable(choice, progress)
+        chosen = RebuildOptions(types, ids, stale, share, workers, resume)
+        return await _run_awaitable(chosen, progress)
 
     @classmethod
     def dry_run(
@@ -104,12 +105,13 @@ class AggregateRebuild:
         """
         Fold streams as ``build_and_save_all()`` does, and write nothing at all.
 
-        The report's ``dry_run`` says by type how the snapshots stand, and which states
-        the reducer would alter: each compared at the version of its snapshot.
+        The report's ``dry_run`` counts, by type, current and stale snapshots, and lists
+        the states that the reducer would alter. Each state is compared at the version
+        of its snapshot.
         """
         share = _partition(partition)
-        choice = RebuildOptions(types, ids, False, share, workers, dry_run=True)
-        return rebuild_chosen(choice, progress)
+        chosen = RebuildOptions(types, ids, False, share, workers, dry_run=True)
+        return run_rebuild(chosen, progress)
 
     @classmethod
     async def adry_run(
@@ -121,10 +123,10 @@ class AggregateRebuild:
         partition: tuple[int, int] | None = None,
         progress: Progress | None = None,
     ) -> RebuildReport:
-        """See ``dry_run()``; more than one of ``workers`` is a ``ValueError``."""
+        """See ``dry_run()``; ``workers`` above 1 is a ``ValueError``."""
         share = _partition(partition)
-        choice = RebuildOptions(types, ids, False, share, workers, dry_run=True)
-        return await _awaitable(choice, progress)
+        chosen = RebuildOptions(types, ids, False, share, workers, dry_run=True)
+        return await _run_awaitable(chosen, progress)
 
     @classmethod
     def build_and_save(cls, aggregate_type: str, aggregate_id: str) -> Document:
@@ -133,9 +135,9 @@ class AggregateRebuild:
 
         Raises:
             UnknownAggregateType: the type is not registered.
-            AggregateNotFound: there is no such stream of this type.
+            AggregateNotFound: no stream of this type has this id.
             ReducerError: the reducer raised, or its state cannot be stored; the
-                old snapshot is as it was.
+                old snapshot stays.
         """
         Root = root_of(aggregate_type)
         check_id(aggregate_id)
@@ -155,23 +157,26 @@ def _partition(pair: tuple[int, int] | None) -> Partition | None:
     return None if pair is None else Partition(*pair)
 
 
-def rebuild_chosen(
-    choice: RebuildOptions, progress: Progress | None = None
+def run_rebuild(
+    options: RebuildOptions, progress: Progress | None = None
 ) -> RebuildReport:
-    """Rebuild what is chosen, through the blocking face."""
-    _ = choice.roots  # an unknown type is said before anybody connects
+    """Rebuild what the options say, through the blocking face."""
+    _ = options.roots  # an unknown type is an error before anything connects
     with explained():
-        return drive(rebuild(connection.blocking(), choice, progress))
+        return drive(rebuild(connection.blocking(), options, progress))
 
 
-async def _awaitable(
-    choice: RebuildOptions, progress: Progress | None
+async def _run_awaitable(
+    options: RebuildOptions, progress: Progress | None
 ) -> RebuildReport:
-    if choice.workers > 1:
-        raise ValueError("workers: only through the blocking method")
-    _ = choice.roots
+    if options.workers > 1:
+        raise ValueError(
+            f"workers {options.workers}: expected 1, as waiting for processes blocks "
+            "the event loop; use the blocking method"
+        )
+    _ = options.roots
     with explained():
-        return await rebuild(await connection.awaitable(), choice, progress)
+        return await rebuild(await connection.awaitable(), options, progress)
 
 
 async def _rebuild_one(store: Store, Root: Any, aggregate_id: str) -> Document:
@@ -182,6 +187,6 @@ async def _rebuild_one(store: Store, Root: Any, aggregate_id: str) -> Document:
         raise AggregateNotFound(Root.aggregate_type, aggregate_id)
     with in_time():
         snapshot = await store.snapshots.find_one({"_id": {"$eq": aggregate_id}})
-    if snapshot is None:  # discarded by somebody else in between
+    if snapshot is None:  # another process has discarded it in between
         raise AggregateNotFound(Root.aggregate_type, aggregate_id)
     return snapshot

@@ -1,8 +1,8 @@
 """
-A dry run: fold streams as a rebuild does, write nothing, and tell what would change.
+Dry run: fold streams as a rebuild does, write nothing, and report what would change.
 
-A state is compared at the version of its snapshot: what events did that came later is
-not what the reducer alters.
+A state is compared at the version of its snapshot: what later events changed is not
+what the reducer alters.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from ..exceptions import InvalidState
 from ..mongodb.deadline import in_time
 from ..streams.reducers import revision_of
 from ..streams.snapshots import Snapshot
-from .fold_streams import Refold, StreamFold
+from .fold_streams import SnapshotBuilder, StreamFold
 from .report import DryRun
 
-AGAIN = 100  # streams held to be looked at again
-LOOKED = 200  # changes of a state that are looked at; the others are counted
+RECHECK_BATCH = 100  # streams held until they are read again
+COMPARED_CHANGES = 200  # changes of a state that are listed; the others are counted
 
 
-class DryRefold(Refold):
-    """Folds streams beside their snapshots, and counts what it sees."""
+class DryRunBuilder(SnapshotBuilder):
+    """Builds snapshots only to compare them with the stored ones."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._saved: dict[str, Document] = {}
-        self._open: object = None  # the stream that a batch may go on with
+        self._open: object = None  # the stream that the next batch may continue
         self._ahead: list[ComparedFold] = []
 
-    async def look(self, Root: Any, batch: list[Document]) -> None:
+    async def prepare(self, Root: Any, batch: list[Document]) -> None:
         """Read the snapshots of the streams that begin in a batch."""
         ids = {event["aggregateId"] for event in batch} - {self._open}
         with in_time():
@@ -48,10 +48,10 @@ class DryRefold(Refold):
         return ComparedFold(Root, aggregate_id, saved)
 
     def keep(self, stream: StreamFold, snapshot: Snapshot) -> None:
-        """Take no snapshot: none is written."""
+        """Drop the snapshot: none is written."""
 
     def finish(self, stream: StreamFold) -> None:
-        """Count a stream, and what a rebuild would do to it."""
+        """Count a stream, and what a rebuild would change."""
         failed = self.report.failed
         super().finish(stream)
         if stream.id is not None and isinstance(stream, ComparedFold):
@@ -79,11 +79,11 @@ class DryRefold(Refold):
         return self.report.dry_run.setdefault(stream.Root.aggregate_type, DryRun())
 
     def is_time_to_write(self) -> bool:
-        """Whether there is enough to look at again."""
-        return len(self._ahead) >= AGAIN
+        """Whether ``write()`` has enough to do."""
+        return len(self._ahead) >= RECHECK_BATCH
 
     async def write(self) -> None:
-        """Look again at snapshots that seem to be ahead; an append may have come."""
+        """Read streams older than their snapshot again: an append may have arrived."""
         streams, self._ahead = self._ahead, []
         for stream in streams:
             with in_time():
@@ -102,7 +102,7 @@ class DryRefold(Refold):
 
 
 class ComparedFold(StreamFold):
-    """The fold of a stream, which is compared with a snapshot where it comes past."""
+    """The fold of a stream, compared with its snapshot at the same version."""
 
     def __init__(
         self, Root: Any, aggregate_id: str | None = None, saved: Document | None = None
@@ -112,7 +112,7 @@ class ComparedFold(StreamFold):
         self.until = version_number(saved.get("aggregateVersion")) or 0 if saved else 0
         is_one = saved and self.until and isinstance(saved.get("state"), dict)
         self.saved = saved if is_one else None
-        #: What the reducer alters; None if that cannot be said.
+        #: What the reducer alters; None if it cannot be compared.
         self.found: Diff | None = None
 
     @property
@@ -123,7 +123,7 @@ class ComparedFold(StreamFold):
         )
 
     def take(self, events: list[Document]) -> None:
-        """Fold some more events; compare when the version of the snapshot is there."""
+        """Take some more events; compare when the snapshot's version is reached."""
         if self.saved is None or self.version >= self.until:
             super().take(events)
             return
@@ -141,4 +141,4 @@ class ComparedFold(StreamFold):
             state = stored_state(self.state, self.Root.aggregate_type)
         except InvalidState:
             return
-        self.found = changes(saved["state"], state, LOOKED)
+        self.found = changes(saved["state"], state, COMPARED_CHANGES)

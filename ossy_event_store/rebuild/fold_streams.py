@@ -1,10 +1,10 @@
 """
-The work of a rebuild: fold streams anew and write their snapshots.
+Fold streams from their events, and write the snapshots in bulk.
 
-A full rebuild is one ordered scan a type, folded stream by stream, written in
-bulk: flat memory and no query a stream. A stale rebuild first merges two ordered
-index scans, stream heads and snapshots, and folds only what is missing, behind,
-ahead, or of another revision.
+A full rebuild is one ordered scan of each type, folded stream by stream: flat memory,
+and no query per stream. A stale rebuild first merges two ordered index scans, stream
+heads and snapshots, and folds only streams whose snapshot is missing, older or newer
+than its stream, or of another revision.
 """
 
 from __future__ import annotations
@@ -32,20 +32,23 @@ from .tallies import Tally
 
 logger = logging.getLogger("ossy_event_store")
 
-WRITE = 500  # snapshots a bulk write, at most
-LONG = 5000  # events of one stream held at once
-ASK = 200  # stale streams folded by one scan
+IDS_PER_SCAN = 200  # streams chosen by id that one scan folds
 
 
-class Refold:
+class SnapshotBuilder:
     """
-    The fold in progress: the stream at hand, and the snapshots not written yet.
+    Folds streams and writes their snapshots.
 
     Args:
         store: one face of the store.
         progress: called after every batch.
-        written: called when snapshots were written.
+        written: called after snapshots were written.
     """
+
+    #: Snapshots that one bulk write takes, at most.
+    write_batch = 500
+    #: What is folded and not written would be lost to a resumed rebuild.
+    write_seconds = 1.0
 
     def __init__(
         self,
@@ -59,28 +62,28 @@ class Refold:
         self.report = RebuildReport()
         self.began = self.wrote = time.monotonic()
         self.snapshots: list[Snapshot] = []
-        self.first: bool | None = None  # whether there was no snapshot to begin with
+        self.is_first: bool | None = None  # whether no snapshot existed at the start
         self.last: str | None = None  # the last stream that was folded
         #: The stream up to which all snapshots are written.
         self.done: str | None = None
 
     def tick(self) -> None:
-        """Tell how far it is."""
+        """Call ``progress`` with the time taken so far."""
         self.report.seconds = time.monotonic() - self.began
         self.progress()
 
-    async def run_ids(self, Root: Any, ids: Sequence[str]) -> None:
-        """Fold these streams, some at a time, where they are of the type."""
-        for at in range(0, len(ids), ASK):
-            some = {"aggregateId": {"$in": list(ids[at : at + ASK])}}
-            await self.run(Root, {**Span(Root.aggregate_type).query, **some})
+    async def fold_ids(self, Root: Any, ids: Sequence[str]) -> None:
+        """Fold those of these streams that are of the type, some at a time."""
+        for at in range(0, len(ids), IDS_PER_SCAN):
+            some = {"aggregateId": {"$in": list(ids[at : at + IDS_PER_SCAN])}}
+            await self.fold(Root, {**Span(Root.aggregate_type).query, **some})
 
-    async def run(self, Root: Any, query: Document) -> None:
-        """Fold every stream that the query gives, and write the snapshots."""
+    async def fold(self, Root: Any, query: Document) -> None:
+        """Fold every stream that matches a query, and write the snapshots."""
         stream = self.stream(Root)
         async with aclosing(scan(self.store, query)) as batches:
             async for batch in batches:
-                await self.look(Root, batch)
+                await self.prepare(Root, batch)
                 for aggregate_id, events in itertools.groupby(
                     batch, itemgetter("aggregateId")
                 ):
@@ -99,39 +102,39 @@ class Refold:
         """Return the fold of a stream that begins."""
         return StreamFold(Root, aggregate_id)
 
-    async def look(self, Root: Any, batch: list[Document]) -> None:
+    async def prepare(self, Root: Any, batch: list[Document]) -> None:
         """Read what is needed besides the events of a batch."""
 
     def is_time_to_write(self) -> bool:
         """Whether ``write()`` has enough to do."""
-        # What is not written after a second would be lost to who resumes.
-        late = time.monotonic() - self.wrote > 1
-        return len(self.snapshots) >= WRITE or (late and bool(self.snapshots))
+        is_late = time.monotonic() - self.wrote > self.write_seconds
+        is_full = len(self.snapshots) >= self.write_batch
+        return is_full or (is_late and bool(self.snapshots))
 
     def finish(self, stream: StreamFold) -> None:
-        """Take the snapshot of a stream of which all events were taken."""
+        """Keep the snapshot of a stream whose events are all folded."""
         if stream.id is None:
             return
         try:
             self.keep(stream, stream.snapshot())
         except ReducerError as error:
             self.report.fail(error)
-            logger.error("Rebuild failed: %s", error)
+            logger.error("Cannot rebuild a snapshot; the old one stays: %s", error)
         self.report.streams += 1
         self.report.events += stream.count
         self.last = stream.id
 
     def keep(self, stream: StreamFold, snapshot: Snapshot) -> None:
-        """Take a snapshot to be written."""
+        """Keep a snapshot until ``write()``."""
         self.snapshots.append(snapshot)
 
     async def write(self) -> None:
-        """Write the snapshots that were taken."""
+        """Write the snapshots kept so far."""
         snapshots, self.snapshots = self.snapshots, []
         with in_time():
-            if self.first is None:
-                self.first = await self.store.snapshots.count() == 0
-            saved = await write_snapshots(self.store, snapshots, first=self.first)
+            if self.is_first is None:
+                self.is_first = await self.store.snapshots.count() == 0
+            saved = await write_snapshots(self.store, snapshots, first=self.is_first)
         self.report.saved += saved
         self.report.newer += len(snapshots) - saved
         self.wrote = time.monotonic()
@@ -141,7 +144,10 @@ class Refold:
 
 
 class StreamFold:
-    """One stream while it is folded; ``error`` once its reducer has raised."""
+    """The fold of one stream; ``error`` once its reducer has raised."""
+
+    #: Events that are held before they are folded.
+    held_events = 5000
 
     def __init__(self, Root: Any, aggregate_id: str | None = None) -> None:
         self.Root = Root
@@ -153,13 +159,13 @@ class StreamFold:
         self.error: ReducerError | None = None
 
     def take(self, events: list[Document]) -> None:
-        """Fold some more events, or hold them for a while."""
+        """Take some more events; fold them now or later."""
         self.events += events
-        if len(self.events) >= LONG:
+        if len(self.events) >= self.held_events:
             self.fold()
 
     def fold(self) -> None:
-        """Fold what is held."""
+        """Fold the events that are held."""
         events, self.events = self.events, []
         if not events:
             return
@@ -173,7 +179,7 @@ class StreamFold:
 
     def snapshot(self) -> Snapshot:
         """
-        Return the snapshot of all events that were taken.
+        Return the snapshot of all events taken.
 
         Raises:
             ReducerError: the reducer raised, or its state cannot be stored.
@@ -190,8 +196,8 @@ class StreamFold:
             ) from None
 
 
-async def run_part(
-    work: Refold,
+async def fold_range(
+    builder: SnapshotBuilder,
     Root: Any,
     span: Span,
     partition: Partition | None = None,
@@ -202,23 +208,23 @@ async def run_part(
     Fold a range of streams.
 
     Args:
-        work: what folds them, and counts.
+        builder: folds and counts them.
         Root: their class.
-        span: which streams.
-        partition: only those of this share.
-        stale: only those whose snapshot is not current.
-        tally: where to count all that are passed, with ``stale``.
+        span: the range.
+        partition: only the streams of this share.
+        stale: only streams whose snapshot is not current.
+        tally: with ``stale``, counts all streams of the range.
     """
     if partition is None and not stale:
-        await work.run(Root, span.query)
+        await builder.fold(Root, span.query)
         return
     found = (
-        stale_ids(work.store, Root, tally, span)
+        stale_ids(builder.store, Root, tally, span)
         if stale
-        else ids_of(work.store, span, cast(Partition, partition))
+        else ids_of(builder.store, span, cast(Partition, partition))
     )
     async with aclosing(found) as pages:
         async for ids in pages:
-            await work.run_ids(
+            await builder.fold_ids(
                 Root, [i for i in ids if not partition or i in partition]
             )

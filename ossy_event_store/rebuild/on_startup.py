@@ -1,9 +1,9 @@
 """
-Start-up: a process that serves brings stale snapshots up to date.
+Rebuild stale snapshots when a process that serves starts.
 
-``ready()`` runs in every process that sets Django up, so it first has to be known
-what kind this is. Management commands, tests and the autoreloader's parent do
-nothing; a database that is down is retried and delays nobody.
+``ready()`` runs in every process that sets Django up, so this first finds out whether
+the process serves. Management commands, tests and the autoreloader's parent do
+nothing. A database that is down is retried and delays no request.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from .report import RebuildReport
 
 logger = logging.getLogger("ossy_event_store")
 
-LEASE = "rebuild"
-HOLD = 30.0  # seconds a lease holds; renewed well before
-LONGEST_WAIT = 60.0  # seconds between two tries while the database is down
+LEASE_NAME = "rebuild"
+LEASE_SECONDS = 30.0  # renewed well before
+LONGEST_PAUSE_SECONDS = 60.0  # between two attempts while the database is down
 
-_begun_in: int | None = None  # the process that has begun
+_started_in: int | None = None  # the id of the process that has started it
 
 
 def begin() -> None:
-    """Begin the rebuild if this process serves; called once by ``ready()``."""
+    """Start the rebuild if this process serves; called once by ``ready()``."""
     if serves():
-        _begin()
+        _start()
     else:
-        # A server that sets Django up in a way of its own is known by its requests.
+        # A server that sets Django up in its own way shows only by its requests.
         request_started.connect(_on_request, dispatch_uid="ossy_event_store.startup")
 
 
 def serves() -> bool:
-    """Whether this process is a web server's, told by who is setting Django up."""
+    """Whether this process serves, judging by what sets Django up."""
     if location.is_test_run():
         return False
     if len(sys.argv) > 1 and sys.argv[1].startswith("runserver"):
@@ -70,16 +70,16 @@ def serves() -> bool:
 def _on_request(**kwargs: object) -> None:
     request_started.disconnect(dispatch_uid="ossy_event_store.startup")
     if not location.is_test_run():
-        _begin(may_block=False)
+        _start(may_block=False)
 
 
-def _begin(*, may_block: bool = True) -> None:
-    global _begun_in
-    wanted = get_settings().REBUILD_ON_STARTUP
-    if _begun_in == os.getpid() or not wanted:
+def _start(*, may_block: bool = True) -> None:
+    global _started_in
+    mode = get_settings().REBUILD_ON_STARTUP
+    if _started_in == os.getpid() or not mode:
         return
-    _begun_in = os.getpid()
-    if wanted == "blocking" and may_block and _try(leases.new_owner()):
+    _started_in = os.getpid()
+    if mode == "blocking" and may_block and _attempt(leases.new_owner()):
         return
     threading.Thread(
         target=_keep_trying, name="ossy_event_store.rebuild", daemon=True
@@ -87,39 +87,41 @@ def _begin(*, may_block: bool = True) -> None:
 
 
 def _keep_trying() -> None:
-    """Rebuild under the lease; while that cannot be done, try again later."""
-    # Not before every app is ready: a reducer may use what another sets up.
+    """Rebuild under the lease; retry later as long as that fails."""
+    # Wait for every app: a reducer may use what another app sets up.
     apps.ready_event.wait()
     owner = leases.new_owner()
     for attempt in itertools.count(1):
         if attempt > 1:
-            time.sleep(min(LONGEST_WAIT, 2.0 ** min(attempt, 6)))
-        if _try(owner):
+            time.sleep(min(LONGEST_PAUSE_SECONDS, 2.0 ** min(attempt, 6)))
+        if _attempt(owner):
             return
 
 
-def _try(owner: str) -> bool:
-    """Rebuild what is stale; return whether there is nothing left to try."""
+def _attempt(owner: str) -> bool:
+    """Rebuild what is stale; return whether no further attempt is needed."""
     try:
-        # None: another process is at it, which may die, so look in again later.
+        # None: another process rebuilds. It may die, so try again later.
         return rebuild_stale(owner) is not None
     except (ImproperlyConfigured, OperationFailure) as error:
-        logger.error("Snapshots are not rebuilt: %s", short_reason(error))
+        logger.error(
+            "Cannot rebuild stale snapshots, giving up: %s", short_reason(error)
+        )
         return True
     except (EventStoreError, PyMongoError) as error:
         logger.warning(
-            "Snapshots are not rebuilt yet, to be tried again: %s", short_reason(error)
+            "Cannot rebuild stale snapshots yet, retrying: %s", short_reason(error)
         )
         return False
     except Exception:
-        # A thread that dies would say so to nobody who reads the site's log.
-        logger.exception("Snapshots are not rebuilt.")
+        # Python prints the error of a thread that dies, but not to the site's log.
+        logger.exception("Cannot rebuild stale snapshots, giving up.")
         return True
 
 
 def rebuild_stale(owner: str) -> RebuildReport | None:
     """
-    Rebuild stale snapshots if no other process is doing so; else return None.
+    Rebuild stale snapshots; return None if another process is doing so.
 
     Args:
         owner: this process, from ``leases.new_owner()``.
@@ -128,26 +130,28 @@ def rebuild_stale(owner: str) -> RebuildReport | None:
         return RebuildReport()
     store = connection.blocking()
     with in_time():
-        if not drive(leases.acquire(store, LEASE, owner, HOLD)):
+        if not drive(leases.acquire(store, LEASE_NAME, owner, LEASE_SECONDS)):
             return None
     renewed = time.monotonic()
 
     def renew(report: RebuildReport) -> None:
         nonlocal renewed
-        if time.monotonic() - renewed > HOLD / 3:
+        if time.monotonic() - renewed > LEASE_SECONDS / 3:
             renewed = time.monotonic()
             with in_time():
-                drive(leases.acquire(store, LEASE, owner, HOLD))
+                drive(leases.acquire(store, LEASE_NAME, owner, LEASE_SECONDS))
 
     try:
         report = AggregateRebuild.build_and_save_all(stale=True, progress=renew)
     finally:
         with in_time():
-            drive(leases.release(store, LEASE, owner))
+            drive(leases.release(store, LEASE_NAME, owner))
     if report.streams:
         logger.log(
-            logging.INFO if report.ok else logging.ERROR, "Start-up rebuild: %s", report
+            logging.INFO if report.ok else logging.ERROR,
+            "Rebuilt stale snapshots at start-up: %s",
+            report,
         )
     else:
-        logger.info("Start-up rebuild: every snapshot is current.")
+        logger.info("No stale snapshots at start-up.")
     return report

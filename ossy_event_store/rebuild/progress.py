@@ -1,7 +1,7 @@
 """
-How far a full rebuild is, noted in the database, so that another can go on.
+Record how far a full rebuild is, in the database, so that another can resume it.
 
-One document among the leases for each share: a rebuild may write there whoever it is.
+One document for each share, among the leases: every user that rebuilds may write there.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from ..mongodb.leases import new_owner
 from ..streams.reducers import revision_of
 from .ranges import Part, Partition, Span
 
-EVERY = 1.0  # seconds between two notes
-
-_NOTE = "rebuild progress"  # an id among the leases
+DOCUMENT_ID = "rebuild progress"  # among the leases; of a share with its name
 
 
 class RebuildProgress:
     """
-    The note of one rebuild.
+    The recorded progress of one rebuild.
 
     Args:
         store: one face of the store.
@@ -34,61 +32,69 @@ class RebuildProgress:
         partition: the share of them, if not all.
     """
 
+    #: How long ``save()`` waits between two writes.
+    save_seconds = 1.0
+
     def __init__(
         self, store: Store, roots: Sequence[Any], partition: Partition | None
     ) -> None:
         self.store = store
-        self.run = new_owner()
-        self.choice = {Root.aggregate_type: revision_of(Root) for Root in roots}
-        self.id = f"{_NOTE} {partition}" if partition else _NOTE
-        self._noted = 0.0
+        self.run_id = new_owner()
+        self.revisions = {Root.aggregate_type: revision_of(Root) for Root in roots}
+        self.id = f"{DOCUMENT_ID} {partition}" if partition else DOCUMENT_ID
+        self._saved_at = 0.0
 
-    async def find(self) -> tuple[list[Part], str]:
-        """Return the parts of the rebuild that broke off; or none, and why."""
+    async def load(self) -> tuple[list[Part], str]:
+        """Return the parts of the interrupted rebuild; or none, and the reason."""
         with in_time():
-            note = await self.store.leases.find_one({"_id": self.id})
-        if note is None or not note["parts"]:
-            return [], "no rebuild of this choice had broken off"
-        noted = {one["aggregateType"]: one["revision"] for one in note["choice"]}
-        if noted.keys() != self.choice.keys():
-            return [], f"the one that broke off was of other types: {', '.join(noted)}"
-        changed = [kind for kind in noted if noted[kind] != self.choice[kind]]
+            found = await self.store.leases.find_one({"_id": self.id})
+        if found is None or not found["parts"]:
+            return [], "no rebuild of these types and this share was interrupted"
+        revisions = {one["aggregateType"]: one["revision"] for one in found["choice"]}
+        if revisions.keys() != self.revisions.keys():
+            types = ", ".join(revisions)
+            return [], f"the interrupted rebuild was of other types: {types}"
+        changed = [
+            kind for kind in revisions if revisions[kind] != self.revisions[kind]
+        ]
         if changed:
             return [], f"the reducer of {', '.join(changed)} has changed since"
-        return [_part(one) for one in note["parts"]], ""
+        return [_part(one) for one in found["parts"]], ""
 
     async def begin(self, parts: Sequence[Part]) -> None:
-        """Note that a rebuild begins, in place of the one before."""
+        """Record that a rebuild begins, in place of the one before."""
         choice = [
             {"aggregateType": kind, "revision": revision}
-            for kind, revision in self.choice.items()
+            for kind, revision in self.revisions.items()
         ]
-        note = {"_id": self.id, "run": self.run, "choice": choice, **_noted(parts)}
+        new = {"_id": self.id, "run": self.run_id, "choice": choice, **_fields(parts)}
         with in_time():
-            await self.store.leases.replace_one({"_id": self.id}, note, upsert=True)
-        self._noted = time.monotonic()
+            await self.store.leases.replace_one({"_id": self.id}, new, upsert=True)
+        self._saved_at = time.monotonic()
 
-    async def note(self, parts: Sequence[Part]) -> None:
-        """Note how far it is, if it is time to."""
-        if time.monotonic() - self._noted < EVERY:
+    async def save(self, parts: Sequence[Part]) -> None:
+        """Record how far it is, unless that was done just before."""
+        if time.monotonic() - self._saved_at < self.save_seconds:
             return
         await self._write(parts)
-        self._noted = time.monotonic()
+        self._saved_at = time.monotonic()
 
-    async def forget(self) -> None:
-        """Note that nothing is left to do."""
-        await self._write([])  # who may append may not delete
+    async def finish(self) -> None:
+        """Record that nothing is left to do."""
+        # Not deleted: the appender's role has no right to.
+        await self._write([])
 
     async def _write(self, parts: Sequence[Part]) -> None:
-        mine = {"_id": self.id, "run": self.run}  # not that of one that began later
+        # Nothing if another rebuild has begun since.
+        own = {"_id": self.id, "run": self.run_id}
         with in_time():
-            await self.store.leases.update_one(mine, {"$set": _noted(parts)})
+            await self.store.leases.update_one(own, {"$set": _fields(parts)})
 
 
-def _noted(parts: Sequence[Part]) -> Document:
-    noted = [
+def _fields(parts: Sequence[Part]) -> Document:
+    documents = [
         {
-            "aggregateType": part.span.kind,
+            "aggregateType": part.span.aggregate_type,
             "after": part.span.after,
             "until": part.span.until,
             "done": part.done,
@@ -103,20 +109,20 @@ def _noted(parts: Sequence[Part]) -> Document:
         }
         for part in parts
     ]
-    return {"parts": noted, "at": dt.datetime.now(dt.UTC)}
+    return {"parts": documents, "at": dt.datetime.now(dt.UTC)}
 
 
-def _part(noted: Document) -> Part:
-    kind = noted["aggregateType"]
+def _part(document: Document) -> Part:
+    aggregate_type = document["aggregateType"]
     return Part(
-        Span(kind, noted["after"], noted["until"]),
-        noted["done"],
-        noted["ended"],
-        noted["streams"],
-        noted["events"],
-        noted["failed"],
+        Span(aggregate_type, document["after"], document["until"]),
+        document["done"],
+        document["ended"],
+        document["streams"],
+        document["events"],
+        document["failed"],
         [
-            ReducerError(kind, one["id"], one["version"], one["error"])
-            for one in noted["failures"]
+            ReducerError(aggregate_type, one["id"], one["version"], one["error"])
+            for one in document["failures"]
         ],
     )

@@ -1,9 +1,8 @@
 """
-Parts of a rebuild: ranges of stream ids with about as many events each, and shares of
-all streams by a hash of their ids.
+Divide streams: into ranges of ids with about as many events each, or shares by a hash.
 
-Ranges are made once, by whoever hands them out. Shares need nobody: which one a stream
-is in follows from its id alone, whatever is appended meanwhile.
+The coordinator makes the ranges. Shares need no coordinator: a stream's share follows
+from its id alone, whatever is appended meanwhile.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.indexes import TYPE_VERSIONS
 from .report import RebuildReport
-from .tallies import NAMED
+from .tallies import NAMED_FAILURES
 
-LEAST = 1000  # events in a range, about; of fewer a process would see none
-PAGE = 10_000  # ids a round trip
+MIN_RANGE_EVENTS = 1000  # about; a shorter range is not worth a process
+IDS_PAGE_SIZE = 10_000  # ids a round trip
 
-_KEYS = list(TYPE_VERSIONS.keys)
+_SORT = list(TYPE_VERSIONS.keys)
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Partition:
     One of ``of`` shares of all streams; ``index`` is from 0 to ``of - 1``.
 
     Raises:
-        ValueError: there is no such share.
+        ValueError: no such share exists.
     """
 
     index: int
@@ -55,15 +54,15 @@ class Partition:
 
 @dataclass(frozen=True)
 class Span:
-    """The streams of a type whose ids are after one and up to another; None is open."""
+    """A range of a type's streams: ids after one and up to another; None is open."""
 
-    kind: str
+    aggregate_type: str
     after: str | None = None
     until: str | None = None
 
     @property
     def ids(self) -> Document:
-        """The condition on an id; a bound keeps what is no string out."""
+        """The condition on an id; each bound also excludes ids that are not strings."""
         bounds = {"$gt": self.after, "$lte": self.until}
         return {name: bound for name, bound in bounds.items() if bound is not None}
 
@@ -71,10 +70,10 @@ class Span:
     def query(self) -> Document:
         """The query for the events."""
         ids = {"aggregateId": self.ids} if self.ids else {}
-        return {"aggregateType": {"$eq": self.kind}, **ids}
+        return {"aggregateType": {"$eq": self.aggregate_type}, **ids}
 
     def __str__(self) -> str:
-        text = self.kind
+        text = self.aggregate_type
         if self.after is not None:
             text += f" after {self.after!r}"
         if self.until is not None:
@@ -84,7 +83,7 @@ class Span:
 
 @dataclass
 class Part:
-    """A range of streams, and what is done of it: folded and written."""
+    """A range of streams, and how much of it is folded and written."""
 
     span: Span
     #: The last stream that is done.
@@ -97,76 +96,80 @@ class Part:
 
     @property
     def rest(self) -> Span:
-        """What is left to do."""
+        """The streams that are left to do."""
         span = self.span
-        return span if self.done is None else Span(span.kind, self.done, span.until)
+        return (
+            span
+            if self.done is None
+            else Span(span.aggregate_type, self.done, span.until)
+        )
 
     def count(self, report: RebuildReport, done: str | None) -> None:
-        """Take in what is done of it by now."""
+        """Record what is done so far."""
         self.done = done
         self.streams, self.events = report.streams, report.events
-        self.failed, self.failures = report.failed, report.failures[:NAMED]
+        self.failed, self.failures = report.failed, report.failures[:NAMED_FAILURES]
 
     def divided(self, spans: Sequence[Span]) -> list[Part]:
-        """Return what is done as a part of its own, and ``spans``, the rest."""
+        """Return a part for what is done, and one for each of ``spans``, the rest."""
         rest = [Part(span) for span in spans]
         if self.done is None:
             return rest
-        span = Span(self.span.kind, self.span.after, self.done)
+        span = Span(self.span.aggregate_type, self.span.after, self.done)
         done = (self.streams, self.events, self.failed, self.failures)
         return [Part(span, self.done, True, *done), *rest]
 
 
 async def split(store: Store, span: Span, number: int) -> list[Span]:
     """
-    Return ``span`` as up to ``number`` ranges of about as many events each.
+    Split ``span`` into up to ``number`` ranges of about as many events each.
 
-    Counts and skips along an index and reads no event, for as long as it takes. (It
-    names no index: where there is none yet, a rebuild is slow, but works.) A stream is
-    in one range, however long it is.
+    Counts and skips along an index and reads no event, without a time limit. It does
+    not name the index: without one, a rebuild is slow but works. A stream is in one
+    range, however long it is.
     """
     count = await store.events.count_where(span.query, unbounded=True)
-    number = min(number, count // LEAST) or 1
+    number = min(number, count // MIN_RANGE_EVENTS) or 1
     spans, after = [], span.after
     for _ in range(number - 1):
         found = await store.events.find_one(
-            Span(span.kind, after, span.until).query,
+            Span(span.aggregate_type, after, span.until).query,
             projection={"_id": 0, "aggregateId": 1},
-            sort=_KEYS,
+            sort=_SORT,
             skip=count // number - 1,
             unbounded=True,
         )
         if found is None or not isinstance(found["aggregateId"], str):
             break
-        spans.append(Span(span.kind, after, found["aggregateId"]))
+        spans.append(Span(span.aggregate_type, after, found["aggregateId"]))
         after = found["aggregateId"]
-    return [*spans, Span(span.kind, after, span.until)]
+    return [*spans, Span(span.aggregate_type, after, span.until)]
 
 
 async def ids_of(
     store: Store, span: Span, partition: Partition
 ) -> AsyncGenerator[list[str], None]:
-    """Yield the ids of a share's streams in order; reads an index, a key a stream."""
+    """Yield the ids of a share's streams, in order; reads one index key per stream."""
     after = span.after
     while True:
-        some = Span(span.kind, after, span.until)
+        some = Span(span.aggregate_type, after, span.until)
         pipeline: list[Document] = [
             {"$match": {**some.query, "aggregateId": {"$gte": "", **some.ids}}},
-            {"$sort": dict(_KEYS)},
+            {"$sort": dict(_SORT)},
             {"$group": {"_id": "$aggregateId", "v": {"$first": "$aggregateVersion"}}},
-            {"$limit": PAGE},
+            {"$limit": IDS_PAGE_SIZE},
         ]
         page: list[Any] = []
         with in_time():
-            # One round trip: a cursor would be gone by the time these are folded.
-            async for batch in store.events.aggregate(pipeline, PAGE + 1):
+            # One round trip: a cursor would time out while these are folded.
+            async for batch in store.events.aggregate(pipeline, IDS_PAGE_SIZE + 1):
                 page += [head["_id"] for head in batch]
         if page != sorted(page) or (page and after is not None and page[0] <= after):
             raise RuntimeError(
-                "The server gave streams out of order: is an index missing? See "
-                "manage.py ensure_event_store."
+                "The server returned streams out of order; an index may be missing. "
+                "Run manage.py ensure_event_store."
             )
         yield [aggregate_id for aggregate_id in page if aggregate_id in partition]
-        if len(page) < PAGE:
+        if len(page) < IDS_PAGE_SIZE:
             return
         after = page[-1]

@@ -1,6 +1,4 @@
-"""
-What a rebuild tells: a report that counts, and what a dry run would alter. Pure.
-"""
+"""The report of a rebuild or a dry run: counts, failures, altered states; pure."""
 
 from __future__ import annotations
 
@@ -13,10 +11,11 @@ from ..documents.diff import Change, Diff
 from ..documents.display import brief, type_note
 from ..exceptions import ReducerError
 
-KEPT = 1000  # failures kept in a report, and altered states of a type
-PATHS = 1000  # different paths counted of a type; keys of a state may be ids
-SHOWN = 10  # changes of a stream that are kept
-VALUE = 80  # characters of a value
+KEPT_FAILURES = 1000
+KEPT_ALTERATIONS = 1000  # of a type
+KEPT_PATHS = 1000  # different paths of a type; keys of a state may be ids
+KEPT_CHANGES = 10  # of an altered state
+VALUE_CHARACTERS = 80
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,13 @@ class Altered:
     aggregate_id: str
     #: The version of the snapshot, at which both states are.
     version: int
-    #: Path, old value and new value; ``""`` for what is not there.
+    #: Path, old value and new value; ``""`` for a value that does not exist.
     changes: list[tuple[str, str, str]]
-    #: How many changes there are besides.
+    #: How many more changes there are.
     more: int
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``json.dumps`` takes."""
+        """Return a dict for ``json.dumps``."""
         keys = ("path", "old", "new")
         changes = [dict(zip(keys, one, strict=True)) for one in self.changes]
         return {**vars(self), "changes": changes}
@@ -45,56 +44,58 @@ class DryRun:
     streams: int = 0
     #: Snapshots at the head of their stream, of this revision of the reducer.
     current: int = 0
-    #: Streams without a snapshot, or with none that is one.
+    #: Streams without a snapshot, or with a malformed one.
     missing: int = 0
     #: Snapshots older than the head of their stream.
     behind: int = 0
     #: Snapshots of a version that their stream does not have.
     ahead: int = 0
-    #: Snapshots of another revision; they may be behind or ahead as well.
+    #: Snapshots of another revision; they may also be behind or ahead.
     other_revision: int = 0
     #: Streams whose reducer or state failed.
     failed: int = 0
     #: Snapshots whose state was compared with a fold up to the same version.
     compared: int = 0
-    #: How many of these the reducer would alter; the first 1,000 in ``alterations``.
+    #: How many of these the reducer would alter; ``alterations`` has the first 1,000.
     altered: int = 0
     alterations: list[Altered] = field(default_factory=list)
     #: In how many streams each path would change; an index of a list is ``[]``.
     paths: Counter[str] = field(default_factory=Counter)
-    #: Diff at paths that are not in ``paths``, for there are too many.
+    #: Changes at further paths: ``paths`` has at most 1,000.
     other_paths: int = 0
 
     def alter(self, aggregate_id: str, version: int, found: Diff) -> None:
-        """Take in a state that would be another."""
+        """Count a state that the reducer would alter."""
         self.altered += 1
         self._count(Counter({path_of(change) for change in found.items}))
-        if len(self.alterations) < KEPT:
-            texts = [texts_of(change) for change in found.items[:SHOWN]]
+        if len(self.alterations) < KEPT_ALTERATIONS:
+            texts = [texts_of(change) for change in found.items[:KEPT_CHANGES]]
             more = found.more + len(found.items) - len(texts)
             self.alterations.append(Altered(aggregate_id, version, texts, more))
 
     def _count(self, paths: Counter[str]) -> None:
         for path, streams in paths.items():
-            if path in self.paths or len(self.paths) < PATHS:
+            if path in self.paths or len(self.paths) < KEPT_PATHS:
                 self.paths[path] += streams
             else:
                 self.other_paths += streams
 
     def add(self, other: DryRun) -> None:
-        """Take in what was seen of other streams of the type."""
+        """Add the counts of other streams of the type."""
         for name, value in vars(other).items():
             if isinstance(value, int):
                 setattr(self, name, getattr(self, name) + value)
         self._count(other.paths)
-        self.alterations += other.alterations[: KEPT - len(self.alterations)]
+        self.alterations += other.alterations[
+            : KEPT_ALTERATIONS - len(self.alterations)
+        ]
 
     def ranked_paths(self) -> list[tuple[str, int]]:
-        """Return ``paths``, those of the most streams first."""
+        """Return ``paths``, the most frequent first."""
         return sorted(self.paths.items(), key=lambda one: (-one[1], one[0]))
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``json.dumps`` takes."""
+        """Return a dict for ``json.dumps``."""
         alterations = [altered.as_json() for altered in self.alterations]
         paths = dict(self.ranked_paths())
         return {**vars(self), "paths": paths, "alterations": alterations}
@@ -104,16 +105,19 @@ def path_of(change: Change) -> str:
     """Return a path for counting: ``state.lines[].price``."""
     path = tuple("[]" if isinstance(key, int) else key for key in change.path)
     parts = Change(path, change.kind, None, None).where
-    # An index is no name, and so is shown as a key is that needs quotes.
+    # An index is not a name, so it comes out quoted, as an odd key would.
     return _state(parts.replace('["[]"]', "[]"))
 
 
 def texts_of(change: Change) -> tuple[str, str, str]:
-    """Return a change as path, old value and new value, for people."""
-    old = "" if change.kind == "added" else brief(change.old, VALUE)
-    new = "" if change.kind == "removed" else brief(change.new, VALUE)
-    if old == new:  # it is the type that differs, or what is not shown
-        old, new = (f"{brief(v, VALUE)} ({_type(v)})" for v in (change.old, change.new))
+    """Return path, old value and new value of a change, as text."""
+    old = "" if change.kind == "added" else brief(change.old, VALUE_CHARACTERS)
+    new = "" if change.kind == "removed" else brief(change.new, VALUE_CHARACTERS)
+    if old == new:  # the types differ, or the part that is cut off
+        old, new = (
+            f"{brief(v, VALUE_CHARACTERS)} ({_type(v)})"
+            for v in (change.old, change.new)
+        )
     return _state(change.where), old, new
 
 
@@ -127,27 +131,27 @@ def _type(value: object) -> str:
 
 @dataclass
 class RebuildReport:
-    """What a rebuild has done; passed to ``progress`` while it runs."""
+    """What a rebuild has done; ``progress`` gets it while it runs."""
 
-    #: Streams folded, the failed ones among them.
+    #: Streams folded, including failed ones.
     streams: int = 0
     #: Events folded.
     events: int = 0
     #: Snapshots written.
     saved: int = 0
-    #: Streams whose snapshot was newer already, written by a live append.
+    #: Streams that already had a newer snapshot, from a live append.
     newer: int = 0
-    #: Streams whose reducer or state failed; the first 1,000 are in ``failures``.
+    #: Streams whose reducer or state failed; ``failures`` has the first 1,000.
     failed: int = 0
     failures: list[ReducerError] = field(default_factory=list)
     #: Seconds so far.
     seconds: float = 0.0
-    #: Streams that the rebuild that is resumed had done; those of them that failed
-    #: count as failed here too.
+    #: Streams that the interrupted rebuild had done. Those that failed then count as
+    #: failed here too.
     resumed: int = 0
-    #: Why there was nothing to resume, if that was asked for.
-    anew: str = ""
-    #: What a dry run saw, by aggregate type.
+    #: Why ``resume`` started from the beginning; ``""`` if it did not.
+    restart_reason: str = ""
+    #: The results of a dry run, by aggregate type.
     dry_run: dict[str, DryRun] = field(default_factory=dict)
 
     @property
@@ -156,21 +160,21 @@ class RebuildReport:
         return self.failed == 0
 
     def fail(self, error: ReducerError) -> None:
-        """Count a stream that failed, and keep why if it is among the first."""
+        """Count a stream that failed; keep the error if it is among the first."""
         self.failed += 1
-        if len(self.failures) < KEPT:
+        if len(self.failures) < KEPT_FAILURES:
             self.failures.append(error)
 
     def add(self, other: RebuildReport) -> None:
-        """Take in what was done in another process."""
+        """Add what another process has done."""
         for name in ("streams", "events", "saved", "newer", "failed"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.failures += other.failures[: KEPT - len(self.failures)]
+        self.failures += other.failures[: KEPT_FAILURES - len(self.failures)]
         for kind, dry_run in other.dry_run.items():
             self.dry_run.setdefault(kind, DryRun()).add(dry_run)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``json.dumps`` takes; bounded, as the lists are."""
+        """Return a dict for ``json.dumps``; its size is bounded, as the lists are."""
         failures = [
             {
                 "aggregate_type": failure.aggregate_type,
@@ -192,9 +196,9 @@ class RebuildReport:
             f"({rate:,.0f} events/s); {self.saved:,} snapshots written"
         )
         if self.newer:
-            text += f", {self.newer:,} newer ones left"
+            text += f", {self.newer:,} newer ones kept"
         if self.resumed:
-            text += f", {self.resumed:,} streams were done before"
+            text += f", {self.resumed:,} streams done before"
         return text + (f", {self.failed:,} FAILED" if self.failed else "")
 
 

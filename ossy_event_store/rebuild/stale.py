@@ -1,6 +1,4 @@
-"""
-Which snapshots are stale: a merge of two ordered index scans, no payload read.
-"""
+"""Find stale snapshots: merge two ordered index scans, and read no payload."""
 
 from __future__ import annotations
 
@@ -16,31 +14,31 @@ from ..streams.snapshots import discard_if_ahead
 from .ranges import Span
 from .tallies import Tally
 
-BATCH = 10_000  # heads a round trip
-YIELD = 1000  # stale ids at a time
+HEADS_BATCH = 10_000  # heads a round trip
+IDS_BATCH = 1000  # stale ids yielded at a time
 
 
 async def stale_ids(
     store: Store, Root: Any, tally: Tally | None = None, span: Span | None = None
 ) -> AsyncGenerator[list[str], None]:
     """
-    Yield the ids of streams whose snapshot is not current; reads indexes only.
+    Yield the ids of streams whose snapshot is not current; reads only indexes.
 
     Args:
         store: one face of the store.
         Root: the class of the streams.
-        tally: where to count all the streams that are passed.
-        span: look only at this range of them.
+        tally: counts all streams, stale or not.
+        span: only this range of them.
     """
-    # Ids that are no strings are not of this store's making, and cannot be merged.
+    # Other programs may store ids that are not strings; they cannot be merged.
     kind = {"aggregateType": {"$eq": Root.aggregate_type}}
     ids = {"$gte": "", **(span.ids if span else {})}
     pipeline = _heads({**kind, "aggregateId": ids})
-    heads = _each(store.events.aggregate(pipeline, BATCH, unbounded=True))
+    heads = _each(store.events.aggregate(pipeline, HEADS_BATCH, unbounded=True))
     snapshots = _each(
         store.snapshots.batches(
             {**kind, "_id": ids},
-            BATCH,
+            HEADS_BATCH,
             projection=["aggregateVersion", "revision"],
             sort=[("_id", -1)],
             hint=list(SNAPSHOT_HEADS.keys),
@@ -58,14 +56,14 @@ async def stale_ids(
                 await discard_if_ahead(store, snapshot["_id"])
             elif not _is_current(stream, snapshot, revision):
                 stale.append(stream["_id"])
-            if len(stale) >= YIELD:
+            if len(stale) >= IDS_BATCH:
                 yield stale
                 stale = []
     yield stale
 
 
 def _heads(kind: Document) -> list[Document]:
-    """Return the pipeline that skips from stream to stream on the type's index."""
+    """Return the pipeline that skips from stream to stream along the type's index."""
     return [
         {"$match": kind},
         {"$sort": {"aggregateType": -1, "aggregateId": -1, "aggregateVersion": -1}},
@@ -82,7 +80,8 @@ async def _each(
             for document in batch:
                 if last is not None and document["_id"] >= last:
                     raise RuntimeError(
-                        "The server gave stream heads out of order; run a full rebuild."
+                        "The server returned stream heads out of order. Run a full "
+                        "rebuild."
                     )
                 last = document["_id"]
                 yield document
@@ -91,7 +90,7 @@ async def _each(
 async def _merge(
     heads: AsyncGenerator[Document, None], snapshots: AsyncGenerator[Document, None]
 ) -> AsyncGenerator[tuple[Any, Any], None]:
-    """Yield pairs of head and snapshot of one stream, by descending id."""
+    """Yield the head and the snapshot of each stream, by descending id."""
     stream, snapshot = await anext(heads, None), await anext(snapshots, None)
     while stream is not None or snapshot is not None:
         if snapshot is None or (stream is not None and stream["_id"] > snapshot["_id"]):

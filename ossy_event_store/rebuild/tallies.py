@@ -1,4 +1,4 @@
-"""What a rebuild counts of each aggregate type, kept for the overview."""
+"""Store what the last rebuild counted of each aggregate type, for the overview."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from ..exceptions import ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 
-NAMED = 20  # failed streams that a tally names
+NAMED_FAILURES = 20  # failed streams that a tally names
 
-_TALLY = "tally "  # and the aggregate type: an id among the leases
+ID_PREFIX = "tally "  # of an id among the leases; the aggregate type follows
 
 
 @dataclass
 class Tally:
-    """What a rebuild saw of one aggregate type."""
+    """The counts of one aggregate type, from a rebuild."""
 
     aggregate_type: str
     streams: int = 0
     events: int = 0
-    #: Streams whose reducer raised; the first ones are in ``failures``, by id.
+    #: Streams whose reducer raised.
     failed: int = 0
+    #: The first of them: by id, the version at which the reducer raised.
     failures: dict[str, int] = field(default_factory=dict)
-    #: When, on the clock of whoever counted.
+    #: When it was counted, by the clock of the process that counted.
     at: dt.datetime | None = None
 
-    def note(self, failures: Sequence[ReducerError], failed: int) -> None:
-        """Take in which streams could not be folded."""
+    def count_failures(self, failures: Sequence[ReducerError], failed: int) -> None:
+        """Count the streams that could not be folded, and name the first."""
         self.failed = failed
         self.failures = {
-            failure.aggregate_id: failure.version for failure in failures[:NAMED]
+            failure.aggregate_id: failure.version
+            for failure in failures[:NAMED_FAILURES]
         }
 
 
 async def save_tally(store: Store, tally: Tally) -> None:
-    """Keep a tally in place of the one before."""
+    """Store a tally in place of the one before."""
     document = {
         "aggregateType": tally.aggregate_type,
         "streams": tally.streams,
@@ -52,15 +54,16 @@ async def save_tally(store: Store, tally: Tally) -> None:
     }
     with in_time():
         await store.leases.update_one(
-            {"_id": _TALLY + tally.aggregate_type}, {"$set": document}, upsert=True
+            {"_id": ID_PREFIX + tally.aggregate_type}, {"$set": document}, upsert=True
         )
 
 
 async def tallies(store: Store) -> list[Tally]:
-    """Return what the last rebuilds saw, by aggregate type."""
+    """Return the tallies of the last rebuilds, in order of aggregate type."""
     with in_time():
         found = await store.leases.find(
-            {"_id": {"$gte": _TALLY, "$lt": _TALLY + "\U0010ffff"}}, sort=[("_id", 1)]
+            {"_id": {"$gte": ID_PREFIX, "$lt": ID_PREFIX + "\U0010ffff"}},
+            sort=[("_id", 1)],
         )
     return [_tally(document) for document in found]
 

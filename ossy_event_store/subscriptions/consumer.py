@@ -19,7 +19,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from ..exceptions import EventStoreError, StoreUnavailable
 from ..mongodb.connection import Store
 from ..mongodb.write_errors import short_reason
-from ..positions.head_watcher import follower
+from ..positions.head_watcher import watcher
 from ..positions.reader import head_position, read
 from . import checkpoints
 from .attempts import Attempts, StoppedAt
@@ -80,7 +80,7 @@ class Consumer:
         self.page_events = page_events
         self._stop = stop
         self._clock = clock
-        self._head = 0  # the last position that the follower knows of
+        self._head = 0  # the last position that the watcher knows of
         self._rate = Rate(clock)
         self._side_by_side = SideBySide(
             declared.name, declared.concurrency, is_async=declared.is_async
@@ -266,13 +266,13 @@ class Consumer:
             connection.close_if_unusable_or_obsolete()
         timings, seen = self.claim.timings, progress.seen
         if self._head > seen:
-            # The follower knows of more events than there are to read: a new primary
+            # The watcher knows of more events than there are to read: a new primary
             # knows less for a while, or the positions have begun again.
             await self.claim.pause(store, timings.stop_seconds)
         seconds = timings.poll_seconds
         if seen != progress.position:
             seconds = min(seconds, timings.idle_write_seconds)
         if self.declared.is_async:
-            self._head = await follower.await_(seen, seconds)
+            self._head = await watcher.await_(seen, seconds)
         else:
-            self._head = follower.wait(seen, seconds)
+            self._head = watcher.wait(seen, seconds)

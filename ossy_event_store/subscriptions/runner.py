@@ -20,9 +20,10 @@ from ..exceptions import StoreUnavailable, UnknownSubscription
 from ..mongodb import connection, leases
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
-from ..positions import sequencer as positions_sequencer
-from ..positions.head_watcher import follower
+from ..positions.head_watcher import watcher
+from ..positions.leased_sequencer import run_sequencer
 from ..positions.reader import head_position
+from ..positions.sequencer import Sequencer
 from ..streams.gc_pause import fewer_collections
 from . import declaration
 from .claim import DEFAULT_TIMINGS
@@ -71,8 +72,8 @@ class Runner:
     def _work(self, until: Callable[[], bool] | None) -> None:
         threads = [
             threading.Thread(
-                target=positions_sequencer.keep_giving,
-                args=(connection.blocking, self.stop, self.owner, follower.tell),
+                target=run_sequencer,
+                args=(connection.blocking, self.stop, self.owner, watcher.notify),
                 name="ossy_event_store.sequence",
             ),
             *(
@@ -189,9 +190,9 @@ class UntilCaughtUp:
 
 def assign_positions(stop: threading.Event) -> None:
     """Assign positions to all events, even if another process does so too."""
-    sequencer = positions_sequencer.Sequencer(connection.blocking())
+    sequencer = Sequencer(connection.blocking())
     try:
         while not (sequencer.is_caught_up or stop.is_set()):
-            sequencer.advance(positions_sequencer.WAIT)
+            sequencer.advance()
     finally:
         sequencer.close()

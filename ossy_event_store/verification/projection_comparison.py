@@ -25,9 +25,8 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
 from ..positions.reader import read, wanted
-from ..projections.projection import registered
-from ..projections.rebuild import build_name
-from ..projections.writer import collection_name, revision
+from ..projections.generations import build_name, collection_name, revision
+from ..projections.projection import registered_projections
 from .projection_fold import Expected, Missing, Share
 from .report import (
     BROKEN_ORDER,
@@ -103,7 +102,7 @@ class ProjectionComparison:
         """Compare the documents of all projections."""
         report = self._report
         report.projections = report.projections_compared = 0
-        for cls in registered().values():
+        for cls in registered_projections().values():
             report.projections += 1
             work = _Work(self._store, cls, self._size, report, self._tick)
             try:

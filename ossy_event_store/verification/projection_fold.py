@@ -16,7 +16,7 @@ import bson
 from pymongo.errors import DocumentTooLarge
 
 from ..documents.bson_types import CODEC, Document
-from ..projections.writer import check_key
+from ..projections.fold import check_key
 from ..streams.reducers import error_text, name_of
 from ..streams.snapshots import MAX_BYTES
 from .report import DOCUMENT, LATE, PROJECTION, UNSOUND, Finding

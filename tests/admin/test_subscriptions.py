@@ -161,7 +161,7 @@ def test_parked_streams_beyond_the_limit_are_counted(mails, staff, lend, monkeyp
 def test_a_projection_is_listed_while_it_is_being_rebuilt(store, staff):
     more = {"generation": 2, "revision": "1"}
     begin = checkpoints.find_or_create(
-        store, "loans@2", "beginning", projection.BUILD, **more
+        store, "loans@2", "beginning", projection.BUILD_KIND, **more
     )
     drive(begin)
     text = text_of(staff(SEE).get(url("subscription")))

@@ -21,7 +21,8 @@ from playwright.sync_api import expect
 
 from tests.browser.accessibility import axe
 from tests.browser.keyboard import press_until_focused
-from tests.rebuild.test_on_startup import serving, until
+from tests.support.processes import serving
+from tests.support.servers import until
 from tests.test_real_log import EVENTS, LOG, STREAMS
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "example_project"
@@ -72,7 +73,7 @@ def site(tmp_path_factory):
     }
     command = (manage, "demo", "127.0.0.1:{port}")
     with serving(folder, *command, **environment) as (printed, answer):
-        until(answer)
+        until(answer, 60)
         for command in (["import_events", str(LOG)], ["rebuild_aggregates"]):
             done = subprocess.run(
                 [sys.executable, manage, *command],

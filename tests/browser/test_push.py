@@ -12,7 +12,8 @@ from django.conf import settings
 from playwright.sync_api import expect
 
 from tests.browser.accessibility import axe
-from tests.rebuild.test_on_startup import serving, until
+from tests.support.processes import serving
+from tests.support.servers import until
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "example_project"
 OPEN = "demo-0002"
@@ -40,7 +41,7 @@ def site(tmp_path_factory, environment):
     folder = tmp_path_factory.mktemp("push")
     command = (str(EXAMPLE / "manage.py"), "demo", "127.0.0.1:{port}")
     with serving(folder, *command, **environment) as (printed, answer):
-        until(answer)
+        until(answer, 60)
         address = re.search(r"http://127\.0\.0\.1:\d+", printed())[0]
         yield SimpleNamespace(url=address)
 

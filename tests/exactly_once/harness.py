@@ -92,7 +92,7 @@ class Crew:
             self.running.burn()
 
     def wait(self, after: int, seconds: float) -> int:
-        """Stand in for the follower: nothing new, and no time to lose."""
+        """Stand in for the watcher of the head: nothing new, and no time to lose."""
         self.clock.now += seconds
         if self.running is not None:
             self.running.waits += 1

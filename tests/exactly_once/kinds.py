@@ -16,7 +16,7 @@ from ossy_event_store import Projection, register_aggregate, register_projection
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.connection import Store
 from ossy_event_store.projections import rebuild
-from ossy_event_store.projections.writer import collection_name
+from ossy_event_store.projections.generations import collection_name
 from ossy_event_store.subscriptions import declaration, snapshot_subscription
 from ossy_event_store.subscriptions.declaration import Subscription
 

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 
 from ossy_event_store import EventStore, registry
 from ossy_event_store.mongodb import connection
-from ossy_event_store.positions import head_watcher, sequencer
+from ossy_event_store.positions import head_watcher
 from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.projections import projection
 from ossy_event_store.subscriptions import declaration, operator_actions
@@ -103,9 +103,9 @@ class Happenings(RuleBasedStateMachine):
         """Let no process wait for events, and declare nothing."""
         wait = self.crew.wait
         self.patch.setattr(
-            head_watcher.Follower, "wait", lambda _, *given: wait(*given)
+            head_watcher.HeadWatcher, "wait", lambda _, *given: wait(*given)
         )
-        self.patch.setattr(sequencer, "WAIT", 0.005)
+        self.patch.setattr(Sequencer, "wait_seconds", 0.005)
         for module in (declaration, projection, registry):
             self.patch.setattr(module, "_registered", {})
 

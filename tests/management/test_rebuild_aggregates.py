@@ -134,7 +134,7 @@ def test_failures_are_printed_even_without_verbosity(broken):
 
 
 def test_of_many_failures_some_are_printed_and_the_rest_counted(broken, monkeypatch):
-    monkeypatch.setattr(rebuild_command, "SHOWN", 1)
+    monkeypatch.setattr(rebuild_command, "SHOWN_FAILURES", 1)
     EventStore.append_events(
         [{"aggregateId": "z", "aggregateType": "Broken", "type": "Bad"}]
     )

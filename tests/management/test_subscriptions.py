@@ -11,8 +11,8 @@ from ossy_event_store import EventStore, Mongo
 from ossy_event_store.management.commands import run_subscriptions
 from ossy_event_store.mongodb import connection
 from ossy_event_store.subscriptions.declaration import subscription
-from tests.rebuild.test_on_startup import ON_URL
 from tests.support import servers
+from tests.support.processes import ON_URL
 from tests.support.servers import free_port, until
 from tests.support.subscriptions import checkpoint, parked, reached, running, said
 

@@ -1,4 +1,4 @@
-"""Reading the events of all streams in their one order, through both faces."""
+"""Reading the events of all streams in global order, through both faces."""
 
 import threading
 from dataclasses import replace
@@ -15,35 +15,29 @@ from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.blocking_port import BlockingCollection
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions import reader
-from ossy_event_store.positions import sequencer as positions_sequencer
 from ossy_event_store.positions.sequencer import Sequencer
-from tests.support.servers import until
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def give(store, _unbound):
-    """Give positions to all events that there are."""
-    index = positions_sequencer.ENTRY_VERSIONS
-    _unbound(store.positions).create_index(list(index.keys), **index.options)
+def assign(store, entries, history):
+    """Assign positions to all events that exist."""
     sequencer = Sequencer(store)
 
-    def give():
-        for _ in range(2):
+    def assign():
+        while entries.count_documents({}) < history.count_documents({}):
             sequencer.advance(0.01)
-            while not sequencer.is_caught_up:
-                sequencer.advance(0.01)
 
-    yield give
+    yield assign
     sequencer.close()
 
 
-def test_all_events_are_read_in_one_order(face, lend, give):
+def test_all_events_are_read_in_global_order(face, lend, assign):
     lend("a", "BookBought", "BookLent")
     lend("b", "BookBought")
     lend("a", "BookRead")
-    give()
+    assign()
     read = face.list(EventStore.read_all)
     assert [event["position"] for event in read] == [1, 2, 3, 4]
     assert [(e["aggregateId"], e["aggregateVersion"]) for e in read] == [
@@ -56,24 +50,24 @@ def test_all_events_are_read_in_one_order(face, lend, give):
     assert [{**event, "position": 4} for event in stored[2:]] == read[3:]
 
 
-def test_what_has_no_position_yet_is_not_read(face, lend, give):
-    give()
+def test_events_without_a_position_are_not_read(face, lend, assign):
+    assign()
     lend("a", "BookBought")
     assert face.list(EventStore.read_all) == []
     assert face(EventStore.head_position) == 0
-    give()
+    assign()
     assert face(EventStore.head_position) == 1
 
 
 @pytest.mark.parametrize("page", [1, 3, 1000])
-def test_a_part_is_read(face, lend, give, monkeypatch, page):
-    monkeypatch.setattr("ossy_event_store.positions.reader.PAGE", page)
+def test_a_range_and_types_are_read(face, lend, assign, monkeypatch, page):
+    monkeypatch.setattr("ossy_event_store.positions.reader.PAGE_SIZE", page)
     for number in range(5):
         lend(f"book-{number}", "BookBought", "BookLent")
     EventStore.append_event(
         {"aggregateId": "s", "aggregateType": "Ship", "type": "BookLent"}
     )
-    give()
+    assign()
 
     def positions(*arguments, **options):
         found = face.list(EventStore.read_all, *arguments, **options)
@@ -101,25 +95,27 @@ def test_a_part_is_read(face, lend, give, monkeypatch, page):
         ({"aggregate_types": [""]}, ValueError),
     ],
 )
-def test_what_cannot_be_asked_is_refused(face, store, wrong, error):
+def test_wrong_arguments_are_refused(face, store, wrong, error):
     with pytest.raises(error):
         face.list(EventStore.read_all, **wrong)
 
 
-def test_an_event_that_was_deleted_past_the_store_is_named(face, lend, give, history):
+def test_an_event_that_was_deleted_outside_the_store_is_named(
+    face, lend, assign, history
+):
     lend("a", "BookBought", "BookLent")
-    give()
+    assign()
     history.delete_one({"aggregateVersion": 2})
     with pytest.raises(PositionsBroken, match=r"Position 2 .* version 2 of stream 'a'"):
         face.list(EventStore.read_all)
 
 
-def test_an_event_with_an_odd_id_is_read(face, lend, give, history):
+def test_an_event_with_an_odd_id_is_read(face, lend, assign, history):
     lend("a", "BookBought")
     event = history.find_one()
     history.insert_one({**event, "_id": {"of": "another"}, "aggregateId": "b"})
     history.insert_one({**event, "_id": ObjectId(), "aggregateId": "c"})
-    give()
+    assign()
     read = face.list(EventStore.read_all)
     assert sorted(event["aggregateId"] for event in read) == ["a", "b", "c"]
 
@@ -154,12 +150,10 @@ SECOND = timedelta(seconds=1)
         "words",
     ],
 )
-@pytest.mark.parametrize("page", [20, 1000])
-def test_whenever_events_were_recorded_each_is_read(
-    face, history, give, monkeypatch, recorded, page
+def test_each_event_is_read_whenever_it_was_recorded(
+    face, history, entries, assign, monkeypatch, recorded
 ):
-    monkeypatch.setattr(reader, "MANY", 5)
-    monkeypatch.setattr(reader, "PAGE", page)
+    monkeypatch.setattr(reader, "TIME_SCAN_EVENTS", 5)
     ids = [ObjectId(), "a@1", 1, True, 1.5, {"of": "another"}, b"bytes", None]
     foreign = [
         {
@@ -173,34 +167,32 @@ def test_whenever_events_were_recorded_each_is_read(
         }
         for number in range(60)
     ]
-    # Given one after the other, as live ones are, whatever their time.
+    # Placed one after the other, as live ones are, whatever their time.
     for at in range(0, 60, 15):
         history.insert_many(foreign[at : at + 15])
-        give()
-    read = face.list(EventStore.read_all)
-    assert [event["position"] for event in read] == list(range(1, 61))
-    entries = {e["_id"]: e["aggregateId"] for e in raw_entries(history)}
-    assert [e["aggregateId"] for e in read] == [entries[p] for p in range(1, 61)]
-    assert sorted(e["payload"]["number"] for e in read) == list(range(60))
-    for event in read:
-        assert event["aggregateId"] == f"book-{event['payload']['number']}"
+        assign()
+    streams = {entry["_id"]: entry["aggregateId"] for entry in entries.find()}
+    for page in 20, 1000:
+        monkeypatch.setattr(reader, "PAGE_SIZE", page)
+        read = face.list(EventStore.read_all)
+        assert [event["position"] for event in read] == list(range(1, 61))
+        assert [e["aggregateId"] for e in read] == [streams[p] for p in range(1, 61)]
+        assert sorted(e["payload"]["number"] for e in read) == list(range(60))
+        for event in read:
+            assert event["aggregateId"] == f"book-{event['payload']['number']}"
 
 
-def raw_entries(history):
-    return history.database[connection.POSITIONS].find()
-
-
-def test_events_far_behind_are_not_looked_for_one_by_one(store, lend, give):
-    """Neighbours are read along the index of time, with no read by id but of two."""
+def test_old_events_are_not_looked_up_one_by_one(store, lend, assign):
+    """Neighbours are read along the index of time; only two are read by id."""
     for number in range(40):
         lend(f"book-{number:02}", "BookBought", "BookLent")
-    give()
-    asked = []
+    assign()
+    filters = []
 
     class Listener(monitoring.CommandListener):
         def started(self, event):
             if event.command.get("find") == connection.EVENTS:
-                asked.append(event.command["filter"])
+                filters.append(event.command["filter"])
 
         def succeeded(self, event):
             pass
@@ -218,19 +210,17 @@ def test_events_far_behind_are_not_looked_for_one_by_one(store, lend, give):
         )
         found = drive(reader.read(seen, {}, 80, None))
     assert [event["position"] for event in found] == list(range(1, 81))
-    by_id = [len(query["_id"]["$in"]) for query in asked if "_id" in query]
+    by_id = [len(query["_id"]["$in"]) for query in filters if "_id" in query]
     assert by_id == [2]
 
 
-def test_a_position_is_waited_for(face, lend, give):
-    give()
+def test_a_position_is_waited_for(face, lend, assign):
+    assign()
     lend("a", "BookBought")
     assert face(EventStore.wait_for, 0)
     assert not face(EventStore.wait_for, 1, 0.05)
-    waiting = threading.Event()
-    later = threading.Thread(target=lambda: (waiting.wait(), give()))
+    later = threading.Thread(target=assign)
     later.start()
-    waiting.set()
     assert face(EventStore.wait_for, 1, 30)
     later.join()
-    assert until(lambda: face(EventStore.head_position) == 1)
+    assert face(EventStore.head_position) == 1

@@ -1,106 +1,48 @@
-"""Positions: dense, in the order of versions, and none forgotten, whatever breaks."""
+"""Positions: dense, in the order of versions, and no event missed, whatever breaks."""
 
-import os
 import random
-import subprocess
-import sys
 import threading
-import time
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from bson import Code, ObjectId
+from bson import Code
 
 from ossy_event_store import EventStore
-from ossy_event_store.exceptions import StoreUnavailable
 from ossy_event_store.mongodb import connection
-from ossy_event_store.positions import sequencer as positions_sequencer
-from ossy_event_store.positions.sequencer import (
-    ChangeStream,
-    HistoryLost,
-    HoleInStream,
-    Sequencer,
-)
-from tests.rebuild.test_on_startup import ON_URL, here
-from tests.support.servers import until
-
-
-@pytest.fixture
-def entries(store, _unbound):
-    collection = _unbound(store.positions)
-    index = positions_sequencer.ENTRY_VERSIONS
-    collection.create_index(list(index.keys), **index.options)
-    return collection
+from ossy_event_store.positions.change_stream import ChangeStream
+from ossy_event_store.positions.sequencer import HoleInStream, Sequencer
+from tests.support.positions import event, faults, lose_history
 
 
 @pytest.fixture
 def sequencer(store, entries):
-    made = Sequencer(store)
-    yield made
-    made.close()
+    sequencer = Sequencer(store)
+    yield sequencer
+    sequencer.close()
 
 
 @pytest.fixture
 def four_scans(lend, monkeypatch):
-    """Forty events that have no position yet, of which a scan takes ten at once."""
-    monkeypatch.setattr(positions_sequencer, "SCAN", 10)
+    """Forty events without a position, of which a scan reads ten at a time."""
+    monkeypatch.setattr(Sequencer, "scan_batch_size", 10)
     for number in range(40):
         lend(f"book-{number:02}", "BookBought")
 
 
 def settle(sequencer):
-    """Advance until nothing is left to be given a position; return how many were."""
-    given, quiet = 0, 0
+    """Advance until no event lacks a position; return how many got one."""
+    assigned, quiet = 0, 0
     while quiet < 2:
-        given += sequencer.advance(0.02)
+        assigned += sequencer.advance(0.02)
         quiet = quiet + 1 if sequencer.is_caught_up else 0
-    return given
+    return assigned
 
 
-def faults(history, entries):
-    """Return what is wrong with the order, for people; empty if nothing is."""
-    found = list(entries.find(sort=[("_id", 1)]))
-    wrong = []
-    if [entry["_id"] for entry in found] != list(range(1, len(found) + 1)):
-        wrong.append("the positions are not 1, 2, 3, …")
-    heads = defaultdict(int)
-    for entry in found:
-        heads[entry["aggregateId"]] += 1
-        if entry["aggregateVersion"] != heads[entry["aggregateId"]]:
-            wrong.append(f"position {entry['_id']} is out of its stream's order")
-    stored = {event["_id"] for event in history.find({}, {"_id": 1})}
-    given = [entry["eventId"] for entry in found]
-    if len(given) != len(set(given)):
-        wrong.append("an event has two positions")
-    if missed := stored - set(given):
-        wrong.append(f"{len(missed)} events have no position")
-    return wrong
+# --- which events, in which order -------------------------------------------
 
 
-def event(stream, version, **fields):
-    return {
-        "_id": ObjectId(),
-        "aggregateId": stream,
-        "aggregateType": "Book",
-        "aggregateVersion": version,
-        "type": "BookLent",
-        "payload": {},
-        "created": datetime.now(UTC),
-        "createdBy": None,
-        "metadata": {},
-        **fields,
-    }
-
-
-# --- what it gives ----------------------------------------------------------
-
-
-def test_events_from_before_and_from_now_get_positions(
-    sequencer, lend, history, entries
-):
+def test_existing_and_new_events_get_positions(sequencer, lend, history, entries):
     for number in range(30):
         lend(f"book-{number % 7}", "BookBought", "BookLent")
     assert settle(sequencer) == 60
@@ -112,14 +54,14 @@ def test_events_from_before_and_from_now_get_positions(
     assert (last["_id"], last["aggregateId"], last["type"]) == (63, "new", "BookBought")
 
 
-def test_nothing_is_given_in_an_empty_store(sequencer, entries, lend, history):
+def test_an_empty_store_gets_no_positions(sequencer, entries, lend, history):
     assert settle(sequencer) == 0
     lend("a", "BookBought")
     assert settle(sequencer) == 1
     assert faults(history, entries) == []
 
 
-def test_a_commit_that_comes_late_comes_later(sequencer, store, history, entries):
+def test_a_late_commit_gets_a_later_position(sequencer, store, history, entries):
     settle(sequencer)
     raw = connection.raw(store.events)
     with raw.database.client.start_session() as session:
@@ -154,7 +96,7 @@ def test_a_history_is_ordered_by_time_and_by_version(sequencer, history, entries
     ]
     assert order == [
         ("of-node", 1),
-        ("skewed", 1),  # in the place of its second
+        ("skewed", 1),  # where its version 2 would be
         ("b", 1),
         ("a", 1),
         ("a", 2),
@@ -162,7 +104,7 @@ def test_a_history_is_ordered_by_time_and_by_version(sequencer, history, entries
     ]
 
 
-def test_what_is_no_event_is_passed_over(sequencer, lend, history, entries):
+def test_documents_that_are_no_events_are_skipped(sequencer, lend, history, entries):
     history.insert_one({"_id": "beside", "note": "not an event"})
     history.insert_one({"aggregateId": Code("f()"), "aggregateVersion": 1})
     assert settle(sequencer) == 0
@@ -173,12 +115,18 @@ def test_what_is_no_event_is_passed_over(sequencer, lend, history, entries):
     assert settle(sequencer) == 1
 
 
-def test_a_hole_stops_it_loudly_until_it_is_filled(sequencer, lend, history, entries):
+def test_a_hole_in_a_stream_is_an_error_until_it_is_filled(
+    sequencer, lend, history, entries
+):
     lend("a", "BookBought")
     settle(sequencer)
     history.insert_one(event("a", 3))
-    with pytest.raises(HoleInStream, match=r"'a' has version 3.*verify_event_store"):
+    with pytest.raises(HoleInStream) as caught:
         settle(sequencer)
+    assert str(caught.value) == (
+        "Stream 'a' has version 3, but of the versions 2 to 2 only 0 exist. Run "
+        "manage.py verify_event_store."
+    )
     lend("b", "BookBought")
     with pytest.raises(HoleInStream):
         settle(sequencer)
@@ -187,10 +135,10 @@ def test_a_hole_stops_it_loudly_until_it_is_filled(sequencer, lend, history, ent
     assert faults(history, entries) == []
 
 
-# --- what breaks ------------------------------------------------------------
+# --- after a failure --------------------------------------------------------
 
 
-def test_a_scan_that_was_killed_goes_on_where_it_was(
+def test_a_scan_that_was_killed_resumes_where_it_was(
     store, lend, history, entries, four_scans, monkeypatch
 ):
     first = Sequencer(store)
@@ -198,11 +146,11 @@ def test_a_scan_that_was_killed_goes_on_where_it_was(
     assert first.advance(0.05) == 10
     assert first.advance(0.05) == 10
     first.close()
-    begun = []
+    resumed_after = []
     since = Sequencer._since
 
     def watched(self, after):
-        begun.append(after)
+        resumed_after.append(after)
         return since(self, after)
 
     monkeypatch.setattr(Sequencer, "_since", watched)
@@ -210,23 +158,25 @@ def test_a_scan_that_was_killed_goes_on_where_it_was(
     lend("later", "BookBought")
     assert settle(second) == 11
     second.close()
-    assert begun[0] is not None
+    assert resumed_after[0] is not None
     assert faults(history, entries) == []
 
 
 class TokenOnEveryEntry(Sequencer):
-    """A wrong one: it says of each entry of a scan that all before has been given."""
+    """Wrong: each entry of a scan certifies that all events before have theirs."""
 
-    def _give(self, found):
+    def _assign(self, found):
         token = self._begun
-        return super()._give([(event, own or token) for event, own in found])
+        return super()._assign([(event, own or token) for event, own in found])
 
     def _scan(self):
         self._begun = ChangeStream(self._events).token
         yield from super()._scan()
 
 
-def test_the_checker_sees_what_a_wrong_token_loses(store, history, entries, four_scans):
+def test_the_checker_finds_events_that_a_wrong_token_loses(
+    store, history, entries, four_scans
+):
     first = TokenOnEveryEntry(store)
     first.advance(0.05)
     first.close()
@@ -236,27 +186,13 @@ def test_the_checker_sees_what_a_wrong_token_loses(store, history, entries, four
     assert faults(history, entries) == ["30 events have no position"]
 
 
-def lose_history(entries):
-    """Let the last entry have a token from which no change stream goes on."""
-    scratch = entries.database["scratch"]
-    scratch.insert_one({})
-    with scratch.watch() as changes:
-        scratch.drop()
-        token = [change["_id"] for change in changes][-1]  # of its end
-    last = entries.find_one(sort=[("_id", -1)])
-    entries.update_one({"_id": last["_id"]}, {"$set": {"token": token}})
-
-
-def test_a_lost_history_heals_by_itself(store, lend, history, entries):
+def test_after_a_lost_history_no_event_is_missed(store, lend, history, entries):
     first = Sequencer(store)
     settle(first)
     lend("a", "BookBought", "BookLent")
     settle(first)
     first.close()
     lose_history(entries)
-    token = entries.find_one(sort=[("_id", -1)])["token"]
-    with pytest.raises(HistoryLost):
-        ChangeStream(connection.raw(store.events), token).fetch(1)
     lend("a", "BookRead")
     lend("b", "BookBought")
     second = Sequencer(store)
@@ -267,9 +203,7 @@ def test_a_lost_history_heals_by_itself(store, lend, history, entries):
     assert faults(history, entries) == []
 
 
-def test_a_quiet_sequencer_notes_how_far_it_is(
-    sequencer, lend, entries, store, monkeypatch
-):
+def test_a_quiet_sequencer_stores_the_token_it_reached(sequencer, lend, entries, store):
     lend("a", "BookBought")
     settle(sequencer)
     before = entries.find_one()["token"]
@@ -277,7 +211,7 @@ def test_a_quiet_sequencer_notes_how_far_it_is(
     store_of_others.insert_one({"_id": "something else happens"})
     settle(sequencer)
     assert entries.find_one()["token"] == before
-    monkeypatch.setattr(positions_sequencer, "RENEW", 0)
+    sequencer.certify_seconds = 0
     settle(sequencer)
     assert entries.find_one()["token"]["_data"] > before["_data"]
     lend("a", "BookLent")
@@ -286,7 +220,7 @@ def test_a_quiet_sequencer_notes_how_far_it_is(
 
 
 class Breaking:
-    """Entries that are written in part, or whole and without an answer."""
+    """Entries whose writes fail in part or in full, at random."""
 
     def __init__(self, entries, choice):
         self.entries = entries
@@ -311,7 +245,7 @@ class Breaking:
 
 
 def write(seed):
-    """Append single events and some at once, to a few streams."""
+    """Append single events, and several at once, to a few streams."""
     choice = random.Random(seed)
     for turn in range(60):
         stream = f"{seed}-{choice.randrange(4)}"
@@ -319,8 +253,8 @@ def write(seed):
         EventStore.append_events([one] * choice.choice([1, 1, 3]))
 
 
-def give_positions(store, seed, until, broken):
-    """Give positions, break off at random, and now and then forget the place."""
+def assign_positions(store, seed, until, broken):
+    """Assign positions, break off at random, and now and then forget the token."""
     choice = random.Random(seed)
     sequencer = Sequencer(store)
     sequencer._entries = Breaking(sequencer._entries, choice)
@@ -337,18 +271,18 @@ def give_positions(store, seed, until, broken):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(4))
-def test_sequencers_that_compete_and_break_off_forget_nothing(
+def test_sequencers_that_compete_and_break_off_miss_no_event(
     store, lend, history, entries, seed, monkeypatch
 ):
-    monkeypatch.setattr(positions_sequencer, "SCAN", 7)
-    monkeypatch.setattr(positions_sequencer, "LIVE", 5)
-    monkeypatch.setattr(positions_sequencer, "RENEW", 0)
+    monkeypatch.setattr(Sequencer, "scan_batch_size", 7)
+    monkeypatch.setattr(Sequencer, "batch_size", 5)
+    monkeypatch.setattr(Sequencer, "certify_seconds", 0)
     for number in range(20):
         lend(f"old-{number % 6}", "BookBought")
     done, broken = threading.Event(), []
     with ThreadPoolExecutor(6) as pool:
         working = [
-            pool.submit(give_positions, store, f"{seed} {n}", done, broken)
+            pool.submit(assign_positions, store, f"{seed} {n}", done, broken)
             for n in range(2)
         ]
         writing = [pool.submit(write, f"{seed}-{n}") for n in range(4)]
@@ -364,133 +298,3 @@ def test_sequencers_that_compete_and_break_off_forget_nothing(
     last.close()
     assert faults(history, entries) == []
     assert broken
-
-
-# --- processes --------------------------------------------------------------
-
-PROCESS = """
-import django, threading
-django.setup()
-from ossy_event_store.mongodb import connection
-from ossy_event_store.positions import sequencer
-from ossy_event_store.mongodb.leases import new_owner
-print("begun", flush=True)
-sequencer.keep_giving(connection.blocking, threading.Event(), new_owner())
-"""
-
-
-@pytest.fixture
-def process(store):
-    """Start a process that gives positions."""
-    with ExitStack() as stack:
-
-        def process():
-            environment = {**os.environ, **here(store)}
-            command = [sys.executable, "-c", PROCESS]
-            begun = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
-            stack.callback(begun.stdout.close)
-            stack.callback(begun.wait, 30)
-            stack.callback(begun.kill)
-            assert begun.stdout.readline() == b"begun\n"
-            return begun
-
-        yield process
-
-
-@ON_URL
-@pytest.mark.faults
-def test_another_process_goes_on_for_one_that_was_killed(
-    process, lend, history, entries, store
-):
-    lend("a", "BookBought")
-    first = process()
-    until(lambda: entries.count_documents({}) == 1)
-    owner = connection.raw(store.leases).find_one({"_id": positions_sequencer.LEASED})[
-        "owner"
-    ]
-    assert f":{first.pid}:" in owner
-    second = process()
-    lend("a", "BookLent")
-    until(lambda: entries.count_documents({}) == 2)
-    first.kill()
-    first.wait(30)
-    lend("a", "BookRead")
-    killed = time.monotonic()
-    until(lambda: entries.count_documents({}) == 3)
-    assert time.monotonic() - killed < 3 * positions_sequencer.LEASE
-    owner = connection.raw(store.leases).find_one({"_id": positions_sequencer.LEASED})[
-        "owner"
-    ]
-    assert f":{second.pid}:" in owner
-    assert faults(history, entries) == []
-
-
-def test_a_failure_is_logged_and_tried_again(
-    store, entries, lend, history, monkeypatch, caplog
-):
-    monkeypatch.setattr(positions_sequencer, "FIRST_PAUSE", 0.01)
-    stop, calls = threading.Event(), []
-    lend("a", "BookBought")
-    history.insert_one(event("b", 2))
-
-    def asked():
-        calls.append(1)
-        if len(calls) == 1:
-            raise StoreUnavailable("refused")
-        if len(calls) == 3:
-            history.insert_one(event("b", 1))
-        return store
-
-    with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(positions_sequencer.keep_giving, asked, stop, "me")
-        try:
-            until(lambda: entries.count_documents({}) == 3)
-        finally:
-            stop.set()
-        working.result()
-    said = [record.getMessage() for record in caplog.records]
-    assert said[0] == (
-        "No positions are given: The event store is not available: refused"
-    )
-    assert "Stream 'b' has version 2" in said[1]
-    lease = connection.raw(store.leases).find_one({"_id": positions_sequencer.LEASED})
-    assert lease["owner"] is None
-
-
-def test_what_comes_alone_is_quick_and_what_comes_fast_shares_a_batch(
-    store, entries, lend, monkeypatch
-):
-    monkeypatch.setattr(positions_sequencer, "REST", 1e6)
-    monkeypatch.setattr(positions_sequencer, "LONGEST_REST", 2)
-    stop, told = threading.Event(), []
-    with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(
-            positions_sequencer.keep_giving, lambda: store, stop, "me", told.append
-        )
-        try:
-            lend("a", "BookBought")
-            until(lambda: told)
-            for name in "bcd":
-                lend(name, "BookBought")
-            until(lambda: entries.count_documents({}) == 4)
-            until(lambda: len(told) == 2)
-        finally:
-            stop.set()
-        working.result()
-    assert told == [1, 4]
-
-
-def test_the_more_comes_the_longer_it_rests():
-    now = [0.0]
-    pace = positions_sequencer.Pace(lambda: now[0])
-
-    def rest(given, after):
-        now[0] += after
-        return pace.after(given)
-
-    assert rest(1, 5) == positions_sequencer.REST  # alone: shorter than anybody notices
-    assert rest(0, 0.5) == 0.0
-    rests = [rest(10, 0.1) for _ in range(20)]  # a hundred a second
-    assert rests == sorted(rests)
-    assert rests[-1] == positions_sequencer.LONGEST_REST
-    assert rest(1, 30) < 2 * positions_sequencer.REST

@@ -1,106 +1,17 @@
-"""Projections: read models over streams, exactly once, whatever comes in between."""
-
-import threading
-from collections import Counter
-from contextlib import ExitStack
+"""Declaring a projection, and reading its documents."""
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import CommandError
 
 from ossy_event_store import Aggregate, EventStore, Projection, register_projection
-from ossy_event_store.mongodb import connection
-from ossy_event_store.mongodb.ports import drive
-from ossy_event_store.projections import projection
-from ossy_event_store.projections import writer as projections_writer
-from ossy_event_store.projections.writer import Writer
-from ossy_event_store.streams import reducers
-from ossy_event_store.subscriptions import declaration, operator_actions, parked_streams
-from ossy_event_store.subscriptions.checkpoints import ClaimLost, claim, find_or_create
-from ossy_event_store.subscriptions.consumer import Consumer
-from ossy_event_store.subscriptions.parked_streams import Failed
 from tests.library.aggregate import Book
-from tests.support.servers import until
-from tests.support.subscriptions import checkpoint, parked, reached, running, said
+from tests.support.projections import Loans
+from tests.support.subscriptions import reached, running, said
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-class Loans(Projection):
-    """Which books somebody has borrowed, how often in all."""
-
-    name = "loans"
-    aggregate_types = ["Book"]
-    initial_state = {"lent": 0, "books": []}
-    broken = set()
-
-    @staticmethod
-    def key(event):
-        if event["type"] == "NoKey":
-            raise KeyError("to")
-        return event["payload"].get("to") if event["type"] == "BookLent" else None
-
-    @classmethod
-    def apply(cls, event, state):
-        state["lent"] += 1
-        if event["aggregateId"] in cls.broken:
-            raise ValueError("broken")
-        state["books"].append(event["aggregateId"])
-        return state
-
-
-@pytest.fixture
-def loans(store, monkeypatch):
-    monkeypatch.setattr(projection, "_registered", {})
-    monkeypatch.setattr(projection, "_generations", {})
-    monkeypatch.setattr(projection, "FRESH", 0.0)
-    monkeypatch.setattr(Loans, "broken", set())
-    database = connection.raw(store.events).database
-    for name in database.list_collection_names(filter={"name": {"$regex": "^proj"}}):
-        database[name].drop()
-    return register_projection(Loans)
-
-
-@pytest.fixture
-def events(lend, store):
-    """Give events of books in order, with positions of their own."""
-
-    def events(*ids):
-        return [
-            {
-                **lend(aggregate_id, "BookLent")[0],
-                "position": position,
-            }
-            for position, aggregate_id in enumerate(ids, 1)
-        ]
-
-    return events
-
-
-@pytest.fixture
-def writer(loans, store):
-    """Return writers of a projection, all under the last claim."""
-    with ExitStack() as sessions:
-
-        def writer(claims=True):
-            declared = declaration.registered_subscriptions()["loans"]
-            drive(
-                find_or_create(
-                    store, "loans", 0, declared.kind, **declared.document_fields
-                )
-            )
-            if claims:
-                drive(claim(store, "loans", "me", None))
-            client = connection.raw(store.events).database.client
-            session = sessions.enter_context(client.start_session())
-            made = Writer(store, session, declared)
-            drive(made.begin(checkpoint(store, "loans")))
-            return made
-
-        yield writer
-
-
-def test_a_document_a_key_holds_the_fold_of_its_events(loans, store, lend, face):
+def test_each_key_has_a_document_with_the_fold_of_its_events(loans, store, lend, face):
     lend("a", "BookBought", "BookLent", "BookReturned", "BookLent")
     lend("b", "BookLent")
     with running():
@@ -112,7 +23,7 @@ def test_a_document_a_key_holds_the_fold_of_its_events(loans, store, lend, face)
     assert found["position"] == 5
 
 
-def test_a_view_that_appended_reads_its_own_write(loans, store, lend, face):
+def test_a_view_that_appends_reads_its_own_write(loans, store, lend, face):
     lend("a", "BookBought")
     with running():
         for lent in range(1, 6):
@@ -127,306 +38,14 @@ def test_a_view_that_appended_reads_its_own_write(loans, store, lend, face):
     assert not face(Loans.wait_for, 7, 0.01)
 
 
-def test_what_comes_again_changes_nothing(writer, events):
-    some, one = events("a", "b", "c"), writer()
-    drive(one.deliver(some[:2], 2))
-    drive(one.deliver(some, 3))
-    drive(one.deliver(some[1:], 3))
-    assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "c"]}
-
-
-def test_documents_and_checkpoint_move_together(writer, store, events, monkeypatch):
-    some, one = events("a", "b"), writer()
-    assert drive(one.deliver(some[:1], 1)).moved
-    assert checkpoint(store, "loans")["position"] == 1
-
-    async def die(requests):
-        raise ConnectionError("the process dies here")
-
-    monkeypatch.setattr(one, "_write", die)
-    with pytest.raises(ConnectionError):
-        drive(one.deliver(some[1:], 2))
-    assert checkpoint(store, "loans")["position"] == 1
-    assert Loans.get("ann") == {"lent": 1, "books": ["a"]}
-
-
-def test_one_that_was_overtaken_writes_nothing(writer, store, events):
-    some = events("a", "b")
-    frozen, other = writer(), writer()
-    drive(other.deliver(some[:1], 1))
-    with pytest.raises(ClaimLost):
-        drive(frozen.deliver(some, 2))
-    assert Loans.get("ann") == {"lent": 1, "books": ["a"]}
-    assert checkpoint(store, "loans")["position"] == 1
-
-
-def test_of_two_that_write_the_same_document_one_gives_way(writer, events):
-    some = events("a", "b", "c")
-    writers = [writer(), writer(claims=False)]
-    outcomes = Counter()
-    together = threading.Barrier(2)
-
-    def write(writer):
-        for after in range(1, 4):
-            together.wait(30)
-            try:
-                drive(writer.deliver(some[:after], after))
-                outcomes["written"] += 1
-            except ClaimLost:
-                outcomes["lost"] += 1
-
-    threads = [threading.Thread(target=write, args=(writer,)) for writer in writers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(outcomes.values()) == 6
-    assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "c"]}
-
-
-def test_what_does_not_fit_into_one_transaction_takes_several(
-    loans, store, lend, monkeypatch
-):
-    monkeypatch.setattr(projections_writer, "TOGETHER", 60)
-    for stream in "abc":
-        lend(stream, "NoKey" if stream == "b" else "BookLent", "BookLent")
-    with running():
-        reached(store, "loans", 6)
-    assert Loans.get("ann") == {"lent": 4, "books": ["a", "a", "c", "c"]}
-    assert [waits["position"] for waits in parked(store)] == [3]
-
-
-def test_an_event_that_cannot_be_applied_parks_its_stream(loans, store, lend):
-    Loans.broken.add("b")
-    for stream in "abc":
-        lend(stream, "BookLent")
-    lend("b", "BookLent")
-    lend("c", "BookLent")
-    with running():
-        reached(store, "loans", 5)
-        # What the failed attempt did to the state is not kept.
-        assert Loans.get("ann") == {"lent": 3, "books": ["a", "c", "c"]}
-        (waits,) = parked(store)
-        assert (waits["aggregateId"], waits["position"]) == ("b", 2)
-        assert waits["error"] == "ValueError: broken"
-        Loans.broken.clear()
-        assert operator_actions.retry("loans") == 1
-        until(lambda: not parked(store))
-        assert Loans.get("ann") == {"lent": 5, "books": ["a", "c", "c", "b", "b"]}
-        lend("b", "BookLent")
-        reached(store, "loans", 6)
-    assert Loans.get("ann")["lent"] == 6
-
-
-class PerType(Projection):
-    """Keeps which versions of a stream came, under the type of the event."""
-
-    name = "per_type"
-    broken, keyless = set(), set()
-
-    @classmethod
-    def key(cls, event):
-        cls.fail(event, cls.keyless)
-        return event["type"]
-
-    @staticmethod
-    def fail(event, versions):
-        if event["aggregateId"] == "books" and event["aggregateVersion"] in versions:
-            raise KeyError("due")
-
-    @classmethod
-    def apply(cls, event, state):
-        versions = state.setdefault("versions", [])
-        versions.append(event["aggregateVersion"])
-        cls.fail(event, cls.broken)
-        return state
-
-
-# By name: the versions at which `apply` and `key` fail, and the types of the events.
-FAILURES = {
-    "apply before key": ({2}, {4}, "aabab"),
-    "key before apply": ({4}, {2}, "aabab"),
-    "two keys, the later one first": ({2, 5}, set(), "bacbb"),
-    "the same key twice": ({2, 3}, set(), "aaaaa"),
-    "every event": ({1, 3, 5}, {2, 4}, "ababa"),
-}
-
-
-CASES = [(name, False) for name in FAILURES] + [("two keys, the later one first", True)]
-
-
-@pytest.mark.parametrize(("name", "beside"), CASES)
-def test_of_several_events_that_fail_the_first_parks_the_stream(
-    loans, store, lend, monkeypatch, name, beside
-):
-    *failing, types = FAILURES[name]
-    broken, keyless = map(set, failing)
-    monkeypatch.setattr(PerType, "broken", broken)
-    monkeypatch.setattr(PerType, "keyless", keyless)
-    register_projection(PerType)
-    lend("other", "b")
-    lend("books", *types)
-    if beside:
-        with pytest.raises(CommandError, match="1 streams are parked"):
-            said("rebuild_projections", "per_type", "--blue-green")
-    else:
-        with running("per_type"):
-            reached(store, "per_type", 6)
-    first = min(broken | keyless)
-    (waits,) = parked(store)
-    assert (waits["aggregateVersion"], waits["position"]) == (first, first + 1)
-    # One that is fixed and retried while a later one still fails waits at that one.
-    broken.discard(first)
-    keyless.discard(first)
-    operator_actions.retry("per_type")
-    with running("per_type"):
-        left = broken | keyless
-        until(lambda: [w["aggregateVersion"] for w in parked(store)] == [*left][:1])
-        broken.clear()
-        keyless.clear()
-        operator_actions.retry("per_type")
-        until(lambda: not parked(store))
-    found = {one["_id"]: one["state"]["versions"] for one in PerType.collection.find()}
-    for kind in set(types) | {"b"}:
-        wanted = [version for version, t in enumerate(types, 1) if t == kind]
-        assert found[kind] == [1] * (kind == "b") + wanted
-
-
-def test_streams_are_parked_with_what_is_written_of_others(writer, store, events):
-    Loans.broken.add("a")
-    one = writer()
-    done = drive(one.deliver(events("a", "b"), 2))
-    assert [failed.event["aggregateId"] for failed in done.parked] == ["a"]
-    assert [waits["aggregateId"] for waits in parked(store)] == ["a"]
-    assert Loans.get("ann") == {"lent": 1, "books": ["b"]}
-
-
-def test_an_event_whose_key_fails_parks_its_stream(loans, store, lend):
-    lend("a", "NoKey", "BookLent")
-    lend("b", "BookLent")
-    with running():
-        reached(store, "loans", 3)
-    assert Loans.get("ann") == {"lent": 1, "books": ["b"]}
-    assert [waits["position"] for waits in parked(store)] == [1]
-
-
-def test_a_key_that_mongodb_cannot_hold_parks_its_stream(loans, store, lend):
-    for number, key in enumerate([2**63, -(2**63) - 1, "\ud800"]):
-        stream = {"aggregateId": f"b-{number}", "aggregateType": "Book"}
-        EventStore.append_event({**stream, "type": "BookLent", "payload": {}})
-        KEYS[f"b-{number}"] = key
-    lend("a", "BookLent")
-    register_projection(OddKeys)
-    with running("odd_keys"):
-        reached(store, "odd_keys", 4)
-    assert sorted(waits["position"] for waits in parked(store)) == [1, 2, 3]
-    assert OddKeys.get(2**63 - 1)["lent"] == 1
-    with pytest.raises(ValueError, match="does not fit into 64 bits"):
-        OddKeys.get(2**63)
-
-
-KEYS = {"a": 2**63 - 1}
-
-
-class OddKeys(Loans):
-    name = "odd_keys"
-
-    @staticmethod
-    def key(event):
-        return KEYS[event["aggregateId"]]
-
-
-def test_a_page_on_which_many_streams_fail_is_done_within_the_time_out(
-    loans, store, lend, settings
-):
-    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 2.0}
-    many = [f"b-{number}" for number in range(1500)]
-    event = {"aggregateType": "Book", "aggregateVersion": 1, "type": "NoKey"}
-    connection.raw(store.events).insert_many(
-        [{**event, "_id": one, "aggregateId": one, "payload": {}} for one in many]
-    )
-    connection.raw(store.positions).insert_many(
-        [
-            {"_id": position, "eventId": one, **event, "aggregateId": one}
-            for position, one in enumerate(many, 1)
-        ]
-    )
-    store = connection.blocking()
-    drive(find_or_create(store, "loans", 0, "projection", generation=1, revision="1"))
-    stop = threading.Event()
-    consumer = Consumer(declaration.registered_subscriptions()["loans"], "me", stop)
-    working = threading.Thread(target=lambda: drive(consumer.run(store)))
-    working.start()
-    try:
-        reached(store, "loans", 1500)
-    finally:
-        stop.set()
-        working.join(30)
-    assert len(parked(store)) == 1500
-
-
-class Unstorable(Loans):
-    name = "unstorable"
-
-    @classmethod
-    def apply(cls, event, state):
-        if event["aggregateId"] == "b":
-            return {**state, "set": {1, 2}}
-        return super().apply(event, state)
-
-
-def test_a_state_that_cannot_be_stored_parks_its_stream(loans, store, lend):
-    register_projection(Unstorable)
-    for stream in "abc":
-        lend(stream, "BookLent")
-    with running("unstorable"):
-        reached(store, "unstorable", 3)
-    assert Unstorable.get("ann") == {"lent": 2, "books": ["a", "c"]}
-    (waits,) = parked(store)
-    assert waits["aggregateId"] == "b"
-    assert "cannot encode object: {1, 2}" in waits["error"]
-
-
-def test_a_changed_class_is_noticed(loans, store, lend, monkeypatch, caplog):
-    lend("a", "BookLent")
-    with running():
-        reached(store, "loans", 1)
-    assert "has changed" not in caplog.text
-    monkeypatch.setattr(Loans, "revision", "2", raising=False)
-    reducers.revision_of.cache_clear()
-    lend("a", "BookLent")
-    with running():
-        reached(store, "loans", 2)
-    assert "Projection loans has changed since it was built" in caplog.text
-    assert checkpoint(store, "loans")["revision"] != "2"
-    reducers.revision_of.cache_clear()
-
-
-def test_one_whose_checkpoint_was_claimed_by_another_parks_nothing(loans, store):
-    drive(find_or_create(store, "loans", "beginning", "projection"))
-    mine = drive(claim(store, "loans", "me", None))
-    drive(claim(store, "loans", "another", None))
-    event = {
-        "_id": "e",
-        "type": "BookLent",
-        "aggregateType": "Book",
-        "aggregateId": "a",
-        "aggregateVersion": 1,
-        "position": 1,
-    }
-    session = connection.raw(store.events).database.client.start_session()
-    with session, pytest.raises(ClaimLost):
-        failed = Failed(event, ValueError())
-        drive(parked_streams.park(store, session, "loans", mine["fence"], failed, {}))
-    assert not parked(store)
-
-
 class Indexed(Loans):
     name = "indexed"
     indexes = ["state.lent", [("state.books", 1), ("state.lent", -1)]]
 
 
-def test_its_indexes_are_made_with_the_others_and_with_each_build(loans, store, lend):
+def test_its_indexes_are_created_with_the_others_and_with_each_build(
+    loans, store, lend
+):
     register_projection(Indexed)
     names = ["_id_", "state.lent_1", "state.books_1_state.lent_-1"]
     shown = said("ensure_event_store")
@@ -443,18 +62,27 @@ def test_its_indexes_are_made_with_the_others_and_with_each_build(loans, store, 
 WRONG = {
     "indexes": (
         lambda: type("P", (Loans,), {"name": "p", "indexes": "state.lent"}),
-        r"indexes is a list, as \['state.lent'\]",
+        r"indexes must be a list, as \['state.lent'\]",
     ),
-    "no class": (lambda: Projection.get, "is not a projection"),
-    "no name": (lambda: type("P", (Projection,), {}), "needs an attribute name"),
+    "no class": (
+        lambda: Projection.get,
+        "Expected a class that inherits from Projection",
+    ),
+    "no name": (
+        lambda: type("P", (Projection,), {}),
+        "name must consist of letters, digits and _, as .work_per_clerk.; found None",
+    ),
     "no collection": (
         lambda: type("P", (Projection,), {"name": "a.b"}),
-        "of letters, digits and _; found 'a.b'",
+        "found 'a.b'",
     ),
-    "no key": (lambda: type("P", (Projection,), {"name": "p"}), "static method key"),
+    "no key": (
+        lambda: type("P", (Projection,), {"name": "p"}),
+        "must have a static method key",
+    ),
     "aggregate_types": (
         lambda: type("P", (Loans,), {"name": "p", "aggregate_types": "Book"}),
-        "aggregate_types is a list of strings",
+        "aggregate_types must be a list of strings",
     ),
     "method": (
         lambda: type("P", (Loans,), {"name": "p", "apply": lambda self: {}}),
@@ -462,20 +90,23 @@ WRONG = {
     ),
     "a collection of another": (
         lambda: type("P", (Loans,), {"name": "loans_2"}),
-        "cannot be called 'loans_2' beside 'loans'",
+        "The names 'loans_2' and 'loans' of projections collide",
     ),
-    "name twice": (lambda: type("P", (Loans,), {}), "Two projections are called"),
+    "name twice": (
+        lambda: type("P", (Loans,), {}),
+        "Two projections have the name 'loans'",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_no_projection_is_refused(loans, name):
+def test_a_wrong_declaration_is_refused(loans, name):
     make, message = WRONG[name]
     with pytest.raises(ImproperlyConfigured, match=message):
         register_projection(make())
 
 
 @pytest.mark.parametrize("key", [None, True, {"$gt": ""}, ["a"], b"a", 1.5])
-def test_a_key_is_a_string_or_a_number(loans, face, key):
-    with pytest.raises(TypeError, match="A key is a string or a number"):
+def test_a_key_must_be_a_string_or_an_integer(loans, face, key):
+    with pytest.raises(TypeError, match="A key must be a string or an integer"):
         face(Loans.get, key)

@@ -19,19 +19,22 @@ from django.test import Client
 from ossy_event_store import EventStore, Mongo
 from ossy_event_store.mongodb import connection as mongodb_connection
 from ossy_event_store.mongodb import indexes, location
+from ossy_event_store.mongodb.indexes import ENTRY_VERSIONS
 from ossy_event_store.mongodb.leases import new_owner
 from ossy_event_store.mongodb.ports import drive
-from ossy_event_store.positions import sequencer
-from ossy_event_store.positions.head_watcher import follower
+from ossy_event_store.positions.head_watcher import watcher
+from ossy_event_store.positions.leased_sequencer import run_sequencer
+from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.projections import projection as projections_projection
+from ossy_event_store.projections.generations import in_use
 from ossy_event_store.projections.projection import Projection, register_projection
 from ossy_event_store.push import applied_events, live_feed
 from ossy_event_store.push.live_feed import EventFilter, listening
 from ossy_event_store.push.views import EventSourceView
 from ossy_event_store.subscriptions import operator_actions
-from tests.rebuild.test_on_startup import ON_URL, here, serving
 from tests.support import servers
 from tests.support.event_source import Source
+from tests.support.processes import ON_URL, here, serving
 from tests.support.servers import until
 from tests.support.subscriptions import parked, reached
 from tests.support.subscriptions import running as running_subscriptions
@@ -42,13 +45,13 @@ pytestmark = [pytest.mark.versions, ON_URL]
 @pytest.fixture
 def positions(store, _unbound, monkeypatch):
     """Give every event its position, as the process of the subscriptions does."""
-    monkeypatch.setattr(sequencer, "WAIT", 0.03)  # else each test waits for its end
-    index = sequencer.ENTRY_VERSIONS
+    monkeypatch.setattr(Sequencer, "wait_seconds", 0.03)  # else tests wait for its end
+    index = ENTRY_VERSIONS
     _unbound(store.positions).create_index(list(index.keys), **index.options)
     stop = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         giving = pool.submit(
-            sequencer.keep_giving, mongodb_connection.blocking, stop, new_owner()
+            run_sequencer, mongodb_connection.blocking, stop, new_owner()
         )
         try:
             yield
@@ -634,7 +637,7 @@ def titles(store, quick, monkeypatch):
     """Run a projection that cannot apply what the stream ``a`` has."""
     monkeypatch.setattr(live_feed, "LOOK", 0.1)
     monkeypatch.setattr(projections_projection, "_registered", {})
-    monkeypatch.setattr(projections_projection, "FRESH", 0.0)
+    monkeypatch.setattr(in_use, "fresh_seconds", 0.0)
     monkeypatch.setattr(Titles, "broken", {"a"})
     mongodb_connection.raw(store.events).database["projection_titles"].drop()
     register_projection(Titles)
@@ -1065,8 +1068,8 @@ def use(tmp_path):
             running = servers.running(tmp_path / "mongo", **options)
             member = stack.enter_context(running)
             stack.callback(Mongo.close)
-            stack.callback(follower.close)
-            follower.close()
+            stack.callback(watcher.close)
+            watcher.close()
             location.use(member.url())
             drive(indexes.ensure(mongodb_connection.blocking()))
             return member
@@ -1092,7 +1095,7 @@ def test_a_listener_waits_for_a_server_that_is_away(use):
 
     with ThreadPoolExecutor(1) as pool:
         giving = pool.submit(
-            sequencer.keep_giving, mongodb_connection.blocking, stop, new_owner()
+            run_sequencer, mongodb_connection.blocking, stop, new_owner()
         )
         try:
             asyncio.run(before_and_after())
@@ -1198,7 +1201,7 @@ def test_a_thousand_connections_cost_mongodb_no_more_than_a_few(
             EventStore.append_event({**BOOK, "aggregateId": f"b-{number}"})
         return during, await asyncio.gather(*each)
 
-    follower.close()  # of the tests before
+    watcher.close()  # of the tests before
     lend("a", "BookLent")
     until(lambda: EventStore.head_position() == 1)
     with serving_alone(store, tmp_path) as (port, _):
@@ -1213,7 +1216,7 @@ def test_a_thousand_connections_cost_mongodb_no_more_than_a_few(
 
 
 def test_what_counts_change_streams_sees_one(store):
-    follower.close()
+    watcher.close()
     before = connections_and_streams(store)[1]
     with mongodb_connection.raw(store.events).watch():
         assert connections_and_streams(store)[1] == before + 1

@@ -1,82 +1,22 @@
-"""What a process does when it starts, by what kind it is."""
+"""What a process does when it starts: only one that serves rebuilds."""
 
 import os
-import re
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from django.conf import settings as django_settings
 from django.core.signals import request_started
 
 from ossy_event_store import Aggregate
 from ossy_event_store.mongodb import connection, leases
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.rebuild import on_startup
+from tests import urls
+from tests.support.processes import ON_URL, here, serving
+from tests.support.servers import free_port, until
 
 pytestmark = pytest.mark.versions
-
-ON_URL = pytest.mark.skipif(
-    django_settings.STORE != "url", reason="the servers connect by URL"
-)
-
-
-def until(condition, seconds=40):
-    """Return what ``condition`` gives once that is true."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.05)
-    return result
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-@contextmanager
-def serving(tmp_path, *command, **environment):
-    """Run a server; give a function for its log and one for its answer."""
-    log = tmp_path / "log"
-    port = free_port()
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, *(part.format(port=port) for part in command)],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-        )
-
-    def answer():
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
-                return page.read()
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            assert process.poll() is None, log.read_text()
-            return None
-
-    try:
-        yield log.read_text, answer
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def here(store):
-    return {
-        "TEST_MONGODB_URL": django_settings.SERVER,
-        "TEST_STORE_NAME": connection.raw(store.events).database.name,
-        "DJANGO_SETTINGS_MODULE": "tests.settings",
-    }
-
 
 GUNICORN = ("-m", "gunicorn", "-w", "4", "-b", "127.0.0.1:{port}", "tests.wsgi")
 
@@ -88,25 +28,25 @@ def test_of_four_gunicorn_workers_exactly_one_rebuilds(store, lend, tmp_path):
     for number in range(30):
         lend(f"b-{number}", "BookBought", "BookLent")
     with serving(tmp_path, *GUNICORN, **here(store)) as (log, answer):
-        until(answer)
-        until(lambda: log().count("Start-up rebuild: ") == 4)
+        until(answer, 60)
+        until(lambda: log().count("at start-up") == 4)
         text = log()
-    assert len(re.findall(r"Start-up rebuild: 30 streams, 60 events", text)) == 1
-    assert text.count("every snapshot is current") == 3
+    assert text.count("Rebuilt stale snapshots at start-up: 30 streams, 60 ev") == 1
+    assert text.count("No stale snapshots at start-up.") == 3
     assert Aggregate.collection.count_documents({"aggregateVersion": 2}) == 30
 
 
 @ON_URL
 @pytest.mark.faults
-def test_with_mongodb_down_the_site_serves_and_says_so(tmp_path):
+def test_with_mongodb_down_the_site_serves_and_logs_it(tmp_path):
     pytest.importorskip("gunicorn")
     nowhere = {
         "TEST_MONGODB_URL": f"mongodb://ann:secret@127.0.0.1:{free_port()}",
         "TEST_TIMEOUT": "0.5",
     }
     with serving(tmp_path, *GUNICORN, **nowhere) as (log, answer):
-        assert until(answer) == b"served"
-        until(lambda: log().count("to be tried again") >= 4)
+        assert until(answer, 60) == b"served"
+        until(lambda: log().count("Cannot rebuild stale snapshots yet, retrying") >= 4)
         assert answer() == b"served"
         text = log()
     assert "secret" not in text
@@ -120,9 +60,9 @@ def test_runserver_rebuilds_in_the_process_that_serves(store, lend, tmp_path, op
     lend("b-1", "BookBought")
     command = ("-m", "django", "runserver", "127.0.0.1:{port}", *option)
     with serving(tmp_path, *command, **here(store)) as (_, answer):
-        until(answer)
+        until(answer, 60)
         until(lambda: Aggregate.find("b-1"))
-    lease = connection.raw(store.leases).find_one({"_id": on_startup.LEASE})
+    lease = connection.raw(store.leases).find_one({"_id": on_startup.LEASE_NAME})
     assert lease["fence"] == 1
 
 
@@ -139,13 +79,16 @@ def test_an_embedded_server_survives_reloads_and_ends_with_the_last_owner(tmp_pa
         lock = folder / "data" / "mongod.lock"
         return lock.read_text().strip() if lock.exists() else ""
 
-    urls = Path(__file__).with_name("urls.py")
     command = ("-m", "django", "runserver", "127.0.0.1:{port}")
     with serving(tmp_path, *command, **here) as (log, answer):
-        until(answer)
+        until(answer, 60)
         first = until(mongod)
-        until(lambda: urls.touch() or log().count("Starting development") >= 2)
-        until(answer)
+        until(
+            lambda: (
+                Path(urls.__file__).touch() or log().count("Starting development") >= 2
+            )
+        )
+        until(answer, 60)
         command = [sys.executable, "-m", "django", "ensure_event_store"]
         subprocess.run(command, check=True, env={**os.environ, **here})
         assert mongod() == first
@@ -160,7 +103,7 @@ def test_blocking_means_before_the_first_request(store, lend, tmp_path):
     command = [part if part != "4" else "1" for part in GUNICORN]
     blocking = {**here(store), "TEST_REBUILD": "blocking"}
     with serving(tmp_path, *command, **blocking) as (_, answer):
-        until(answer)
+        until(answer, 60)
         assert Aggregate.find("b-1")["aggregateVersion"] == 1
 
 
@@ -191,29 +134,29 @@ def test_which_processes_serve(monkeypatch, argv, child, serves):
     assert on_startup.serves() is serves
 
 
-def test_a_server_known_only_by_its_requests_begins_with_the_first(monkeypatch):
-    begun = []
+def test_a_server_known_only_by_its_requests_starts_with_the_first(monkeypatch):
+    started = []
     monkeypatch.setattr(on_startup.location, "is_test_run", lambda: False)
     monkeypatch.setattr(sys, "argv", ["odd-server"])
-    monkeypatch.setattr(on_startup, "_begin", lambda **kwargs: begun.append(kwargs))
-    monkeypatch.setattr(request_started, "receivers", [])  # Django's own look around
+    monkeypatch.setattr(on_startup, "_start", lambda **kwargs: started.append(kwargs))
+    monkeypatch.setattr(request_started, "receivers", [])  # without Django's own
     on_startup.begin()
-    assert begun == []
+    assert started == []
     request_started.send(sender=None)
     request_started.send(sender=None)
-    assert begun == [{"may_block": False}]
+    assert started == [{"may_block": False}]
 
 
 def test_a_rebuild_is_left_to_the_process_that_holds_the_lease(store, lend):
     lend("b-1", "BookBought")
-    assert drive(leases.acquire(store, on_startup.LEASE, "other", 30))
+    assert drive(leases.acquire(store, on_startup.LEASE_NAME, "other", 30))
     assert on_startup.rebuild_stale("me") is None
-    drive(leases.release(store, on_startup.LEASE, "other"))
+    drive(leases.release(store, on_startup.LEASE_NAME, "other"))
     assert on_startup.rebuild_stale("me").saved == 1
-    assert drive(leases.acquire(store, on_startup.LEASE, "other", 30))
+    assert drive(leases.acquire(store, on_startup.LEASE_NAME, "other", 30))
 
 
-def test_blocking_goes_on_in_a_thread_when_it_cannot_be_done_at_once(
+def test_blocking_continues_in_a_thread_while_another_process_rebuilds(
     store, settings, monkeypatch
 ):
     blocking = {**settings.OSSY_EVENT_STORE, "REBUILD_ON_STARTUP": "blocking"}
@@ -222,9 +165,9 @@ def test_blocking_goes_on_in_a_thread_when_it_cannot_be_done_at_once(
     monkeypatch.setattr(
         on_startup.threading, "Thread", lambda **kw: started.append(kw) or Stub()
     )
-    monkeypatch.setattr(on_startup, "_begun_in", None)
-    assert drive(leases.acquire(store, on_startup.LEASE, "other", 30))
-    on_startup._begin()
+    monkeypatch.setattr(on_startup, "_started_in", None)
+    assert drive(leases.acquire(store, on_startup.LEASE_NAME, "other", 30))
+    on_startup._start()
     assert [thread["target"] for thread in started] == [on_startup._keep_trying]
 
 
@@ -233,12 +176,13 @@ class Stub:
         pass
 
 
-def test_an_error_that_nobody_thought_of_is_logged(store, monkeypatch, caplog):
+def test_an_unexpected_error_is_logged(store, monkeypatch, caplog):
     def fail(owner):
         raise LookupError("oh")
 
     monkeypatch.setattr(on_startup, "rebuild_stale", fail)
-    assert on_startup._try("me")
+    assert on_startup._attempt("me")
+    assert "Cannot rebuild stale snapshots, giving up." in caplog.text
     assert "LookupError: oh" in caplog.text
 
 
@@ -247,5 +191,5 @@ def test_it_can_be_switched_off(settings, monkeypatch):
     settings.OSSY_EVENT_STORE = off
     started = []
     monkeypatch.setattr(on_startup.threading, "Thread", started.append)
-    on_startup._begin()
+    on_startup._start()
     assert started == []

@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 
 from ossy_event_store import EventStore
-from ossy_event_store.positions.head_watcher import Follower
+from ossy_event_store.positions.head_watcher import HeadWatcher
 from ossy_event_store.subscriptions import consumer as consumer_module
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.support.servers import until
@@ -112,9 +112,9 @@ def test_a_new_subscription_starts_where_it_says(store, lend):
 def test_a_consumer_that_cannot_read_up_to_the_head_does_not_spin(
     store, lend, monkeypatch
 ):
-    ahead, reads = Follower(), []
-    ahead.tell(10**6)  # as after the positions were dropped and start again
-    monkeypatch.setattr(consumer_module, "follower", ahead)
+    ahead, reads = HeadWatcher(), []
+    ahead.notify(10**6)  # as after the positions were dropped and start again
+    monkeypatch.setattr(consumer_module, "watcher", ahead)
     read = consumer_module.read
 
     async def counted(*arguments):

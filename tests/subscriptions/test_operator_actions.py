@@ -7,13 +7,13 @@ import pytest
 from ossy_event_store.exceptions import EventStoreError
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.blocking_port import BlockingCollection
-from ossy_event_store.projections import rebuild
+from ossy_event_store.projections import builds, rebuild
 from ossy_event_store.projections.rebuild import Rebuild
 from ossy_event_store.subscriptions import operator_actions
 from ossy_event_store.subscriptions.checkpoints import find_or_create
 from ossy_event_store.subscriptions.declaration import subscription
-from tests.projections.test_projection import Loans
-from tests.projections.test_projection import loans as loans
+from tests.support.projections import Loans
+from tests.support.projections import loans as loans
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, parked, places, reached, running
 
@@ -230,11 +230,11 @@ def test_of_two_builds_of_the_same_projection_one_gives_way(
     lend("a", "BookLent")
     with running():
         reached(store, "loans", 1)
-    name = "_switch" if beside else "make_indexes"
-    step = getattr(rebuild, name)
+    module, name = (rebuild, "switch") if beside else (builds, "make_indexes")
+    step = getattr(module, name)
 
     async def late(*arguments):
-        monkeypatch.setattr(rebuild, name, step)
+        monkeypatch.setattr(module, name, step)
         assert Rebuild(Loans, beside=beside).run().generation == 2
         # As its own subscription would, which does not know that it was finished.
         await find_or_create(
@@ -242,8 +242,8 @@ def test_of_two_builds_of_the_same_projection_one_gives_way(
         )
         return await step(*arguments)
 
-    monkeypatch.setattr(rebuild, name, late)
-    with pytest.raises(EventStoreError, match="loans was built anew by another"):
+    monkeypatch.setattr(module, name, late)
+    with pytest.raises(EventStoreError, match="has rebuilt projection loans"):
         Rebuild(Loans, beside=beside).run()
     assert checkpoint(store, "loans")["generation"] == 2
     assert Loans.get("ann") == {"lent": 1, "books": ["a"]}

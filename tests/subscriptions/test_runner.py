@@ -10,11 +10,11 @@ from contextlib import ExitStack
 import pytest
 
 from ossy_event_store.mongodb import connection
-from ossy_event_store.positions.head_watcher import follower
+from ossy_event_store.positions.head_watcher import watcher
 from ossy_event_store.subscriptions.claim import DEFAULT_TIMINGS, lease_of
 from ossy_event_store.subscriptions.declaration import subscription
 from ossy_event_store.subscriptions.runner import Runner
-from tests.rebuild.test_on_startup import ON_URL, here
+from tests.support.processes import ON_URL, here
 from tests.support.subscriptions import checkpoint, parked, reached
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -167,6 +167,6 @@ def test_no_thread_is_left(store, lend):
     reached(store, "reader", 1)
     runner.stop.set()
     thread.join(30)
-    follower.close()
+    watcher.close()
     own = {thread.name for thread in threading.enumerate()}
     assert not {name for name in own if name.startswith("ossy_event_store")}

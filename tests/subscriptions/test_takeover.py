@@ -11,10 +11,10 @@ from ossy_event_store.projections.writer import Writer
 from ossy_event_store.subscriptions import operator_actions, parked_streams
 from ossy_event_store.subscriptions.checkpoints import ClaimLost
 from ossy_event_store.subscriptions.declaration import subscription
-from tests.projections.test_projection import Loans
-from tests.projections.test_projection import events as events
-from tests.projections.test_projection import loans as loans
-from tests.projections.test_projection import writer as writer
+from tests.support.projections import Loans
+from tests.support.projections import events as events
+from tests.support.projections import loans as loans
+from tests.support.projections import writer as writer
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, parked, reached, running
 

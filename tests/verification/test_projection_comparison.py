@@ -11,7 +11,6 @@ from pymongo.errors import OperationFailure
 from ossy_event_store import EventStore, Projection, register_projection
 from ossy_event_store.management.commands._base import WRONG_USE, Progress
 from ossy_event_store.mongodb import awaitable_port, blocking_port, connection
-from ossy_event_store.projections import rebuild
 from ossy_event_store.streams import reducers
 from ossy_event_store.subscriptions import operator_actions
 from ossy_event_store.verification import projection_comparison, projection_fold
@@ -19,9 +18,9 @@ from ossy_event_store.verification import report as verification_report
 from ossy_event_store.verification.projection_comparison import _Work
 from ossy_event_store.verification.projection_fold import Missing, Share
 from ossy_event_store.verification.verify import averify_event_store, verify_event_store
-from tests.projections.test_projection import Loans
-from tests.projections.test_projection import loans as loans
 from tests.support.commands import failure, run
+from tests.support.projections import Loans
+from tests.support.projections import loans as loans
 from tests.support.servers import until
 from tests.support.subscriptions import parked, reached, running, said
 
@@ -247,9 +246,8 @@ def test_a_skipped_event_is_no_finding(borrow, catch_up, store, face):
     ids=str,
 )
 def test_a_skip_counts_for_the_build_in_which_it_was_made(
-    built, store, monkeypatch, record, counted
+    built, store, record, counted
 ):
-    monkeypatch.setattr(rebuild, "FRESH", 0.0)
     said("rebuild_projections", "loans")
     connection.raw(store.skipped).insert_one(
         {**record, "aggregateId": "b", "position": 5}
@@ -422,7 +420,7 @@ def test_an_event_at_which_key_raises_is_found_once(
     [
         ({"set": {1, 2}}, "InvalidDocument: "),
         ({"text": "x" * 17_000_000}, "DocumentTooLarge: 17,000,"),
-        ([], "TypeError: tests.test_projections.Loans.apply returned list"),
+        ([], "TypeError: tests.support.projections.Loans.apply returned list"),
     ],
     ids=["not BSON", "too large", "no dict"],
 )

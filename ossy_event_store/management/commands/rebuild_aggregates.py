@@ -1,4 +1,4 @@
-"""``manage.py rebuild_aggregates``: fold streams anew and save their snapshots."""
+"""``manage.py rebuild_aggregates``: fold streams again and save their snapshots."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from django.core.management.base import CommandError, CommandParser
 
 from ...mongodb import connection
 from ...mongodb.ports import drive
-from ...rebuild.api import rebuild_chosen
-from ...rebuild.coordinator import RebuildOptions
+from ...rebuild.api import run_rebuild
+from ...rebuild.options import OptionsConflict, RebuildOptions
 from ...rebuild.ranges import Partition
 from ...rebuild.report import Altered, DryRun, RebuildReport
 from ...registry import registered_aggregates
@@ -27,96 +27,97 @@ from ._base import (
     sigterm_as_ctrl_c,
 )
 
-SHOWN = 20  # failures written out, and paths of a type
-DIFFS = 100  # altered states of a type written out
+SHOWN_FAILURES = 20
+SHOWN_PATHS = 20  # of a type
+SHOWN_ALTERATIONS = 100  # of a type
 
 
 class Command(StoreCommand):
     """Rebuild snapshots; exit code 1 if a stream failed, 2 for wrong use."""
 
     help = (
-        "Folds the events of every stream anew and saves the snapshots. A stream "
+        "Folds the events of every stream again and saves the snapshots. A stream "
         "whose reducer raises is reported and keeps its old snapshot."
     )
     report = RebuildReport()
     is_dry = False
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Say what can be chosen."""
+        """Add the arguments."""
         add_selection(parser)
         parser.add_argument(
             "--stale",
             action="store_true",
-            help="Only snapshots that are missing, behind, ahead of their stream, or "
-            "folded by another revision of the reducer.",
+            help="Only streams whose snapshot is missing, older or newer than the "
+            "stream, or of another revision of the reducer.",
         )
         parser.add_argument(
             "--workers",
             type=int,
             default=1,
             metavar="N",
-            help="Fold in N processes; default: 1. The server has to keep up.",
+            help="Fold in N processes; default: 1. More need a server that keeps up.",
         )
         parser.add_argument(
             "--partition",
             metavar="I/N",
-            help="Only share I of N, with I from 0 to N-1: N machines that are given "
-            "0/N, 1/N, … rebuild all streams together and need not know each other.",
+            help="Only share I of N, with I from 0 to N-1: N machines with 0/N, 1/N, … "
+            "rebuild all streams together and need not know each other.",
         )
         parser.add_argument(
             "--resume",
             action="store_true",
-            help="Go on where the last full rebuild of the same types and share broke "
-            "off; if a reducer has changed since, begin anew.",
+            help="Continue the last full rebuild of the same types and share, if it "
+            "was interrupted; start again if a reducer has changed since.",
         )
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="Fold everything and write nothing; tell how the snapshots stand, and "
-            "how many states would be altered.",
+            help="Fold everything and write nothing; count current and stale "
+            "snapshots, and the states that would be altered.",
         )
         parser.add_argument(
             "--diff",
             action="store_true",
-            help="A dry run that also writes out what would be altered, old and new.",
+            help="A dry run that also prints the old and new values.",
         )
         parser.add_argument(
             "--json",
             action="store_true",
-            help="Write one JSON document in place of lines for people.",
+            help="Print the report as one JSON document.",
         )
         parser.add_argument(
             "--noinput",
             "--no-input",
             dest="interactive",
             action="store_false",
-            help="Do not ask before all snapshots are rebuilt.",
+            help="Rebuild all snapshots without asking.",
         )
 
     def run(self, **options: Any) -> None:
-        """Rebuild, and end with the exit code that says how it went."""
-        choice = _choice(options)
-        _check_types(choice.types)
-        _check_ids(choice.ids, choice.types)
-        self.is_dry = choice.dry_run
-        is_all = not (choice.types or choice.ids or choice.stale)
-        if is_all and not self.is_dry and not choice.resume and options["interactive"]:
-            self._ask()
+        """Rebuild, and exit with the code for its outcome."""
+        chosen = _chosen(options)
+        _check_types(chosen.types)
+        _check_ids(chosen.ids, chosen.types)
+        self.is_dry = chosen.dry_run
+        is_all = not (chosen.types or chosen.ids or chosen.stale)
+        if is_all and not self.is_dry and not chosen.resume and options["interactive"]:
+            self._confirm()
         with sigterm_as_ctrl_c():
-            report = self._rebuild(choice, is_all and not choice.partition, options)
+            report = self._rebuild(chosen, is_all and not chosen.partition, options)
         if options["json"]:
             self.stdout.write(json.dumps(_document(report, options["diff"]), indent=2))
         else:
-            self._tell(report, options)
+            self._print(report, options)
         if not report.ok:
             raise CommandError(self._summary(report))
 
     def _rebuild(
-        self, choice: RebuildOptions, is_all: bool, options: dict[str, Any]
+        self, chosen: RebuildOptions, is_all: bool, options: dict[str, Any]
     ) -> RebuildReport:
         self.report = RebuildReport()
         total = drive(connection.blocking().events.count()) if is_all else None
-        # The document goes to stdout alone.
+        # Only the document goes to stdout.
         out = self.stderr if options["json"] else self.stdout
         progress = Progress(out, total, options["verbosity"])
 
@@ -127,37 +128,38 @@ class Command(StoreCommand):
             progress.show(report.events, report.seconds, streams + failed)
 
         try:
-            return rebuild_chosen(choice, show)
+            return run_rebuild(chosen, show)
         finally:
             progress.end()
 
-    def _tell(self, report: RebuildReport, options: dict[str, Any]) -> None:
-        for failure in report.failures[:SHOWN]:
+    def _print(self, report: RebuildReport, options: dict[str, Any]) -> None:
+        for failure in report.failures[:SHOWN_FAILURES]:
             self.stderr.write(self.style.ERROR(f"FAILED {failure}"))
-        if report.failed > SHOWN:
-            self.stderr.write(f"… and {report.failed - SHOWN:,} more.")
+        if report.failed > SHOWN_FAILURES:
+            self.stderr.write(f"… and {report.failed - SHOWN_FAILURES:,} more.")
         for kind, seen in report.dry_run.items():
             if options["diff"]:
-                self._tell_diffs(kind, seen)
-            self._tell_type(kind, seen)
+                self._print_alterations(kind, seen)
+            self._print_type(kind, seen)
         if options["verbosity"] < 1:
             return
-        if report.anew:
-            self.stdout.write(f"Begun anew: {report.anew}.")
+        if report.restart_reason:
+            self.stdout.write(f"Nothing to resume: {report.restart_reason}.")
         if report.ok:
             self.stdout.write(self.style.SUCCESS(self._summary(report)))
 
-    def _tell_diffs(self, kind: str, seen: DryRun) -> None:
-        for altered in seen.alterations[:DIFFS]:
+    def _print_alterations(self, kind: str, seen: DryRun) -> None:
+        for altered in seen.alterations[:SHOWN_ALTERATIONS]:
             self.stdout.write(
                 f"{kind} {altered.aggregate_id!r}, version {altered.version}:"
             )
             for line in _lines(altered):
                 self.stdout.write(f"  {line}")
-        if seen.altered > DIFFS:
-            self.stdout.write(f"… and {seen.altered - DIFFS:,} more streams.")
+        if seen.altered > SHOWN_ALTERATIONS:
+            more = seen.altered - SHOWN_ALTERATIONS
+            self.stdout.write(f"… and {more:,} more streams.")
 
-    def _tell_type(self, kind: str, seen: DryRun) -> None:
+    def _print_type(self, kind: str, seen: DryRun) -> None:
         failed = f"; {seen.failed:,} FAILED" if seen.failed else ""
         self.stdout.write(
             f"{kind}: {seen.streams:,} streams; snapshots: {seen.current:,} current, "
@@ -165,22 +167,22 @@ class Command(StoreCommand):
             f"{seen.other_revision:,} of another revision; of {seen.compared:,} states "
             f"compared {seen.altered:,} would be altered{failed}"
         )
-        for path, count in seen.ranked_paths()[:SHOWN]:
+        for path, count in seen.ranked_paths()[:SHOWN_PATHS]:
             self.stdout.write(f"  {path}: {count:,} streams")
-        if len(seen.paths) > SHOWN:
-            self.stdout.write(f"  … and {len(seen.paths) - SHOWN:,} more paths.")
+        if len(seen.paths) > SHOWN_PATHS:
+            self.stdout.write(f"  … and {len(seen.paths) - SHOWN_PATHS:,} more paths.")
         if seen.other_paths:
-            self.stdout.write(f"  … and {seen.other_paths:,} changes at yet others.")
+            self.stdout.write(f"  … and {seen.other_paths:,} changes at other paths.")
 
     def _summary(self, report: RebuildReport) -> str:
         if self.is_dry:
             return f"Dry run, nothing was written: {report}"
         return f"Rebuilt {report}"
 
-    def _ask(self) -> None:
+    def _confirm(self) -> None:
         if not sys.stdin.isatty():
             return
-        # Not input(question): that may write to stdout, where a document may go.
+        # Not input(question): that may write to stdout, which is for the document.
         self.stderr.write("Rebuild the snapshots of every registered type? [y/N] ")
         try:
             answer = input()
@@ -190,17 +192,17 @@ class Command(StoreCommand):
             raise CommandError("Nothing was rebuilt.", returncode=WRONG_USE)
 
     def interrupted(self) -> str:
-        """Say how far it came."""
+        """Return how far it got, and how to continue."""
         if self.is_dry:
             return f"Stopped, nothing was written: {self.report}."
         return (
-            f"Stopped: {self.report}. Every snapshot is whole, and the rest are as "
-            "they were; run it again, with --stale to do only what is left, or a full "
-            "rebuild with --resume."
+            f"Stopped: {self.report}. The other snapshots are unchanged; run it again, "
+            "with --stale to rebuild only what is left, or with --resume to continue a "
+            "full rebuild."
         )
 
 
-def _choice(options: dict[str, Any]) -> RebuildOptions:
+def _chosen(options: dict[str, Any]) -> RebuildOptions:
     try:
         return RebuildOptions(
             distinct(options["types"]),
@@ -211,8 +213,19 @@ def _choice(options: dict[str, Any]) -> RebuildOptions:
             options["resume"],
             options["dry_run"] or options["diff"],
         )
+    except OptionsConflict as error:
+        raise CommandError(
+            f"{_flag(error.first)} cannot be combined with {_flag(error.second)}: "
+            f"{error.reason}.",
+            returncode=WRONG_USE,
+        ) from None
     except ValueError as error:
         raise CommandError(f"{error}.", returncode=WRONG_USE) from None
+
+
+def _flag(option: str) -> str:
+    """Return an option as it is written on the command line."""
+    return "--id" if option == "ids" else f"--{option.replace('_', '-')}"
 
 
 def _partition(text: str | None) -> Partition | None:

@@ -1,4 +1,4 @@
-"""Projections built anew: ``manage.py rebuild_projections``."""
+"""``manage.py rebuild_projections``: build projections again from the first event."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from ...exceptions import UnknownSubscription
 from ...mongodb import connection
 from ...mongodb.ports import drive
 from ...monitoring.status import statuses
-from ...projections import projection
+from ...projections.generations import collection_name
+from ...projections.projection import Projection, registered_projections
 from ...projections.rebuild import Rebuild, drop_old
-from ...projections.writer import collection_name
 from ._base import INTERRUPTED, Progress, StoreCommand
 from .run_subscriptions import check_replica_set, ending
 
 
 class Command(StoreCommand):
-    """Build projections anew, from the first event."""
+    """Rebuild projections; exit code 1 if a stream is parked."""
 
     help = (
-        "Build projections anew from the first event: at once, so that readers see "
-        "them grow, or beside the ones in use, which are replaced once the new ones "
-        "have caught up. run_subscriptions may go on meanwhile."
+        "Rebuilds projections from the first event: in place, so that readers see them "
+        "grow, or beside the ones in use, which they replace once they have caught up. "
+        "run_subscriptions may run meanwhile."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the arguments."""
+        """Add the arguments."""
         parser.add_argument(
             "names",
             nargs="*",
             metavar="NAME",
-            help="The projections; all of them by default.",
+            help="The projections to rebuild; default: all.",
         )
         parser.add_argument(
             "--blue-green",
             action="store_true",
-            help="Build beside the one in use, and switch when it has caught up. The "
-            "old one is kept. Broken off, it goes on the next time.",
+            help="Build beside the one in use, and switch once it has caught up. Keeps "
+            "the old one. An interrupted build resumes next time.",
         )
         parser.add_argument(
             "--changed",
             action="store_true",
-            help="Only those whose class has changed since they were built.",
+            help="Only projections whose class has changed since they were built.",
         )
         parser.add_argument(
             "--drop-old",
             action="store_true",
-            help="Only drop what earlier builds with --blue-green have kept.",
+            help="Build nothing; drop what earlier builds with --blue-green have kept.",
         )
 
     def run(self, **options: Any) -> None:
-        """Build them."""
+        """Rebuild the chosen projections, or drop their old collections."""
         check_replica_set()
         self.verbosity = options["verbosity"]
         chosen = self.chosen(options["names"], only_changed=options["changed"])
         if not chosen:
-            self.stdout.write("There is nothing to build.")
+            self.stdout.write("Nothing to rebuild.")
         parked = 0
         for cls in chosen:
             if options["drop_old"]:
@@ -67,19 +67,17 @@ class Command(StoreCommand):
                 parked += self.build(cls, beside=options["blue_green"])
         if parked:
             raise CommandError(
-                f"{parked:,} streams are parked, since an event of theirs could not be "
-                "applied; see manage.py subscriptions show NAME."
+                f"{parked:,} streams are parked because one of their events could not "
+                "be applied; see manage.py subscriptions show NAME."
             )
 
-    def chosen(
-        self, names: list[str], *, only_changed: bool
-    ) -> list[type[projection.Projection]]:
+    def chosen(self, names: list[str], *, only_changed: bool) -> list[type[Projection]]:
         """Return the projections of these names, or all."""
-        there = projection.registered()
+        known = registered_projections()
         for name in names:
-            if name not in there:
-                raise UnknownSubscription(name, list(there))
-        found = [there[name] for name in dict.fromkeys(names)] or list(there.values())
+            if name not in known:
+                raise UnknownSubscription(name, list(known))
+        found = [known[name] for name in dict.fromkeys(names)] or list(known.values())
         if not only_changed:
             return found
         changed = {
@@ -87,8 +85,8 @@ class Command(StoreCommand):
         }
         return [cls for cls in found if cls.name in changed]
 
-    def build(self, cls: type[projection.Projection], *, beside: bool) -> int:
-        """Build one, and return how many streams are parked."""
+    def build(self, cls: type[Projection], *, beside: bool) -> int:
+        """Rebuild one projection; return how many streams are parked."""
         progress, began = Progress(self.stderr, None, self.verbosity), time.monotonic()
 
         def show(position: int, last: int) -> None:
@@ -108,7 +106,7 @@ class Command(StoreCommand):
         )
         return built.parked
 
-    def drop_old(self, cls: type[projection.Projection]) -> None:
-        """Drop what was kept of one."""
+    def drop_old(self, cls: type[Projection]) -> None:
+        """Drop the collections that builds of one projection have kept."""
         for name in drop_old(cls):
             self.stdout.write(f"Dropped {name}.")

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
 
-from ossy_event_store.positions import sequencer
+from ossy_event_store.positions.sequencer import Sequencer
 from tests.chaos.database import Database
 from tests.chaos.history import History, HistoryFile
 from tests.chaos.ledger import entry
@@ -366,7 +366,7 @@ def sql(tmp_path, monkeypatch, django_db_blocker):
 @pytest.fixture
 def play(store, history, quick, monkeypatch, request):
     """Play a scenario in an empty store; return what is left."""
-    monkeypatch.setattr(sequencer, "SCAN", 10)  # events a round trip
+    monkeypatch.setattr(Sequencer, "scan_batch_size", 10)  # events a round trip
 
     def play(variant, seed, kind):
         if variant.in_sql:

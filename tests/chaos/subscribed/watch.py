@@ -11,25 +11,26 @@ from pathlib import Path
 from django.conf import settings
 from pymongo.errors import BulkWriteError
 
-from ossy_event_store.positions import sequencer
-from ossy_event_store.positions.sequencer import HistoryLost, HoleInStream, Sequencer
+from ossy_event_store.positions import leased_sequencer, sequencer
+from ossy_event_store.positions.change_stream import ChangeStream, HistoryLost
+from ossy_event_store.positions.sequencer import HoleInStream, Sequencer
 
 MET = "met"
 
 
-class WatchedChanges(sequencer.ChangeStream):
-    def _take(self, *args, **options):
+class WatchedChanges(ChangeStream):
+    def _run(self, *args, **options):
         try:
-            return super()._take(*args, **options)
+            return super()._run(*args, **options)
         except HistoryLost as error:
             met(error.__cause__.code)
             raise
 
 
 class WatchedSequencer(Sequencer):
-    def _give(self, found):
+    def _assign(self, found):
         try:
-            return super()._give(found)
+            return super()._assign(found)
         except BulkWriteError:
             met("overtaken")
             raise
@@ -40,7 +41,7 @@ class WatchedSequencer(Sequencer):
 
 def begin():
     sequencer.ChangeStream = WatchedChanges
-    sequencer.Sequencer = WatchedSequencer
+    leased_sequencer.Sequencer = WatchedSequencer
 
 
 def met(what):

@@ -16,7 +16,7 @@ from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.connection import Store
 from ossy_event_store.mongodb.leases import new_owner
 from ossy_event_store.mongodb.ports import drive
-from ossy_event_store.positions.head_watcher import follower
+from ossy_event_store.positions.head_watcher import watcher
 from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.subscriptions import checkpoints
 from ossy_event_store.subscriptions.consumer import Consumer
@@ -132,7 +132,7 @@ def at_work(
     finally:
         stop.set()
         thread.join()
-        follower.close()
+        watcher.close()
 
 
 def run_once(store: Store, declared: Subscription, stop: threading.Event) -> None:

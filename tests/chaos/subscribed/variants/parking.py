@@ -16,7 +16,8 @@ from ossy_event_store import EventStore, Projection
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.connection import Store
 from ossy_event_store.positions.sequencer import Sequencer
-from ossy_event_store.projections.writer import Fold, Writer, _requests
+from ossy_event_store.projections.fold import Fold
+from ossy_event_store.projections.writer import Writer, _requests
 from ossy_event_store.subscriptions import declaration, operator_actions
 from ossy_event_store.subscriptions.declaration import Subscription
 from ossy_event_store.subscriptions.delivery import Delivered, Delivery
@@ -298,14 +299,14 @@ class KeepsTheLast(Fold):
         if known is None or event["position"] > known.event["position"]:
             self.failed[event["aggregateId"]] = Failed(event, error)
 
-    def _is_out(self, event: Document) -> bool:
-        return event["position"] in self.bad or super()._is_out(event)
+    def _is_parked(self, event: Document) -> bool:
+        return event["position"] in self.bad or super()._is_parked(event)
 
 
 class ParksAtTheLast(Writer):
     """A stream is parked at its last event that fails in a batch."""
 
-    folds = KeepsTheLast
+    fold_class = KeepsTheLast
 
 
 class WritesApart(Writer):
@@ -314,9 +315,9 @@ class WritesApart(Writer):
     async def deliver(self, events: Any, after: int) -> Delivered:
         fold = Fold(self._cls, events)
         old = await self._find(fold.keys)
-        fold.begin(old)
-        while (spoilt := fold.advance()) is not None:
-            fold.restore(spoilt, (await self._find([spoilt])).get(spoilt))
+        fold.load(old)
+        while (key := fold.advance()) is not None:
+            fold.restore(key, (await self._find([key])).get(key))
         parked = list(fold.failed.values())
         for failed in parked:
             await self.park(failed, None)

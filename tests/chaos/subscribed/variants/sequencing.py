@@ -12,7 +12,8 @@ from pymongo import ReturnDocument
 from ossy_event_store import EventStore
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.connection import Store
-from ossy_event_store.positions.sequencer import ChangeStream, Sequencer
+from ossy_event_store.positions.change_stream import ChangeStream
+from ossy_event_store.positions.sequencer import Sequencer
 
 from ...database import Document
 from ..effects import Effects
@@ -117,8 +118,8 @@ def overtake(store: Store, seed: int, Positions: type[AssignedAfter]) -> Effects
 class CertifiesEarly(Sequencer):
     """Says of each batch of a scan that all up to now has a position."""
 
-    def _give(self, found: Any) -> int:
-        count = super()._give(found)
+    def _assign(self, found: Any) -> int:
+        count = super()._assign(found)
         if found and all(token is None for _, token in found):
             now = ChangeStream(self._events)
             self._certify(now.token)
