@@ -36,7 +36,7 @@ from ossy_event_store import (
     StoreUnavailable,
 )
 from ossy_event_store.mongodb import connection, indexes, location
-from ossy_event_store.mongodb.ports import END, drive
+from ossy_event_store.mongodb.ports import END_SECONDS, drive
 from ossy_event_store.mongodb.write_errors import NOT_PRIMARY, Fault, classify
 from ossy_event_store.subscriptions.declaration import Subscription
 from ossy_event_store.subscriptions.delivery import Delivered
@@ -1117,7 +1117,7 @@ def test_a_server_that_goes_away_ends_every_call_in_time(
     limit(0.3)
     with lifetime_of_transactions(member, 1):
         with out_of_order(single, state):
-            end = END if count > 1 else 0
+            end = END_SECONDS if count > 1 else 0
             with within(0.3 + end), pytest.raises(GONE) as caught:
                 face(book.add, *lent(*ids))
             if state == "frozen":  # it lies in the server's buffer

@@ -44,17 +44,11 @@ from ..documents.collections import (
     SNAPSHOTS,
     SUBSCRIPTIONS,
 )
+from .awaitable_port import AwaitableClient, AwaitableCollection
+from .blocking_port import BlockingClient, BlockingCollection
 from .deadline import explained, in_time
 from .location import EMBEDDED, Source, resolve, use
-from .ports import (
-    AwaitableClient,
-    AwaitableCollection,
-    BlockingClient,
-    BlockingCollection,
-    Client,
-    Documents,
-    drive,
-)
+from .ports import Client, Documents, drive
 from .writer_queue import Turns, awaitable_turns, blocking_turns
 
 _MAJORITY: dict[str, Any] = {

@@ -1,12 +1,17 @@
 """
-The deadline of what is at work, and the errors of a server that does not answer.
+Deadlines: each call of the driver has one, and ``in_time()`` sets one for several.
+
+The ports use ``bound()`` for each call: it sets the setting ``TIMEOUT`` and lets
+PyMongo's errors through. ``in_time()`` sets one deadline for everything inside, which
+replaces those of the calls, and turns a server that does not answer into
+``StoreUnavailable``. ``explained()`` only does the latter.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,6 +24,24 @@ from .write_errors import short_reason
 
 # PyMongo has the same for itself, but no public way to read it.
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+
+_NO_BOUND = nullcontext()
+
+
+def bound(unbounded: bool = False) -> AbstractContextManager[Any]:
+    """
+    Bound one call of the driver by the setting ``TIMEOUT``, or by ``in_time()``.
+
+    PyMongo's errors are not explained, as those who retry have to tell them apart.
+
+    Args:
+        unbounded: let the call take as long as it takes; inside of ``in_time()`` it is
+            bounded all the same.
+    """
+    if unbounded or _deadline.get() != math.inf:
+        return _NO_BOUND
+    return pymongo.timeout(get_settings().TIMEOUT)
 
 
 class _Explained:

@@ -216,7 +216,9 @@ async def ensure(store: Store) -> list[Index]:
         collection = dict(_collections(store))[index.collection]
         # Not bounded in time: on a large collection a build may take hours.
         try:
-            await collection.create_index(list(index.keys), **index.options)
+            await collection.create_index(
+                list(index.keys), unbounded=True, **index.options
+            )
         except OperationFailure as error:
             if reason := _conflict(index, error):
                 raise IndexConflict(index.collection, index.name, reason) from None

@@ -7,10 +7,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from typing import Any
 
-import pymongo
 from pymongo.errors import CursorNotFound, InvalidOperation, PyMongoError
 
 from ..conf import get_settings
@@ -29,7 +28,7 @@ _IN_ORDER = [("aggregateId", 1), ("aggregateVersion", 1)]
 
 
 async def scan(
-    store: Store, query: Document, *, pushed: bool = True
+    store: Store, query: Document, *, size: int | None = None, pushed: bool = True
 ) -> AsyncGenerator[list[Document], None]:
     """
     Yield the events of a query in batches, in order of stream and version.
@@ -41,6 +40,7 @@ async def scan(
     Args:
         store: one face of the store.
         query: which events.
+        size: events a round trip.
         pushed: let the server send unasked, which holds a connection until the end;
             False for whoever may take their time.
     """
@@ -49,7 +49,11 @@ async def scan(
     while True:
         given = last  # what was given before this scan was opened
         found = _batches(
-            store.events, _from(query, given), BATCH, pushed=pushed, sort=_IN_ORDER
+            store.events,
+            _from(query, given),
+            size or BATCH,
+            pushed=pushed,
+            sort=_IN_ORDER,
         )
         try:
             async with aclosing(found) as batches:
@@ -158,26 +162,20 @@ async def _batches(
     pushed: bool = True,
     **options: Any,
 ) -> AsyncGenerator[list[Document], None]:
-    """Yield batches, each within the time-out."""
+    """Yield batches, each within the time-out if ``bounded``."""
+    options["unbounded"] = not bounded
     # A server that sends unasked and falls silent is noticed by the time-out alone.
     found = documents.batches(query, size, pushed=pushed and bounded, **options)
     try:
-        batch = await _next(found, bounded)
+        batch = await anext(found, None)
     except InvalidOperation:  # a mongos that cannot, or a client that encrypts
         await found.aclose()
         found = documents.batches(query, size, **options)
-        batch = await _next(found, bounded)
+        batch = await anext(found, None)
     async with aclosing(found):
         while batch is not None:
             yield batch
-            batch = await _next(found, bounded)
-
-
-async def _next(
-    batches: AsyncGenerator[list[Document], None], bounded: bool
-) -> list[Document] | None:
-    with pymongo.timeout(get_settings().TIMEOUT) if bounded else nullcontext():
-        return await anext(batches, None)
+            batch = await anext(found, None)
 
 
 # --- scan -------------------------------------------------------------------

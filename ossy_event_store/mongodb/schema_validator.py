@@ -146,6 +146,7 @@ async def misfits(store: Store, seconds: float) -> Misfits:
         projection={"_id": 1},
         limit=SHOWN,
         max_time_ms=round(seconds * 1000),
+        unbounded=True,
     )
     try:
         async for events in found:

@@ -178,7 +178,7 @@ async def make_indexes(documents: Documents, cls: type[Projection]) -> list[str]
                 raise
             there = set()
     # Not bounded in time: on a large collection a build may take hours.
-    names = [await documents.create_index(keys) for keys in cls.indexes]
+    names = [await documents.create_index(keys, unbounded=True) for keys in cls.indexes]
     return [f"{collection.raw.name}.{name}" for name in names if name not in there]
 
 

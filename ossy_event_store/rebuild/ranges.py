@@ -125,7 +125,7 @@ async def split(store: Store, span: Span, number: int) -> list[Span]:
     names no index: where there is none yet, a rebuild is slow, but works.) A stream is
     in one range, however long it is.
     """
-    count = await store.events.count_where(span.query)
+    count = await store.events.count_where(span.query, unbounded=True)
     number = min(number, count // LEAST) or 1
     spans, after = [], span.after
     for _ in range(number - 1):
@@ -134,6 +134,7 @@ async def split(store: Store, span: Span, number: int) -> list[Span]:
             projection={"_id": 0, "aggregateId": 1},
             sort=_KEYS,
             skip=count // number - 1,
+            unbounded=True,
         )
         if found is None or not isinstance(found["aggregateId"], str):
             break

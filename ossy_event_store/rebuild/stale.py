@@ -35,7 +35,8 @@ async def stale_ids(
     # Ids that are no strings are not of this store's making, and cannot be merged.
     kind = {"aggregateType": {"$eq": Root.aggregate_type}}
     ids = {"$gte": "", **(span.ids if span else {})}
-    heads = _each(store.events.aggregate(_heads({**kind, "aggregateId": ids}), BATCH))
+    pipeline = _heads({**kind, "aggregateId": ids})
+    heads = _each(store.events.aggregate(pipeline, BATCH, unbounded=True))
     snapshots = _each(
         store.snapshots.batches(
             {**kind, "_id": ids},
@@ -43,6 +44,7 @@ async def stale_ids(
             projection=["aggregateVersion", "revision"],
             sort=[("_id", -1)],
             hint=list(SNAPSHOT_HEADS.keys),
+            unbounded=True,
         )
     )
     revision = revision_of(Root)

@@ -51,7 +51,9 @@ async def _chosen_ids(
             {"$unionWith": {"coll": SNAPSHOTS, "pipeline": snapshots}},
             {"$group": {"_id": "$_id"}},
         ]
-    found = run.store.events.aggregate(pipeline, size, allowDiskUse=True)
+    found = run.store.events.aggregate(
+        pipeline, size, allowDiskUse=True, unbounded=True
+    )
     async with aclosing(found) as batches:
         async for batch in batches:
             yield [group["_id"] for group in batch if isinstance(group["_id"], str)]

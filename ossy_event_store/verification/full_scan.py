@@ -56,8 +56,9 @@ class FullScan:
         by_index = self._run.has(TYPE_VERSIONS, SNAPSHOT_HEADS)
         store = self._run.store
         with in_time() if by_index else nullcontext():
-            events = await types_in(store.events)
-            return sorted({*events, *await types_in(store.snapshots)})
+            events = await types_in(store.events, unbounded=not by_index)
+            snapshots = await types_in(store.snapshots, unbounded=not by_index)
+        return sorted({*events, *snapshots})
 
     async def _check_type(self, aggregate_type: str) -> None:
         """Read the versions of a type from the index, and its snapshots with them."""
@@ -137,6 +138,7 @@ class FullScan:
                     sort=[("_id", 1)],
                     limit=limit,
                     batch_size=limit + 1,  # one round trip
+                    unbounded=not has_index,
                     **options,
                 )
             yield page

@@ -55,7 +55,7 @@ class SnapshotComparison:
         self._report = report
         self._roots = registered()
         self._sample = sample
-        self._page_size = (sizes or Sizes()).compared_streams
+        self._sizes = sizes or Sizes()
         self._chosen: list[str] = []
         self._rejected = 0  # snapshots that were offered and are not in the sample
 
@@ -82,7 +82,7 @@ class SnapshotComparison:
             self._draw(snapshot["_id"], self._sample)
         else:
             self._chosen.append(snapshot["_id"])
-            if len(self._chosen) >= self._page_size:
+            if len(self._chosen) >= self._sizes.compared_streams:
                 await self.run()
 
     def _draw(self, aggregate_id: str, size: int) -> None:
@@ -98,7 +98,7 @@ class SnapshotComparison:
     async def run(self) -> None:
         """Compare the snapshots that are chosen so far."""
         chosen, self._chosen = sorted(self._chosen), []
-        size = self._page_size
+        size = self._sizes.compared_streams
         for start in range(0, len(chosen), size):
             await self._compare(chosen[start : start + size])
         if self._rejected:
@@ -118,12 +118,13 @@ class SnapshotComparison:
             "aggregateId": {"$in": list(pairs)},
             "aggregateVersion": {"$gte": 1},  # a number
         }
-        async with aclosing(scan(self._store, query)) as batches:
+        events = scan(self._store, query, size=self._sizes.events)
+        async with aclosing(events) as batches:
             async for batch in batches:
-                for aggregate_id, events in groupby(batch, itemgetter("aggregateId")):
+                for aggregate_id, run in groupby(batch, itemgetter("aggregateId")):
                     # An event whose id is a list that holds this id matches too.
                     if isinstance(aggregate_id, str):
-                        pairs[aggregate_id].take(list(events))
+                        pairs[aggregate_id].take(list(run))
         for pair in pairs.values():
             self._count(pair)
 

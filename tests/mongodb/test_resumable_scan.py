@@ -17,8 +17,9 @@ from pymongo.errors import InvalidOperation, PyMongoError
 
 from ossy_event_store import Aggregate, AggregateRebuild, EventStore, Mongo
 from ossy_event_store.mongodb import connection, indexes, location, resumable_scan
+from ossy_event_store.mongodb.blocking_port import BlockingCollection
 from ossy_event_store.mongodb.indexes import STREAM_VERSIONS
-from ossy_event_store.mongodb.ports import BlockingCollection, drive, drive_each
+from ossy_event_store.mongodb.ports import drive, drive_each
 from ossy_event_store.streams.import_export import export_events
 from tests.support import servers
 from tests.support.servers import Wire

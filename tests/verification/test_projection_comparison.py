@@ -10,7 +10,7 @@ from pymongo.errors import OperationFailure
 
 from ossy_event_store import EventStore, Projection, register_projection
 from ossy_event_store.management.commands._base import WRONG_USE, Progress
-from ossy_event_store.mongodb import connection, ports
+from ossy_event_store.mongodb import awaitable_port, blocking_port, connection
 from ossy_event_store.projections import rebuild
 from ossy_event_store.streams import reducers
 from ossy_event_store.subscriptions import operator_actions
@@ -343,8 +343,8 @@ def test_a_server_without_positions_is_said(built, face, monkeypatch):
     async def command(self, name, **options):
         return {"ok": 1.0}
 
-    monkeypatch.setattr(ports.BlockingClient, "command", command)
-    monkeypatch.setattr(ports.AwaitableClient, "command", command)
+    monkeypatch.setattr(blocking_port.BlockingClient, "command", command)
+    monkeypatch.setattr(awaitable_port.AwaitableClient, "command", command)
     report = look(face)
     assert counts(report) == (0, 2, 0, {"loans": {verification_report.NO_POSITIONS: 2}})
 
