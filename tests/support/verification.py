@@ -27,7 +27,7 @@ UNIQUE = indexes.STREAM_VERSIONS
 #: What the Node package leaves out, and how it writes a date.
 NODE = {"created": 1767225600000.0, "metadata": ..., "createdBy": ...}
 #: Pages of a few documents, so that everything lies across borders.
-SMALL = Sizes(events=3, streams=2, compared_streams=2, heartbeats=1)
+SMALL = Sizes(events=4, streams=3, compared_streams=3, heartbeats=1)
 SMALL_PROJECTIONS = ProjectionSizes(events=2, documents=2, keys=2)
 
 

@@ -46,8 +46,8 @@ def test_an_empty_store_is_sound(store, face):
 LOOKS = {
     "all": {},
     "all, in small pages": {"sizes": SMALL},
-    "types, in small pages": {"sizes": SMALL, "types": ["Reader", "Book"]},
-    "ids": {"ids": ["b-09", "b-10", "b-11"]},
+    "types": {"types": ["Reader", "Book"]},
+    "ids, in small pages": {"sizes": SMALL, "ids": ["b-09", "b-10", "b-11"]},
     "since": {"since": LONG_AGO},
 }
 #: Without an event of its stream, a snapshot has no time.
