@@ -6,16 +6,20 @@ in it, and tox makes an environment for each name of ``tox.ini``.
 """
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
-NAMES = ("example", "tests", "lint", "types", "docs", "package", "mongodb", "djongo")
-NAMES += ("lowest", "browser", "chaos", "model", "pictures", "all")
+NAMES = ("tests", "faults", "lint", "types", "docs", "package", "browser")
+NAMES += ("mongodb", "djongo", "lowest", "coverage", "ci", "all")
+NAMES += ("example", "chaos", "model", "pictures")
 
 
 def main(arguments):
@@ -25,8 +29,8 @@ def main(arguments):
         return f"Usage: python3 dev.py NAME [ARGUMENTS]\nNAME: {', '.join(NAMES)}"
     name, *rest = arguments
     ensure_tox()
-    if name == "example":
-        return example(rest)
+    if name in OWN:
+        return OWN[name](rest)
     chosen = [] if name == "all" else ["-e", name]
     return tox("run", *chosen, *(["--", *rest] if rest else []))
 
@@ -56,6 +60,76 @@ def example(arguments):
     manage = str(HERE / "example_project" / "manage.py")
     return os.execv(python, [python, manage, "demo", *arguments])
 
+
+def chaos(arguments):
+    if arguments:
+        return tox("run", "-e", "chaos", "--", *arguments)
+    return tox("run", "-e", "short-chaos")
+
+
+def measure():
+    """Let the tests that follow measure what they run of the package."""
+    for file in HERE.glob(".coverage*"):
+        file.unlink()
+    # The floor is for all of them together, not for each.
+    os.environ["PYTEST_ADDOPTS"] = "--cov --cov-report= --cov-fail-under=0"
+
+
+def coverage(arguments):
+    measure()
+    if code := tox("run", "-e", "tests,faults,mongodb,djongo"):
+        return code
+    return tox("run", "-e", "coverage", *(["--", *arguments] if arguments else []))
+
+
+def ci(_):
+    """
+    Run everything that matters, and print what each part took.
+
+    All tests run on the newest pair of Python and Django that there is here. On the
+    other pairs those run that are marked with ``versions``.
+    """
+    newest = "py313-dj61" if is_there("python3.13") else "tests"
+    began, took = time.monotonic(), []
+    measure()
+    code = timed(took, "-e", f"lint,types,{newest}")
+    if code == 0:
+        codes = [
+            timed(took, "-e", "faults,short-chaos,lowest,mongodb,djongo"),
+            timed(took, "-e", "coverage"),
+            timed(took, "-e", "docs,package,browser"),
+        ]
+        os.environ["TOX_SKIP_ENV"] = newest
+        codes.append(timed(took, "-m", "pairs", "--", "-m", "versions and not faults"))
+        code = max(codes)
+    total = time.monotonic() - began
+    print("\nWhat each part took:", *took, f"  total: {total:.0f} seconds", sep="\n")
+    return code
+
+
+def is_there(python):
+    """Say whether a Python is found; a shim of pyenv's may stand for none."""
+    for folder in os.get_exec_path():
+        if path := shutil.which(python, path=folder):
+            asked = subprocess.run([path, "-V"], capture_output=True, check=False)
+            if asked.returncode == 0:
+                return True
+    return False
+
+
+def timed(took, *arguments):
+    """Run tox, and add what it says of each environment at its end to ``took``."""
+    with subprocess.Popen(
+        [BIN / "tox", "run", *arguments], cwd=HERE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if re.match(r"  [\w-]+: (OK|FAIL|SKIP)", line):
+                took.append(line.rstrip())
+    return process.returncode
+
+
+OWN = {"example": example, "chaos": chaos, "coverage": coverage, "ci": ci}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -48,8 +48,8 @@ autodoc_class_signature = "separated"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 
-# Names in signatures that belong to Python, Django and PyMongo, whose docs are not
-# at hand: no network here.
+# Names in signatures from Python, Django and PyMongo: the build has no network, so it
+# cannot link to their docs.
 nitpick_ignore_regex = [
     (
         "py:.*",
@@ -61,7 +61,7 @@ nitpick_ignore_regex = [
 
 
 class FromCode(SphinxDirective):
-    """What ``from_code`` says under the directive's name."""
+    """The lines that ``from_code`` generates for this directive."""
 
     def run(self):
         lines = from_code.GENERATED[self.name]()

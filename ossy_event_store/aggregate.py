@@ -29,7 +29,8 @@ from .exceptions import (
     OutcomeUnknown,
 )
 from .mongodb import connection
-from .mongodb.connection import Store, in_time
+from .mongodb.connection import Store
+from .mongodb.deadline import in_time
 from .mongodb.ports import drive
 from .streams.append import append, until_won
 from .streams.reducers import check_reducer

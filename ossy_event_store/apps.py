@@ -1,4 +1,4 @@
-"""The app: discover what is declared, offer checks, make indexes after ``migrate``."""
+"""The app: discovers what a project declares, registers checks and receivers."""
 
 from __future__ import annotations
 

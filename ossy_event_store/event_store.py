@@ -27,7 +27,8 @@ from .documents.event_document import (
 from .documents.query_guard import check_pipeline, check_query
 from .exceptions import EventNotFound, InvalidEvent
 from .mongodb import connection
-from .mongodb.connection import Store, in_time
+from .mongodb.connection import Store
+from .mongodb.deadline import in_time
 from .mongodb.ports import drive, drive_each
 from .positions import reader
 from .streams.append import append_at

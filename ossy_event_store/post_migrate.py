@@ -1,4 +1,4 @@
-"""After ``migrate``: make the indexes, or say plainly why they could not be made."""
+"""After ``migrate``: create the indexes, or log why they could not be created."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .projections import projection
 
 logger = logging.getLogger("ossy_event_store")
 
-# Django sends post_migrate after each test that flushes a database, too.
+# In tests, Django also sends post_migrate after each flush of a database.
 _done: set[tuple[str, str]] = set()
 
 
 def ensure_indexes(*, using: str, verbosity: int = 1, **kwargs: Any) -> None:
     """
-    Make the indexes once ``migrate`` is done with the store's alias.
+    Create the indexes after ``migrate`` of the store's alias.
 
-    A server that is down does not undo a migration of other databases: it is
-    logged, a check goes on to name the missing indexes, and
-    ``manage.py ensure_event_store`` makes them.
+    A server that is down does not fail the migration of other databases: this logs a
+    warning, a check names the missing indexes, and ``manage.py ensure_event_store``
+    creates them.
     """
     try:
         source = location.resolve()
@@ -42,11 +42,11 @@ def ensure_indexes(*, using: str, verbosity: int = 1, **kwargs: Any) -> None:
         created = [f"{i.collection}.{i.name}" for i in drive(indexes.ensure(store))]
         created += drive(projection.ensure_indexes(store))
     except ImproperlyConfigured:
-        return  # the checks say what is missing
+        return  # the checks report the settings
     except (EventStoreError, PyMongoError) as error:
         logger.warning(
-            "The event store's indexes were not made: %s. "
-            "Run manage.py ensure_event_store when the server is there.",
+            "Could not create the indexes of the event store: %s. "
+            "Run manage.py ensure_event_store when the server is available.",
             short_reason(error),
         )
         return
@@ -54,6 +54,6 @@ def ensure_indexes(*, using: str, verbosity: int = 1, **kwargs: Any) -> None:
         stdout = kwargs.get("stdout")
         names = ", ".join(created)
         if stdout is not None:
-            stdout.write(f"  Made indexes of the event store: {names}\n")
+            stdout.write(f"  Created indexes of the event store: {names}\n")
         else:
-            logger.info("Made indexes of the event store: %s", names)
+            logger.info("Created indexes of the event store: %s", names)

@@ -3,6 +3,8 @@ One server a run, one database a worker, emptied before each test that asks for 
 """
 
 import asyncio
+import os
+import re
 
 import pytest
 from django.conf import settings
@@ -15,14 +17,28 @@ from ossy_event_store.positions.head_watcher import watcher
 from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.subscriptions import consumer, declaration
 
+LINUX = hasattr(os, "sched_getaffinity")
 
-def pytest_collection_modifyitems(items):
-    if settings.STORE != "mongodb":
-        return
+
+def pytest_configure(config):
+    # The workers of pytest-xdist and the processes of the tests share this server.
+    os.environ["TEST_MONGODB_URL"] = settings.SERVER
+    # PyMongo (4.13 to 4.20) leaves a socket to the garbage collector if the task that
+    # connects it is cancelled: a request whose browser goes.
+    for port in re.findall(r":(\d+)[/,?]", settings.SERVER):
+        socket = rf"unclosed <socket.socket .* raddr=\('127.0.0.1', {port}\)>"
+        config.addinivalue_line("filterwarnings", f"ignore:{socket}:ResourceWarning")
+
+
+def pytest_xdist_auto_num_workers():
+    """Return one more than there are cores: a test waits for the server as well."""
+    return 1 + (len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1)
+
+
+def pytest_itemcollected(item):
     # Django renames the database of an alias only for tests that ask for it.
-    for item in items:
-        if "store" in item.fixturenames:
-            item.add_marker(pytest.mark.django_db)
+    if settings.STORE == "mongodb" and "store" in item.fixturenames:
+        item.add_marker(pytest.mark.django_db)
 
 
 @pytest.fixture(scope="session")
@@ -69,16 +85,19 @@ def quick(monkeypatch):
     monkeypatch.setattr(consumer, "LOOK", 0.05)
     monkeypatch.setattr(consumer, "WRITE", 0.02)
     monkeypatch.setattr(consumer, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(Sequencer, "wait_seconds", 0.1)
+    monkeypatch.setattr(Sequencer, "wait_seconds", 0.03)
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left(monkeypatch):
     """Let the thread that follows the positions end with the test that began it."""
     # Else each test would wait for its end.
-    monkeypatch.setattr(watcher, "wait_seconds", 0.1)
+    monkeypatch.setattr(watcher, "wait_seconds", 0.03)
     yield
+    thread = watcher._thread
     watcher.close()
+    if thread is not None:
+        thread.join(30)
 
 
 @pytest.fixture

@@ -51,6 +51,8 @@ TEMPLATES = [
         },
     }
 ]
+# The default takes half a second for each user on purpose.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # Before Django 6.1 nothing reads it; from then on a mail needs it.
 MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}

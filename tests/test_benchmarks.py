@@ -44,7 +44,7 @@ def test_a_function_may_measure_itself():
     assert bench.turns(1, a=lambda: 7.5) == {"a": [7.5]}
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_the_table_is_made(tmp_path):
     rows = ("start", "append-10", "load", "awaitable", "import", "rebuild", "memory")
     only = [f"--only={name}" for name in (*rows, "stale", "verify")]

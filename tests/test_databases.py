@@ -15,6 +15,8 @@ from ossy_event_store.mongodb import indexes
 from ossy_event_store.mongodb.ports import drive
 from tests.library.aggregate import Book
 
+pytestmark = pytest.mark.versions
+
 INSIDE = pytest.mark.skipif(
     settings.STORE != "mongodb", reason="needs a django_mongodb_backend alias"
 )

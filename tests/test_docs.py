@@ -332,7 +332,7 @@ def run(*command, cwd, **env):
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_the_tests_on_the_testing_page_pass(tmp_path):
     for block in blocks_of((DOCS / "howto/testing.md").read_text()):
         if block.file and not block.file.endswith("settings.py"):
@@ -359,7 +359,7 @@ def mongod():
         pytest.skip("needs a mongod for embedded://")
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.skipif(sys.platform == "win32", reason="embedded:// needs flock")
 def test_the_tutorial_works_in_a_project_of_its_own(tmp_path, mongod):
     env = {"DJANGO_SETTINGS_MODULE": "mysite.settings"}
@@ -407,9 +407,10 @@ def test_the_settings_page_names_every_setting():
 
 
 def test_the_checks_page_names_every_check_that_the_source_can_report():
-    source = (ROOT / "ossy_event_store/checks.py").read_text()
+    files = (ROOT / "ossy_event_store/checks").glob("*.py")
+    source = "\n".join(file.read_text() for file in files)
     text = "\n".join(from_code.checks_lines())
-    reported = set(re.findall(r'_(?:error|warning)\(\s*"([EW]\d+)"', source))
+    reported = set(re.findall(r'\b(?:error|warning)\(\s*"([EW]\d+)"', source))
     assert reported
     assert reported == set(re.findall(r"ossy_event_store\.([EW]\d+)", text))
 
@@ -535,6 +536,14 @@ def test_contributing_names_every_command_of_dev_py():
     assert dev_names() <= set(re.findall(r"dev\.py (\w+)", text))
 
 
+def test_pre_commit_and_tox_ask_for_the_same_ruff():
+    asked = [
+        set(re.findall(r"ruff[>=][^\s\"\]]+", (ROOT / name).read_text()))
+        for name in (".pre-commit-config.yaml", "tox.ini")
+    ]
+    assert asked[0] == asked[1] != set()
+
+
 def test_the_readme_fits_on_a_few_screens():
     assert len(README.read_text().splitlines()) <= 110
 
@@ -567,7 +576,7 @@ def test_the_changelog_begins_with_the_version_of_the_package():
     assert re.search(r"^## \[(.+?)\]", text, re.M)[1] == ossy_event_store.__version__
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_the_docs_build_without_a_warning(tmp_path):
     for needed in ("sphinx", "furo", "myst_parser"):
         pytest.importorskip(needed)

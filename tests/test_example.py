@@ -19,7 +19,7 @@ from tests.support.servers import until
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_project"
 
-pytestmark = [pytest.mark.slow, ON_URL]
+pytestmark = [pytest.mark.docs, ON_URL]
 
 
 class Browser:
@@ -65,7 +65,7 @@ def test_it_prints_the_address_and_the_login(site):
     text = log()
     assert re.search(r"http://127\.0\.0\.1:\d+/admin/", text)
     assert re.search(r"admin", text)
-    assert "134 events were stored" in text or "134 were there already" in text
+    assert "134 events were stored" in text or "134 already existed" in text
 
 
 def test_a_person_applies_for_a_loan_and_withdraws(site):

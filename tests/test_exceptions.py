@@ -33,6 +33,8 @@ from ossy_event_store.exceptions import (
     UnknownSubscription,
 )
 
+pytestmark = pytest.mark.versions
+
 OID = ObjectId("65e0a1b2c3d4e5f601234567")
 
 ERRORS = [

@@ -36,17 +36,17 @@ from ossy_event_store import (
     StoreUnavailable,
 )
 from ossy_event_store.mongodb import connection, indexes, location
-from ossy_event_store.mongodb.ports import END, drive
+from ossy_event_store.mongodb.ports import END_SECONDS, drive
 from ossy_event_store.mongodb.write_errors import NOT_PRIMARY, Fault, classify
 from ossy_event_store.subscriptions.declaration import Subscription
 from ossy_event_store.subscriptions.delivery import Delivered
 from ossy_event_store.subscriptions.snapshot_subscription import Snapshots
 from tests.library.aggregate import Book
 from tests.support import servers
-from tests.support.servers import Wire, until
+from tests.support.servers import Wire, heal, until
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     pytest.mark.skipif(django_settings.STORE != "url", reason="connects by URL"),
 ]
 
@@ -96,16 +96,10 @@ def alone(tmp_path_factory):
         yield running
 
 
-QUICK = {
-    "heartbeatIntervalMillis": 100,
-    "heartbeatTimeoutSecs": 1,
-    "catchUpTimeoutMillis": 0,  # a new primary does not wait for what the old one had
-}
-
-
 @pytest.fixture(scope="module")
 def _three(tmp_path_factory):
-    with indexed(tmp_path_factory.mktemp("three"), 3, settings=QUICK) as running:
+    folder = tmp_path_factory.mktemp("three")
+    with indexed(folder, 3, settings=servers.QUICK) as running:
         yield running
 
 
@@ -264,25 +258,6 @@ def fail_command(member, mode, *commands, app=OURS, **data):
 
 
 # --- three servers: broken, healed ------------------------------------------
-
-
-def heal(running):
-    """Start what is dead, and wait until every member takes part again."""
-    for member in running.members:
-        if not member.is_running:
-            member.start()
-    until(lambda: all_take_part(running))
-
-
-def all_take_part(running):
-    primary = running.find_primary()
-    if primary is None:
-        return False
-    everybody = WriteConcern(len(running.members), wtimeout=1000)
-    with contextlib.suppress(PyMongoError), primary.client() as client:
-        client.test.get_collection("beats", write_concern=everybody).insert_one({})
-        return True
-    return False
 
 
 @contextlib.contextmanager
@@ -1117,7 +1092,7 @@ def test_a_server_that_goes_away_ends_every_call_in_time(
     limit(0.3)
     with lifetime_of_transactions(member, 1):
         with out_of_order(single, state):
-            end = END if count > 1 else 0
+            end = END_SECONDS if count > 1 else 0
             with within(0.3 + end), pytest.raises(GONE) as caught:
                 face(book.add, *lent(*ids))
             if state == "frozen":  # it lies in the server's buffer

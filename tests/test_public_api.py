@@ -9,6 +9,8 @@ import pytest
 
 import ossy_event_store
 
+pytestmark = pytest.mark.versions
+
 
 def test_all_is_sorted_and_complete():
     public = [name for name in vars(ossy_event_store) if not name.startswith("_")]

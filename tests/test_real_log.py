@@ -21,7 +21,7 @@ LOG = ROOT.parent / "shared" / "data" / "loan-applications.jsonl.gz"
 EVENTS, STREAMS = 262_200, 13_087
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     pytest.mark.skipif(
         not LOG.exists(), reason=f"{LOG.name} is not beside the project"
     ),

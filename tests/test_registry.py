@@ -13,6 +13,8 @@ from ossy_event_store.exceptions import UnknownAggregateType
 from ossy_event_store.registry import discover, register_aggregate, registered, root_of
 from tests.library.aggregate import Book, Reader
 
+pytestmark = pytest.mark.versions
+
 CLASS = """
 class {name}:
     aggregate_type = "{kind}"

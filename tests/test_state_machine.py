@@ -282,7 +282,7 @@ def test_whatever_a_program_does_the_store_is_as_its_model(store):
         settings=hypothesis_settings(
             deadline=None,
             database=None,
-            max_examples=60,
+            max_examples=40,
             stateful_step_count=30,
             suppress_health_check=list(HealthCheck),
         ),

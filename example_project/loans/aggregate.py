@@ -1,12 +1,12 @@
 """
-What a loan application is: a pure fold over its events.
+The state of a loan application, as a pure fold over its events.
 
 No I/O, no clock, no Django: a test calls ``LoanApplication.view`` with a list.
-The app finds this module by its name and registers what it exports at the end.
+The event store finds this module by its name and registers its last two exports.
 """
 
-# One entry for each application state, in the words of the page. `stage` is the
-# last of these; three of them also decide the application.
+# One entry for each stage of an application, as the pages display it. `stage` in the
+# state is the latest one; three of them also decide the application.
 STAGES = {
     "A_SUBMITTED": "Submitted",
     "A_PARTLYSUBMITTED": "Partly submitted",
@@ -24,7 +24,7 @@ DECISIONS = {
     "A_DECLINED": "declined",
     "A_CANCELLED": "cancelled",
 }
-# O_SELECTED is left out: each comes with one O_CREATED and says nothing more.
+# O_SELECTED is left out: each one comes with an O_CREATED and adds nothing.
 OFFERS = {
     "O_CREATED": "created",
     "O_SENT": "sent",
@@ -54,9 +54,9 @@ class LoanApplication:
         """
         Fold ``events`` (ascending by version) onto ``saved_state``.
 
-        ``saved_state`` is ``{}`` or what an earlier call returned for the events
-        before these. Neither argument is changed. An event of a type that is not
-        known here changes nothing but the list of workers.
+        ``saved_state`` is ``{}``, or what an earlier call returned for the events
+        before these. Changes neither argument. An event of an unknown type changes
+        only the list of workers.
         """
         state = _copy(saved_state)
         workers = state["workers"]
@@ -115,11 +115,11 @@ def _count_offer(state, event):
 
 
 def _work(state, event):
-    # A work item has no id of its own and one schedule leads to many pairs of
-    # START and COMPLETE: in the log of the bank 24,429 of 71,376 starts follow a
-    # schedule and 46,945 follow a COMPLETE. Counting therefore goes wrong: 1,040
-    # items end with more COMPLETEs than STARTs. What holds is the last word on each
-    # name: SCHEDULE and START open the item, COMPLETE closes it.
+    # A work item has no id, and one SCHEDULE leads to many pairs of START and
+    # COMPLETE: in the bank's log, 24,429 of 71,376 STARTs follow a SCHEDULE and 46,945
+    # follow a COMPLETE. So counting goes wrong: 1,040 items end with more COMPLETEs
+    # than STARTs. Only the last event of each name is reliable: SCHEDULE and START
+    # open the item, COMPLETE closes it.
     name = event["type"].removeprefix("W_")
     is_open = name in state["openWork"]
     if event["payload"].get("lifecycle") == "COMPLETE":
@@ -138,6 +138,6 @@ _APPLY = (
 )
 
 
-# What ossy_event_store looks for in the `aggregate` module of an installed app.
+# ossy_event_store looks for these two in the `aggregate` module of an installed app.
 Aggregate = LoanApplication
-id = "LoanApplication"  # noqa: A001 - the name is the library's
+id = "LoanApplication"  # noqa: A001 - the library requires this name

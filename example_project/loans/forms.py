@@ -4,10 +4,10 @@ from nanoid import generate
 
 class ApplyForm(forms.Form):
     """
-    What the applicant tells us, and ``key``, which names this one form.
+    The applicant's data, and ``key``, which identifies this copy of the form.
 
-    The key becomes the id of the event: a second click on the button, or a browser
-    that sends the form again, finds the application that is there already.
+    The key becomes the id of the event. A second click on the button, or a browser
+    that sends the form again, then finds the existing application.
     """
 
     applicant = forms.CharField(

@@ -1,8 +1,8 @@
 """
-What events are called on a page, in English.
+English labels for events, as the pages display them.
 
-The event types stay as they were recorded: they are history. Words are for people
-and may change at any time, without a rebuild.
+Event types stay as they were recorded, because they are history. Labels are for
+people and may change at any time, without a rebuild.
 """
 
 from .aggregate import STAGES

@@ -1,8 +1,8 @@
 """
-What the bank wants to know across applications, kept as the events arrive.
+What the bank wants to know across applications, updated as events arrive.
 
-``manage.py run_subscriptions`` keeps both; ``manage.py rebuild_projections`` makes them
-anew after a change here.
+``manage.py run_subscriptions`` keeps both up to date. After a change here, run
+``manage.py rebuild_projections``.
 """
 
 from ossy_event_store import Projection, register_projection
@@ -20,7 +20,7 @@ COUNTED = {
 
 @register_projection
 class LoanDays(Projection):
-    """Each day: applications, the amount they ask for, offers, and how they end."""
+    """For each day: applications, the amount requested, offers and decisions."""
 
     name = "loan_days"
     aggregate_types = [LoanApplication.aggregate_type]
@@ -40,12 +40,12 @@ class LoanDays(Projection):
 
 @register_projection
 class ClerkWork(Projection):
-    """Each clerk: how many pieces of work are finished, and of what kind."""
+    """For each clerk: how many work items they finished, and of which kinds."""
 
     name = "clerk_work"
     aggregate_types = [LoanApplication.aggregate_type]
     initial_state = {"finished": 0, "kinds": {}, "last": None}
-    indexes = ["state.finished"]  # the page shows who finished most
+    indexes = ["state.finished"]  # the page sorts by it
 
     @staticmethod
     def key(event):

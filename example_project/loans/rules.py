@@ -1,22 +1,23 @@
 """
-What must hold before an event is added.
+Rules that are checked before an event is added.
 
-Rules take what a reducer takes, ``(events, saved_state)``, and raise a sentence for
-the user. They stand apart from the reducer: history is folded, never judged.
+A rule takes the arguments of a reducer, ``(events, saved_state)``, and raises an
+exception whose text is for the user. Rules are separate from the reducer, which folds
+history and never judges it.
 """
 
 from .aggregate import LoanApplication
 
 
 class NotOpen(Exception):
-    """The application has been decided; ``status`` says how."""
+    """The application has already been decided; ``status`` says how."""
 
     def __init__(self, status):
         super().__init__(status)
         self.status = status
 
     def __str__(self):
-        return f"This application is {self.status} already."
+        return f"This application is already {self.status}."
 
 
 def must_be_open(events, saved_state):

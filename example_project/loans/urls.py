@@ -5,7 +5,7 @@ from . import views
 
 
 class ApplicationId(StringConverter):
-    """What the store takes as an id, less the slash."""
+    """Any id that the store accepts, except for slashes."""
 
     regex = "[^/\0]{1,255}"
 

@@ -1,8 +1,8 @@
 """
-The pages. Reads take snapshots or streams; writes add an event.
+The pages. They read snapshots or streams, and write by adding an event.
 
-Plain views: what the library needs is in the few lines that name ``Aggregate`` and
-``EventStore``.
+These are plain Django views; only the few lines that use ``Aggregate`` and
+``EventStore`` concern the library.
 """
 
 from functools import wraps
@@ -33,12 +33,12 @@ LAST = "\U0010ffff"  # sorts after every other character
 
 
 def who(request):
-    """Return the name that goes into an event's ``createdBy``."""
+    """Return the name to store as an event's ``createdBy``."""
     return request.user.get_username() or "web"
 
 
 def not_found_page(view):
-    """Answer with a page of ours when there is no such application."""
+    """Respond with the site's own 404 page if the application does not exist."""
 
     @wraps(view)
     def wrapped(request, application_id):
@@ -63,8 +63,8 @@ def read_page(prefix, after, before):
     """
     Return one page of snapshots whose id starts with ``prefix``, by id.
 
-    The page begins after the id ``after`` or ends before the id ``before``, so its
-    cost does not grow with its number; the store's index on type and id answers it.
+    The page starts after the id ``after`` or ends before the id ``before``, so later
+    pages cost no more than the first. The store's index on type and id covers it.
     """
     ids = {"$gte": prefix, "$lt": prefix + LAST}
     if before:
@@ -100,16 +100,16 @@ def apply(request):
     try:
         application = Aggregate.of(LoanApplication, form.event(who(request))).save()
     except IdempotencyConflict:
-        messages.error(request, "This form was sent before. Please fill in a new one.")
+        messages.error(request, "You already sent this form. Please fill in a new one.")
         return redirect("loans:apply")
-    messages.success(request, "Your application has arrived.")
+    messages.success(request, "We received your application.")
     return redirect("loans:detail", application.id)
 
 
 @require_GET
 @not_found_page
 def detail(request, application_id):
-    # Before the events are read: what is not on the page stands behind it.
+    # Read before the events: anything missing on the page is after this position.
     position = EventStore.head_position()
     application = Aggregate.of(LoanApplication, application_id)
     context = {
@@ -123,7 +123,7 @@ def detail(request, application_id):
 
 @require_GET
 def desk(request):
-    # Before the documents are read: what is not in them stands behind it.
+    # Read before the documents: anything missing in them is after this position.
     reached = {cls.name: cls.reached() for cls in (LoanDays, ClerkWork)}
     days = LoanDays.collection.find(sort=[("_id", -1)], limit=DAYS)
     clerks = ClerkWork.collection.find(sort=[("state.finished", -1)], limit=CLERKS)
@@ -143,7 +143,7 @@ def desk(request):
 
 
 class DeskEvents(EventSourceView):
-    """Tells the desk's page when one of its projections has taken an event."""
+    """Notifies the desk's page when one of its projections has applied an event."""
 
     query = ["projection"]
 
@@ -152,12 +152,12 @@ class DeskEvents(EventSourceView):
 
 
 class ApplicationEvents(EventSourceView):
-    """Tells the page of an application when its stream gets an event."""
+    """Notifies an application's page when its stream gets an event."""
 
     aggregate_types = [LoanApplication.aggregate_type]
 
     async def may_see(self, request, wanted):
-        return True  # as everybody may see the page
+        return True  # everyone may see the page
 
 
 @require_POST
@@ -176,8 +176,8 @@ def withdraw(request, application_id):
     except ConcurrencyError:
         messages.warning(
             request,
-            "Somebody else changed it meanwhile. Look again, then decide.",
+            "Someone else has just changed it. Check it again, then decide.",
         )
     else:
-        messages.success(request, "The application is withdrawn.")
+        messages.success(request, "The application has been withdrawn.")
     return redirect("loans:detail", application_id)

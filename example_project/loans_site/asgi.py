@@ -1,4 +1,4 @@
-"""For a server that speaks ASGI, which pages that update themselves need."""
+"""The ASGI application; pages that update themselves need it."""
 
 import os
 
@@ -10,5 +10,5 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "loans_site.settings")
 
 application = get_asgi_application()
 if settings.DEBUG:
-    # As runserver does; elsewhere a web server serves these files.
+    # Serve static files as runserver does. In production, a web server does this.
     application = ASGIStaticFilesHandler(application)

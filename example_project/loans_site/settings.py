@@ -47,7 +47,7 @@ TEMPLATES = [
     },
 ]
 
-# Everything that this project writes lies in one folder, to be deleted at will.
+# The project writes only to this folder. You can delete it at any time.
 DATA_DIR = BASE_DIR / ".data"
 DATA_DIR.mkdir(exist_ok=True)
 
@@ -59,8 +59,8 @@ DATABASES = {
     },
 }
 
-# Events and snapshots: the MongoDB in DB_URL if the environment has one, which the
-# store reads by itself; else a mongod that the store starts and stops.
+# Events and snapshots: if the environment sets DB_URL, the store connects there by
+# itself. Otherwise it starts and stops its own mongod.
 OSSY_EVENT_STORE = {}
 if not os.environ.get("DB_URL"):
     OSSY_EVENT_STORE["URL"] = "embedded://" + str(DATA_DIR / "mongo")

@@ -1,4 +1,4 @@
-"""The pages of the loan desk at the root, and Django's admin."""
+"""The pages of the loan desk, and Django's admin."""
 
 from django.contrib import admin
 from django.urls import include, path

@@ -1,7 +1,7 @@
 """
-The admin's pages: events to be looked at, never changed; subscriptions to be operated.
+The admin's pages: browse streams and events, operate subscriptions.
 
-Django finds them here; each kind of page has a module of its own.
+Nothing here changes an event. Django discovers the pages in this package.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ admin.site.register(Subscription, SubscriptionAdmin)
 
 class StreamHistoryMixin(admin.ModelAdmin):  # type: ignore[type-arg]
     """
-    Put the history of a stream below the form of a model of your own.
+    Show the history of a stream below the form of one of your models.
 
-    ``class OrderAdmin(StreamHistoryMixin, admin.ModelAdmin)``. A class with a
-    ``change_form_template`` of its own puts the tag ``stream_history`` there.
+    ``class OrderAdmin(StreamHistoryMixin, admin.ModelAdmin)``. A class with its
+    own ``change_form_template`` uses the tag ``stream_history`` in that template.
     """
 
     change_form_template = "admin/ossy_event_store/change_form.html"
 
     def stream_id(self, obj: Any) -> str | None:
-        """Return the id of the object's stream, or None if it has none."""
+        """Return the id of the object's stream, or None if it has no stream."""
         return str(obj.pk)
 
     def render_change_form(
         self, request: Any, context: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """Render the form, and tell the template which stream is the object's."""
+        """Add the id of the object's stream to the context."""
         obj = kwargs.get("obj")
         context["stream_id"] = None if obj is None else self.stream_id(obj)
         return super().render_change_form(request, context, *args, **kwargs)

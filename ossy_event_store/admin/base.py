@@ -1,11 +1,11 @@
 """
-What the pages of the admin share: permissions, addresses, and a store that is down.
+What the admin's pages share: permissions, addresses, and the page without a store.
 
-Every view checks its own permission: ``view_stream`` shows which streams there are
-and who did what when; ``view_event`` what events hold, and the states they led to;
-``view_snapshot`` how the stored state stands; ``rebuild_snapshot`` renews it;
-``view_subscription`` how subscriptions stand and why they failed;
-``operate_subscription`` tries again and skips.
+Every view checks its own permission: ``view_stream`` shows the streams, and who did
+what when; ``view_event`` the contents of events and the states they led to;
+``view_snapshot`` the standing of a snapshot; ``rebuild_snapshot`` rebuilds one;
+``view_subscription`` shows subscriptions and their errors; ``operate_subscription``
+retries and skips.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from ..documents.display import brief, visible
 from ..exceptions import StoreUnavailable
 from ..mongodb.write_errors import short_reason
 
-STATUS = {
+SNAPSHOT_STATUS = {
     "current": gettext_lazy("up to date"),
-    "behind": gettext_lazy("behind"),
-    "ahead": gettext_lazy("ahead of its stream"),
-    "other revision": gettext_lazy("of an earlier reducer"),
+    "behind": gettext_lazy("older than its stream"),
+    "ahead": gettext_lazy("newer than its stream"),
+    "other revision": gettext_lazy("from another reducer revision"),
     "missing": gettext_lazy("none"),
-    "unregistered": gettext_lazy("no class for this type"),
+    "unregistered": gettext_lazy("no class registered for this type"),
 }
 
 View = Callable[..., HttpResponse]
@@ -51,22 +51,22 @@ def may(request: HttpRequest, permission: str) -> bool:
 
 
 class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """What the pages share: addresses, permissions, and a store that is down."""
+    """Views over MongoDB in place of those over SQL, read-only."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody may: what is stored is not made here."""
+        """Return False: nothing is added in the admin."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody may."""
+        """Return False: nothing is changed in the admin."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody may."""
+        """Return False: nothing is deleted in the admin."""
         return False
 
     def _view(self, name: str, view: View, *permissions: str) -> View:
-        """Return ``view`` as the admin serves it, with its permissions checked."""
+        """Wrap a view for the admin: check its permissions, and explain failures."""
 
         @functools.wraps(view)
         def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -75,14 +75,15 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             try:
                 return view(request, *args, **kwargs)
             except StoreUnavailable as error:
-                return self._failed(request, str(error), _("Try again in a moment."))
+                advice = _("Try again in a moment.")
+                return self._unavailable(request, str(error), advice)
             except ImproperlyConfigured as error:
-                return self._failed(request, str(error), "")
+                return self._unavailable(request, str(error), "")
             except OperationFailure as error:
                 advice = _(
-                    "If an index is missing, “manage.py ensure_event_store” makes it."
+                    "If an index is missing, “manage.py ensure_event_store” creates it."
                 )
-                return self._failed(request, short_reason(error), advice)
+                return self._unavailable(request, short_reason(error), advice)
 
         return self.admin_site.admin_view(checked)
 
@@ -90,8 +91,8 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         full = f"{self.opts.app_label}_{self.opts.model_name}_{name}"
         return path(route, self._view(name, view, *permissions), name=full)
 
-    def _url(self, model: str, page: str, *args: Any, **query: Any) -> str | None:
-        """Return the address of a page, or None if this site does not have it."""
+    def url_of(self, model: str, page: str, *args: Any, **query: Any) -> str | None:
+        """Return the URL of a page, or None if this admin site does not have it."""
         name = f"admin:{self.opts.app_label}_{model}_{page}"
         try:
             url = reverse(
@@ -101,8 +102,8 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             )
         except NoReverseMatch:
             return None
-        asked = {key: value for key, value in query.items() if value is not None}
-        return f"{url}?{urlencode(asked)}" if asked else url
+        used = {key: value for key, value in query.items() if value is not None}
+        return f"{url}?{urlencode(used)}" if used else url
 
     def _render(
         self,
@@ -120,27 +121,27 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 **self.admin_site.each_context(request),
                 "opts": self.opts,
                 "title": title,
-                "list_url": self._url(str(self.opts.model_name), "changelist"),
+                "list_url": self.url_of(str(self.opts.model_name), "changelist"),
                 "breadcrumbs_are_a_list": django.VERSION >= (6, 1),
                 **context,
             },
             status=status,
         )
 
-    def _failed(self, request: HttpRequest, reason: str, advice: str) -> HttpResponse:
+    def _unavailable(
+        self, request: HttpRequest, reason: str, advice: str
+    ) -> HttpResponse:
         context = {"reason": reason, "advice": advice}
         title = _("The event store is not available")
         return self._render(request, "unavailable", title, context, status=503)
 
-    # --- events as people see them ------------------------------------------
-
-    def _event(self, request: HttpRequest, event: Document) -> dict[str, Any]:
-        """Return an event, or the last event of a stream, as a template shows it."""
+    def event_row(self, request: HttpRequest, event: Document) -> dict[str, Any]:
+        """Return what templates show of an event, or of a stream by its last event."""
         aggregate_id, version = event["aggregateId"], event["aggregateVersion"]
         may_open = may(request, "view_event")
-        # What another program stored may lack a field, or have anything in it.
+        # An event that another program stored may lack a field, or hold any value.
         created = event.get("created", "")
-        shown = {
+        row = {
             "id": visible(str(event["_id"])),
             "type": visible(str(event.get("type", ""))),
             "stream": visible(str(aggregate_id)),
@@ -148,37 +149,39 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "version": version,
             "created": created,
             "is_time": isinstance(created, dt.datetime),
-            "by": _by(event),
-            "url": self._url("event", "change", event["_id"])
+            "by": _author(event),
+            "url": self.url_of("event", "change", event["_id"])
             if may_open and isinstance(event["_id"], (str, ObjectId))
             else None,
-            "stream_url": self._url("stream", "change", aggregate_id),
-            "version_url": self._url("stream", "change", aggregate_id, version=version),
+            "stream_url": self.url_of("stream", "change", aggregate_id),
+            "version_url": self.url_of(
+                "stream", "change", aggregate_id, version=version
+            ),
         }
         if "bytes" in event and may_open:
-            whole = event.get("payload")
-            shown["payload"] = None if whole is None else brief(whole)
-            shown["bytes"] = event["bytes"]
-            shown["is_long"] = whole is None and bool(event["bytes"])
+            payload = event.get("payload")
+            row["payload"] = None if payload is None else brief(payload)
+            row["bytes"] = event["bytes"]
+            row["is_long"] = payload is None and bool(event["bytes"])
         if status := event.get("snapshot"):
-            shown["status"], shown["status_text"] = status, STATUS[status]
-        return shown
+            row["status"], row["status_text"] = status, SNAPSHOT_STATUS[status]
+        return row
 
 
-def _by(event: Document) -> str:
+def _author(event: Document) -> str:
     by = event["createdBy"]
     return "" if by is None else visible(by if isinstance(by, str) else repr(by))
 
 
 def download(text: str, name: str) -> HttpResponse:
-    """Return some JSON as a file."""
+    """Return JSON as a file to download."""
     response = HttpResponse(text, content_type="application/json")
     response["Content-Disposition"] = attachment(name)
     return response
 
 
 def attachment(name: str) -> str:
-    """Return the header that makes a file of an answer, whatever its name is."""
+    """Return the header that offers a response as a file, with a safe name."""
     safe = "".join(
         c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name
     )

@@ -1,4 +1,4 @@
-"""The pages of events: the feed over all streams, and each event as it is stored."""
+"""The pages of events: the feed over all streams, and each event as stored."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from ..mongodb import connection
 from ..mongodb.ports import drive
 from ..streams import lookup
 from ..streams.import_export import line_of
-from . import lookups
+from . import event_lookups
 from .base import StoreModelAdmin, download, may
+from .event_fields import text_in_metadata
 from .query_string import ListQuery
 
 
 class EventAdmin(StoreModelAdmin):
-    """The feed over all streams, and each event as it is stored."""
+    """The feed over all streams, and each event as stored."""
 
     def get_urls(self) -> list[Any]:
-        """Return the addresses that exist: there is none to add, change or delete."""
+        """Return the URLs: none adds, changes or deletes an event."""
         one = "<path:object_id>/"
         return [
             self._path("", "changelist", self.changelist_view, "view_event"),
@@ -34,26 +35,27 @@ class EventAdmin(StoreModelAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """List the events of all streams, the newest first."""
+        """List the events of all streams, newest first."""
         store = connection.blocking()
-        asked = ListQuery(request, "q", "type", "event_type", "by", "correlation")
-        if event_id := asked.given.pop("q", ""):
+        query = ListQuery(request, "q", "type", "event_type", "by", "correlation")
+        if event_id := query.filters.pop("q", ""):
             if _find(store, event_id) is not None:
-                return HttpResponseRedirect(str(self._url("event", "change", event_id)))
-            asked.errors.append(_("There is no event of this id."))
-        search = asked.search()
+                url = self.url_of("event", "change", event_id)
+                return HttpResponseRedirect(str(url))
+            query.errors.append(_("No event has this id."))
+        search = query.search()
         page = drive(
-            lookups.events(store, search, older=asked.older, newer=asked.newer)
+            event_lookups.events(store, search, older=query.older, newer=query.newer)
         )
         context = {
-            "rows": [self._event(request, event) for event in page.items],
-            "links": asked.links(page),
-            "asked": {**asked.given, "q": event_id},
-            "errors": asked.errors,
+            "rows": [self.event_row(request, event) for event in page.items],
+            "links": query.links(page),
+            "filters": {**query.filters, "q": event_id},
+            "errors": query.errors,
             "types": _choices(drive(lookup.types(store))),
             "is_list": True,
-            "event_types": _choices(drive(lookups.event_types(store))),
-            "streams_url": self._url("stream", "changelist")
+            "event_types": _choices(drive(event_lookups.event_types(store))),
+            "streams_url": self.url_of("stream", "changelist")
             if may(request, "view_stream")
             else None,
             **(extra_context or {}),
@@ -67,25 +69,27 @@ class EventAdmin(StoreModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Show an event as it is stored, and what belongs to it."""
+        """Show an event as stored, and the events related to it."""
         store = connection.blocking()
         event = _stored_event(store, unquote(object_id))
-        related = drive(lookups.relations(store, event))
+        related = drive(event_lookups.relations(store, event))
 
-        def shown(other: Document | None) -> dict[str, Any] | None:
-            return None if other is None else self._event(request, other)
+        def row(other: Document | None) -> dict[str, Any] | None:
+            return None if other is None else self.event_row(request, other)
 
-        correlation = lookups.text_in_metadata(event, "correlationId")
+        correlation = text_in_metadata(event, "correlationId")
         context = {
-            "event": self._event(request, event),
-            "whole": lines(event),
-            "download_url": self._url("event", "download", event["_id"]),
-            "previous": shown(related.previous),
-            "next": shown(related.next),
-            "cause": shown(related.cause),
-            "caused": [shown(other) for other in related.caused],
-            "correlated": [shown(other) for other in related.correlated],
-            "correlation_url": self._url("event", "changelist", correlation=correlation)
+            "event": self.event_row(request, event),
+            "document": lines(event),
+            "download_url": self.url_of("event", "download", event["_id"]),
+            "previous": row(related.previous),
+            "next": row(related.next),
+            "cause": row(related.cause),
+            "caused": [row(other) for other in related.caused],
+            "correlated": [row(other) for other in related.correlated],
+            "correlation_url": self.url_of(
+                "event", "changelist", correlation=correlation
+            )
             if correlation
             else None,
             **(extra_context or {}),
@@ -94,7 +98,7 @@ class EventAdmin(StoreModelAdmin):
         return self._render(request, "event", title, context)
 
     def download_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Download the whole event as JSON."""
+        """Download the full event as JSON."""
         event = _stored_event(connection.blocking(), unquote(object_id))
         return download(line_of(event), f"{event['_id']}.json")
 
@@ -105,7 +109,7 @@ def _choices(names: list[str]) -> list[tuple[str, str]]:
 
 def _find(store: connection.Store, event_id: str) -> Document | None:
     try:
-        return drive(lookups.event(store, event_id))
+        return drive(event_lookups.event(store, event_id))
     except ValueError:
         return None
 
@@ -113,5 +117,5 @@ def _find(store: connection.Store, event_id: str) -> Document | None:
 def _stored_event(store: connection.Store, event_id: str) -> Document:
     event = _find(store, event_id)
     if event is None:
-        raise Http404(_("There is no such event."))
+        raise Http404(_("This event does not exist."))
     return event

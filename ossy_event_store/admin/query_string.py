@@ -1,4 +1,4 @@
-"""What a request asks for: a search, a place in a list, a version, a time."""
+"""The query string of a page: filters, cursors, a version, a time."""
 
 from __future__ import annotations
 
@@ -12,90 +12,91 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 
 from ..documents.display import visible
-from .lookups import Cursor, Page, Search
+from .paging import Cursor, Page, Search
 
-A_SECOND = dt.timedelta(milliseconds=999)  # all that MongoDB can store of one
+REST_OF_SECOND = dt.timedelta(milliseconds=999)  # MongoDB stores milliseconds
 
 
 class ListQuery:
-    """The query of a list page: what to look for, and where the page begins."""
+    """The query of a list page: its filters, and the cursor where it begins."""
 
     def __init__(self, request: HttpRequest, *names: str) -> None:
-        self.given = {
+        self.filters = {
             name: text
             for name in (*names, "since", "until")
             if (text := request.GET.get(name, "").strip())
         }
         self.errors: list[str] = []
-        self.older = self._place(request.GET.get("older"))
-        self.newer = self._place(request.GET.get("newer"))
+        self.older = self._cursor(request.GET.get("older"))
+        self.newer = self._cursor(request.GET.get("newer"))
 
-    def _place(self, text: str | None) -> Cursor | None:
+    def _cursor(self, text: str | None) -> Cursor | None:
         if not text:
             return None
         try:
             return Cursor.parse(text)
         except ValueError:
-            self.errors.append(_("This page does not exist; here is the first one."))
+            self.errors.append(_("This page does not exist. Showing the first page."))
             return None
 
-    def _day(self, name: str, plus: int) -> dt.datetime | None:
-        if name not in self.given:
+    def _midnight(self, name: str, days_later: int) -> dt.datetime | None:
+        if name not in self.filters:
             return None
         try:
-            day = parse_date(self.given[name])
+            day = parse_date(self.filters[name])
             if day is None:
                 raise ValueError
-            midnight = dt.datetime.combine(day + dt.timedelta(plus), dt.time())
+            midnight = dt.datetime.combine(day + dt.timedelta(days_later), dt.time())
             return timezone.make_aware(midnight)
         except (ValueError, OverflowError):
             self.errors.append(
-                _("“%(text)s” is not a date such as 2026-03-31.")
-                % {"text": visible(self.given[name])}
+                _("“%(text)s” is not a valid date. Write it as 2026-03-31.")
+                % {"text": visible(self.filters[name])}
             )
             return None
 
     def search(self) -> Search:
-        """Return what to look for."""
+        """Return the search that the filters describe."""
         return Search(
-            type=self.given.get("event_type"),
-            aggregate_type=self.given.get("type"),
-            created_by=self.given.get("by"),
-            correlation_id=self.given.get("correlation"),
-            since=self._day("since", 0),
-            until=self._day("until", 1),
+            type=self.filters.get("event_type"),
+            aggregate_type=self.filters.get("type"),
+            created_by=self.filters.get("by"),
+            correlation_id=self.filters.get("correlation"),
+            since=self._midnight("since", 0),
+            until=self._midnight("until", 1),
         )
 
     def links(self, page: Page) -> dict[str, str | None]:
-        """Return the queries of the pages on either side."""
+        """Return the query strings of the pages on either side."""
         return {
-            "first": self._query() if self.older or self.newer else None,
-            "newer": self._query(newer=page.newer) if page.newer else None,
-            "older": self._query(older=page.older) if page.older else None,
+            "first": self._string() if self.older or self.newer else None,
+            "newer": self._string(newer=page.newer) if page.newer else None,
+            "older": self._string(older=page.older) if page.older else None,
         }
 
-    def _query(self, **place: Any) -> str:
-        return "?" + urlencode({**self.given, **place})
+    def _string(self, **cursor: Any) -> str:
+        return "?" + urlencode({**self.filters, **cursor})
 
 
 def time_of(text: str) -> dt.datetime | None:
-    """Return the end of the second that a text means, in UTC; None if it means none."""
+    """Return the end of the second that a text names, in UTC; None if it is no time."""
     try:
         at = parse_datetime(text)
         if at is None:
             return None
         at = timezone.make_aware(at) if timezone.is_naive(at) else at
-        # The pages show seconds: who gives one means all that it shows.
-        return (at if at.microsecond else at + A_SECOND).astimezone(dt.UTC)
+        # The pages show whole seconds, so a time typed in without a fraction
+        # includes every event that the page shows with it.
+        return (at if at.microsecond else at + REST_OF_SECOND).astimezone(dt.UTC)
     except (ValueError, OverflowError):
         return None
 
 
 def version_of(request: HttpRequest, last: int) -> int:
-    """Return the version that is asked for; ``Http404`` if the stream has none such."""
+    """Return the requested version, or the last; ``Http404`` if it does not exist."""
     text = request.GET.get("version", "")
     if not text:
         return last
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:12]) <= last):
-        raise Http404(_("The stream has no such version."))
+        raise Http404(_("This stream has no such version."))
     return int(text)

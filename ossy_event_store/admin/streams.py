@@ -1,8 +1,7 @@
-"""The pages of streams: the list, the overview, and a stream at any version."""
+"""The pages of streams: the list, the overview, and each stream at any version."""
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -22,8 +21,7 @@ from django.views.decorators.http import require_POST
 
 from ..documents import extended_json
 from ..documents.bson_types import Document
-from ..documents.diff import changes
-from ..documents.display import brief, lines, visible
+from ..documents.display import visible
 from ..documents.event_document import stored_state
 from ..exceptions import InvalidState, ReducerError
 from ..models import Stream
@@ -34,21 +32,21 @@ from ..rebuild.tallies import Tally, tallies
 from ..registry import registered
 from ..streams import lookup
 from ..streams.import_export import export_events
-from ..streams.state_at_version import Moment, moment
-from . import lookups, overview
-from .base import STATUS, StoreModelAdmin, attachment, download, may
-from .chart import chart
-from .lookups import BLOCK, Page
+from ..streams.state_at_version import moment
+from . import overview, stream_lookups
+from .base import StoreModelAdmin, attachment, download, may
+from .paging import Page
 from .query_string import ListQuery, time_of, version_of
-
-LONG = 2000  # events of a stream that are folded afresh without being asked
+from .stream_page import StreamPage
 
 
 class StreamAdmin(StoreModelAdmin):
     """Streams, and each stream at any of its versions."""
 
+    day_counts = overview.DayCounts()
+
     def get_urls(self) -> list[Any]:
-        """Return the addresses that exist: there is none to add, change or delete."""
+        """Return the URLs: none adds, changes or deletes a stream."""
         contents = ("view_stream", "view_event")
         one = "<path:object_id>/"
         return [
@@ -66,89 +64,95 @@ class StreamAdmin(StoreModelAdmin):
             ),
         ]
 
+    # --- all streams --------------------------------------------------------
+
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """List streams: the latest activity first, or those of a prefix."""
+        """List streams: those with the latest activity first, or those of a prefix."""
         store = connection.blocking()
-        asked = ListQuery(request, "q", "type", "by")
-        prefix = asked.given.get("q")
+        query = ListQuery(request, "q", "type", "by")
+        prefix = query.filters.get("q")
         if prefix:
             try:
                 page, links = self._by_id(request, store, prefix)
             except ValueError as error:
-                asked.errors.append(str(error))
+                query.errors.append(str(error))
                 page, links = Page(), {}
             if links is None:
-                url = self._url("stream", "change", prefix)
+                url = self.url_of("stream", "change", prefix)
                 return HttpResponseRedirect(str(url))
         else:
-            search = asked.search()
+            search = query.search()
             page = drive(
-                lookups.streams(store, search, older=asked.older, newer=asked.newer)
+                stream_lookups.streams(
+                    store, search, older=query.older, newer=query.newer
+                )
             )
-            links = asked.links(page)
+            links = query.links(page)
         context = {
-            "rows": [self._event(request, event) for event in page.items],
+            "rows": [self.event_row(request, event) for event in page.items],
             "links": links,
-            "asked": asked.given,
-            "errors": asked.errors,
-            "types": _counted(drive(tallies(store)), drive(lookup.types(store))),
-            "overview_url": self._url("stream", "overview"),
+            "filters": query.filters,
+            "errors": query.errors,
+            "types": _with_counts(drive(lookup.types(store)), drive(tallies(store))),
+            "overview_url": self.url_of("stream", "overview"),
             "is_list": True,
             "may_see_events": may(request, "view_event"),
-            "events_url": self._url("event", "changelist"),
+            "events_url": self.url_of("event", "changelist"),
             **(extra_context or {}),
         }
         return self._render(request, "streams", _("Streams"), context)
 
-    def overview_view(self, request: HttpRequest) -> HttpResponse:
-        """Show what is in the store, how much comes in, and whether it is well."""
-        store = connection.blocking()
-        counted = {t.aggregate_type: t for t in drive(tallies(store))}
-        zone = timezone.get_current_timezone()
-        today = timezone.localdate()
-        last = drive(overview.last_day(store, today, zone))
-        days = drive(overview.days(store, last, zone))
-        context = {
-            "health": drive(overview.health(store)),
-            "types": [
-                self._type(name, counted.get(name))
-                for name in drive(lookup.types(store))
-            ],
-            "days": days,
-            "is_quiet": last != today,
-            "chart": chart(days),
-        }
-        return self._render(request, "overview", _("Overview"), context)
-
-    def _type(self, name: str, tally: Tally | None) -> dict[str, Any]:
-        failures = tally.failures if tally else {}
-        return {
-            "name": visible(name),
-            "url": self._url("stream", "changelist", type=name),
-            "is_registered": name in registered(),
-            "tally": tally,
-            "failures": [
-                {
-                    "id": visible(aggregate_id),
-                    "url": self._url("stream", "change", aggregate_id, version=version),
-                }
-                for aggregate_id, version in failures.items()
-            ],
-        }
-
     def _by_id(self, request: HttpRequest, store: connection.Store, prefix: str) -> Any:
-        """Return a page of streams by prefix; None for links if it is one's id."""
+        """Return a page of streams and its links; no links if the prefix is an id."""
         after = request.GET.get("after")
         if after is None and drive(lookup.type_of(store, prefix)) is not None:
             return Page(), None
-        found, more = drive(lookups.streams_by_id(store, prefix, after=after))
+        found, more = drive(stream_lookups.streams_by_id(store, prefix, after=after))
         links = {
             "first": "?" + urlencode({"q": prefix}) if after else None,
             "next": "?" + urlencode({"q": prefix, "after": more}) if more else None,
         }
         return Page(found), links
+
+    def overview_view(self, request: HttpRequest) -> HttpResponse:
+        """Show what the store holds, the events per day, and the store's health."""
+        store = connection.blocking()
+        counted = {tally.aggregate_type: tally for tally in drive(tallies(store))}
+        zone = timezone.get_current_timezone()
+        today = timezone.localdate()
+        last = drive(overview.last_day(store, today, zone))
+        days = drive(self.day_counts.days(store, last, zone))
+        context = {
+            "health": drive(overview.health(store)),
+            "types": [
+                self._type_row(name, counted.get(name))
+                for name in drive(lookup.types(store))
+            ],
+            "days": days,
+            "is_quiet": last != today,
+            "chart": overview.chart(days),
+        }
+        return self._render(request, "overview", _("Overview"), context)
+
+    def _type_row(self, name: str, tally: Tally | None) -> dict[str, Any]:
+        failures = tally.failures if tally else {}
+        return {
+            "name": visible(name),
+            "url": self.url_of("stream", "changelist", type=name),
+            "is_registered": name in registered(),
+            "tally": tally,
+            "failures": [
+                {
+                    "id": visible(aggregate_id),
+                    "url": self.url_of(
+                        "stream", "change", aggregate_id, version=version
+                    ),
+                }
+                for aggregate_id, version in failures.items()
+            ],
+        }
 
     # --- one stream ---------------------------------------------------------
 
@@ -162,155 +166,40 @@ class StreamAdmin(StoreModelAdmin):
         """Show a stream at one of its versions, with its timeline."""
         store = connection.blocking()
         head = _head(store, unquote(object_id))
-        aggregate_id, last = head["aggregateId"], head["aggregateVersion"]
         if request.GET.get("at"):
-            return self._at(request, store, aggregate_id)
-        version = version_of(request, last)
-        newest_first = request.GET.get("order") != "oldest"
-        order = None if newest_first else "oldest"
-        may_open = may(request, "view_event")
-        page = self._timeline(request, store, head, version, newest_first)
+            return self._go_to_time(request, store, head["aggregateId"])
+        context = StreamPage(self, request, store, head).context()
+        title = visible(head["aggregateId"])
+        return self._render(
+            request, "stream", title, {**context, **(extra_context or {})}
+        )
 
-        def link(to: int, **query: Any) -> str | None:
-            if not 1 <= to <= last or to == query.pop("but", None):
-                return None
-            query.setdefault("order", order)
-            return self._url("stream", "change", aggregate_id, version=to, **query)
-
-        first = (version - 1) // BLOCK * BLOCK + 1
-        Root = lookups.class_of(head)
-        then = None
-        if may_open and Root is not None:
-            fresh = "fresh" in request.GET or last <= LONG
-            then = drive(moment(store, Root, aggregate_id, version, fresh=fresh))
-        context = {
-            "stream": self._event(request, head),
-            "version": version,
-            "last": last,
-            "events": page,
-            "first_shown": first,
-            "last_shown": min(last, first + BLOCK - 1),
-            "newest_first": newest_first,
-            "steps": {
-                "first": link(1, but=version),
-                "previous": link(version - 1),
-                "next": link(version + 1),
-                "last": link(last, but=version),
-            },
-            "older_block": link(first - 1),
-            "newer_block": link(first + BLOCK),
-            "other_order": self._url(
-                "stream",
-                "change",
-                aggregate_id,
-                version=version,
-                order="oldest" if newest_first else "newest",
-            ),
-            "may_open": may_open,
-            "moment": _shown_moment(then),
-            "state_url": self._url("stream", "state", aggregate_id, version=version),
-            "download_url": self._url("stream", "download", aggregate_id),
-            "code": _code(Root, aggregate_id) if Root else None,
-            "Root": Root,
-            "snapshot": self._snapshot(request, store, head, then),
-            **(extra_context or {}),
-        }
-        return self._render(request, "stream", visible(aggregate_id), context)
-
-    def _at(
+    def _go_to_time(
         self, request: HttpRequest, store: connection.Store, aggregate_id: str
     ) -> HttpResponse:
-        """Go to the version that the stream had at a time."""
+        """Redirect to the version that the stream had at a time."""
         text = request.GET["at"]
         at = time_of(text)
+        version = None
         if at is None:
-            messages.error(
-                request,
-                _("“%(text)s” is not a time such as 2026-03-31T10:15.")
-                % {"text": visible(text)},
-            )
-            version = None
+            message = _("“%(text)s” is not a valid time. Write it as 2026-03-31T10:15.")
+            messages.error(request, message % {"text": visible(text)})
         else:
-            version = drive(lookups.version_at(store, aggregate_id, at))
+            version = drive(stream_lookups.version_at(store, aggregate_id, at))
             if not version:
-                messages.warning(
-                    request, _("The stream had no event yet at that time.")
-                )
+                messages.warning(request, _("The stream had no events at that time."))
                 version = 1
         order = request.GET.get("order")
-        url = self._url("stream", "change", aggregate_id, version=version, order=order)
+        url = self.url_of(
+            "stream", "change", aggregate_id, version=version, order=order
+        )
         return HttpResponseRedirect(str(url))
 
-    def _timeline(
-        self,
-        request: HttpRequest,
-        store: connection.Store,
-        head: Document,
-        version: int,
-        newest_first: bool,
-    ) -> list[dict[str, Any]]:
-        first = (version - 1) // BLOCK * BLOCK + 1
-        payloads = may(request, "view_event")
-        found = drive(
-            lookups.timeline(
-                store, head["aggregateId"], first, first + BLOCK - 1, payloads
-            )
-        )
-        rows = [self._event(request, event) for event in found]
-        order = None if newest_first else "oldest"
-        for row in rows:
-            row["is_shown"] = row["version"] == version
-            row["version_url"] = self._url(
-                "stream",
-                "change",
-                head["aggregateId"],
-                version=row["version"],
-                order=order,
-            )
-        return rows[::-1] if newest_first else rows
-
-    def _snapshot(
-        self,
-        request: HttpRequest,
-        store: connection.Store,
-        head: Document,
-        then: Moment | None,
-    ) -> dict[str, Any] | None:
-        """Return how the stored state stands, for those who may see it."""
-        if not may(request, "view_snapshot"):
-            return None
-        stored = drive(lookups.snapshot_of(store, head))
-        status = lookups.snapshot_status(head, stored)
-        aggregate_id = head["aggregateId"]
-        shown: dict[str, Any] = {
-            "status": status,
-            "status_text": STATUS[status],
-            "is_same": None,
-            "compare_url": self._url("stream", "change", aggregate_id, fresh=1),
-            "rebuild_url": self._url("stream", "rebuild", aggregate_id)
-            if may(request, "rebuild_snapshot") and status != "unregistered"
-            else None,
-        }
-        if stored is not None:
-            shown["version"] = brief(stored.get("aggregateVersion"))
-            shown["revision"] = visible(str(stored.get("revision")))[:200]
-            shown["saved"] = stored.get("saved")
-            shown["is_time"] = isinstance(stored.get("saved"), dt.datetime)
-        if (
-            status == "current"
-            and then
-            and not (then.since or then.error)
-            and then.version == head["aggregateVersion"]
-        ):
-            whole = drive(store.snapshots.find_one({"_id": {"$eq": aggregate_id}}))
-            shown["is_same"] = _is_same(whole, then)
-        return shown
-
     def state_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Download the whole state at a version."""
+        """Download the full state at a version."""
         store = connection.blocking()
         head = _head(store, unquote(object_id))
-        Root = lookups.class_of(head)
+        Root = stream_lookups.class_of(head)
         if Root is None:
             raise Http404(_("No class is registered for this type."))
         version = version_of(request, head["aggregateVersion"])
@@ -325,19 +214,18 @@ class StreamAdmin(StoreModelAdmin):
         return download(text, f"{head['aggregateId']}-{version}.json")
 
     def download_view(self, request: HttpRequest, object_id: str) -> Any:
-        """Download the events, a line of JSON each, as ``export_events`` has them."""
+        """Download the events as lines of JSON, as ``export_events`` writes them."""
         aggregate_id = _head(connection.blocking(), unquote(object_id))["aggregateId"]
+        is_async = hasattr(request, "scope")
         response = StreamingHttpResponse(
-            _lines_async(aggregate_id)
-            if hasattr(request, "scope")
-            else _lines(aggregate_id),
+            _lines_async(aggregate_id) if is_async else _lines(aggregate_id),
             content_type="application/x-ndjson",
         )
         response["Content-Disposition"] = attachment(f"{aggregate_id}.jsonl")
         return response
 
     def rebuild_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Renew the snapshot, and log in the admin's log who did."""
+        """Rebuild the snapshot, and record in the admin's log who did."""
         head = _head(connection.blocking(), unquote(object_id))
         aggregate_id = head["aggregateId"]
         try:
@@ -346,74 +234,30 @@ class StreamAdmin(StoreModelAdmin):
             messages.error(request, visible(str(error)))
         else:
             version = saved["aggregateVersion"]
-            text = _("The snapshot was rebuilt, as of version %(version)s.")
+            text = _("Rebuilt the snapshot at version %(version)s.")
             messages.success(request, text % {"version": version})
             self.log_change(
                 request,
                 Stream(id=aggregate_id),
-                f"Rebuilt the snapshot, as of version {version}.",
+                f"Rebuilt the snapshot at version {version}.",
             )
-        return HttpResponseRedirect(str(self._url("stream", "change", aggregate_id)))
+        return HttpResponseRedirect(str(self.url_of("stream", "change", aggregate_id)))
 
 
 def _head(store: connection.Store, aggregate_id: str) -> Document:
     try:
-        head = drive(lookups.last_event(store, aggregate_id))
+        head = drive(stream_lookups.last_event(store, aggregate_id))
     except ValueError:
         head = None
     if head is None:
-        raise Http404(_("There is no such stream."))
+        raise Http404(_("This stream does not exist."))
     return head
 
 
-def _counted(tallies: list[Tally], names: list[str]) -> list[tuple[str, str]]:
-    """Return the types with the streams that the last rebuild counted of them."""
-    counts = {tally.aggregate_type: f" ({tally.streams})" for tally in tallies}
+def _with_counts(names: list[str], counted: list[Tally]) -> list[tuple[str, str]]:
+    """Return each type with a label: its name, and the last rebuild's stream count."""
+    counts = {tally.aggregate_type: f" ({tally.streams})" for tally in counted}
     return [(name, visible(name)[:60] + counts.get(name, "")) for name in names]
-
-
-def _shown_moment(then: Moment | None) -> dict[str, Any] | None:
-    if then is None:
-        return None
-    shown: dict[str, Any] = {
-        "reached": then.reached,
-        "since": then.since,
-        "error": None if then.error is None else visible(then.error.error),
-        "error_at": None if then.error is None else then.error.version,
-        "state": lines(then.state),
-    }
-    if then.before is not None:
-        changed = changes(then.before, then.state)
-        shown["changes"] = [
-            {
-                "where": visible(change.where),
-                "kind": change.kind,
-                "old": brief(change.old),
-                "new": brief(change.new),
-            }
-            for change in changed.items
-        ]
-        shown["more"] = changed.more
-    return shown
-
-
-def _is_same(snapshot: Document | None, then: Moment) -> bool | None:
-    if snapshot is None or snapshot.get("aggregateVersion") != then.version:
-        return None
-    try:
-        fresh = stored_state(then.state, snapshot["aggregateType"])
-    except InvalidState:
-        return False
-    stored = snapshot.get("state")
-    return isinstance(stored, dict) and not changes(stored, fresh, limit=1).items
-
-
-def _code(Root: Any, aggregate_id: str) -> str:
-    return (
-        "from ossy_event_store import Aggregate\n"
-        f"from {Root.__module__} import {Root.__qualname__.split('.')[0]}\n\n"
-        f"Aggregate.of({Root.__qualname__}, {aggregate_id!a})"
-    )
 
 
 def _lines(aggregate_id: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The pages of subscriptions: how each stands, what is parked, and what to do then."""
+"""The pages of subscriptions: their status, parked streams, retrying and skipping."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ..documents.bson_types import Document
 from ..documents.display import visible
 from ..exceptions import UnknownSubscription
 from ..models import Subscription
-from ..mongodb import connection
+from ..mongodb import connection, deadline
 from ..mongodb.ports import drive
 from ..monitoring.status import Status, status, statuses
 from ..projections import projection
 from ..subscriptions import operator_actions, parked_streams, snapshot_subscription
 from .base import StoreModelAdmin, may
 
-SHOWN = 100  # parked streams on a page, those that wait longest
-LATEST = 20  # events that were skipped
-MINUTES = 120  # seconds from which on minutes are told
+PARKED_LIMIT = 100  # parked streams on a page, those parked longest
+SKIPPED_LIMIT = 20  # skipped events on a page, the latest
+SECONDS_LIMIT = 120  # from here on a lag is in minutes or more
 
 STATES = {
     "running": gettext_lazy("running"),
@@ -39,7 +39,7 @@ STATES = {
 KINDS = {
     "subscription": gettext_lazy("subscription"),
     projection.KIND: gettext_lazy("projection"),
-    projection.BUILD_KIND: gettext_lazy("projection that is built anew"),
+    projection.BUILD_KIND: gettext_lazy("projection being rebuilt"),
     snapshot_subscription.KIND: gettext_lazy("snapshots"),
 }
 
@@ -47,25 +47,27 @@ KINDS = {
 class SubscriptionAdmin(StoreModelAdmin):
     """Subscriptions and projections, and the streams that each has parked."""
 
+    parked_limit = PARKED_LIMIT
+
     def get_urls(self) -> list[Any]:
-        """Return the addresses that exist: there is none to add, change or delete."""
-        one, seen = "<path:object_id>/", "view_subscription"
-        operated = (seen, "operate_subscription")
+        """Return the URLs: to view, to retry and to skip."""
+        one, view = "<path:object_id>/", "view_subscription"
+        operate = (view, "operate_subscription")
         retry, skip = require_POST(self.retry_view), require_POST(self.skip_view)
         return [
-            self._path("", "changelist", self.changelist_view, seen),
-            self._path(f"{one}change/", "change", self.change_view, seen),
-            self._path(f"{one}retry/", "retry", retry, *operated),
-            self._path(f"{one}skip/", "skip", skip, *operated),
+            self._path("", "changelist", self.changelist_view, view),
+            self._path(f"{one}change/", "change", self.change_view, view),
+            self._path(f"{one}retry/", "retry", retry, *operate),
+            self._path(f"{one}skip/", "skip", skip, *operate),
         ]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """List all subscriptions: those declared, and those that ever ran."""
+        """List all subscriptions: those that are declared, and those that ever ran."""
         found = drive(statuses(connection.blocking()))
         context = {
-            "rows": [self._status(request, one) for one in found],
+            "rows": [self._status_row(request, one) for one in found],
             "is_list": True,
             **(extra_context or {}),
         }
@@ -78,82 +80,88 @@ class SubscriptionAdmin(StoreModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Show how one stands, the streams that wait, and the events skipped."""
+        """Show the status of a subscription, its parked streams and skipped events."""
         store, name = connection.blocking(), unquote(object_id)
         found = drive(status(store, name))
         if found is None:
-            raise Http404(_("There is no such subscription."))
-        waiting = drive(parked_streams.parked(store, name, limit=SHOWN))
+            raise Http404(_("This subscription does not exist."))
+        parked = drive(parked_streams.parked(store, name, limit=self.parked_limit))
         skipped = drive(_skipped(store, name))
-        # One that never ran has no place from which it could go on.
+        error = _unless_parked(found.last_error, parked)
+        # A subscription that never ran has no checkpoint to continue from.
         may_operate = may(request, "operate_subscription") and found.state != "new"
         context = {
-            "subscription": self._status(request, found),
-            "error": self._at(request, _not_among(waiting, found.last_error)),
-            "parked": [self._waits(request, name, one) for one in waiting],
-            "more": max(0, found.parked - len(waiting)),
-            "skipped": [self._at(request, one) for one in skipped],
+            "subscription": self._status_row(request, found),
+            "error": self._failure_row(request, error),
+            "parked": [self._parked_row(request, name, one) for one in parked],
+            "more": max(0, found.parked - len(parked)),
+            "skipped": [self._failure_row(request, one) for one in skipped],
             "may_operate": may_operate,
-            "retry_url": self._url("subscription", "retry", name),
+            "retry_url": self.url_of("subscription", "retry", name),
             "skip_url": self._skip_url(name, found.stopped),
             **(extra_context or {}),
         }
         return self._render(request, "subscription", visible(name), context)
 
     def retry_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Ask for a retry of one parked stream, or of all that waits."""
+        """Request a retry of one parked stream, or of everything that failed."""
         name, stream = unquote(object_id), request.GET.get("stream")
         try:
-            asked = operator_actions.retry(name, stream)
+            requested = operator_actions.retry(name, stream)
         except UnknownSubscription:
-            raise Http404(_("There is no such subscription.")) from None
-        if asked:
+            raise Http404(_("This subscription does not exist.")) from None
+        if requested:
             messages.success(
                 request,
-                _("To be tried again, as soon as a process runs the subscription."),
+                _("Retry requested; it happens once a process runs the subscription."),
             )
-            what = "all that waits" if stream is None else f"stream {stream!r}"
-            self.log_change(request, Subscription(id=name), f"Tried {what} again.")
+            what = "everything that failed" if stream is None else f"stream {stream!r}"
+            self.log_change(
+                request, Subscription(id=name), f"Requested a retry of {what}."
+            )
         else:
-            messages.warning(request, _("Nothing waits there any more."))
+            messages.warning(request, _("Nothing is left to retry."))
         return self._back(name)
 
     def skip_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Pass over the event at which a stream, or all, waits."""
+        """Skip the event at which a stream, or the whole subscription, is blocked."""
         name, stream = unquote(object_id), request.GET.get("stream")
         reason = request.POST.get("reason", "").strip()
         position = request.GET.get("position", "")
         if not reason:
-            messages.error(request, _("To skip an event, give a reason."))
+            messages.error(request, _("Enter a reason to skip an event."))
             return self._back(name)
         if not (position.isascii() and position.isdigit()):
-            raise Http404(_("There is no such event."))
+            raise Http404(_("This event does not exist."))
         who = request.user.get_username()
         try:
-            kept = operator_actions.skip(name, stream, reason, who, int(position[:18]))
+            record = operator_actions.skip(
+                name, stream, reason, who, int(position[:18])
+            )
         except UnknownSubscription:
-            raise Http404(_("There is no such subscription.")) from None
-        if kept is None:
-            messages.warning(request, _("It does not wait at this event any more."))
+            raise Http404(_("This subscription does not exist.")) from None
+        if record is None:
+            messages.warning(request, _("This event no longer blocks delivery."))
             return self._back(name)
-        messages.success(request, _("The event was skipped; what follows it goes on."))
-        where = f"version {kept['aggregateVersion']} of stream {kept['aggregateId']!r}"
+        messages.success(request, _("Skipped the event. Delivery continues after it."))
+        version, stream_id = record["aggregateVersion"], record["aggregateId"]
         self.log_change(
             request,
             Subscription(id=name),
-            f"Skipped {kept['type']} ({kept['eventId']}), {where}: {reason}",
+            f"Skipped {record['type']} ({record['eventId']}), "
+            f"version {version} of stream {stream_id!r}: {reason}",
         )
         return self._back(name)
 
     def _back(self, name: str) -> HttpResponse:
-        return HttpResponseRedirect(str(self._url("subscription", "change", name)))
+        return HttpResponseRedirect(str(self.url_of("subscription", "change", name)))
 
-    # --- as people see it ---------------------------------------------------
+    # --- rows of the templates ----------------------------------------------
 
-    def _status(self, request: HttpRequest, one: Status) -> dict[str, Any]:
+    def _status_row(self, request: HttpRequest, one: Status) -> dict[str, Any]:
         return {
             "name": visible(one.name),
-            "url": self._url("subscription", "change", one.name),
+            "url": self.url_of("subscription", "change", one.name),
             "kind": KINDS.get(one.kind, visible(one.kind)),
             "state": one.state,
             "state_text": STATES[one.state],
@@ -165,90 +173,93 @@ class SubscriptionAdmin(StoreModelAdmin):
             "parked": one.parked,
             "owner": visible(one.owner or ""),
             "updated": one.updated,
-            "error": self._at(request, one.last_error),
-            "stopped": self._at(request, one.stopped),
+            "error": self._failure_row(request, one.last_error),
+            "stopped": self._failure_row(request, one.stopped),
             "is_declared": one.declared,
             "is_changed": one.changed,
         }
 
-    def _waits(self, request: HttpRequest, name: str, one: Document) -> dict[str, Any]:
-        """Return a parked stream as a template shows it."""
+    def _parked_row(
+        self, request: HttpRequest, name: str, one: Document
+    ) -> dict[str, Any]:
+        """Return what templates show of a parked stream."""
         stream = one["aggregateId"]
         return {
-            **(self._at(request, one) or {}),
-            "goes_on": one.get("eventId") is None,
-            "is_asked": one.get("retry"),
-            "tries": one.get("tries"),
+            **(self._failure_row(request, one) or {}),
+            "is_catching_up": one.get("eventId") is None,
+            "is_retry_requested": one.get("retry"),
+            "attempts": one.get("tries"),
             "since": one.get("since"),
-            "retry_url": self._url("subscription", "retry", name, stream=stream),
+            "retry_url": self.url_of("subscription", "retry", name, stream=stream),
             "skip_url": self._skip_url(name, one, stream),
         }
 
-    def _at(
-        self, request: HttpRequest, kept: Mapping[str, Any] | None
+    def _failure_row(
+        self, request: HttpRequest, record: Mapping[str, Any] | None
     ) -> dict[str, Any] | None:
-        """Return an error, and the event of it, as a template shows it."""
-        if not kept:
+        """Return what templates show of a failed or skipped event and its error."""
+        if not record:
             return None
-        event_id, stream = kept.get("eventId"), kept.get("aggregateId")
-        version = kept.get("aggregateVersion")
+        event_id, stream = record.get("eventId"), record.get("aggregateId")
+        version = record.get("aggregateVersion")
+        traceback = str(record.get("traceback") or "")
         is_event = isinstance(event_id, (str, ObjectId))
         return {
-            "failed": kept.get("failed"),
-            "error": visible(str(kept.get("error") or "")),
-            "traceback": "\n".join(
-                visible(line) for line in str(kept.get("traceback") or "").splitlines()
-            ),
-            "type": visible(str(kept.get("type") or "")),
+            "failed": record.get("failed"),
+            "error": visible(str(record.get("error") or "")),
+            "traceback": "\n".join(map(visible, traceback.splitlines())),
+            "type": visible(str(record.get("type") or "")),
             "stream": visible(str(stream or "")),
             "version": version,
-            "position": kept.get("position"),
-            "event_url": self._url("event", "change", event_id)
+            "position": record.get("position"),
+            "event_url": self.url_of("event", "change", event_id)
             if is_event and may(request, "view_event")
             else None,
-            "stream_url": self._url("stream", "change", stream, version=version)
+            "stream_url": self.url_of("stream", "change", stream, version=version)
             if is_event and may(request, "view_stream")
             else None,
-            "reason": visible(str(kept.get("reason") or "")),
-            "by": visible(str(kept.get("skippedBy") or "")),
-            "skipped": kept.get("skipped"),
+            "reason": visible(str(record.get("reason") or "")),
+            "by": visible(str(record.get("skippedBy") or "")),
+            "skipped": record.get("skipped"),
         }
 
     def _skip_url(
-        self, name: str, waits: Mapping[str, Any] | None, stream: str | None = None
+        self, name: str, failed: Mapping[str, Any] | None, stream: str | None = None
     ) -> str | None:
-        """Return where the event at which something waits, and no other, is skipped."""
-        if not waits or waits.get("eventId") is None:
+        """Return the URL that skips the failed event, and no other."""
+        if not failed or failed.get("eventId") is None:
             return None
-        # In the address, as a form would turn the line breaks of an id into others.
-        position = waits["position"]
-        return self._url("subscription", "skip", name, stream=stream, position=position)
+        # In the URL, because a form would change the line breaks of an id.
+        position = failed["position"]
+        return self.url_of(
+            "subscription", "skip", name, stream=stream, position=position
+        )
 
 
-def _not_among(
-    waiting: list[Document], error: Mapping[str, Any] | None
+def _unless_parked(
+    error: Mapping[str, Any] | None, parked: list[Document]
 ) -> Mapping[str, Any] | None:
-    """Return an error, unless it is told with the parked stream that it stopped."""
+    """Return an error, or None if the page shows it with a parked stream."""
     if error is None:
         return None
-    place = error.get("aggregateId"), error.get("position")
-    is_told = any(place == (one["aggregateId"], one["position"]) for one in waiting)
-    return None if is_told else error
+    failed = error.get("aggregateId"), error.get("position")
+    is_listed = any(failed == (one["aggregateId"], one["position"]) for one in parked)
+    return None if is_listed else error
 
 
 async def _skipped(store: connection.Store, name: str) -> list[Document]:
-    """Return the events of a subscription that were skipped, the newest first."""
-    with connection.in_time():
+    """Return the skipped events of a subscription, newest first."""
+    with deadline.in_time():
         return await store.skipped.find(
             {"subscription": {"$eq": name}, "withdrawn": None},
             sort=[("position", -1)],
-            limit=LATEST,
+            limit=SKIPPED_LIMIT,
         )
 
 
 def _span(seconds: float) -> str:
-    """Return a length of time in words, with one unit."""
-    if seconds < MINUTES:
+    """Return a duration in words, in one unit."""
+    if seconds < SECONDS_LIMIT:
         whole = round(seconds)
         text = ngettext("%(count)s second", "%(count)s seconds", whole)
         return text % {"count": whole}

@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import math
 import os
 import threading
-import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -32,7 +28,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.driver_info import DriverInfo
-from pymongo.errors import ConnectionFailure, PyMongoError
+from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
@@ -48,18 +44,11 @@ from ..documents.collections import (
     SNAPSHOTS,
     SUBSCRIPTIONS,
 )
-from ..exceptions import StoreUnavailable
+from .awaitable_port import AwaitableClient, AwaitableCollection
+from .blocking_port import BlockingClient, BlockingCollection
+from .deadline import explained, in_time
 from .location import EMBEDDED, Source, resolve, use
-from .ports import (
-    AwaitableClient,
-    AwaitableCollection,
-    BlockingClient,
-    BlockingCollection,
-    Client,
-    Documents,
-    drive,
-)
-from .write_errors import short_reason
+from .ports import Client, Documents, drive
 from .writer_queue import Turns, awaitable_turns, blocking_turns
 
 _MAJORITY: dict[str, Any] = {
@@ -326,62 +315,6 @@ def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
         collection(SKIPPED),
         awaitable_turns(),
     )
-
-
-# --- time and errors --------------------------------------------------------
-
-# PyMongo has the same for itself, but no public way to read it.
-_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
-
-
-class _Explained:
-    # Classes, not generators: these two surround every operation.
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, PyMongoError) and (
-            error.timeout or isinstance(error, ConnectionFailure)
-        ):
-            raise StoreUnavailable(short_reason(error)) from None
-
-
-class _InTime(_Explained):
-    def __init__(self, most: float) -> None:
-        self.most = most
-
-    def __enter__(self) -> None:
-        seconds = min(self.most, get_settings().TIMEOUT)
-        end = min(_deadline.get(), time.monotonic() + seconds)
-        self.token = _deadline.set(end)
-        self.limit = pymongo.timeout(seconds)
-        self.limit.__enter__()
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        self.limit.__exit__(kind, error, traceback)
-        _deadline.reset(self.token)
-        super().__exit__(kind, error, traceback)
-
-
-def explained() -> AbstractContextManager[None]:
-    """Turn a server that does not answer into one short ``StoreUnavailable``."""
-    return _Explained()
-
-
-def in_time(most: float = math.inf) -> AbstractContextManager[None]:
-    """
-    Bound everything inside by the setting ``TIMEOUT``, and explain its errors.
-
-    Args:
-        most: seconds, if they are fewer than the setting's.
-    """
-    return _InTime(most)
-
-
-def time_is_up() -> bool:
-    """Whether the time of ``in_time()`` is over."""
-    return time.monotonic() >= _deadline.get()
 
 
 # --- public -----------------------------------------------------------------

@@ -14,7 +14,8 @@ from pymongo.errors import OperationFailure
 
 from ..documents.collections import EVENTS, PARKED, POSITIONS, SKIPPED, SNAPSHOTS
 from ..exceptions import IndexConflict
-from .connection import Store, in_time
+from .connection import Store
+from .deadline import in_time
 from .ports import Documents
 from .write_errors import DUPLICATE_KEY
 
@@ -215,7 +216,9 @@ async def ensure(store: Store) -> list[Index]:
         collection = dict(_collections(store))[index.collection]
         # Not bounded in time: on a large collection a build may take hours.
         try:
-            await collection.create_index(list(index.keys), **index.options)
+            await collection.create_index(
+                list(index.keys), unbounded=True, **index.options
+            )
         except OperationFailure as error:
             if reason := _conflict(index, error):
                 raise IndexConflict(index.collection, index.name, reason) from None

@@ -7,10 +7,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from typing import Any
 
-import pymongo
 from pymongo.errors import CursorNotFound, InvalidOperation, PyMongoError
 
 from ..conf import get_settings
@@ -158,26 +157,20 @@ async def _batches(
     pushed: bool = True,
     **options: Any,
 ) -> AsyncGenerator[list[Document], None]:
-    """Yield batches, each within the time-out."""
+    """Yield batches, each within the time-out if ``bounded``."""
+    options["unbounded"] = not bounded
     # A server that sends unasked and falls silent is noticed by the time-out alone.
     found = documents.batches(query, size, pushed=pushed and bounded, **options)
     try:
-        batch = await _next(found, bounded)
+        batch = await anext(found, None)
     except InvalidOperation:  # a mongos that cannot, or a client that encrypts
         await found.aclose()
         found = documents.batches(query, size, **options)
-        batch = await _next(found, bounded)
+        batch = await anext(found, None)
     async with aclosing(found):
         while batch is not None:
             yield batch
-            batch = await _next(found, bounded)
-
-
-async def _next(
-    batches: AsyncGenerator[list[Document], None], bounded: bool
-) -> list[Document] | None:
-    with pymongo.timeout(get_settings().TIMEOUT) if bounded else nullcontext():
-        return await anext(batches, None)
+            batch = await anext(found, None)
 
 
 # --- scan -------------------------------------------------------------------

@@ -19,7 +19,8 @@ from ..documents.bson_types import Document
 from ..documents.collections import EVENTS
 from ..documents.event_document import FIELDS, MAX_ID_LENGTH
 from ..documents.storable import COPY
-from .connection import Store, in_time
+from .connection import Store
+from .deadline import in_time
 
 # By its title a validator of ours is known, whichever version of the store made it.
 TITLE = "An event of ossy_event_store"
@@ -145,6 +146,7 @@ async def misfits(store: Store, seconds: float) -> Misfits:
         projection={"_id": 1},
         limit=SHOWN,
         max_time_ms=round(seconds * 1000),
+        unbounded=True,
     )
     try:
         async for events in found:

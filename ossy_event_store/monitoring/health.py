@@ -21,7 +21,8 @@ from pymongo.errors import PyMongoError
 from ..conf import HealthLimits, get_settings
 from ..exceptions import EventStoreError
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
 from ..positions import leased_sequencer, reader

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from ..documents.bson_types import Document
 from ..exceptions import PositionsBroken
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..positions.reader import head_position, read
 from ..projections.generations import revision
 from ..projections.projection import BUILD_KIND, registered_projections

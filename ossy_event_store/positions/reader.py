@@ -18,7 +18,8 @@ from bson import ObjectId
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, check_version, read_event
 from ..exceptions import PositionsBroken
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 
 PAGE_SIZE = 1000  # events a round trip
 PLAIN_ID_TYPES = (str, ObjectId)  # of ids that are hashable and compare as MongoDB does

@@ -15,7 +15,8 @@ from typing import Any
 from ..documents.bson_types import Document
 from ..exceptions import EventStoreError
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..subscriptions import checkpoints
 from ..subscriptions.transactions import in_transaction
 from .generations import (

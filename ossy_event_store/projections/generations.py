@@ -9,7 +9,8 @@ from typing import Any
 from pymongo.errors import OperationFailure
 
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.indexes import NAMESPACE_NOT_FOUND
 from ..mongodb.ports import Documents
 from ..streams.reducers import revision_of
@@ -69,7 +70,7 @@ async def make_indexes(documents: Documents, indexes: Sequence[Any]) -> list[str
                 raise
             existing = set()
     # Not bounded in time: on a large collection a build may take hours.
-    names = [await documents.create_index(keys) for keys in indexes]
+    names = [await documents.create_index(keys, unbounded=True) for keys in indexes]
     return [f"{collection.raw.name}.{name}" for name in names if name not in existing]
 
 

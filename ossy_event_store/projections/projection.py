@@ -20,7 +20,8 @@ from pymongo.collection import Collection
 from ..conf import get_settings
 from ..documents.bson_types import Document
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..positions import reader
 from ..streams.reducers import name_of

@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError
 
 from ..exceptions import StoreUnavailable
 from ..mongodb import connection
-from ..mongodb.connection import in_time
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..subscriptions import checkpoints
 from ..subscriptions.declaration import Subscription, registered

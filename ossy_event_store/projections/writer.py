@@ -18,7 +18,8 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge
 
 from ..documents.bson_types import CODEC, Document
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
 from ..mongodb.write_errors import DUPLICATE_KEY
 from ..streams.snapshots import MAX_BYTES

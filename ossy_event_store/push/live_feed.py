@@ -34,7 +34,8 @@ from pymongo.errors import PyMongoError
 from ..documents.bson_types import Document
 from ..exceptions import PositionsBroken, StoreUnavailable
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import short_reason
 from ..positions import reader
 from ..positions.head_watcher import watcher

@@ -14,7 +14,8 @@ from ..documents.bson_types import Document
 from ..documents.event_document import check_id
 from ..exceptions import AggregateNotFound
 from ..mongodb import connection
-from ..mongodb.connection import Store, explained, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import explained, in_time
 from ..mongodb.ports import drive
 from ..registry import register_aggregate, root_of
 from .coordinator import rebuild

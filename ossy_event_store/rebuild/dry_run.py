@@ -13,7 +13,7 @@ from ..documents.bson_types import Document
 from ..documents.diff import Diff, changes
 from ..documents.event_document import stored_state, version_number
 from ..exceptions import InvalidState
-from ..mongodb.connection import in_time
+from ..mongodb.deadline import in_time
 from ..streams.reducers import revision_of
 from ..streams.snapshots import Snapshot
 from .fold_streams import SnapshotBuilder, StreamFold

@@ -20,7 +20,8 @@ from typing import Any, cast
 from ..documents.bson_types import Document
 from ..documents.event_document import read_event
 from ..exceptions import InvalidState, ReducerError
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.resumable_scan import scan
 from ..streams.reducers import fold
 from ..streams.snapshots import Snapshot, build_snapshot, write_snapshots

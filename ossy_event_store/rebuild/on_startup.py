@@ -25,7 +25,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from ..conf import get_settings
 from ..exceptions import EventStoreError
 from ..mongodb import connection, leases, location
-from ..mongodb.connection import in_time
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
 from ..registry import registered

@@ -13,7 +13,8 @@ from typing import Any
 
 from ..documents.bson_types import Document
 from ..exceptions import ReducerError
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.leases import new_owner
 from ..streams.reducers import revision_of
 from .ranges import Part, Partition, Span

@@ -14,7 +14,8 @@ from zlib import crc32
 
 from ..documents.bson_types import Document
 from ..exceptions import ReducerError
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.indexes import TYPE_VERSIONS
 from .report import RebuildReport
 from .tallies import NAMED_FAILURES
@@ -127,7 +128,7 @@ async def split(store: Store, span: Span, number: int) -> list[Span]:
     not name the index: without one, a rebuild is slow but works. A stream is in one
     range, however long it is.
     """
-    count = await store.events.count_where(span.query)
+    count = await store.events.count_where(span.query, unbounded=True)
     number = min(number, count // MIN_RANGE_EVENTS) or 1
     spans, after = [], span.after
     for _ in range(number - 1):
@@ -136,6 +137,7 @@ async def split(store: Store, span: Span, number: int) -> list[Span]:
             projection={"_id": 0, "aggregateId": 1},
             sort=_SORT,
             skip=count // number - 1,
+            unbounded=True,
         )
         if found is None or not isinstance(found["aggregateId"], str):
             break

@@ -33,9 +33,8 @@ async def stale_ids(
     # Other programs may store ids that are not strings; they cannot be merged.
     kind = {"aggregateType": {"$eq": Root.aggregate_type}}
     ids = {"$gte": "", **(span.ids if span else {})}
-    heads = _each(
-        store.events.aggregate(_heads({**kind, "aggregateId": ids}), HEADS_BATCH)
-    )
+    pipeline = _heads({**kind, "aggregateId": ids})
+    heads = _each(store.events.aggregate(pipeline, HEADS_BATCH, unbounded=True))
     snapshots = _each(
         store.snapshots.batches(
             {**kind, "_id": ids},
@@ -43,6 +42,7 @@ async def stale_ids(
             projection=["aggregateVersion", "revision"],
             sort=[("_id", -1)],
             hint=list(SNAPSHOT_HEADS.keys),
+            unbounded=True,
         )
     )
     revision = revision_of(Root)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from ..documents.bson_types import Document
 from ..exceptions import ReducerError
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 
 NAMED_FAILURES = 20  # failed streams that a tally names
 

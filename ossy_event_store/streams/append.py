@@ -26,7 +26,8 @@ from ..exceptions import (
     OutcomeUnknown,
     TransactionsUnavailable,
 )
-from ..mongodb.connection import Store, time_is_up
+from ..mongodb.connection import Store
+from ..mongodb.deadline import time_is_up
 from ..mongodb.write_errors import Fault, classify, key_pattern, lacks_transactions
 
 T = TypeVar("T")

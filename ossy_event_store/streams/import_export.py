@@ -48,7 +48,8 @@ from ..documents.extended_json import (
 )
 from ..documents.storable import COPY, is_text
 from ..exceptions import InvalidEvent, InvalidLine
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.resumable_scan import scan
 from ..mongodb.write_errors import FAILED_VALIDATION
 from .gc_pause import fewer_collections

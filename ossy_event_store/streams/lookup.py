@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
 
 NEAR = 5  # ids shown on either side of one that is not there
@@ -33,14 +34,14 @@ async def types(store: Store) -> list[str]:
         return await types_in(store.events)
 
 
-async def types_in(documents: Documents) -> list[str]:
+async def types_in(documents: Documents, *, unbounded: bool = False) -> list[str]:
     """Return the types of events or snapshots, in order; what is no string is none."""
     pipeline: list[Document] = [
         {"$sort": {"aggregateType": 1}},
         {"$group": {"_id": "$aggregateType"}},
     ]
     found: list[str] = []
-    async for batch in documents.aggregate(pipeline, 1000):
+    async for batch in documents.aggregate(pipeline, 1000, unbounded=unbounded):
         # Code, which BSON holds as well, is a subclass of str.
         found += [group["_id"] for group in batch if type(group["_id"]) is str]
     return sorted(found)

@@ -18,7 +18,8 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 from ..documents.bson_types import CODEC, Document
 from ..documents.event_document import stored_state
 from ..exceptions import InvalidState
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import UNAUTHORIZED, key_pattern
 from .reducers import revision_of
 

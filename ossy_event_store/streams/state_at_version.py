@@ -13,7 +13,8 @@ from typing import Any
 from ..documents.bson_types import Document
 from ..documents.event_document import read_event
 from ..exceptions import ReducerError
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from .reducers import fold
 from .snapshots import is_usable
 

@@ -22,7 +22,8 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from ..documents.bson_types import Document
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import short_reason
 from ..positions.reader import head_position
 from .declaration import Start

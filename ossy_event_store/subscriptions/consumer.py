@@ -21,7 +21,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 from ..documents.bson_types import Document
 from ..exceptions import EventStoreError, StoreUnavailable
 from ..mongodb import leases
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import short_reason
 from ..positions.head_watcher import watcher
 from ..positions.reader import head_position, read

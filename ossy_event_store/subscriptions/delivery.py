@@ -28,7 +28,8 @@ from django.db import (
 
 from ..documents.bson_types import Document
 from ..exceptions import CheckpointMissing
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..positions.reader import head_position
 from . import checkpoints, parked_streams

@@ -18,7 +18,8 @@ from pymongo.errors import DuplicateKeyError
 from ..documents.bson_types import Document
 from ..exceptions import UnknownSubscription
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from . import checkpoints, declaration, parked_streams
 from .declaration import Subscription

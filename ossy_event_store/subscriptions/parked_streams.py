@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..documents.bson_types import Document
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from .checkpoints import ClaimLost, error_record, move
 from .declaration import Subscription
 from .transactions import in_transaction

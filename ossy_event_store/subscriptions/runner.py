@@ -19,7 +19,7 @@ from pymongo.errors import PyMongoError
 
 from ..exceptions import StoreUnavailable, UnknownSubscription
 from ..mongodb import connection, leases
-from ..mongodb.connection import in_time
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..positions.head_watcher import watcher
 from ..positions.leased_sequencer import run_sequencer

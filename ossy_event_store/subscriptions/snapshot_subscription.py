@@ -18,7 +18,8 @@ from ..documents.collections import SNAPSHOTS
 from ..event_store import load_stream
 from ..exceptions import InvalidState, ReducerError
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..registry import registered
 from ..streams.reducers import fold, name_of
 from ..streams.snapshots import Snapshot, build_snapshot, is_usable, write_snapshots

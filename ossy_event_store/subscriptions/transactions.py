@@ -11,7 +11,8 @@ from typing import Any
 from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
 
 from ..exceptions import OutcomeUnknown, StoreUnavailable
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import Fault, classify
 
 TRIES = 10  # of a transaction that met another one

@@ -1,4 +1,4 @@
-"""Put the history of a stream on a page of your own admin."""
+"""The tag ``stream_history``: the history of a stream on your own pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django import template
 from django.contrib.admin.utils import quote
 from django.urls import NoReverseMatch, reverse
 
-from ..admin import lookups
+from ..admin import stream_lookups
 from ..documents.bson_types import Document
 from ..documents.display import visible
 from ..documents.event_document import read_event
@@ -18,20 +18,20 @@ from ..mongodb.ports import drive
 
 register = template.Library()
 
-LATEST = 10  # events that are shown
+LATEST_EVENTS = 10
 
 
 @register.inclusion_tag("admin/ossy_event_store/history.html", takes_context=True)
 def stream_history(context: template.Context, aggregate_id: object) -> dict[str, Any]:
     """
-    Show the latest events of a stream, with a link to all of it.
+    Show the latest events of a stream, with a link to its full history.
 
-    Nothing is shown to who has no permission ``view_stream``, and nothing of a
-    stream that is not there. ``request`` must be in the context.
+    Shows nothing to users without the permission ``view_stream``, and nothing if the
+    stream does not exist. ``request`` must be in the context.
 
     Args:
-        context: of the page.
-        aggregate_id: the stream; what is no string is taken as its ``str()``.
+        context: the context of the page.
+        aggregate_id: the stream; anything but a string is converted with ``str()``.
     """
     request = context.get("request")
     if request is None or not request.user.has_perm("ossy_event_store.view_stream"):
@@ -47,12 +47,14 @@ def stream_history(context: template.Context, aggregate_id: object) -> dict[str,
 
 
 async def _latest(store: connection.Store, aggregate_id: str) -> list[Document]:
-    head = await lookups.last_event(store, aggregate_id)
+    head = await stream_lookups.last_event(store, aggregate_id)
     if head is None:
         return []
     last = head["aggregateVersion"]
-    first = max(1, last - LATEST + 1)
-    found = await lookups.timeline(store, aggregate_id, first, last, payloads=False)
+    first = max(1, last - LATEST_EVENTS + 1)
+    found = await stream_lookups.timeline(
+        store, aggregate_id, first, last, payloads=False
+    )
     return [read_event(event) for event in reversed(found)]
 
 

@@ -21,7 +21,8 @@ from pymongo.errors import OperationFailure
 from ..documents.bson_types import Document
 from ..exceptions import PositionsBroken
 from ..mongodb import connection
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
 from ..positions.reader import read, wanted
 from ..projections.generations import build_name, collection_name, revision

@@ -13,7 +13,8 @@ from typing import Any
 from ..documents.bson_types import Document
 from ..documents.event_document import read_event, version_number
 from ..exceptions import ReducerError
-from ..mongodb.connection import Store, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.resumable_scan import scan
 from ..rebuild.fold_streams import StreamFold
 from ..registry import registered

@@ -20,7 +20,8 @@ from ..documents.bson_types import Document
 from ..documents.collections import EVENTS, SNAPSHOTS
 from ..documents.event_document import check_id
 from ..mongodb import connection
-from ..mongodb.connection import Store, explained, in_time
+from ..mongodb.connection import Store
+from ..mongodb.deadline import explained, in_time
 from ..mongodb.indexes import (
     FIRST_EVENTS,
     SNAPSHOT_HEADS,
@@ -241,8 +242,9 @@ class _Verification:
     async def _all_types(self) -> list[str]:
         by_index = not any(i in self.missing for i in (TYPE_VERSIONS, SNAPSHOT_HEADS))
         with in_time() if by_index else nullcontext():
-            events = await types_in(self.store.events)
-            return sorted({*events, *await types_in(self.store.snapshots)})
+            events = await types_in(self.store.events, unbounded=not by_index)
+            snapshots = await types_in(self.store.snapshots, unbounded=not by_index)
+        return sorted({*events, *snapshots})
 
     async def _check_ids(self) -> None:
         """Look for an id on two shards; on one server MongoDB has each once."""
@@ -343,6 +345,7 @@ class _Verification:
                     sort=[("_id", 1)],
                     limit=PAGE,
                     batch_size=PAGE + 1,  # one round trip
+                    unbounded=not there,
                     **options,
                 )
             yield page
@@ -498,7 +501,7 @@ async def _chosen_ids(
             {"$unionWith": {"coll": SNAPSHOTS, **own}},
             {"$group": {"_id": "$_id"}},
         ]
-    found = store.events.aggregate(pipeline, PAGE, allowDiskUse=True)
+    found = store.events.aggregate(pipeline, PAGE, allowDiskUse=True, unbounded=True)
     async with aclosing(found) as batches:
         async for batch in batches:
             yield [group["_id"] for group in batch if isinstance(group["_id"], str)]

@@ -1,9 +1,8 @@
-"""The pages of subscriptions: who may see and operate what, and what that does."""
+"""The pages of subscriptions: permissions, status, retrying and skipping."""
 
 from urllib.parse import urlencode
 
 import pytest
-from django.conf import settings as django_settings
 from django.contrib.admin.models import LogEntry
 from django.contrib.admin.sites import site
 from django.contrib.admin.utils import quote
@@ -12,59 +11,25 @@ from django.test import Client
 from django.urls import reverse
 
 from ossy_event_store import Projection, models, register_projection
-from ossy_event_store.admin import subscriptions as admin_subscriptions
+from ossy_event_store.admin.subscriptions import SubscriptionAdmin, _span
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.monitoring.status import status
 from ossy_event_store.projections import projection
 from ossy_event_store.subscriptions import checkpoints, declaration
 from ossy_event_store.subscriptions.declaration import subscription
-from tests.admin.test_streams import APP, text_of, url
-from tests.admin.test_streams import staff as staff  # a fixture
 from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
+from tests.support.admin import APP, NOT_ON_DJONGO, text_of, url
 from tests.support.servers import until
 
 pytestmark = [
+    pytest.mark.versions,
     pytest.mark.django_db,
     pytest.mark.usefixtures("quick"),
-    pytest.mark.skipif(
-        django_settings.STORE == "djongo", reason="djongo cannot keep the users"
-    ),
+    NOT_ON_DJONGO,
 ]
 
 SEE, OPERATE = "view_subscription", "operate_subscription"
-
-
-@pytest.fixture
-def mails(store, lend):
-    """A subscription that has parked one of two streams, and the ids it refuses."""
-    refused = {"emma"}
-
-    @subscription("mails", retries=0)
-    def mail(event):
-        if event["aggregateId"] in refused:
-            raise ValueError("no address <b>\u202e")
-
-    lend("emma", "BookBought", "BookLent")
-    lend("ulysses", "BookBought")
-    with running("mails"):
-        reached(store, "mails", 3)
-    assert [one["aggregateId"] for one in parked(store)] == ["emma"]
-    return refused
-
-
-@pytest.fixture
-def stopped(store, lend):
-    """A subscription that has stopped at the first of two events."""
-
-    @subscription("bills", retries=0, on_error="stop")
-    def bill(event):
-        if event["aggregateVersion"] == 1:
-            raise ValueError("no price")
-
-    lend("emma", "BookBought", "BookLent")
-    with running("bills"):
-        until(lambda: (checkpoint(store, "bills") or {}).get("stopped"))
 
 
 def one_url(page, name="mails", **query):
@@ -85,7 +50,7 @@ def every_url():
         yield reverse(f"admin:{pattern.name}", args=["mails"] if takes else [])
 
 
-def test_every_address_is_refused_without_a_permission(mails, staff):
+def test_every_url_is_forbidden_without_its_permission(mails, staff):
     client = staff("view_stream", "view_event", OPERATE)
     addresses = list(every_url())
     assert len(addresses) == 4
@@ -94,19 +59,19 @@ def test_every_address_is_refused_without_a_permission(mails, staff):
         assert client.post(address).status_code == 403, address
 
 
-def test_every_address_sends_who_is_not_logged_in_to_log_in(mails, client):
+def test_every_url_redirects_anonymous_users_to_the_login(mails, client):
     for address in every_url():
         response = client.post(address)
         assert response.status_code == 302
         assert response["Location"].startswith(reverse("admin:login"))
 
 
-def test_who_may_only_see_sees_no_button_and_changes_nothing(mails, staff, store):
+def test_users_who_may_only_view_see_no_button_and_change_nothing(mails, staff, store):
     client = staff(SEE)
-    shown = text_of(client.get(one_url("change")))
-    assert "no address" in shown
-    assert "Try" not in shown.replace("Tries", "")
-    assert "Skip" not in shown
+    text = text_of(client.get(one_url("change")))
+    assert "no address" in text
+    assert "Retry" not in text
+    assert "Skip" not in text
     before = parked(store)
     for page in ("retry", "skip"):
         address = one_url(page, stream="emma", position=1)
@@ -115,7 +80,7 @@ def test_who_may_only_see_sees_no_button_and_changes_nothing(mails, staff, store
     assert logged() == []
 
 
-def test_nothing_is_operated_by_a_link(mails, staff, store):
+def test_a_link_operates_nothing(mails, staff, store):
     client = staff(SEE, OPERATE)
     for page in ("retry", "skip"):
         address = one_url(page, stream="emma", position=1)
@@ -123,7 +88,7 @@ def test_nothing_is_operated_by_a_link(mails, staff, store):
     assert not parked(store)[0]["retry"]
 
 
-def test_nothing_is_operated_from_another_site(mails, staff, store):
+def test_another_site_operates_nothing(mails, staff, store):
     staff(SEE, OPERATE)
     client = Client(enforce_csrf_checks=True)
     client.force_login(User.objects.get(username="ann"))
@@ -133,10 +98,10 @@ def test_nothing_is_operated_from_another_site(mails, staff, store):
     assert not parked(store)[0]["retry"]
 
 
-# --- what they show ---------------------------------------------------------
+# --- status ------------------------------------------------------------------
 
 
-def test_all_are_listed_with_how_they_stand(mails, stopped, staff):
+def test_all_subscriptions_are_listed_with_their_status(mails, stopped, staff):
     subscription("new")(print)
     response = staff(SEE).get(url("subscription"))
     text = text_of(response)
@@ -150,7 +115,7 @@ def test_all_are_listed_with_how_they_stand(mails, stopped, staff):
     assert "never run" in text
 
 
-def test_one_that_runs_is_said_to_and_by_whom(store, lend, staff):
+def test_a_running_subscription_shows_its_owner(store, lend, staff):
     subscription("mails")(lambda event: None)
     lend("emma", "BookBought")
     client = staff(SEE)
@@ -159,7 +124,7 @@ def test_one_that_runs_is_said_to_and_by_whom(store, lend, staff):
         text = text_of(client.get(one_url("change")))
     assert f"Run by {runner.owner}" in text
     assert "State running" in text
-    assert "Behind level" in text
+    assert "Lag up to date" in text
     assert "Parked streams None." in text
 
 
@@ -170,21 +135,21 @@ def test_a_parked_stream_is_shown_with_its_event_and_its_error(mails, staff):
     assert "emma BookBought , version 1" in text
     assert r"ValueError: no address &lt;b&gt;\u202e" in text
     assert "in mail" in text  # of the traceback
-    assert "Last error" not in text  # it is this one
+    assert "Last error" not in text  # it is the error of the parked stream
     (row,) = response.context["parked"]
-    assert row["tries"] == 1
+    assert row["attempts"] == 1
     assert "BookBought" in text_of(client.get(row["event_url"]))
     assert "As of version 1" in text_of(client.get(row["stream_url"]))
 
 
-def test_who_may_not_see_streams_or_events_gets_no_link_to_them(mails, staff):
+def test_users_who_may_not_view_streams_or_events_get_no_links_to_them(mails, staff):
     (row,) = staff(SEE).get(one_url("change")).context["parked"]
     assert row["event_url"] is None
     assert row["stream_url"] is None
 
 
-def test_of_many_parked_streams_the_rest_is_counted(mails, staff, lend, monkeypatch):
-    monkeypatch.setattr(admin_subscriptions, "SHOWN", 1)
+def test_parked_streams_beyond_the_limit_are_counted(mails, staff, lend, monkeypatch):
+    monkeypatch.setattr(SubscriptionAdmin, "parked_limit", 1)
     mails.update(f"book-{number}" for number in range(3))
     for aggregate_id in mails:
         lend(aggregate_id, "BookLent")
@@ -193,25 +158,23 @@ def test_of_many_parked_streams_the_rest_is_counted(mails, staff, lend, monkeypa
     assert "and 3 more" in text_of(staff(SEE).get(one_url("change")))
 
 
-def test_a_projection_that_is_built_anew_is_listed_while_it_is(store, staff):
+def test_a_projection_is_listed_while_it_is_being_rebuilt(store, staff):
     more = {"generation": 2, "revision": "1"}
     begin = checkpoints.begin(
         store, "loans@2", "beginning", projection.BUILD_KIND, **more
     )
     drive(begin)
     text = text_of(staff(SEE).get(url("subscription")))
-    assert "loans@2 projection that is built anew not running" in text
+    assert "loans@2 projection being rebuilt not running" in text
 
 
-def test_one_that_is_declared_no_more_is_shown_and_said_to_be(mails, staff):
+def test_a_subscription_that_is_no_longer_declared_says_so(mails, staff):
     declaration._registered.clear()
     text = text_of(staff(SEE).get(one_url("change")))
-    assert "declared nowhere in this project" in text
+    assert "not declared in this project" in text
 
 
-def test_a_projection_that_has_changed_since_it_was_built_says_so(
-    store, lend, staff, monkeypatch
-):
+def test_a_projection_whose_class_has_changed_says_so(store, lend, staff, monkeypatch):
     monkeypatch.setattr(projection, "_registered", {})
 
     @register_projection
@@ -249,52 +212,52 @@ def test_a_projection_that_has_changed_since_it_was_built_says_so(
         (200_000, "2\xa0days"),
     ],
 )
-def test_a_lag_is_told_in_one_unit(seconds, text):
-    assert admin_subscriptions._span(seconds) == text
+def test_a_lag_has_one_unit(seconds, text):
+    assert _span(seconds) == text
 
 
 @pytest.mark.parametrize("page", ["change", "retry", "skip"])
-def test_there_is_no_page_of_a_subscription_that_is_not_there(mails, staff, page):
+def test_a_subscription_that_does_not_exist_has_no_page(mails, staff, page):
     client = staff(SEE, OPERATE)
     address = one_url(page, "other", position=1)
     ask = client.get if page == "change" else client.post
     assert ask(address, {"reason": "x"}).status_code == 404
 
 
-# --- trying again -----------------------------------------------------------
+# --- retrying ---------------------------------------------------------------
 
 
-def test_a_stream_is_tried_again_and_goes_on(mails, staff, store):
+def test_a_parked_stream_is_retried_and_released(mails, staff, store):
     client = staff(SEE, OPERATE)
     (row,) = client.get(one_url("change")).context["parked"]
     response = client.post(row["retry_url"], follow=True)
-    assert "To be tried again" in text_of(response)
-    assert "to be tried again" in text_of(response)
-    assert logged() == [("mails", "Tried stream 'emma' again.")]
+    assert "Retry requested; it happens once" in text_of(response)
+    assert "retry requested" in text_of(response)
+    assert logged() == [("mails", "Requested a retry of stream 'emma'.")]
     mails.clear()
     with running("mails"):
         until(lambda: not parked(store))
     assert "Parked streams None." in text_of(client.get(one_url("change")))
 
 
-def test_all_streams_are_tried_again(mails, staff, store):
+def test_all_streams_are_retried(mails, staff, store):
     client = staff(SEE, OPERATE)
     client.post(one_url("retry"))
     assert parked(store)[0]["retry"]
-    assert logged() == [("mails", "Tried all that waits again.")]
+    assert logged() == [("mails", "Requested a retry of everything that failed.")]
 
 
-def test_a_stream_that_waits_no_more_is_not_said_to_be_tried_again(mails, staff):
+def test_a_stream_that_is_not_parked_is_not_retried(mails, staff):
     client = staff(SEE, OPERATE)
     response = client.post(one_url("retry", stream="ulysses"), follow=True)
-    assert "Nothing waits there any more." in text_of(response)
+    assert "Nothing is left to retry." in text_of(response)
     assert logged() == []
 
 
-def test_a_subscription_that_has_stopped_is_tried_again(stopped, staff, store):
+def test_a_stopped_subscription_is_retried(stopped, staff, store):
     client = staff(SEE, OPERATE)
     text = text_of(client.get(one_url("change", "bills")))
-    assert "no event is handed on until somebody decides" in text
+    assert "No event is delivered until you retry or skip this one" in text
     assert "emma" in text
     client.post(one_url("retry", "bills"))
     assert checkpoint(store, "bills")["stopped"] is None
@@ -304,13 +267,15 @@ def test_a_subscription_that_has_stopped_is_tried_again(stopped, staff, store):
 # --- skipping ---------------------------------------------------------------
 
 
-def test_an_event_is_skipped_with_a_reason_and_the_rest_follows(mails, staff, store):
+def test_an_event_is_skipped_with_a_reason_and_later_ones_are_delivered(
+    mails, staff, store
+):
     client = staff(SEE, OPERATE)
     (row,) = client.get(one_url("change")).context["parked"]
     response = client.post(row["skip_url"], {"reason": " a test order "}, follow=True)
     text = text_of(response)
-    assert "The event was skipped" in text
-    assert "goes on, up to the others" in text
+    assert "Skipped the event" in text
+    assert "catching up" in text
     assert "ann a test order ValueError" in text
     (entry,) = logged()
     assert entry[0] == "mails"
@@ -328,42 +293,42 @@ def test_without_a_reason_no_event_is_skipped(mails, staff, store):
     (row,) = client.get(one_url("change")).context["parked"]
     for reason in ({}, {"reason": "  "}):
         response = client.post(row["skip_url"], reason, follow=True)
-        assert "give a reason" in text_of(response)
+        assert "Enter a reason" in text_of(response)
     assert parked(store)[0]["eventId"] is not None
     assert logged() == []
 
 
-def test_an_event_that_nobody_looked_at_is_not_skipped(mails, staff, store):
+def test_only_the_event_on_the_page_is_skipped(mails, staff, store):
     client = staff(SEE, OPERATE)
     (row,) = client.get(one_url("change")).context["parked"]
     client.post(row["skip_url"], {"reason": "a test order"})
     with running("mails"):  # it fails at the next one
         until(lambda: parked(store)[0]["eventId"] is not None)
     response = client.post(row["skip_url"], {"reason": "pressed twice"}, follow=True)
-    assert "It does not wait at this event any more." in text_of(response)
+    assert "This event no longer blocks delivery." in text_of(response)
     assert connection.raw(store.skipped).count_documents({}) == 1
     assert len(logged()) == 1
 
 
 @pytest.mark.parametrize("position", ["", "x", "-1", "1.0", "²"])
-def test_without_the_event_none_is_skipped(mails, staff, store, position):
+def test_skipping_takes_the_position_of_an_event(mails, staff, store, position):
     client = staff(SEE, OPERATE)
     address = one_url("skip", stream="emma", position=position)
     assert client.post(address, {"reason": "x"}).status_code == 404
     assert connection.raw(store.skipped).count_documents({}) == 0
 
 
-def test_the_event_at_which_all_stopped_is_skipped(stopped, staff, store):
+def test_the_event_that_stopped_a_subscription_is_skipped(stopped, staff, store):
     client = staff(SEE, OPERATE)
     address = client.get(one_url("change", "bills")).context["skip_url"]
     response = client.post(address, {"reason": "a free one"}, follow=True)
-    assert "The event was skipped" in text_of(response)
+    assert "Skipped the event" in text_of(response)
     with running("bills"):
         reached(store, "bills", 2)
 
 
 @pytest.mark.parametrize("odd", ["a/b?c#d e", "line\nbreak", "%2F", "<b>é</b>"])
-def test_whatever_the_names_are_the_buttons_find_them(store, lend, staff, odd):
+def test_the_buttons_work_for_names_with_any_characters(store, lend, staff, odd):
     @subscription(odd, retries=0)
     def fail(event):
         raise ValueError

@@ -1,26 +1,21 @@
-"""Every word that a page of the admin says can be translated."""
+"""Every word on the admin's pages can be translated."""
 
 import re
 from html.parser import HTMLParser
 
 import pytest
-from django.conf import settings
 from django.contrib.auth.models import User
-from django.urls import reverse
 from django.utils import translation
 
 from ossy_event_store import Aggregate, AggregateRebuild, EventStore
 from ossy_event_store.subscriptions import declaration
 from ossy_event_store.subscriptions.declaration import subscription
-from tests.admin.test_subscriptions import mails as mails  # fixtures
-from tests.admin.test_subscriptions import stopped as stopped
 from tests.library.aggregate import Book
+from tests.support.admin import NOT_ON_DJONGO, url
 
-pytestmark = pytest.mark.skipif(
-    settings.STORE == "djongo", reason="djongo cannot keep the users"
-)
+pytestmark = [pytest.mark.versions, NOT_ON_DJONGO]
 
-# What is data, or the same in every language.
+# Elements whose text is data, or the same in every language.
 DATA = {"bdi", "time", "pre", "code", "script", "style"}
 SPOKEN = ("aria-label", "title", "placeholder", "alt", "data-label", "data-es-done")
 VOID = {"br", "img", "input", "link", "meta", "hr", "rect", "line"}
@@ -32,7 +27,7 @@ def marked(text):
 
 @pytest.fixture
 def marking(monkeypatch):
-    """Mark what is translated, so that the rest stands out."""
+    """Mark translated texts, so that untranslated ones stand out."""
     functions = translation._trans
     for name, wrapped in {
         "gettext": marked,
@@ -45,8 +40,8 @@ def marking(monkeypatch):
         monkeypatch.setattr(functions, name, wrapped, raising=False)
 
 
-class Said(HTMLParser):
-    """The texts of the main part of a page, without the data in it."""
+class Texts(HTMLParser):
+    """The texts in the main part of a page, without data."""
 
     def __init__(self):
         super().__init__()
@@ -84,11 +79,11 @@ class Said(HTMLParser):
 
 
 def untranslated(html):
-    """Return what a page says in words that went through no translation."""
-    said = Said()
-    said.feed(html)
-    assert said.texts
-    text = "\n".join(text for text in said.texts if text.strip())
+    """Return the words on a page that were not translated."""
+    parser = Texts()
+    parser.feed(html)
+    assert parser.texts
+    text = "\n".join(text for text in parser.texts if text.strip())
     while (inner := re.sub("⟦[^⟦⟧]*⟧", "", text)) != text:
         text = inner
     return [line.strip() for line in text.splitlines() if re.search("[A-Za-z]", line)]
@@ -96,7 +91,7 @@ def untranslated(html):
 
 @pytest.fixture
 def pages(store, client, db):
-    """Ask for a page as a superuser."""
+    """Streams of every status, and a superuser who is logged in."""
     book = Aggregate.of(
         Book,
         {"aggregateId": "emma", "aggregateType": "Book", "type": "BookBought"},
@@ -115,11 +110,9 @@ def pages(store, client, db):
     return book
 
 
-def url(model, page, *args):
-    return reverse(f"admin:ossy_event_store_{model}_{page}", args=args)
-
-
-def test_every_text_of_the_pages_goes_through_translation(pages, client, marking):
+def test_every_text_on_the_pages_of_streams_and_events_is_translated(
+    pages, client, marking
+):
     (event, *_), last = pages.events[:1], pages.events[-1]
     streams, events = url("stream", "changelist"), url("event", "changelist")
     emma = url("stream", "change", "emma")
@@ -152,7 +145,7 @@ def test_every_text_of_the_pages_goes_through_translation(pages, client, marking
 
 
 @pytest.mark.usefixtures("quick")
-def test_so_does_every_text_of_the_pages_of_subscriptions(
+def test_every_text_on_the_pages_of_subscriptions_is_translated(
     mails, stopped, client, db, marking, store
 ):
     subscription("never run")(print)
@@ -183,7 +176,7 @@ def test_so_does_every_text_of_the_pages_of_subscriptions(
         assert untranslated(response.content.decode()) == [], address
 
 
-def test_a_text_that_is_not_translated_is_seen(pages, client, marking, monkeypatch):
+def test_an_untranslated_text_is_found(pages, client, marking, monkeypatch):
     monkeypatch.setattr(translation._trans, "gettext", lambda text: text)
     found = untranslated(client.get(url("stream", "changelist")).content.decode())
     assert "Last event" in found

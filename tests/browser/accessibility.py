@@ -1,11 +1,11 @@
-"""What axe-core finds wrong with a page for somebody who can't see or point."""
+"""The accessibility violations that axe-core finds on a page."""
 
 from dataclasses import dataclass
 
 from axe_playwright_python.sync_playwright import Axe
 
-# To preload, axe copies style sheets into the page, which the policy forbids; only
-# its rule for turned screens needs it.
+# To preload, axe copies style sheets into the page, which the policy forbids. Only the
+# rule about screen orientation needs them.
 OPTIONS = {"resultTypes": ["violations"], "preload": False}
 
 
@@ -15,7 +15,7 @@ class Violation:
     #: minor, moderate, serious or critical
     impact: str
     help: str
-    #: the HTML of each element, with what axe says of it
+    #: the HTML of each element, with the failure summary of axe
     nodes: tuple[str, ...]
 
     def __str__(self):
@@ -25,9 +25,9 @@ class Violation:
 
 def axe(page, include="html", exclude=()):
     """
-    Return the violations inside of ``include``, but for what is in ``exclude``.
+    Return the violations inside ``include``, except those inside ``exclude``.
 
-    All are CSS selectors. The rules are every one that axe has on by default.
+    Both are CSS selectors. All rules apply that axe enables by default.
     """
     page.locator(include).first.wait_for(state="attached")
     context = {"include": [[include]], "exclude": [[css] for css in exclude]}
@@ -44,5 +44,5 @@ def axe(page, include="html", exclude=()):
 
 
 def described(node):
-    why = " ".join(node.get("failureSummary", "").split())
-    return f"{node['html']}  [{why}]"
+    summary = " ".join(node.get("failureSummary", "").split())
+    return f"{node['html']}  [{summary}]"

@@ -1,4 +1,4 @@
-"""Where Chromium is, how long it is waited for, and what its pages can be like."""
+"""Where Chromium is, how long tests wait for it, and the variants of a page."""
 
 import os
 import shutil
@@ -6,11 +6,11 @@ import shutil
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-MISSING = "There is no Chromium: install it, or set CHROMIUM to its path."
-# Milliseconds. Only what never comes takes so long, and a loaded machine may.
-PATIENCE = 60_000
+MISSING = "Chromium is missing: install it, or set CHROMIUM to its path."
+# Milliseconds: long enough for a loaded machine. Only a failing test waits so long.
+TIMEOUT_MS = 60_000
 
-# Options of a context, beside a desktop's window.
+# Options of a browser context.
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
 VARIANTS = {
     "light": {},
@@ -22,7 +22,7 @@ VARIANTS = {
 
 
 def executable():
-    """Return the path of the browser; without one, skip, and on CI fail."""
+    """Return the path of the browser; without one, skip the test, or fail it on CI."""
     for name in (os.environ.get("CHROMIUM"), *NAMES):
         if name and (path := shutil.which(name)):
             return path

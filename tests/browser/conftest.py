@@ -1,10 +1,10 @@
 """
-A real browser on a real server: Chromium, which Playwright drives.
+A real browser on a real server: Chromium, driven by Playwright.
 
-Playwright's blocking interface runs an event loop in the thread of the tests, and
-Django's database and our store refuse to block in such a thread. Nothing of theirs
-runs in this loop, so ``DJANGO_ALLOW_ASYNC_UNSAFE`` lets them, while the browser is
-open. It changes nothing for the server, whose threads have no loop.
+Playwright's blocking interface runs an event loop in the thread of the tests, where
+Django's database and the event store refuse to block. They do not use that loop, so
+``DJANGO_ALLOW_ASYNC_UNSAFE`` is safe while the browser is open. It changes nothing for
+the server, whose threads have no loop.
 """
 
 import os
@@ -16,11 +16,11 @@ from django.conf import settings
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from tests.browser.chromium import DESKTOP, PATIENCE, VARIANTS, executable
+from tests.browser.chromium import DESKTOP, TIMEOUT_MS, VARIANTS, executable
 from tests.browser.troubles import Troubles
 
 if settings.SETTINGS_MODULE != "tests.browser.settings":
-    # The other tests are run without a browser, and without what drives it.
+    # All other tests run without a browser and without Playwright.
     collect_ignore_glob = ["test_*.py"]
 
 
@@ -31,13 +31,13 @@ if settings.SETTINGS_MODULE != "tests.browser.settings":
 def chromium():
     """One browser for all tests; each test opens contexts of its own."""
     path = executable()
-    # Here, as this file is read wherever all tests are collected.
+    # Imported here, because every test run reads this file.
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=PATIENCE)
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright, pytest.MonkeyPatch.context() as patch:
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-        browser = playwright.chromium.launch(executable_path=path, timeout=PATIENCE)
+        browser = playwright.chromium.launch(executable_path=path, timeout=TIMEOUT_MS)
         yield browser
         browser.close()
 
@@ -52,7 +52,7 @@ def open_page(site, chromium, troubles):
     """
     Open a page in a new context, with the options of Playwright's ``new_context``.
 
-    The test fails in the end if the browser complained of what it did not expect.
+    The test fails at its end if the browser complained unexpectedly.
     """
     with ExitStack() as stack:
 
@@ -60,7 +60,7 @@ def open_page(site, chromium, troubles):
             options = DESKTOP | {"base_url": site.url} | options
             context = stack.enter_context(chromium.new_context(**options))
             stack.callback(troubles.settle, context)
-            context.set_default_timeout(PATIENCE)
+            context.set_default_timeout(TIMEOUT_MS)
             troubles.watch(context)
             return context.new_page()
 
@@ -81,7 +81,7 @@ def page(open_page, variant):
 
 @pytest.fixture
 def shot(variant, tmp_path):
-    """Store a picture of the page in the folder that SCREENSHOTS names."""
+    """Return a function that saves a picture of a page in the folder SCREENSHOTS."""
     folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
 
     def shot(page, name, full_page=True):
@@ -108,7 +108,7 @@ def superuser(site):
 
 @pytest.fixture
 def staff(site):
-    """Make a user who may enter the admin, and do there what is named."""
+    """Return a function that creates a staff user with some permissions."""
 
     def staff(*permissions, username="clerk"):
         user = User.objects.create_user(username, password=username, is_staff=True)
@@ -125,7 +125,7 @@ def staff(site):
 
 @pytest.fixture
 def log_in(site):
-    """Give the page's context a session of the user, without the form."""
+    """Return a function that logs a user in without the form."""
 
     def log_in(page, user):
         client = Client()

@@ -1,4 +1,4 @@
-"""A page without a mouse."""
+"""Using a page with the keyboard alone."""
 
 FOCUSED = """() => {
     const e = document.activeElement;
@@ -9,16 +9,16 @@ HAS_FOCUS = "e => e === document.activeElement"
 
 def press_until_focused(page, selector, key="Tab", most=100):
     """
-    Press ``key`` until the element has the focus; return what had it on the way.
+    Press ``key`` until the element has the focus, and return what had it meanwhile.
 
-    The way is the opening tags in order, and ends with the element's own.
+    Returns the opening tags of the focused elements in order, the wanted one last.
     """
-    wanted = page.locator(selector)
-    way = []
-    while len(way) < most:
+    target = page.locator(selector)
+    focused = []
+    while len(focused) < most:
         page.keyboard.press(key)
-        way.append(page.evaluate(FOCUSED))
-        if wanted.evaluate(HAS_FOCUS):
-            return way
-    steps = "\n".join(map(str, way))
-    raise AssertionError(f"{most} times {key} did not lead to {selector}:\n{steps}")
+        focused.append(page.evaluate(FOCUSED))
+        if target.evaluate(HAS_FOCUS):
+            return focused
+    steps = "\n".join(map(str, focused))
+    raise AssertionError(f"{most} times {key} did not focus {selector}:\n{steps}")

@@ -1,4 +1,4 @@
-"""The content security policy under which every page has to work."""
+"""The content security policy that every page has to obey."""
 
 POLICY = "default-src 'self'"
 

@@ -1,8 +1,8 @@
 """
-Settings of the tests in a browser: those of the other tests, on a whole site.
+Settings of the browser tests: those of the other tests, plus a complete site.
 
-They are run apart, with ``--ds=tests.browser.settings``, so that the other tests
-neither serve files nor need a browser.
+The browser tests run separately, with ``--ds=tests.browser.settings``, so that the
+other tests need neither static files nor a browser.
 """
 
 import os
@@ -26,8 +26,8 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 
-# A file: every request has a thread of its own, and threads that share the one
-# connection of a database in memory fall into each other's transactions.
+# A file, because each request has its own thread, and threads that share the one
+# connection of an in-memory database end up in each other's transactions.
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",

@@ -1,8 +1,8 @@
 """
 The example project with the real log of loan applications, as a person uses it.
 
-The log lies beside the repository and is not part of it; without it these tests are
-skipped. The pictures of the documentation are taken here: ``dev.py pictures``.
+The log is not part of the repository: it lies beside it, and without it these tests are
+skipped. ``dev.py pictures`` takes the screenshots of the documentation here.
 """
 
 import gzip
@@ -26,9 +26,9 @@ from tests.support.servers import until
 from tests.test_real_log import EVENTS, LOG, STREAMS
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "example_project"
-# One of three applications that begin so.
+# One of the three applications whose ids begin like this.
 APPLICATION, BEGINNING = "loan-203504", "loan-20350"
-# Pictures of the documentation: pages, and variants of them.
+# The screenshots of the documentation: a page, and its variant.
 PICTURES = {
     ("streams", "light"),
     ("stream", "light"),
@@ -40,9 +40,8 @@ PICTURES = {
 IS_TOO_WIDE = "document.documentElement.scrollWidth > window.innerWidth"
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(
-        not LOG.exists(), reason=f"{LOG.name} is not beside the project"
+        not LOG.exists(), reason=f"{LOG.name} is not beside the repository"
     ),
 ]
 
@@ -63,7 +62,7 @@ def log():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The example's own server and MongoDB, made by its commands, with the log."""
+    """The example's server and its MongoDB, with the log imported by its commands."""
     folder = tmp_path_factory.mktemp("example")
     project = folder / "project"
     shutil.copytree(EXAMPLE, project, ignore=shutil.ignore_patterns(".data"))
@@ -91,27 +90,27 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def page(page):
-    # The example has no icon, which every browser asks for.
+    # Every browser asks for an icon, which the example does not have.
     page.route("**/favicon.ico", lambda route: route.fulfill(status=204))
     return page
 
 
 @pytest.fixture
-def seen(page, shot, variant):
-    """Say that a page is done: no violation, no sideways scrolling, a picture."""
+def inspected(page, shot, variant):
+    """Return a function that checks a page for accessibility and width, with a shot."""
 
-    def seen(name):
+    def inspected(name):
         assert [str(violation) for violation in axe(page, "#content")] == [], name
         assert not page.evaluate(IS_TOO_WIDE), name
         picture = shot(page, f"admin-{name}", full_page=False)
         if (name, variant) in PICTURES and (folder := os.environ.get("PICTURES")):
             shutil.copy(picture, folder)
 
-    return seen
+    return inspected
 
 
 def state_in(download):
-    """Read a downloaded state, with its times as the log writes them."""
+    """Read a downloaded state, with its times in the format of the log."""
 
     def plain(found):
         return found["$date"] if set(found) == {"$date"} else found
@@ -120,7 +119,7 @@ def state_in(download):
 
 
 def fold(events):
-    """Fold with the reducer of the example, apart from the store."""
+    """Fold events with the reducer of the example, without the store."""
     path = EXAMPLE / "loans" / "aggregate.py"
     spec = importlib.util.spec_from_file_location("loans_aggregate", path)
     module = importlib.util.module_from_spec(spec)
@@ -131,12 +130,12 @@ def fold(events):
 def at_version(page, version):
     heading = page.get_by_role("heading", name=f"As of version {version}", exact=True)
     expect(heading).to_be_visible()
-    # With it the script that knows the arrow keys.
+    # The script with the arrow keys has loaded as well.
     page.wait_for_load_state("load")
 
 
 @pytest.mark.parametrize("page", ["light", "dark", "narrow"], indirect=True)
-def test_a_person_finds_out_what_happened_to_an_application(page, seen, log):
+def test_a_person_finds_out_what_happened_to_an_application(page, inspected, log):
     events = log[APPLICATION]
     last = len(events)
     page.goto("/admin/")
@@ -144,22 +143,22 @@ def test_a_person_finds_out_what_happened_to_an_application(page, seen, log):
     page.get_by_label("Password").fill("admin")
     page.get_by_role("button", name="Log in").click()
     page.locator("#content").get_by_role("link", name="Streams").click()
-    seen("streams")
+    inspected("streams")
 
     page.get_by_label("Stream", exact=True).fill(BEGINNING)
     page.get_by_role("button", name="Search").click()
     alike = sorted(name for name in log if name.startswith(BEGINNING))
     expect(page.locator(".es-table tbody th")).to_have_text(alike)
-    seen("search")
+    inspected("search")
     page.get_by_role("link", name=APPLICATION).click()
     at_version(page, last)
 
     for version in (last - 1, last - 2, last - 3):
         page.get_by_role("link", name="Previous").click()
         at_version(page, version)
-    seen("stream")
+    inspected("stream")
     with page.expect_download() as download:
-        page.get_by_role("link", name="Download the whole state").click()
+        page.get_by_role("link", name="Download the full state").click()
     assert state_in(download) == fold(events[: last - 3])
 
     moment = events[9]["created"]
@@ -168,31 +167,31 @@ def test_a_person_finds_out_what_happened_to_an_application(page, seen, log):
     as_of = [event for event in events if event["created"][:19] <= moment[:19]]
     at_version(page, len(as_of))
 
-    page.locator(".es-timeline .es-shown a").nth(1).click()
-    expect(page.get_by_text("As it is stored")).to_be_visible()
+    page.locator(".es-timeline .es-selected a").nth(1).click()
+    expect(page.get_by_role("heading", name="As stored")).to_be_visible()
     expect(page.locator(".es-json")).to_contain_text(as_of[-1]["type"])
-    seen("event")
+    inspected("event")
     page.go_back()
 
     page.get_by_role("button", name="Rebuild the snapshot").click()
-    expect(page.locator(".messagelist")).to_contain_text(f"as of version {last}")
-    expect(page.get_by_text("gives the same state")).to_be_visible()
-    seen("rebuilt")
+    expect(page.locator(".messagelist")).to_contain_text(f"at version {last}")
+    expect(page.get_by_text("same state")).to_be_visible()
+    inspected("rebuilt")
 
     with page.expect_download() as download:
         page.get_by_role("link", name="Download as JSON lines").click()
     lines = download.value.path().read_text().splitlines()
-    given = [json.loads(line) for line in lines]
-    assert [event["payload"] for event in given] == [e["payload"] for e in events]
+    exported = [json.loads(line) for line in lines]
+    assert [event["payload"] for event in exported] == [e["payload"] for e in events]
 
     page.goto("/admin/ossy_event_store/event/")
-    seen("events")
+    inspected("events")
     page.goto("/admin/ossy_event_store/stream/overview/")
     expect(page.locator(".es-table tbody").first).to_contain_text("LoanApplication")
-    seen("overview")
+    inspected("overview")
 
 
-def test_the_same_with_the_keyboard_alone(page, log):
+def test_the_keyboard_alone_is_enough(page, log):
     events = log[APPLICATION]
     last = len(events)
     page.goto("/admin/")
@@ -218,14 +217,14 @@ def test_the_same_with_the_keyboard_alone(page, log):
     page.keyboard.press("ArrowRight")
     at_version(page, last - 1)
 
-    press_until_focused(page, ".es-timeline .es-shown div a")
+    press_until_focused(page, ".es-timeline .es-selected div a")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("As it is stored")).to_be_visible()
+    expect(page.get_by_role("heading", name="As stored")).to_be_visible()
     page.go_back()
     at_version(page, last - 1)
     press_until_focused(page, "text=Rebuild the snapshot")
     page.keyboard.press("Enter")
-    expect(page.locator(".messagelist")).to_contain_text(f"as of version {last}")
+    expect(page.locator(".messagelist")).to_contain_text(f"at version {last}")
     press_until_focused(page, "text=Download as JSON lines")
     with page.expect_download() as download:
         page.keyboard.press("Enter")

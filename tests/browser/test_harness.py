@@ -1,4 +1,4 @@
-"""The harness itself, on Django's own pages and on pages that are wrong."""
+"""The harness itself, on Django's own pages and on pages with faults."""
 
 import os
 
@@ -23,9 +23,9 @@ USERS = "/admin/auth/user/"
 def test_a_person_logs_in_with_the_form(page, superuser, shot):
     page.goto("/admin/")
     shot(page, "login")
-    # On the page as a whole, axe misses a heading: Django's has none here.
+    # Only the contents: Django's page lacks a heading that axe would report.
     assert axe(page, "#content") == []
-    # By names that stay in every language.
+    # These names are the same in every language.
     page.locator("[name=username]").fill("root")
     page.locator("[name=password]").fill("root")
     page.locator("[type=submit]").click()
@@ -43,7 +43,7 @@ def test_every_page_of_the_admin_works_under_the_policy(page, superuser, log_in)
         assert answer.headers["content-security-policy"] == "default-src 'self'"
 
 
-def test_staff_may_do_what_is_named(page, staff, log_in, troubles):
+def test_staff_may_do_only_what_is_permitted(page, staff, log_in, troubles):
     log_in(page, staff("auth.view_user"))
     page.goto(USERS)
     expect(page.locator("#result_list")).to_contain_text("clerk")
@@ -51,7 +51,7 @@ def test_staff_may_do_what_is_named(page, staff, log_in, troubles):
         page.goto(f"{USERS}add/")
 
 
-def test_each_context_has_a_session_of_its_own(page, open_page, superuser, log_in):
+def test_each_context_has_its_own_session(page, open_page, superuser, log_in):
     log_in(page, superuser)
     other = open_page()
     for each in (page, other):
@@ -60,7 +60,7 @@ def test_each_context_has_a_session_of_its_own(page, open_page, superuser, log_i
     expect(other.get_by_role("button", name="Log in")).to_be_visible()
 
 
-def test_the_database_and_the_store_are_at_hand_while_a_page_is_open(page, lend):
+def test_a_test_can_use_the_database_and_the_store_while_a_page_is_open(page, lend):
     page.goto("/admin/")
     assert not User.objects.exists()
     lend("b1", "BookBought", "BookLent")
@@ -95,7 +95,7 @@ def test_a_shot_is_a_picture_named_after_the_variant(page, shot, tmp_path, monke
     assert int.from_bytes(picture[16:20]) == 390
 
 
-# --- what has to be found ---------------------------------------------------
+# --- faults that are found --------------------------------------------------
 
 
 def test_axe_finds_an_image_without_a_text(page):
@@ -106,7 +106,7 @@ def test_axe_finds_an_image_without_a_text(page):
     assert "image-alt (critical)" in str(violation)
 
 
-def test_axe_leaves_out_what_is_excluded(page):
+def test_axe_ignores_excluded_elements(page):
     page.goto("/wrong/image-without-alt/")
     assert axe(page, exclude=["img"]) == []
     assert axe(page, "h1") == []
@@ -122,13 +122,13 @@ def test_axe_leaves_out_what_is_excluded(page):
         ("throwing-script", "thrown"),
     ],
 )
-def test_what_the_browser_complains_of_is_an_error(page, troubles, name, complaint):
+def test_a_complaint_of_the_browser_is_an_error(page, troubles, name, complaint):
     page.goto(f"/wrong/{name}/")
     with pytest.raises(AssertionError, match=complaint):
         troubles.settle(page.context)
 
 
-def test_only_what_is_expected_is_forgiven(page, troubles):
+def test_only_expected_complaints_are_ignored(page, troubles):
     with troubles.expected(page, "inline script"):
         page.goto("/wrong/inline-script/")
     assert troubles == []
@@ -145,14 +145,14 @@ def test_only_what_is_expected_is_forgiven(page, troubles):
 def test_tab_leads_from_the_name_to_the_button(page):
     page.goto("/admin/")
     expect(page.get_by_label("Username")).to_be_focused()
-    way = press_until_focused(page, "[type=submit]")
-    assert ['id="id_password"' in tag for tag in way] == [True, False]
-    assert 'type="submit"' in way[-1]
+    focused = press_until_focused(page, "[type=submit]")
+    assert ['id="id_password"' in tag for tag in focused] == [True, False]
+    assert 'type="submit"' in focused[-1]
 
 
-def test_what_tab_does_not_reach_is_an_error(page):
+def test_an_element_that_tab_does_not_reach_is_an_error(page):
     page.goto("/admin/")
-    with pytest.raises(AssertionError, match="5 times Tab did not lead to #login-form"):
+    with pytest.raises(AssertionError, match="5 times Tab did not focus #login-form"):
         press_until_focused(page, "#login-form", most=5)
 
 
@@ -166,5 +166,5 @@ def test_without_chromium_tests_are_skipped_but_fail_on_ci(ci, outcome, monkeypa
     monkeypatch.setenv("PATH", os.devnull)
     monkeypatch.delenv("CHROMIUM", raising=False)
     monkeypatch.setenv("CI", ci)
-    with pytest.raises(outcome, match="There is no Chromium"):
+    with pytest.raises(outcome, match="Chromium is missing"):
         executable()

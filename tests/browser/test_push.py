@@ -24,8 +24,6 @@ from loans.aggregate import LoanApplication
 Aggregate.of(LoanApplication, {id!r}).add({event!r})
 """
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def environment(_store_ready):
@@ -39,7 +37,7 @@ def environment(_store_ready):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, environment):
-    """The example, as its command serves it."""
+    """The example project, served by its own command."""
     folder = tmp_path_factory.mktemp("push")
     command = (str(EXAMPLE / "manage.py"), "demo", "127.0.0.1:{port}")
     with serving(folder, *command, **environment) as (printed, answer):
@@ -50,7 +48,7 @@ def site(tmp_path_factory, environment):
 
 @pytest.fixture
 def append(environment):
-    """Append an event in another process, as somebody else would."""
+    """Return a function that appends an event in another process."""
 
     def append(aggregate_id, kind, **payload):
         event = {"type": kind, "payload": payload, "createdBy": "another clerk"}
@@ -75,7 +73,7 @@ def test_the_page_of_an_application_updates_itself(page, append, shot):
     expect(page.get_by_role("status")).to_have_text(
         "This page was updated. Application: accepted for review"
     )
-    append("demo-0011", "A_ACCEPTED")  # another one
+    append("demo-0011", "A_ACCEPTED")  # another application
     append("demo-0012", "O_CREATED")
     expect(events).to_have_count(6)
     assert page.evaluate("window.isTheSame")
@@ -83,7 +81,7 @@ def test_the_page_of_an_application_updates_itself(page, append, shot):
     shot(page, "push-updated")
 
 
-def test_the_desk_shows_what_a_bank_asks_as_it_happens(page, append, shot):
+def test_the_desk_shows_the_work_of_the_day_live(page, append, shot):
     page.goto("/desk/")
     page.evaluate("window.isTheSame = true")
     clerks, days = page.locator("#live-clerks"), page.locator("#live-days")
@@ -104,7 +102,7 @@ def test_the_desk_shows_what_a_bank_asks_as_it_happens(page, append, shot):
     shot(page, "desk")
 
 
-def test_the_focus_stays_or_goes_to_the_heading(page, append, shot):
+def test_the_focus_stays_or_moves_to_the_heading(page, append, shot):
     page.goto("/applications/demo-0014/")
     button = page.get_by_role("button", name="Withdraw")
     button.focus()
@@ -118,8 +116,8 @@ def test_the_focus_stays_or_goes_to_the_heading(page, append, shot):
     shot(page, "push-decided")
 
 
-def test_what_comes_before_the_page_listens_is_shown(page, append):
-    # The stream of events is held back until something has happened.
+def test_an_event_appended_before_the_page_listens_is_shown(page, append):
+    # Hold back the stream of events until an event has been appended.
     def late(route):
         append("demo-0007", "O_ACCEPTED")
         route.continue_()
@@ -129,7 +127,7 @@ def test_what_comes_before_the_page_listens_is_shown(page, append):
     expect(page.locator(".timeline li")).to_have_count(14)
 
 
-def test_a_page_without_scripts_is_what_it_was(open_page):
+def test_a_page_works_without_scripts(open_page):
     page = open_page(java_script_enabled=False)
     page.goto("/applications/demo-0001/")
     expect(page.locator(".timeline li")).to_have_count(22)

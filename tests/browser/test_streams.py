@@ -1,4 +1,4 @@
-"""The pages of the event store, as people use them."""
+"""The pages of streams and events, as people use them."""
 
 import json
 
@@ -41,7 +41,7 @@ def books(store):
 
 
 def change(page):
-    """The one line of what the event at hand changed in the borrower."""
+    """Return the row that shows how the event changed the borrower."""
     return page.locator(".es-changes tr", has_text="lent_to")
 
 
@@ -74,8 +74,8 @@ def test_a_person_finds_a_stream_and_steps_back_through_its_states(
 
     expect(page.locator(".es-behind")).to_be_visible()
     page.get_by_role("button", name="Rebuild the snapshot").click()
-    expect(page.locator(".messagelist")).to_contain_text("as of version 8")
-    expect(page.get_by_text("gives the same state")).to_be_visible()
+    expect(page.locator(".messagelist")).to_contain_text("at version 8")
+    expect(page.get_by_text("same state")).to_be_visible()
 
     page.locator(".es-timeline").get_by_role("link", name="BookLent").first.click()
     expect(page.get_by_role("heading", name="BookLent")).to_be_visible()
@@ -84,7 +84,7 @@ def test_a_person_finds_a_stream_and_steps_back_through_its_states(
     expect(page.get_by_role("heading", name="BookReturned")).to_be_visible()
 
 
-def test_the_same_with_the_keyboard_alone(page, books, superuser, log_in):
+def test_the_keyboard_alone_is_enough(page, books, superuser, log_in):
     log_in(page, superuser)
     page.goto(STREAMS)
     press_until_focused(page, "#es-q")
@@ -96,14 +96,16 @@ def test_the_same_with_the_keyboard_alone(page, books, superuser, log_in):
     expect(page.get_by_role("heading", name="As of version 7")).to_be_visible()
     press_until_focused(page, ".es-timeline a >> nth=1")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("As it is stored")).to_be_visible()
+    expect(page.get_by_role("heading", name="As stored")).to_be_visible()
     page.go_back()
     press_until_focused(page, "text=Rebuild the snapshot")
     page.keyboard.press("Enter")
-    expect(page.locator(".messagelist")).to_contain_text("rebuilt")
+    expect(page.locator(".messagelist")).to_contain_text("Rebuilt")
 
 
-def test_arrow_keys_in_a_field_stay_there(page, books, superuser, log_in):
+def test_arrow_keys_in_a_field_do_not_change_the_version(
+    page, books, superuser, log_in
+):
     log_in(page, superuser)
     page.goto(f"{STREAMS}book-07/change/?version=7")
     page.locator("#es-when").focus()
@@ -112,7 +114,7 @@ def test_arrow_keys_in_a_field_stay_there(page, books, superuser, log_in):
 
 
 @pytest.mark.parametrize("page", ["mirrored"], indirect=True)
-def test_from_right_to_left_all_is_mirrored_but_times_and_code(
+def test_a_right_to_left_page_is_mirrored_except_times_and_code(
     page, books, superuser, log_in
 ):
     log_in(page, superuser)
@@ -127,10 +129,10 @@ def test_from_right_to_left_all_is_mirrored_but_times_and_code(
 
 
 @in_every_variant
-def test_every_page_can_be_read_by_everybody(page, books, superuser, log_in, shot):
+def test_every_page_is_accessible(page, books, superuser, log_in, shot):
     log_in(page, superuser)
     event_id = books.events[-1]["_id"]
-    for name, address in {
+    for name, url in {
         "overview": f"{STREAMS}overview/",
         "streams": STREAMS,
         "search": f"{STREAMS}?q=book-0",
@@ -138,7 +140,7 @@ def test_every_page_can_be_read_by_everybody(page, books, superuser, log_in, sho
         "events": EVENTS,
         "event": f"{EVENTS}{event_id}/change/",
     }.items():
-        assert page.goto(address).ok
+        assert page.goto(url).ok
         shot(page, name)
         assert [str(violation) for violation in axe(page, "#content")] == [], name
         wide = "document.documentElement.scrollWidth > window.innerWidth"

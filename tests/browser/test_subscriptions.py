@@ -1,4 +1,4 @@
-"""The pages of subscriptions, as those who operate them use them."""
+"""The pages of subscriptions, as operators use them."""
 
 import pytest
 from playwright.sync_api import expect
@@ -20,7 +20,7 @@ WIDE = "document.documentElement.scrollWidth > window.innerWidth"
 
 @pytest.fixture
 def refused():
-    """The streams that the handler of mails cannot take."""
+    """The streams whose events the handler of mails refuses."""
     return {"loan-173688", "loan-173691", "loan-173694"}
 
 
@@ -59,7 +59,7 @@ def rows(page):
     return page.locator(".es-parked tbody tr")
 
 
-def test_a_person_finds_out_why_streams_wait_and_lets_them_go_on(
+def test_an_operator_sees_why_streams_are_parked_and_releases_them(
     page, declared, refused, superuser, log_in, store
 ):
     log_in(page, superuser)
@@ -73,18 +73,18 @@ def test_a_person_finds_out_why_streams_wait_and_lets_them_go_on(
     first.get_by_text("Traceback", exact=True).click()
     expect(first.locator("pre")).to_contain_text("raise ConnectionRefusedError")
     first.get_by_role("link", name="ApplicationSubmitted").click()
-    expect(page.get_by_text("As it is stored")).to_be_visible()
+    expect(page.get_by_role("heading", name="As stored")).to_be_visible()
     page.go_back()
 
     refused.discard("loan-173688")
-    first.get_by_role("button", name="Try again").click()
-    expect(page.locator(".messagelist")).to_contain_text("To be tried again")
-    expect(first.locator(".es-status")).to_have_text("to be tried again")
+    first.get_by_role("button", name="Retry").click()
+    expect(page.locator(".messagelist")).to_contain_text("Retry requested")
+    expect(first.locator(".es-status")).to_have_text("retry requested")
     second = rows(page).filter(has_text="loan-173691")
     second.get_by_text("Skip this event").click()
     second.get_by_label("Reason").fill("has moved away")
     second.get_by_role("button", name="Skip").click()
-    expect(page.locator(".messagelist")).to_contain_text("The event was skipped")
+    expect(page.locator(".messagelist")).to_contain_text("Skipped the event")
     skipped = page.get_by_role("region", name="Skipped events")
     expect(skipped).to_contain_text("has moved away")
 
@@ -94,7 +94,7 @@ def test_a_person_finds_out_why_streams_wait_and_lets_them_go_on(
         page.reload()
         expect(rows(page)).to_have_count(1)
         expect(page.get_by_text("running", exact=True)).to_be_visible()
-        page.get_by_role("button", name="Try all again").click()
+        page.get_by_role("button", name="Retry all").click()
         until(lambda: not parked(store))
         page.reload()
         expect(page.get_by_text("None.")).to_be_visible()
@@ -109,12 +109,12 @@ def test_an_event_is_skipped_with_the_keyboard_alone(
     press_until_focused(page, "summary >> text=Skip this event")
     page.keyboard.press("Enter")
     press_until_focused(page, "#es-reason-0")
-    page.keyboard.type("booked by hand")
+    page.keyboard.type("booked manually")
     page.keyboard.press("Enter")
-    expect(page.locator(".messagelist")).to_contain_text("The event was skipped")
+    expect(page.locator(".messagelist")).to_contain_text("Skipped the event")
     assert checkpoint(store, "bookkeeping")["stopped"] is None
     (kept,) = connection.raw(store.skipped).find()
-    assert (kept["reason"], kept["skippedBy"]) == ("booked by hand", "root")
+    assert (kept["reason"], kept["skippedBy"]) == ("booked manually", "root")
 
 
 def test_an_event_is_not_skipped_without_a_reason(
@@ -129,14 +129,14 @@ def test_an_event_is_not_skipped_without_a_reason(
 
 
 @pytest.mark.parametrize("page", VARIANTS, indirect=True)
-def test_every_page_can_be_read_by_everybody(page, declared, superuser, log_in, shot):
+def test_every_page_is_accessible(page, declared, superuser, log_in, shot):
     log_in(page, superuser)
-    for name, address in {
+    for name, url in {
         "subscriptions": LIST,
         "parked": f"{LIST}mails_5Fto_5Fapplicants/change/",
         "stopped": f"{LIST}bookkeeping/change/",
     }.items():
-        assert page.goto(address).ok
+        assert page.goto(url).ok
         for closed in page.locator("#content summary").all():
             closed.click()
         shot(page, name)

@@ -1,10 +1,10 @@
-"""What the browser complains of while a test runs, which makes the test fail."""
+"""The complaints of the browser during a test, which make the test fail."""
 
 from contextlib import contextmanager
 
 
 class Troubles(list):
-    """The complaints in order, each a line of text."""
+    """The complaints in order, as lines of text."""
 
     def watch(self, context):
         context.on("console", self._on_console)
@@ -12,27 +12,27 @@ class Troubles(list):
         context.on("requestfailed", self._on_failure)
 
     def _on_console(self, message):
-        # Chromium writes there what breaks the policy, and answers from 400 on.
+        # Chromium logs violations of the policy there, and responses of 400 and above.
         if message.type == "error":
             self.append(f"console: {message.text} ({message.location['url']})")
 
     def _on_failure(self, request):
-        # A page that is left while it loads ends its own requests.
+        # Leaving a page while it loads aborts its requests.
         if request.failure != "net::ERR_ABORTED":
             self.append(f"failed: {request.url} ({request.failure})")
 
     @contextmanager
     def expected(self, page, text):
-        """Wait for a console error with ``text``; all that have it are forgiven."""
+        """Wait for a console error with ``text``, and ignore all that have it."""
         with page.expect_console_message(lambda message: text in message.text):
             yield
         self[:] = [trouble for trouble in self if text not in trouble]
 
     def settle(self, context):
-        """Raise what there is, once every page has loaded and said all."""
+        """Wait until every page has loaded, and raise the complaints."""
         for page in context.pages:
             page.wait_for_load_state("load")
-            # An answer comes behind all that was said before it.
+            # The answer arrives after every earlier message.
             page.evaluate("0")
         found = "\n".join(self)
         self.clear()

@@ -1,4 +1,4 @@
-"""The admin, and pages that are wrong on purpose."""
+"""The admin, and pages with faults for the harness to find."""
 
 from django.contrib import admin
 from django.http import HttpResponse
@@ -28,6 +28,6 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("wrong/<name>/", wrong),
     path("throw.js", throw),
-    # Chromium asks every site for it.
+    # Chromium asks every site for its icon.
     path("favicon.ico", lambda request: HttpResponse(status=204)),
 ]

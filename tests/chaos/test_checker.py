@@ -1,8 +1,10 @@
 """The checker is checked: it names what is wrong, and fails stores that are bad."""
 
 import datetime as dt
+from contextlib import ExitStack
 
 import pytest
+from bson import ObjectId
 
 from ossy_event_store import EventStore, Mongo
 from ossy_event_store.mongodb import connection, indexes
@@ -257,31 +259,49 @@ def test_what_a_killed_writer_was_about_to_do_may_be_there_or_not(tmp_path):
 # --- stores that are bad ----------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def servers_of(tmp_path_factory):
+    """Give the replica set of a number of members, well and running."""
+    sets = {}
+    with ExitStack() as stack:
+
+        def servers_of(members):
+            if members not in sets:
+                folder = tmp_path_factory.mktemp("set")
+                sets[members] = stack.enter_context(
+                    servers.running(folder, members, settings=servers.QUICK)
+                )
+            servers.heal(sets[members])
+            return sets[members]
+
+        yield servers_of
+
+
 @pytest.fixture
-def play(tmp_path, settings):
-    """Play a variant's scenario on servers of its own; return history and database."""
+def play(servers_of, settings):
+    """Play a scenario in a database of its own; return history and database."""
 
     def play(variant):
-        with servers.running(tmp_path, variant.members) as running:
-            settings.OSSY_EVENT_STORE = {
-                "URL": running.url(heartbeatFrequencyMS=500),
-                "NAME": "chaos",
-                "TIMEOUT": 3.0,
-            }
-            try:
-                drive(indexes.ensure(connection.blocking()))
-                stage = Stage(running)
-                variant.scenario(stage)
-                name = EventStore.collection.database.name
-                with running.primary.client() as client:
-                    return stage.history, read_database(client, name)
-            finally:
-                Mongo.close()
+        running = servers_of(variant.members)
+        settings.OSSY_EVENT_STORE = {
+            "URL": running.url(heartbeatFrequencyMS=500),
+            "NAME": f"chaos_{ObjectId()}",
+            "TIMEOUT": 3.0,
+        }
+        try:
+            drive(indexes.ensure(connection.blocking()))
+            stage = Stage(running)
+            variant.scenario(stage)
+            name = EventStore.collection.database.name
+            with running.primary.client() as client:
+                return stage.history, read_database(client, name)
+        finally:
+            Mongo.close()
 
     return play
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_store_stands_what_a_weaker_one_does_not(name, play):
     history, database = play(VARIANTS[name])
@@ -290,7 +310,7 @@ def test_the_store_stands_what_a_weaker_one_does_not(name, play):
     assert history.operations[-1].unknowns or not VARIANTS[name].unknown
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_weaker_store_is_found_out(name, play, monkeypatch):
     VARIANTS[name].weaken(monkeypatch)

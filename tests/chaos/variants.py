@@ -16,7 +16,8 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from ossy_event_store.mongodb import connection
-from ossy_event_store.mongodb.ports import BlockingCollection, drive
+from ossy_event_store.mongodb.blocking_port import BlockingCollection
+from ossy_event_store.mongodb.ports import drive
 from tests.support.servers import Servers
 
 from .calls import BlockingCall

@@ -281,20 +281,20 @@ def applied(before, found):
     return state
 
 
-@hypothesis_settings(ANY, max_examples=200)
+@hypothesis_settings(ANY, max_examples=100)
 @given(STATES)
 def test_a_state_has_no_changes_from_itself(state):
     assert changes(state, copy.deepcopy(state)).items == []
 
 
-@hypothesis_settings(ANY, max_examples=300)
+@hypothesis_settings(ANY, max_examples=150)
 @given(STATES | SMALL, STATES | SMALL)
 def test_the_changes_of_one_state_make_the_other(before, after):
     found = changes(before, after, limit=10_000)
     assert canonical(applied(before, found.items)) == canonical(after)
 
 
-@hypothesis_settings(ANY, max_examples=500)
+@hypothesis_settings(ANY, max_examples=250)
 @given(SMALL | ALIKE, SMALL | ALIKE)
 def test_the_changes_of_a_small_state_make_the_other(before, after):
     found = changes(before, after, limit=10_000)

@@ -412,7 +412,7 @@ JSON = st.recursive(
 )
 
 
-@hypothesis_settings(ANY, max_examples=600)
+@hypothesis_settings(ANY, max_examples=300)
 @given(JSON)
 @example({"$type": False, "$binary": None})
 def test_json_of_any_shape_is_decoded_or_malformed(value):

@@ -23,7 +23,7 @@ from ossy_event_store.embedded import keeper as embedded_keeper
 from ossy_event_store.embedded import server as embedded
 from ossy_event_store.exceptions import StoreUnavailable
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 OWNER = """
 import os, subprocess, sys

@@ -22,8 +22,9 @@ from django.db import connections
 from pymongo.errors import PyMongoError
 
 from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.blocking_port import BlockingClient, BlockingCollection
 from ossy_event_store.mongodb.connection import Store
-from ossy_event_store.mongodb.ports import BlockingClient, BlockingCollection, drive
+from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.subscriptions.consumer import Consumer
 
 TICK = 0.01  # seconds that an operation takes, by the clock of the harness

@@ -19,7 +19,7 @@ from tests.exactly_once.kinds import KINDS, Plain, Session
 from tests.exactly_once.model import Doubled, Lost, Model, OutOfOrder, Unasked
 from tests.exactly_once.run import database, run
 
-SECONDS = float(os.environ.get("EXACTLY_ONCE_SECONDS", "5"))  # of each kind
+SECONDS = float(os.environ.get("EXACTLY_ONCE_SECONDS", "3"))  # of each kind
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def sql(store, django_db_blocker):
         yield
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_event_has_its_effect_as_often_as_it_was_promised(kind, sql, capsys):
     first = int(os.environ.get("EXACTLY_ONCE_SEED", random.randrange(10**6)))
@@ -70,7 +70,7 @@ class SkipsIt(Exception):
     pass
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("weak", "finds"),
     [(OutsideOfTheTransaction, (Doubled, Unasked)), (ForgetsAfterFailure, Lost)],

@@ -21,7 +21,7 @@ class Book:
 
 
 Aggregate = Book
-id = "Book"  # noqa: A001 - the name that the readme gives
+id = "Book"  # noqa: A001 - the name that the npm package uses
 
 
 @register_aggregate

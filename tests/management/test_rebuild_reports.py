@@ -18,6 +18,8 @@ from tests.rebuild.conftest import books as books
 from tests.rebuild.conftest import shout as shout
 from tests.support.rebuild import run, wrong
 
+pytestmark = pytest.mark.versions
+
 
 def test_a_diff_prints_old_and_new_values(store, lend, shout):
     lend("b-1", "BookBought")
@@ -58,7 +60,7 @@ def test_a_long_diff_is_cut_and_the_rest_counted(store, books, shout, monkeypatc
 
 
 def test_json_goes_to_stdout_and_progress_to_stderr(store, books, monkeypatch):
-    monkeypatch.setattr(command.Progress, "EVERY", 0)
+    monkeypatch.setattr(command.Progress, "LOG_SECONDS", 0)
     out, err = run("--json")
     document = json.loads(out)
     assert (document["ok"], document["streams"], document["saved"]) == (True, 21, 21)

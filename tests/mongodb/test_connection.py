@@ -162,7 +162,7 @@ def test_many_tasks_share_one_client(store):
     assert asyncio.run(use()) == {1}
 
 
-@pytest.mark.slow
+@pytest.mark.versions
 def test_importing_and_setting_up_connects_to_nothing():
     code = """
 import socket, threading

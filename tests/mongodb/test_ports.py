@@ -7,12 +7,15 @@ import inspect
 import pytest
 
 from ossy_event_store import Aggregate, AggregateRebuild, EventStore, Mongo
-from ossy_event_store.mongodb import ports
+from ossy_event_store.mongodb.awaitable_port import AwaitableClient, AwaitableCollection
+from ossy_event_store.mongodb.blocking_port import BlockingClient, BlockingCollection
 from ossy_event_store.mongodb.ports import drive, drive_each
 
+pytestmark = pytest.mark.versions
+
 PAIRS = [
-    (ports.BlockingCollection, ports.AwaitableCollection),
-    (ports.BlockingClient, ports.AwaitableClient),
+    (BlockingCollection, AwaitableCollection),
+    (BlockingClient, AwaitableClient),
 ]
 # Where the twins are meant to differ.
 DIFFERENT = {
@@ -139,8 +142,8 @@ def test_a_generator_is_closed_when_its_reader_leaves():
 def meanwhile(request):
     """Run a coroutine function with a face's ``meanwhile``."""
     if request.param == "blocking":
-        return lambda main: drive(main(ports.BlockingClient(None).meanwhile))
-    return lambda main: asyncio.run(main(ports.AwaitableClient(None).meanwhile))
+        return lambda main: drive(main(BlockingClient(None).meanwhile))
+    return lambda main: asyncio.run(main(AwaitableClient(None).meanwhile))
 
 
 async def seven():

@@ -17,14 +17,15 @@ from pymongo.errors import InvalidOperation, PyMongoError
 
 from ossy_event_store import Aggregate, AggregateRebuild, EventStore, Mongo
 from ossy_event_store.mongodb import connection, indexes, location, resumable_scan
+from ossy_event_store.mongodb.blocking_port import BlockingCollection
 from ossy_event_store.mongodb.indexes import STREAM_VERSIONS
-from ossy_event_store.mongodb.ports import BlockingCollection, drive, drive_each
+from ossy_event_store.mongodb.ports import drive, drive_each
 from ossy_event_store.streams.import_export import export_events
 from tests.support import servers
 from tests.support.servers import Wire
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     pytest.mark.skipif(django_settings.STORE != "url", reason="connects by URL"),
 ]
 
@@ -68,10 +69,20 @@ def single(tmp_path_factory):
         yield running
 
 
-@pytest.fixture
-def three(tmp_path):
-    with filled(tmp_path, 3, settings={"heartbeatTimeoutSecs": 1}) as running:
+@pytest.fixture(scope="module")
+def _three(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("three")
+    with filled(folder, 3, settings=servers.QUICK) as running:
         yield running
+
+
+@pytest.fixture
+def three(_three):
+    """A replica set of three, all of them well before and after the test."""
+    servers.heal(_three)
+    yield _three
+    Mongo.close()
+    servers.heal(_three)
 
 
 @pytest.fixture

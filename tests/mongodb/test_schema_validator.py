@@ -307,9 +307,9 @@ def test_it_is_installed_once_and_taken_off(unguarded):
     assert drive(schema_validator.standing(unguarded)) is Standing.ABSENT
     assert "Installed the validator" in ensure("--validator")
     assert drive(schema_validator.standing(unguarded)) is Standing.CURRENT
-    assert "The validator is there." in ensure("--validator")
-    assert "Took the validator off." in ensure("--no-validator")
-    assert "There is no validator." in ensure("--no-validator")
+    assert "The validator is up to date." in ensure("--validator")
+    assert "Removed the validator." in ensure("--no-validator")
+    assert "No validator is installed." in ensure("--no-validator")
     assert drive(schema_validator.standing(unguarded)) is Standing.ABSENT
     EventStore.collection.insert_one({})
 
@@ -345,7 +345,7 @@ def test_that_of_another_version_is_replaced(unguarded, change):
 
 def test_one_of_somebody_else_is_not_replaced(forbidding, store):
     assert drive(schema_validator.standing(store)) is Standing.FOREIGN
-    with pytest.raises(CommandError, match=r"not of the event store.*--no-validator"):
+    with pytest.raises(CommandError, match=r"did not install.*--no-validator"):
         ensure("--validator")
     assert drive(schema_validator.standing(store)) is Standing.FOREIGN
     ensure("--no-validator")
@@ -376,7 +376,7 @@ def test_events_that_do_not_fit_are_named_and_stay(unguarded):
     fits, node = event(), event(_id="n-1", aggregateVersion=2, created=17e11)
     EventStore.collection.insert_many([fits, node])
     said = ensure("--validator")
-    assert "refuse some events that are stored already, such as 'n-1'." in said
+    assert "refuse some stored events, such as 'n-1'." in said
     assert len(EventStore.get_event_stream("s")) == 2
 
 
@@ -413,7 +413,7 @@ def test_what_was_found_when_the_time_was_up_is_named(unguarded, monkeypatch):
     monkeypatch.setattr(type(unguarded.events), "batches", batches)
     said = ensure("--validator")
     assert "such as 'n-1'." in said
-    assert "In 10 s not all that is stored already could be looked at." in said
+    assert "Not all stored events were checked: the limit is 10 s." in said
 
 
 async def refuse(self, name, value=1, **options):

@@ -9,7 +9,7 @@ from ossy_event_store import Aggregate, EventStore, Mongo
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.indexes import INDEXES, SHARD_KEYS
 from tests.library.aggregate import Book
-from tests.test_checks import Listener
+from tests.support.sent_commands import Listener
 
 BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 

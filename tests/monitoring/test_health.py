@@ -28,7 +28,7 @@ from tests.mongodb.test_connection import ON_URL
 from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
 from tests.support.servers import until
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 urlpatterns = [
     path("health", HealthView.as_view()),

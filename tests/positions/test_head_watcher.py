@@ -9,7 +9,7 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from ossy_event_store.mongodb import connection
-from ossy_event_store.mongodb.ports import BlockingCollection
+from ossy_event_store.mongodb.blocking_port import BlockingCollection
 from ossy_event_store.positions import head_watcher
 from ossy_event_store.positions.head_watcher import HeadWatcher
 from tests.support.servers import until

@@ -59,7 +59,7 @@ def lease_owner(store):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_another_process_takes_over_from_one_that_was_killed(
     process, lend, history, entries, store
 ):

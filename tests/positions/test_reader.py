@@ -12,7 +12,8 @@ from pymongo import MongoClient, monitoring
 from ossy_event_store import EventStore
 from ossy_event_store.exceptions import PositionsBroken
 from ossy_event_store.mongodb import connection
-from ossy_event_store.mongodb.ports import BlockingCollection, drive
+from ossy_event_store.mongodb.blocking_port import BlockingCollection
+from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions import reader
 from ossy_event_store.positions.sequencer import Sequencer
 

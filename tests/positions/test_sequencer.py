@@ -34,7 +34,7 @@ def settle(sequencer):
     """Advance until no event lacks a position; return how many got one."""
     assigned, quiet = 0, 0
     while quiet < 2:
-        assigned += sequencer.advance(0.1)
+        assigned += sequencer.advance(0.02)
         quiet = quiet + 1 if sequencer.is_caught_up else 0
     return assigned
 
@@ -269,7 +269,7 @@ def assign_positions(store, seed, until, broken):
     sequencer.close()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("seed", range(4))
 def test_sequencers_that_compete_and_break_off_miss_no_event(
     store, lend, history, entries, seed, monkeypatch

@@ -50,8 +50,8 @@ def test_its_indexes_are_created_with_the_others_and_with_each_build(
     register_projection(Indexed)
     names = ["_id_", "state.lent_1", "state.books_1_state.lent_-1"]
     shown = said("ensure_event_store")
-    assert "Made projection_indexed.state.lent_1, of a projection." in shown
-    assert said("ensure_event_store") == "Every index is there.\n"
+    assert "Created projection_indexed.state.lent_1 for a projection." in shown
+    assert said("ensure_event_store") == "All indexes exist.\n"
     assert sorted(Indexed.collection.index_information()) == sorted(names)
     lend("a", "BookLent")
     for words in (["--blue-green"], []):

@@ -24,6 +24,7 @@ from ossy_event_store.mongodb.leases import new_owner
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions.head_watcher import watcher
 from ossy_event_store.positions.leased_sequencer import run_sequencer
+from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.projections import projection as projections_projection
 from ossy_event_store.projections.generations import in_use
 from ossy_event_store.projections.projection import Projection, register_projection
@@ -38,12 +39,13 @@ from tests.support.event_source import Source
 from tests.support.processes import ON_URL, here, serving
 from tests.support.servers import until
 
-pytestmark = ON_URL
+pytestmark = [pytest.mark.versions, ON_URL]
 
 
 @pytest.fixture
-def positions(store, _unbound):
+def positions(store, _unbound, monkeypatch):
     """Give every event its position, as the process of the subscriptions does."""
+    monkeypatch.setattr(Sequencer, "wait_seconds", 0.03)  # else each waits for its end
     index = ENTRY_VERSIONS
     _unbound(store.positions).create_index(list(index.keys), **index.options)
     stop = threading.Event()
@@ -374,7 +376,7 @@ def test_an_event_that_was_deleted_past_the_store_is_passed_over(
     assert "Position 2" in caplog.text
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("path", "is_wanted", "count"),
     [
@@ -1075,7 +1077,7 @@ def use(tmp_path):
         yield use
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_listener_waits_for_a_server_that_is_away(use):
     running = use()
     stop = threading.Event()
@@ -1102,7 +1104,7 @@ def test_a_listener_waits_for_a_server_that_is_away(use):
         giving.result()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_listener_on_a_standalone_server_is_told_of_in_the_log(use, caplog):
     use(name=None)
 
@@ -1130,7 +1132,7 @@ def serving_alone(store, folder):
         yield int(port), log
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_server_that_is_told_to_end_is_not_held_up(positions, store, lend, tmp_path):
     with serving_alone(store, tmp_path) as (port, log):
         sources = [Source(port, f"/push/{path}").begin() for path in ("all/", "lent/")]
@@ -1173,7 +1175,7 @@ def connections_and_streams(store):
     return admin.command("serverStatus")["connections"]["current"], len(streams)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_thousand_connections_cost_mongodb_no_more_than_a_few(
     positions, store, lend, tmp_path, many_files
 ):

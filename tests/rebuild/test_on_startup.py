@@ -16,11 +16,13 @@ from tests import urls
 from tests.support.processes import ON_URL, here, serving
 from tests.support.servers import free_port, until
 
+pytestmark = pytest.mark.versions
+
 GUNICORN = ("-m", "gunicorn", "-w", "4", "-b", "127.0.0.1:{port}", "tests.wsgi")
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_of_four_gunicorn_workers_exactly_one_rebuilds(store, lend, tmp_path):
     pytest.importorskip("gunicorn")
     for number in range(30):
@@ -35,7 +37,7 @@ def test_of_four_gunicorn_workers_exactly_one_rebuilds(store, lend, tmp_path):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_with_mongodb_down_the_site_serves_and_logs_it(tmp_path):
     pytest.importorskip("gunicorn")
     nowhere = {
@@ -52,7 +54,7 @@ def test_with_mongodb_down_the_site_serves_and_logs_it(tmp_path):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("option", [[], ["--noreload"]])
 def test_runserver_rebuilds_in_the_process_that_serves(store, lend, tmp_path, option):
     lend("b-1", "BookBought")
@@ -65,7 +67,7 @@ def test_runserver_rebuilds_in_the_process_that_serves(store, lend, tmp_path, op
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_an_embedded_server_survives_reloads_and_ends_with_the_last_owner(tmp_path):
     folder = tmp_path / "mongo"
     here = {
@@ -94,7 +96,7 @@ def test_an_embedded_server_survives_reloads_and_ends_with_the_last_owner(tmp_pa
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_blocking_means_before_the_first_request(store, lend, tmp_path):
     pytest.importorskip("gunicorn")
     lend("b-1", "BookBought")

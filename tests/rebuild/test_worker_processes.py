@@ -21,7 +21,7 @@ from tests.support.rebuild import done_ids, recorded, run, states
 from tests.support.servers import until
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_several_processes_save_what_one_does(store, books, small):
     seen = []
     one = AggregateRebuild.build_and_save_all()
@@ -42,7 +42,7 @@ def test_several_processes_save_what_one_does(store, books, small):
     assert recorded(store)["parts"] == []
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("words", [["--stale"], ["--partition", "1/2"], ["--dry-run"]])
 def test_several_processes_report_what_one_does(store, lend, books, small, words):
     AggregateRebuild.build_and_save_all()
@@ -60,7 +60,7 @@ def test_several_processes_report_what_one_does(store, lend, books, small, words
     assert rebuilt("--workers", "2") == rebuilt()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_the_error_of_a_worker_is_raised(store, books, small, monkeypatch):
     monkeypatch.setattr(Book, "revision", "another", raising=False)
     reducers.revision_of.cache_clear()
@@ -71,7 +71,7 @@ def test_the_error_of_a_worker_is_raised(store, books, small, monkeypatch):
         reducers.revision_of.cache_clear()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.skipif(sys.platform == "win32", reason="embedded:// needs flock")
 def test_workers_use_the_throw_away_server_of_their_parent(tmp_path):
     try:
@@ -204,7 +204,7 @@ def is_gone(pid):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_worker_is_an_error_and_a_resumed_rebuild_does_the_rest(store, held):
     process = held("--workers", "2", hold="b-13")
     pid = pid_of(held)
@@ -233,7 +233,7 @@ def test_a_killed_worker_is_an_error_and_a_resumed_rebuild_does_the_rest(store, 
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_all_workers_end_with_the_command(store, held, number):
     process = held("--workers", "2", hold="b-13")
@@ -246,7 +246,7 @@ def test_all_workers_end_with_the_command(store, held, number):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_several_processes_resume_one_that_was_killed(store, held):
     process = held(hold="b-13")
     pid_of(held)

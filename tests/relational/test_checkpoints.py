@@ -25,7 +25,7 @@ from ossy_event_store.subscriptions.declaration import subscription
 from tests.subscriptions.test_consumer import checkpoint, reached, running
 from tests.support.servers import until
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL")
 SQL = "sql"
 WORKERS, EVENTS = 4, 40
@@ -219,7 +219,7 @@ def in_threads(work):
         return list(pool.map(alone, range(WORKERS)))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_of_many_that_begin_one_does():
     def begin(name, number):
         with suppress(IntegrityError):  # it tries again
@@ -248,7 +248,7 @@ def handle_all(number, begun):
     return lost
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_of_many_that_handle_the_same_events_one_has_an_effect():
     claim()
     begun = threading.Barrier(WORKERS)
@@ -258,7 +258,7 @@ def test_of_many_that_handle_the_same_events_one_has_an_effect():
     assert checkpoints.read("orders", SQL) == EVENTS
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_checkpoint_that_does_not_look_who_claimed_it_is_noticed(monkeypatch):
     def hold(subscription, token, before, after, using):
         Checkpoint.objects.using(using).update(position=after)

@@ -22,7 +22,7 @@ from tests.relational.test_checkpoints import _database as _database
 from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
 from tests.support.servers import until
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 
 @pytest.fixture

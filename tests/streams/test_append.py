@@ -47,7 +47,7 @@ print(json.dumps({"stored": stored, "lost": lost, "other": other}))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.skipif(settings.STORE != "url", reason="the processes connect by URL")
 def test_two_processes_with_eight_threads_each_lose_and_double_nothing(store, lend):
     lend("hot", "BookBought")

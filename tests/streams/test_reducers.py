@@ -15,6 +15,8 @@ from ossy_event_store.exceptions import ReducerError
 from ossy_event_store.streams.reducers import check_reducer, fold, name_of, revision_of
 from tests.library.aggregate import Book, Reader
 
+pytestmark = pytest.mark.versions
+
 SOURCE = """
 FINE = {"day": 5}
 

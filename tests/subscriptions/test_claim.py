@@ -9,7 +9,8 @@ from pymongo import monitoring
 from ossy_event_store import EventStore, Projection, register_projection
 from ossy_event_store.exceptions import EventStoreError
 from ossy_event_store.mongodb import connection
-from ossy_event_store.mongodb.ports import BlockingCollection, drive
+from ossy_event_store.mongodb.blocking_port import BlockingCollection
+from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.projections import builds, rebuild
 from ossy_event_store.projections.rebuild import Rebuild
 from ossy_event_store.projections.writer import Writer

@@ -19,7 +19,7 @@ from tests.subscriptions.test_consumer import checkpoint, parked, reached, runni
 from tests.subscriptions.test_consumer import subscribe as subscribe
 from tests.support.servers import until
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 
 ENDS = [SystemExit(3), asyncio.CancelledError()]

@@ -96,7 +96,7 @@ def owner(store):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_another_process_takes_over_from_one_that_was_killed(process, lend, store):
     first, second = process(), process()
     lend("a", "BookBought")
@@ -114,7 +114,7 @@ def test_another_process_takes_over_from_one_that_was_killed(process, lend, stor
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_what_a_killed_process_left_open_holds_nobody_up(process, lend, store):
     first = process()
     lend("a", "Slow")
@@ -133,7 +133,7 @@ def test_what_a_killed_process_left_open_holds_nobody_up(process, lend, store):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_process_that_is_to_end_finishes_the_event_at_hand(process, lend, store):
     begun = process()
     lend("a", "Slow", "BookLent")
@@ -150,7 +150,7 @@ def test_a_process_that_is_to_end_finishes_the_event_at_hand(process, lend, stor
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_one_that_was_thought_dead_changes_nothing(process, lend, store):
     first = process()
     lend("a", "Slow")
@@ -281,7 +281,7 @@ def test_there_may_be_none(store):
 
 
 @ON_URL
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_standalone_server_is_refused_with_what_it_lacks(tmp_path, settings, quick):
     given = settings.OSSY_EVENT_STORE
     with servers.running(tmp_path / "alone", name=None) as alone:

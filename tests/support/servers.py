@@ -17,6 +17,7 @@ from typing import Any
 import pymongo
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+from pymongo.write_concern import WriteConcern
 
 from ossy_event_store import embedded
 from ossy_event_store.embedded import keeper
@@ -24,6 +25,12 @@ from ossy_event_store.embedded import keeper
 SET = "ossy"
 OPLOG = 256  # MB that a member keeps of what was written
 ELECTION = 2000  # ms without a heartbeat until an election; the default is 10,000
+# Settings of a set whose members notice within a second what happens to another.
+QUICK = {
+    "heartbeatIntervalMillis": 100,
+    "heartbeatTimeoutSecs": 1,
+    "catchUpTimeoutMillis": 0,  # a new primary does not wait for what the old one had
+}
 
 
 def until(condition: Callable[[], object], seconds: float = 30) -> Any:
@@ -234,6 +241,25 @@ def running(folder: Path, members: int = 1, **options: Any) -> Iterator[Servers]
         yield servers
     finally:
         servers.stop()
+
+
+def heal(servers: Servers) -> None:
+    """Start what is dead, and wait until every member takes part again."""
+    for member in servers.members:
+        if not member.is_running:
+            member.start()
+    until(lambda: _all_take_part(servers))
+
+
+def _all_take_part(servers: Servers) -> bool:
+    primary = servers.find_primary()
+    if primary is None:
+        return False
+    everybody = WriteConcern(len(servers.members), wtimeout=1000)
+    with contextlib.suppress(PyMongoError), primary.client() as client:
+        client.test.get_collection("beats", write_concern=everybody).insert_one({})
+        return True
+    return False
 
 
 class Wire:

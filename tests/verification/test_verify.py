@@ -30,11 +30,12 @@ from ossy_event_store.verification import report as verification_report
 from ossy_event_store.verification import rules, snapshot_comparison, verify
 from ossy_event_store.verification.verify import averify_event_store, verify_event_store
 from tests.library.aggregate import Book
-from tests.management.test_commands import Terminal, failure, run
+from tests.support.commands import Terminal, failure, run
 
 LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 LATELY = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 UNIQUE = indexes.STREAM_VERSIONS
+AN_ID = ObjectId("0" * 24)  # one for all processes: pytest-xdist compares the names
 
 
 def event(aggregate_id, version, **fields):
@@ -452,7 +453,7 @@ def anew(library):
 
 @pytest.mark.parametrize(
     "value",
-    [5, None, "", "x" * 256, ObjectId(), {"a": 1}, ["b-10"], ["b-10", "b-11"], [], ...],
+    [5, None, "", "x" * 256, AN_ID, {"a": 1}, ["b-10"], ["b-10", "b-11"], [], ...],
     ids=str,
 )
 @pytest.mark.parametrize("name", ["aggregateId", "aggregateType"])
@@ -513,8 +514,8 @@ def test_a_snapshot_of_the_node_package_is_no_fault(library):
 @pytest.mark.parametrize(
     "document",
     [
-        {"_id": ObjectId(), "aggregateType": "Book", "aggregateVersion": 1},
-        {"_id": ObjectId()},
+        {"_id": AN_ID, "aggregateType": "Book", "aggregateVersion": 1},
+        {"_id": AN_ID},
         {"_id": "nothing", "aggregateType": 5, "aggregateVersion": 99},
         {"_id": "b-10", "aggregateType": [], "aggregateVersion": 99},
         {"_id": "nothing", "aggregateType": "Book"},
@@ -1223,14 +1224,14 @@ def test_json_is_bounded(store, history, monkeypatch):
 
 
 def test_json_keeps_its_progress_to_stderr(library, monkeypatch):
-    monkeypatch.setattr(Progress, "EVERY", 0)
+    monkeypatch.setattr(Progress, "LOG_SECONDS", 0)
     out, err = run("verify_event_store", "--json")
     assert json.loads(out)["sound"]
     assert " events (" in err
 
 
 def test_a_verification_shows_its_progress_on_a_terminal(library, monkeypatch):
-    monkeypatch.setattr(Progress, "EVERY_ON_TERMINAL", 0)
+    monkeypatch.setattr(Progress, "TERMINAL_SECONDS", 0)
     BREAKS["payload None"](library, Aggregate.collection, "b-09")
     out = Terminal()
     with pytest.raises(CommandError):
@@ -1449,7 +1450,7 @@ def test_any_sound_store_is_sound_and_any_broken_one_is_not(
 # --- memory -----------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("sample", [500, None])
 def test_memory_does_not_grow_with_the_store(store, history, sample):
     def peak(streams):

@@ -1,4 +1,4 @@
-"""The words of ``labels.py`` as template filters, and an amount in euro."""
+"""The labels of ``labels.py`` as template filters, and an amount in euros."""
 
 from django import template
 
@@ -13,5 +13,5 @@ register.filter("work_item", labels.work_item)
 
 @register.filter
 def euro(amount):
-    """Format an amount: ``12000`` is ``€12,000``; None is a dash."""
+    """Format an amount: ``12000`` as ``€12,000``, None as a dash."""
     return "-" if amount is None else f"€{amount:,}"

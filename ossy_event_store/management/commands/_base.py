@@ -1,4 +1,4 @@
-"""What the store's commands share: short errors, exit codes, progress."""
+"""The base of the commands: one-line errors, exit codes, progress."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from django.core.management.base import (
 from pymongo.errors import PyMongoError
 
 from ...exceptions import EventStoreError
-from ...mongodb.connection import explained
+from ...mongodb.deadline import explained
 from ...mongodb.write_errors import short_reason
 
+# Exit codes.
 WRONG_USE = 2
 INTERRUPTED = 130
 
 
 class StoreCommand(BaseCommand):
-    """A command whose failures are one line, without a traceback or a password."""
+    """A command that fails with one line, without a traceback or a password."""
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the command; see ``run()`` for what it does."""
+        """Call ``run()`` and turn the errors of the store into a ``CommandError``."""
         try:
             with explained():
                 self.run(**options)
@@ -37,7 +38,7 @@ class StoreCommand(BaseCommand):
             raise CommandError(str(error)) from None
         except PyMongoError as error:
             raise CommandError(
-                f"MongoDB refused or broke off: {short_reason(error)}"
+                f"MongoDB refused the command or failed: {short_reason(error)}"
             ) from None
         except KeyboardInterrupt:
             raise CommandError(self.interrupted(), returncode=INTERRUPTED) from None
@@ -47,13 +48,13 @@ class StoreCommand(BaseCommand):
         raise NotImplementedError
 
     def interrupted(self) -> str:
-        """Return what to say after Ctrl-C."""
+        """Return the message after Ctrl-C."""
         return "Stopped."
 
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM end the work as Ctrl-C does; the first process of a container too."""
+    """Handle SIGTERM as Ctrl-C, even as the first process of a container."""
 
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
@@ -71,17 +72,17 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 class Progress:
     """
-    Progress of a long run: one moving line on a terminal, else a line at times.
+    Shows the progress of a long run: one moving line on a terminal, else log lines.
 
     Args:
         out: where to write, a command's ``stdout`` or ``stderr``.
-        total: how much there is in all, if known.
+        total: all events, if known.
         verbosity: 0 writes nothing.
-        clock: seconds, for tests.
+        clock: returns seconds.
     """
 
-    EVERY_ON_TERMINAL = 0.2
-    EVERY = 10.0
+    TERMINAL_SECONDS = 0.2  # between two updates of the moving line
+    LOG_SECONDS = 10.0  # between two log lines
 
     def __init__(
         self,
@@ -99,9 +100,9 @@ class Progress:
         self.drawn = False
 
     def show(self, done: int, seconds: float, more: str = "") -> None:
-        """Show ``done`` events after ``seconds``, if it is time to."""
-        every = self.EVERY_ON_TERMINAL if self.terminal else self.EVERY
-        if self.verbosity < 1 or self.clock() - self.last < every:
+        """Show ``done`` events after ``seconds``, unless an update is too soon."""
+        pause = self.TERMINAL_SECONDS if self.terminal else self.LOG_SECONDS
+        if self.verbosity < 1 or self.clock() - self.last < pause:
             return
         self.last = self.clock()
         text = self.text(done, seconds) + (f", {more}" if more else "")
@@ -113,7 +114,7 @@ class Progress:
             self.out.write(text)
 
     def text(self, done: int, seconds: float) -> str:
-        """Return count, rate and time left."""
+        """Return the count, the rate and the time left."""
         rate = done / seconds if seconds else 0.0
         text = f"{done:,} events"
         if self.total:
@@ -125,37 +126,37 @@ class Progress:
         return text
 
     def end(self) -> None:
-        """Leave the terminal's line, if one was drawn."""
+        """Clear the moving line, if one was drawn."""
         if self.drawn:
             self.out.write("\r\x1b[K", ending="")
             self.drawn = False
 
 
 def add_selection(parser: CommandParser) -> None:
-    """Add the options that choose streams, ``types`` and ``ids``."""
+    """Add the options ``--type`` and ``--id``, which select streams."""
     parser.add_argument(
         "--type",
         dest="types",
         action="append",
         metavar="T",
-        help="Only streams of this type; may be given several times.",
+        help="Only streams of this type; can be repeated.",
     )
     parser.add_argument(
         "--id",
         dest="ids",
         action="append",
         metavar="ID",
-        help="Only this stream; may be given several times.",
+        help="Only this stream; can be repeated.",
     )
 
 
 def distinct(values: Sequence[str] | None) -> list[str] | None:
-    """Return what was chosen, each once; None if nothing was."""
+    """Return the selected values without duplicates; None if there are none."""
     return list(dict.fromkeys(values)) if values else None
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them."""
+    """Return seconds as hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""``manage.py ensure_event_store``: make the indexes, install the validator."""
+"""``manage.py ensure_event_store``: create the indexes, install the validator."""
 
 from __future__ import annotations
 
@@ -19,68 +19,72 @@ from ...mongodb.write_errors import UNAUTHORIZED
 from ...projections import projection
 from ._base import StoreCommand
 
-_SAID = {
-    Standing.ABSENT: "Installed the validator: eventstore takes nothing but events.",
-    Standing.OTHER_VERSION: "Replaced the validator by this version's.",
-    Standing.CURRENT: "The validator is there.",
+_INSTALLED = {
+    Standing.ABSENT: "Installed the validator: eventstore now accepts only events.",
+    Standing.OTHER_VERSION: "Replaced the validator with that of this version.",
+    Standing.CURRENT: "The validator is up to date.",
 }
 
 
 class Command(StoreCommand):
-    """Make the indexes that the event store needs; harmless to repeat."""
+    """Create the indexes that the event store needs; safe to repeat."""
 
     help = (
-        "Makes the indexes that the event store needs, as migrate does; for projects "
-        "without SQL migrations and for deployments under a user of their own."
+        "Creates the indexes that the event store needs, as migrate does. For projects "
+        "without SQL migrations, and for deployments with a separate MongoDB user."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Say what can be chosen."""
+        """Add the options."""
         parser.add_argument(
             "--validator",
             action=BooleanOptionalAction,
-            help="Install the validator too, with which MongoDB refuses whatever is no "
-            "event; or take it off. Without either it stays as it is.",
+            help="Also install the validator, with which MongoDB refuses any document "
+            "that is not an event; or remove it. By default it stays as it is.",
         )
 
     def run(self, **options: Any) -> None:
-        """Make what is missing, and say what was made."""
+        """Create what is missing, and print what was created."""
         store = connection.blocking()
         created = drive(indexes.ensure(store))
         for index in created:
-            self.stdout.write(f"Made {index.collection}.{index.name}: {index.reason}")
-        of_projections = drive(projection.ensure_indexes(store))
-        for name in of_projections:
-            self.stdout.write(f"Made {name}, of a projection.")
-        if not (created or of_projections):
-            self.stdout.write("Every index is there.")
+            self.stdout.write(
+                f"Created {index.collection}.{index.name}: {index.reason}"
+            )
+        for_projections = drive(projection.ensure_indexes(store))
+        for name in for_projections:
+            self.stdout.write(f"Created {name} for a projection.")
+        if not (created or for_projections):
+            self.stdout.write("All indexes exist.")
         if options["validator"] is not None:
-            with _rights_named():
+            with _explained_rights():
                 change = _install if options["validator"] else _remove
                 self.stdout.write(change(store))
         if options["validator"]:
-            self._tell_of_misfits(store)
+            self._report_misfits(store)
 
-    def _tell_of_misfits(self, store: Store) -> None:
+    def _report_misfits(self, store: Store) -> None:
         seconds = get_settings().TIMEOUT
         try:
             found = drive(schema_validator.misfits(store, seconds))
         except OperationFailure as error:
             if error.code != UNAUTHORIZED:
                 raise
-            self.stdout.write("This user may not look at what is stored already.")
+            self.stdout.write(
+                "Stored events were not checked: this user may not read them."
+            )
             return
         if found.ids:
             ids = ", ".join(map(repr, found.ids))
             self.stdout.write(
                 self.style.WARNING(
-                    "It would refuse some events that are stored already, such as "
-                    f"{ids}. They stay, and are read as ever."
+                    f"The validator would refuse some stored events, such as {ids}. "
+                    "They stay stored and can be read as before."
                 )
             )
         if not found.complete:
             self.stdout.write(
-                f"In {seconds:g} s not all that is stored already could be looked at."
+                f"Not all stored events were checked: the limit is {seconds:g} s."
             )
 
 
@@ -88,29 +92,29 @@ def _install(store: Store) -> str:
     before = drive(schema_validator.standing(store))
     if before is Standing.FOREIGN:
         raise CommandError(
-            "eventstore has a validator that is not of the event store. To replace "
-            "it, take it off first: manage.py ensure_event_store --no-validator"
+            "The collection eventstore has a validator that this app did not install. "
+            "Remove it first: manage.py ensure_event_store --no-validator"
         )
     if before is not Standing.CURRENT:
         drive(schema_validator.install(store))
-    return _SAID[before]
+    return _INSTALLED[before]
 
 
 def _remove(store: Store) -> str:
     if drive(schema_validator.standing(store)) is Standing.ABSENT:
-        return "There is no validator."
+        return "No validator is installed."
     drive(schema_validator.remove(store))
-    return "Took the validator off."
+    return "Removed the validator."
 
 
 @contextmanager
-def _rights_named() -> Iterator[None]:
+def _explained_rights() -> Iterator[None]:
     try:
         yield
     except OperationFailure as error:
         if error.code != UNAUTHORIZED:
             raise
         raise CommandError(
-            "MongoDB refused: to change the validator, this user needs collMod on the "
+            "MongoDB refused to change the validator: this user needs collMod on the "
             "collection eventstore and listCollections on its database."
         ) from None

@@ -1,4 +1,4 @@
-"""``manage.py export_events``: bring events out, one JSON object a line."""
+"""``manage.py export_events``: write events as JSON, one object per line."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from ._base import WRONG_USE, Progress, StoreCommand, add_selection, distinct
 
 
 class Command(StoreCommand):
-    """Export events, stream by stream, each in order of version."""
+    """Export events stream by stream, each in version order."""
 
     help = (
-        "Exports events as JSON objects, one a line, stream by stream in order of "
-        "version. import_events brings them back equal."
+        "Exports events as JSON objects, one per line, stream by stream in version "
+        "order. import_events restores them unchanged."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Say what can be chosen."""
+        """Add the options."""
         add_selection(parser)
         parser.add_argument(
             "-o",
@@ -44,11 +44,11 @@ class Command(StoreCommand):
         )
 
     def run(self, **options: Any) -> None:
-        """Export what was asked for."""
+        """Export the selected streams."""
         store = connection.blocking()
         queries = _queries(distinct(options["types"]), distinct(options["ids"]))
         total = None if queries != [{}] else drive(store.events.count())
-        # The events may go to stdout, so what is said of them does not.
+        # Progress goes to stderr, because the events may go to stdout.
         progress = Progress(self.stderr, total, options["verbosity"])
         report = TransferReport()
 
@@ -62,7 +62,7 @@ class Command(StoreCommand):
                 for lines in drive_each(export_events(store, queries, show)):
                     write(lines)
         except BrokenPipeError:
-            # The reader, head for one, has had enough.
+            # The reader, for example head, has closed the pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         finally:
             progress.end()
@@ -75,7 +75,7 @@ class Command(StoreCommand):
 
 
 def _queries(types: Sequence[str] | None, ids: Sequence[str] | None) -> list[Document]:
-    """Return one filter a type, after making sure that all names exist."""
+    """Return one filter per type, after checking that all types and ids exist."""
     store = connection.blocking()
     if types:
         known = drive(lookup.types(store))
@@ -98,14 +98,14 @@ def _queries(types: Sequence[str] | None, ids: Sequence[str] | None) -> list[Doc
 
 @contextmanager
 def written(name: str, stdout: OutputWrapper) -> Iterator[Callable[[str], object]]:
-    """Open the output; a file appears under its name only once it is whole."""
+    """Open the output; a file gets its name only once it is complete."""
     if name == "-":
         yield from _to_stdout(stdout)
         return
     path = Path(os.path.realpath(name))  # a link stays a link
     gzipped = name.endswith(".gz")
     if path.exists() and not path.is_file():
-        # A pipe or a device cannot be written beside it and moved.
+        # A pipe or a device cannot be replaced by a finished file.
         with _open(path, name) as raw:
             yield from _into(raw, gzipped=gzipped)
         return
@@ -121,7 +121,7 @@ def written(name: str, stdout: OutputWrapper) -> Iterator[Callable[[str], object
 def _open(path: Path, name: str) -> IO[bytes]:
     try:
         if not name:
-            raise ValueError("a file needs a name")
+            raise ValueError("the file name is empty")
         return path.open("wb")
     except (OSError, ValueError) as error:
         reason = f"{name or repr(name)}: {getattr(error, 'strerror', None) or error}"
@@ -132,7 +132,7 @@ def _into(raw: IO[bytes], *, gzipped: bool) -> Iterator[Callable[[str], object]]
     if not gzipped:
         yield lambda text: raw.write(text.encode())
         return
-    # No name and no date inside: equal events give an equal file.
+    # Without a name or a date inside, the same events give the same file.
     with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
         yield lambda text: file.write(text.encode())
 
@@ -141,7 +141,7 @@ def _to_stdout(stdout: OutputWrapper) -> Iterator[Callable[[str], object]]:
     if getattr(stdout, "_out", None) is not sys.stdout:
         yield lambda text: stdout.write(text, ending="")
         return
-    # As bytes, whatever encoding the terminal's locale has.
+    # As bytes: UTF-8 whatever the encoding of the locale.
     stdout.flush()
     raw: IO[bytes] = cast(Any, stdout)._out.buffer
     yield lambda text: raw.write(text.encode())

@@ -1,4 +1,4 @@
-"""``manage.py import_events``: bring events in, one JSON object a line."""
+"""``manage.py import_events``: read events from JSON, one object per line."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from ._base import WRONG_USE, Progress, StoreCommand
 
 
 class Command(StoreCommand):
-    """Import events; a killed import is simply run again."""
+    """Import events; a killed import can simply be run again."""
 
     help = (
-        "Imports events from a file of JSON objects, one a line, as export_events "
-        "writes it. Ids, versions and dates are kept, and every line is checked. "
-        "What is stored already is passed over, so an import can be run again."
+        "Imports events from a file of JSON objects, one per line, as export_events "
+        "writes it. Keeps ids, versions and dates, and checks every line. Skips events "
+        "that are already stored, so an import can be run again."
     )
     report = TransferReport()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Say what can be chosen."""
+        """Add the arguments."""
         parser.add_argument(
             "file",
             metavar="FILE",
@@ -39,19 +39,19 @@ class Command(StoreCommand):
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="Check every line against the store, and store nothing. Two lines far "
-            "apart that contradict each other are found by the import alone.",
+            help="Check every line against the store, and store nothing. Only a real "
+            "import finds two lines that are far apart and contradict each other.",
         )
 
     def run(self, **options: Any) -> None:
         """Import the file."""
         self.report = TransferReport()
         dry_run = options["dry_run"]
-        with opened(options["file"]) as (file, position):
+        with opened(options["file"]) as (file, share_read):
             progress = Progress(self.stdout, None, options["verbosity"])
 
             def show(report: TransferReport) -> None:
-                share = position()
+                share = share_read()
                 if share:
                     progress.total = round(report.events / share)
                 progress.show(report.events, report.seconds)
@@ -75,26 +75,27 @@ class Command(StoreCommand):
 
     def _stopped(self, error: InvalidLine) -> str:
         return (
-            f"{error}. {self.report.stored:,} events before it were stored. Mend the "
+            f"{error}. {self.report.stored:,} events before it were stored. Fix the "
             "line and run the import again."
         )
 
     def interrupted(self) -> str:
-        """Say how far it came."""
-        return f"Stopped: {_summary(self.report, False)} Run it again to go on."
+        """Return how many events were stored before Ctrl-C."""
+        summary = _summary(self.report, False)
+        return f"Stopped: {summary} Run the import again to continue."
 
 
 def _summary(report: TransferReport, dry_run: bool) -> str:
     new = report.events - report.present if dry_run else report.stored
     text = f"{new:,} events {'would be' if dry_run else 'were'} stored"
     if report.present:
-        text += f", {report.present:,} were there already"
+        text += f", {report.present:,} already existed"
     return f"{text}; {report.seconds:.1f} s, {report.rate:,.0f} events/s."
 
 
 @contextmanager
 def opened(name: str) -> Iterator[tuple[IO[bytes], Any]]:
-    """Open the file, and a function that tells which share of it is read."""
+    """Open the file; also return a function for the share that has been read."""
     if name == "-":
         yield sys.stdin.buffer, lambda: None
         return
@@ -111,7 +112,7 @@ def opened(name: str) -> Iterator[tuple[IO[bytes], Any]]:
 
 
 def numbered(file: IO[bytes]) -> Iterator[tuple[int, str]]:
-    """Yield number and text of every line."""
+    """Yield the number and the text of every line."""
     number = 0
     try:
         for number, line in enumerate(file, 1):

@@ -12,7 +12,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from ...exceptions import StoreUnavailable
 from ...mongodb import connection
-from ...mongodb.connection import in_time
+from ...mongodb.deadline import in_time
 from ...mongodb.ports import drive
 from ...mongodb.write_errors import short_reason
 from ...monitoring.status import statuses

@@ -13,7 +13,7 @@ from django.utils.dateparse import parse_datetime
 
 from ...documents.bson_types import Document
 from ...documents.event_document import check_id
-from ...mongodb import connection
+from ...mongodb import connection, deadline
 from ...mongodb.ports import drive
 from ...registry import registered
 from ...streams import lookup
@@ -207,7 +207,7 @@ async def _reason_against(
         return reason
     kind: Document = {"aggregateType": {"$in": list(types)}} if types else {}
     for documents, key in ((store.events, "aggregateId"), (store.snapshots, "_id")):
-        with connection.in_time():
+        with deadline.in_time():
             query = {key: {"$eq": aggregate_id}, **kind}
             if await documents.find_one(query, projection={"_id": 1}):
                 return None

@@ -1,10 +1,10 @@
 "use strict";
 
-// Where the text runs from right to left, what comes next lies on the left.
-const other = { ArrowLeft: "ArrowRight", ArrowRight: "ArrowLeft" };
+// In a right-to-left language the next version is on the left.
+const mirrored = { ArrowLeft: "ArrowRight", ArrowRight: "ArrowLeft" };
 const isMirrored = document.documentElement.dir === "rtl";
 
-// Arrow keys step from version to version, unless somebody is typing or scrolling.
+// Arrow keys step from version to version, unless the user is typing or scrolling.
 document.addEventListener("keydown", (event) => {
   if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || event.defaultPrevented) {
     return;
@@ -12,7 +12,7 @@ document.addEventListener("keydown", (event) => {
   if (event.target.closest("input, select, textarea, [role=region]")) {
     return;
   }
-  const key = (isMirrored && other[event.key]) || event.key;
+  const key = (isMirrored && mirrored[event.key]) || event.key;
   const link = document.querySelector(`a[data-es-key="${CSS.escape(key)}"]`);
   if (link) {
     event.preventDefault();
@@ -22,7 +22,7 @@ document.addEventListener("keydown", (event) => {
 
 for (const button of document.querySelectorAll("button[data-es-copy]")) {
   if (!navigator.clipboard) {
-    continue; // only on pages that came over TLS or from this machine
+    continue; // browsers offer the clipboard only over TLS and on localhost
   }
   button.hidden = false;
   button.addEventListener("click", async () => {

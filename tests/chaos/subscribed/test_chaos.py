@@ -16,7 +16,7 @@ SECONDS = float(os.environ.get("CHAOS_SUBSCRIPTIONS_SECONDS", "30"))
 LEAST = 2  # acknowledged events a second: it does 40 on two cores, alone
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_whoever_is_killed_each_event_has_one_position_and_its_effect_once(
     tmp_path, capsys
 ):

@@ -19,11 +19,10 @@ LOGIN = PASSWORD = "admin"
 
 class Command(BaseCommand):
     help = (
-        "Fill the example with invented applications and start it: migrate, make the "
+        "Fill the example with invented applications and start it: migrate, create the "
         "superuser admin/admin, import demo/applications.jsonl, rebuild snapshots, "
-        "bring the projections up to date, "
-        "and serve it with uvicorn, with run_subscriptions beside it. Run it as often "
-        "as you like. For development only."
+        "update the projections, start run_subscriptions, and serve the site with "
+        "uvicorn. You can run it repeatedly. For development only."
     )
 
     def add_arguments(self, parser):
@@ -44,7 +43,7 @@ class Command(BaseCommand):
     def handle(self, *, addrport, server, verbosity, **options):
         if not settings.DEBUG:
             raise CommandError(
-                "DEBUG is off: demo makes a superuser with a known password, "
+                "DEBUG is off: demo creates a superuser with a known password, "
                 "so it runs in development only."
             )
         site = site_of(addrport)
@@ -62,7 +61,7 @@ class Command(BaseCommand):
         quiet = max(0, verbosity - 1)
         call_command("migrate", interactive=False, verbosity=quiet)
         self.has_known_login = make_superuser()
-        self.stdout.write("The applications of the demo, all of them invented:")
+        self.stdout.write("Importing the demo's applications, all of them invented:")
         call_command("import_events", str(APPLICATIONS), verbosity=verbosity)
         call_command(
             "rebuild_aggregates", stale=True, interactive=False, verbosity=verbosity
@@ -76,15 +75,15 @@ class Command(BaseCommand):
         self.stdout.write(self.style.SUCCESS(f"  Admin      {address}admin/"))
         if self.has_known_login:
             self.stdout.write(f"  Login      {LOGIN}, password {PASSWORD}")
-            self.stdout.write("             (everybody knows it: for this demo only)")
+            self.stdout.write("             (everyone knows it: for this demo only)")
         else:
-            self.stdout.write("  Login      the superuser that you made yourself")
+            self.stdout.write("  Login      the superuser that you created yourself")
         self.stdout.write("")
 
 
 @contextmanager
 def subscriptions():
-    """Run the process beside the server that gives events their positions."""
+    """Run ``run_subscriptions``, which assigns positions, next to the server."""
     process = subprocess.Popen([sys.executable, sys.argv[0], "run_subscriptions"])
     try:
         yield
@@ -94,16 +93,15 @@ def subscriptions():
 
 
 def check_server():
-    """Raise a ``CommandError`` if the server is not installed."""
+    """Raise a ``CommandError`` if uvicorn is not installed."""
     if find_spec("uvicorn") is None:
         raise CommandError(
-            "A page that updates itself needs a server that speaks ASGI: "
-            "pip install uvicorn"
+            "Pages that update themselves need an ASGI server; run pip install uvicorn."
         )
 
 
 def serve(host, port):
-    """Serve by ASGI, anew when a file changes, until Ctrl-C; runserver speaks WSGI."""
+    """Serve with ASGI until Ctrl-C, reloading on changes; runserver is WSGI only."""
     import uvicorn
 
     uvicorn.run(
@@ -117,7 +115,7 @@ def serve(host, port):
 
 
 def make_superuser():
-    """Make a superuser if there is none; return whether the known login works."""
+    """Create a superuser if none exists; return whether the known login works."""
     users = get_user_model().objects
     superusers = users.filter(is_superuser=True)
     if not superusers.exists():
@@ -127,30 +125,30 @@ def make_superuser():
 
 
 def site_of(addrport):
-    """Return host, as in a URL, and port of what runserver takes."""
+    """Return the host, as in a URL, and the port of an argument like runserver's."""
     match = re.match(naiveip_re, addrport)
     if match is None:
-        raise CommandError(f"{addrport!r} is not a port, nor an address:port.")
+        raise CommandError(f"{addrport!r} is neither a port nor an address:port.")
     host, _, _, _, port = match.groups()
     return host or "127.0.0.1", int(port)
 
 
 def check_port(host, port):
-    """Raise a ``CommandError`` if nothing can listen there."""
+    """Raise a ``CommandError`` if the server cannot listen on this address."""
     kind = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     try:
         with socket.socket(kind) as probe:
-            # As runserver does: closed connections of the last run do not count.
+            # Like runserver, ignore closed connections of the last run.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host.strip("[]"), port))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise CommandError(
-                f"Something else listens at {host}:{port}. "
+                f"Another program is listening on {host}:{port}. "
                 f"Choose another port: manage.py demo {port + 1}"
             ) from None
         raise CommandError(
-            f"Nothing can listen at {host}:{port}: {error.strerror}."
+            f"Cannot listen on {host}:{port}: {error.strerror}."
         ) from None
     except OverflowError:
         raise CommandError(f"{port} is not a port.") from None

@@ -1,6 +1,6 @@
-// A page follows the events that it is made from: at each it is fetched again, and the
-// parts that read otherwise than before are exchanged. Without this script, or
-// without a server that can push, the page is what it was when it was opened.
+// Keep a page up to date with the events that it is built from: on each event, fetch the
+// page again and replace the parts whose text has changed. Without this script, or
+// without a server that can push, the page stays as it was when it was opened.
 "use strict";
 
 const area = document.querySelector("[data-events]");
@@ -21,7 +21,7 @@ function listen() {
 async function refresh() {
   isDue = true;
   if (isBusy) {
-    return; // the page that is on its way may be older: fetch once more
+    return; // the page being fetched may lack this event: the loop fetches again
   }
   isBusy = true;
   try {
@@ -34,7 +34,7 @@ async function refresh() {
       }
     }
   } catch {
-    // No answer: the next event tries again.
+    // No response: the next event triggers another attempt.
   } finally {
     isBusy = false;
   }
@@ -44,7 +44,7 @@ function show(page) {
   let isNew = false;
   for (const part of area.querySelectorAll("[data-live]")) {
     const found = page.getElementById(part.id);
-    // By the text: forms have a new token each time.
+    // Compare the text only, because forms get a new token each time.
     if (found && found.textContent !== part.textContent) {
       const hadFocus = part.contains(document.activeElement);
       part.replaceChildren(...found.childNodes);
@@ -62,7 +62,7 @@ function show(page) {
 
 if (area && "EventSource" in window) {
   listen();
-  // A page that is kept to go back to needs no connection, and is old when it is shown.
+  // A page in the back/forward cache needs no connection, and is outdated when restored.
   addEventListener("pagehide", () => sources.forEach((source) => source.close()));
   addEventListener("pageshow", (event) => {
     if (event.persisted) {

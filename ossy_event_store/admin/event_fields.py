@@ -1,0 +1,74 @@
+"""The fields of an event that a list reads: payloads only if they are short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import bson
+
+from ..documents.bson_types import Document
+from ..mongodb.connection import Store
+
+SHORT_PAYLOAD_BYTES = 4096  # a list shows no larger payload
+
+LISTED_FIELDS = {
+    "aggregateId": 1,
+    "aggregateType": 1,
+    "aggregateVersion": 1,
+    "type": 1,
+    "created": 1,
+    "createdBy": 1,
+}
+
+_IS_OBJECT = {"$eq": [{"$type": "$payload"}, "object"]}
+_IS_SHORT = {"$lte": [{"$bsonSize": "$payload"}, SHORT_PAYLOAD_BYTES]}
+SHORT_PAYLOAD: Document = {
+    "bytes": {"$cond": [_IS_OBJECT, {"$bsonSize": "$payload"}, None]},
+    "payload": {
+        "$cond": [{"$and": [_IS_OBJECT, _IS_SHORT]}, "$payload", "$$REMOVE"],
+    },
+}
+
+
+def value_at(event: Document, path: str) -> Any:
+    """Return the value under a dotted path, or None."""
+    value: Any = event
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def text_in_metadata(event: Document, key: str) -> str | None:
+    """Return the string under a key of an event's metadata, or None."""
+    value = value_at(event, f"metadata.{key}")
+    return value if isinstance(value, str) and value else None
+
+
+async def collect(store: Store, pipeline: Sequence[Document]) -> list[Document]:
+    """Return all results of an aggregation over the events."""
+    found: list[Document] = []
+    async for batch in store.events.aggregate(pipeline, 1000):
+        found += batch
+    return found
+
+
+async def add_payloads(store: Store, events: Sequence[Document]) -> None:
+    """Add to each event the size of its payload in bytes, and a short payload."""
+    ids = [event["_id"] for event in events]
+    payloads = {
+        _bytes_of(found["_id"]): found
+        for found in await collect(
+            store, [{"$match": {"_id": {"$in": ids}}}, {"$project": SHORT_PAYLOAD}]
+        )
+    }
+    for event in events:
+        found = payloads.get(_bytes_of(event["_id"]), {})
+        event["bytes"] = found.get("bytes")
+        if "payload" in found:
+            event["payload"] = found["payload"]
+
+
+def _bytes_of(event_id: Any) -> bytes:
+    """Return a key for an id: another program may use anything, even a document."""
+    return bson.encode({"": event_id})

@@ -1,0 +1,33 @@
+"""
+System checks: of the settings, of a deployment, and of the server.
+
+Checks of the settings do no I/O. Checks of the server are tagged ``database`` and run
+where Django runs such checks: in ``check --database ALIAS`` and in ``migrate``. What
+``migrate`` itself repairs is never an error, or ``migrate`` could not run.
+"""
+
+from __future__ import annotations
+
+from django.core import checks
+
+from .deployment import check_deployment
+from .messages import CATALOGUE
+from .server import check_server
+from .settings import check_settings, check_subscriptions
+
+__all__ = [
+    "CATALOGUE",
+    "check_deployment",
+    "check_server",
+    "check_settings",
+    "check_subscriptions",
+    "register",
+]
+
+
+def register() -> None:
+    """Register the checks with Django; called by ``ready()``."""
+    checks.register(check_settings)
+    checks.register(check_subscriptions)
+    checks.register(check_server, checks.Tags.database)
+    checks.register(check_deployment, checks.Tags.security, deploy=True)

@@ -1,0 +1,94 @@
+"""
+Deadlines: each call of the driver has one, and ``in_time()`` sets one for several.
+
+The ports use ``bound()`` for each call: it sets the setting ``TIMEOUT`` and lets
+PyMongo's errors through. ``in_time()`` sets one deadline for everything inside, which
+replaces those of the calls, and turns a server that does not answer into
+``StoreUnavailable``. ``explained()`` only does the latter.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+import pymongo
+from pymongo.errors import ConnectionFailure, PyMongoError
+
+from ..conf import get_settings
+from ..exceptions import StoreUnavailable
+from .write_errors import short_reason
+
+# PyMongo has the same for itself, but no public way to read it.
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+
+_NO_BOUND = nullcontext()
+
+
+def bound(unbounded: bool = False) -> AbstractContextManager[Any]:
+    """
+    Bound one call of the driver by the setting ``TIMEOUT``, or by ``in_time()``.
+
+    PyMongo's errors are not explained, as those who retry have to tell them apart.
+
+    Args:
+        unbounded: let the call take as long as it takes; inside of ``in_time()`` it is
+            bounded all the same.
+    """
+    if unbounded or _deadline.get() != math.inf:
+        return _NO_BOUND
+    return pymongo.timeout(get_settings().TIMEOUT)
+
+
+class _Explained:
+    # Classes, not generators: these two surround every operation.
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, PyMongoError) and (
+            error.timeout or isinstance(error, ConnectionFailure)
+        ):
+            raise StoreUnavailable(short_reason(error)) from None
+
+
+class _InTime(_Explained):
+    def __init__(self, most: float) -> None:
+        self.most = most
+
+    def __enter__(self) -> None:
+        seconds = min(self.most, get_settings().TIMEOUT)
+        end = min(_deadline.get(), time.monotonic() + seconds)
+        self.token = _deadline.set(end)
+        self.limit = pymongo.timeout(seconds)
+        self.limit.__enter__()
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self.limit.__exit__(kind, error, traceback)
+        _deadline.reset(self.token)
+        super().__exit__(kind, error, traceback)
+
+
+def explained() -> AbstractContextManager[None]:
+    """Turn a server that does not answer into one short ``StoreUnavailable``."""
+    return _Explained()
+
+
+def in_time(most: float = math.inf) -> AbstractContextManager[None]:
+    """
+    Bound everything inside by the setting ``TIMEOUT``, and explain its errors.
+
+    Args:
+        most: seconds, if they are fewer than the setting's.
+    """
+    return _InTime(most)
+
+
+def time_is_up() -> bool:
+    """Whether the time of ``in_time()`` is over."""
+    return time.monotonic() >= _deadline.get()

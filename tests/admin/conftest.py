@@ -1,0 +1,89 @@
+"""Users with some permissions, and streams and subscriptions to look at."""
+
+import pytest
+from django.contrib.auth.models import Permission, User
+
+from ossy_event_store import Aggregate
+from ossy_event_store.subscriptions.declaration import subscription
+from tests.library.aggregate import Book
+from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
+from tests.support.admin import APP
+from tests.support.servers import until
+
+
+@pytest.fixture
+def staff(client):
+    """Log in a member of the staff with some permissions of the app."""
+
+    def staff(*permissions):
+        user = User.objects.create_user("ann", is_staff=True)
+        user.user_permissions.set(
+            Permission.objects.filter(
+                content_type__app_label=APP, codename__in=permissions
+            )
+        )
+        client.force_login(user)
+        return client
+
+    return staff
+
+
+@pytest.fixture
+def book(store):
+    """A book that was bought, lent and returned, with its snapshot."""
+    by = {"createdBy": "librarian"}
+    return (
+        Aggregate.of(
+            Book,
+            {
+                "aggregateId": "emma-1",
+                "aggregateType": "Book",
+                "type": "BookBought",
+                "payload": {"title": "Emma"},
+                **by,
+            },
+        )
+        .add(
+            {"type": "BookLent", "payload": {"to": "ann"}, **by},
+        )
+        .add({"type": "BookReturned"})
+        .save()
+    )
+
+
+@pytest.fixture
+def snapshots(store, _unbound):
+    """The snapshots, with every right, whatever the user of the test run may do."""
+    return _unbound(store.snapshots)
+
+
+@pytest.fixture
+def mails(store, lend):
+    """A subscription that has parked one of two streams, and the ids it refuses."""
+    refused = {"emma"}
+
+    @subscription("mails", retries=0)
+    def mail(event):
+        if event["aggregateId"] in refused:
+            raise ValueError("no address <b>\u202e")
+
+    lend("emma", "BookBought", "BookLent")
+    lend("ulysses", "BookBought")
+    with running("mails"):
+        reached(store, "mails", 3)
+    assert [one["aggregateId"] for one in parked(store)] == ["emma"]
+    return refused
+
+
+@pytest.fixture
+def stopped(store, lend):
+    """A subscription that has stopped at the first of two events."""
+
+    @subscription("bills", retries=0, on_error="stop")
+    def bill(event):
+        if event["aggregateVersion"] == 1:
+            raise ValueError("no price")
+
+    lend("emma", "BookBought", "BookLent")
+    with running("bills"):
+        until(lambda: (checkpoint(store, "bills") or {}).get("stopped"))

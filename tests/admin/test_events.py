@@ -1,0 +1,121 @@
+"""The feed over all streams, and the page of an event."""
+
+import datetime as dt
+import json
+
+import pytest
+from bson import ObjectId
+
+from ossy_event_store import EventStore
+from tests.support.admin import ALL, NOT_ON_DJONGO, text_of, url
+
+pytestmark = [pytest.mark.versions, pytest.mark.django_db, NOT_ON_DJONGO]
+
+
+def types_in(response):
+    assert response.status_code == 200, response.context["reason"]
+    return [row["type"] for row in response.context["rows"]]
+
+
+def test_the_feed_lists_the_newest_first_and_can_be_filtered(book, lend, staff):
+    lend("other", "BookBought")
+    client, address = staff(*ALL), url("event")
+    assert types_in(client.get(address)) == [
+        "BookBought",
+        "BookReturned",
+        "BookLent",
+        "BookBought",
+    ]
+    query = {"event_type": "BookBought"}
+    assert len(types_in(client.get(address, query))) == 2
+    query = {"event_type": "BookBought", "by": "librarian"}
+    assert types_in(client.get(address, query)) == ["BookBought"]
+    assert types_in(client.get(address, {"type": "Reader"})) == []
+    assert types_in(client.get(address, {"by": "nobody"})) == []
+
+
+def test_the_feed_is_paged_even_among_events_of_one_instant(lend, staff, history):
+    lend("a", *["BookRead"] * 130)
+    history.update_many({}, {"$set": {"created": dt.datetime(2026, 1, 1)}})
+    client = staff(*ALL)
+    for first in ("?", "?event_type=BookRead", "?type=Book"):
+        found, query = [], first
+        while query is not None:
+            response = client.get(url("event") + query)
+            found += [row["version"] for row in response.context["rows"]]
+            query = response.context["links"]["older"]
+        assert found == list(range(130, 0, -1))
+
+
+def test_events_of_the_node_package_are_paged_with_the_others(lend, staff, history):
+    lend("a", *["BookRead"] * 120)
+    half = {"aggregateVersion": {"$lte": 60}}
+    history.update_many(half, {"$set": {"created": 1.7e12}, "$unset": {"metadata": 1}})
+    client, found, query = staff(*ALL), [], ""
+    while query is not None:
+        response = client.get(url("event") + query)
+        found += [row["version"] for row in response.context["rows"]]
+        query = response.context["links"]["older"]
+    assert sorted(found) == list(range(1, 121))
+
+
+def test_an_event_is_found_by_its_id(book, staff):
+    client = staff(*ALL)
+    (event_id, *_) = (event["_id"] for event in EventStore.get_event_stream(book.id))
+    response = client.get(url("event"), {"q": str(event_id)})
+    assert response["Location"] == url("event", "change", str(event_id))
+    response = client.get(url("event"), {"q": "nothing"})
+    assert "No event has this id" in text_of(response)
+    assert client.get(url("event", "change", "nothing")).status_code == 404
+    assert client.get(url("event", "change", str(ObjectId()))).status_code == 404
+
+
+def test_an_event_shows_related_events(store, staff):
+    def append(stream, event_id, **metadata):
+        EventStore.append_event(
+            {
+                "aggregateId": stream,
+                "aggregateType": "Book",
+                "type": f"Type{event_id}",
+                "id": event_id,
+                "metadata": metadata,
+            }
+        )
+
+    append("a", "cause", correlationId="visit-7")
+    append("b", "effect", correlationId="visit-7", causationId="cause")
+    append("c", "beside", correlationId="visit-7")
+    append("c", "other", correlationId="visit-8")
+    client = staff(*ALL)
+    cause = client.get(url("event", "change", "cause")).context
+    assert [event["id"] for event in cause["caused"]] == ["effect"]
+    assert {event["id"] for event in cause["correlated"]} == {"effect", "beside"}
+    effect = client.get(url("event", "change", "effect")).context
+    assert effect["cause"]["id"] == "cause"
+    beside = client.get(url("event", "change", "beside")).context
+    assert (beside["previous"], beside["next"]["id"]) == (None, "other")
+    feed = client.get(cause["correlation_url"])
+    assert len(feed.context["rows"]) == 3
+
+
+def test_a_large_event_is_downloaded_in_full(store, staff):
+    text = "x" * 1_000_000
+    EventStore.append_event(
+        {
+            "aggregateId": "big",
+            "aggregateType": "Book",
+            "type": "BookBought",
+            "id": "big-1",
+            "payload": {"text": text, "title": "Emma"},
+        }
+    )
+    client = staff(*ALL)
+    for address in (url("event"), url("stream", "change", "big")):
+        response = client.get(address)
+        assert len(response.content) < 200_000
+        assert "A payload of 976.6 KB" in text_of(response)
+    page = client.get(url("event", "change", "big-1"))
+    assert len(page.content) < 200_000
+    assert "Download the full event" in text_of(page)
+    event = json.loads(client.get(url("event", "download", "big-1")).content)
+    assert event["payload"]["text"] == text

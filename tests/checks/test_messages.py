@@ -1,0 +1,22 @@
+"""The catalogue of the checks."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ossy_event_store.checks import CATALOGUE
+
+pytestmark = pytest.mark.versions
+
+
+def test_nothing_that_migrate_repairs_is_an_error():
+    errors = {key for key in CATALOGUE if key.startswith("E")}
+    assert errors == {"E001", "E002", "E003"}  # all of them concern settings
+
+
+def test_every_id_of_the_catalogue_has_a_test():
+    sources = [path.read_text() for path in Path(__file__).parent.glob("test_*.py")]
+    tests = re.findall(r"^def (test_\w+)", "\n".join(sources), re.MULTILINE)
+    for key in CATALOGUE:
+        assert any(name.startswith(f"test_{key.lower()}_") for name in tests), key

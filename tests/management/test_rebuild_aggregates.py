@@ -1,0 +1,253 @@
+"""rebuild_aggregates: what it rebuilds, how failures are reported, its question."""
+
+import contextlib
+import io
+import sys
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from ossy_event_store import Aggregate, EventStore, registry
+from ossy_event_store.management.commands import rebuild_aggregates as rebuild_command
+from ossy_event_store.management.commands._base import (
+    INTERRUPTED,
+    WRONG_USE,
+    Progress,
+)
+from tests.support.commands import Terminal, failure, run
+
+pytestmark = pytest.mark.versions
+
+
+def snapshots():
+    return {s["_id"]: s["aggregateVersion"] for s in Aggregate.collection.find()}
+
+
+def rebuild(*args, **options):
+    return run("rebuild_aggregates", "--noinput", *args, **options)
+
+
+def test_every_snapshot_is_rebuilt(books):
+    out, err = rebuild()
+    assert out.startswith("Rebuilt 3 streams, 4 events in ")
+    assert out.endswith("; 3 snapshots written\n")
+    assert err == ""
+    assert snapshots() == {"a": 2, "b": 1, "r": 1}
+
+
+def test_a_rebuild_without_verbosity_prints_nothing(books):
+    assert rebuild(verbosity=0) == ("", "")
+
+
+def test_a_rebuild_of_an_empty_store_succeeds(store):
+    assert rebuild()[0].startswith("Rebuilt 0 streams, 0 events")
+
+
+@pytest.mark.parametrize(
+    ("selection", "streams"),
+    [
+        (["--type", "Book"], "ab"),
+        (["--type", "Book", "--type", "Reader"], "abr"),
+        (["--id", "a"], "a"),
+        (["--id", "a", "--id", "r"], "ar"),
+        (["--type", "Book", "--id", "b"], "b"),
+        (["--stale"], "abr"),
+        (["--stale", "--type", "Reader"], "r"),
+        (["--stale", "--id", "a"], "a"),
+    ],
+    ids=" ".join,
+)
+def test_only_selected_streams_are_rebuilt(books, selection, streams):
+    rebuild(*selection)
+    assert sorted(snapshots()) == list(streams)
+
+
+@pytest.mark.parametrize(
+    "twice", [["--type", "Book"] * 2, ["--id", "a", "--id", "a", "--id", "b"]]
+)
+def test_streams_selected_twice_are_rebuilt_once(books, twice):
+    assert rebuild(*twice)[0].startswith("Rebuilt 2 streams, 3 events")
+
+
+def test_a_stale_rebuild_leaves_what_is_current(books):
+    rebuild()
+    Aggregate.collection.delete_one({"_id": "a"})
+    assert rebuild("--stale")[0].startswith("Rebuilt 1 streams")
+
+
+def test_a_rebuild_corrects_a_wrong_state(books):
+    rebuild()
+    right = Aggregate.find("a")["state"]
+    Aggregate.collection.update_one({"_id": "a"}, {"$set": {"state": {"wrong": 1}}})
+    rebuild()
+    assert Aggregate.find("a")["state"] == right
+
+
+def test_an_unregistered_type_is_wrong_use_and_the_error_lists_the_types(books):
+    error = failure("rebuild_aggregates", types=["Cook"])
+    assert error.returncode == WRONG_USE
+    assert "No aggregate class is registered under 'Cook'." in str(error)
+    assert "Book" in str(error)
+
+
+def test_nothing_registered_is_wrong_use(store, monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+    error = failure("rebuild_aggregates")
+    assert error.returncode == WRONG_USE
+    assert "decorate it with @register_aggregate" in str(error)
+
+
+def test_an_unknown_stream_is_wrong_use(books):
+    error = failure("rebuild_aggregates", ids=["c"])
+    assert error.returncode == WRONG_USE
+    assert "Ids around it: a, b, r." in str(error)
+
+
+def test_a_failed_stream_gives_exit_code_1_and_is_named(books, broken):
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.raises(CommandError) as caught:
+        call_command("rebuild_aggregates", interactive=False, stdout=out, stderr=err)
+    assert caught.value.returncode == 1
+    assert err.getvalue() == (
+        "FAILED Broken 'y', version 2: ValueError: no such shelf\n"
+    )
+    assert ", 1 FAILED" in str(caught.value)
+
+
+def test_a_failed_stream_does_not_stop_the_others(books, broken):
+    failure("rebuild_aggregates", interactive=False)
+    assert snapshots() == {"a": 2, "b": 1, "r": 1, "x": 1}
+
+
+def test_a_failed_stream_keeps_its_old_snapshot(broken):
+    old = {"_id": "y", "aggregateType": "Broken", "aggregateVersion": 1, "state": {}}
+    Aggregate.collection.insert_one(old)
+    failure("rebuild_aggregates", interactive=False)
+    assert Aggregate.find("y") == old
+
+
+def test_failures_are_printed_even_without_verbosity(broken):
+    err = io.StringIO()
+    with pytest.raises(CommandError):
+        call_command("rebuild_aggregates", interactive=False, stderr=err, verbosity=0)
+    assert "FAILED Broken 'y'" in err.getvalue()
+
+
+def test_of_many_failures_some_are_printed_and_the_rest_counted(broken, monkeypatch):
+    monkeypatch.setattr(rebuild_command, "SHOWN_FAILURES", 1)
+    EventStore.append_events(
+        [{"aggregateId": "z", "aggregateType": "Broken", "type": "Bad"}]
+    )
+    err = io.StringIO()
+    with pytest.raises(CommandError):
+        call_command("rebuild_aggregates", interactive=False, stderr=err)
+    assert err.getvalue().endswith("… and 1 more.\n")
+
+
+def test_a_state_that_cannot_be_stored_is_a_failure(store, broken, monkeypatch):
+    monkeypatch.setattr(broken, "view", staticmethod(lambda events, state: {"a": {1}}))
+    assert ", 2 FAILED" in str(failure("rebuild_aggregates", interactive=False))
+
+
+def test_ctrl_c_in_a_reducer_ends_with_130_and_a_count(books, broken):
+    broken.error = KeyboardInterrupt()
+    error = failure("rebuild_aggregates", interactive=False)
+    assert error.returncode == INTERRUPTED
+    assert str(error).startswith("Stopped: 3 streams, 4 events in ")
+    assert "run it again, with --stale" in str(error)
+
+
+def test_ctrl_c_between_batches_ends_with_130(books, monkeypatch):
+    def press(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "show", press)
+    assert failure("rebuild_aggregates", interactive=False).returncode == INTERRUPTED
+
+
+def test_snapshots_saved_before_ctrl_c_stay(books, broken):
+    broken.error = KeyboardInterrupt()
+    failure("rebuild_aggregates", interactive=False)
+    assert snapshots() == {"a": 2, "b": 1}
+
+
+def test_a_rebuild_shows_its_progress_on_a_terminal(books, monkeypatch):
+    monkeypatch.setattr(Progress, "TERMINAL_SECONDS", 0)
+    out = Terminal()
+    call_command("rebuild_aggregates", interactive=False, stdout=out, no_color=True)
+    assert " of 4 events (" in out.getvalue()
+    assert "3 streams" in out.getvalue()
+
+
+def test_a_rebuild_shows_failures_while_it_runs(broken, monkeypatch):
+    monkeypatch.setattr(Progress, "TERMINAL_SECONDS", 0)
+    out = Terminal()
+    with contextlib.suppress(CommandError):
+        call_command("rebuild_aggregates", interactive=False, stdout=out)
+    assert "1 FAILED" in out.getvalue()
+
+
+# --- the question -----------------------------------------------------------
+
+
+@pytest.fixture
+def user(monkeypatch):
+    """A user who answers at a terminal; without an answer no question is expected."""
+
+    def user(answer=None, terminal=True):
+        def reply():
+            assert answer is not None, "unexpected question"
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(sys, "stdin", Terminal() if terminal else io.StringIO())
+        monkeypatch.setattr("builtins.input", reply)
+
+    return user
+
+
+@pytest.mark.parametrize("answer", ["y", "Y", "yes", " YES "])
+def test_a_full_rebuild_begins_after_a_yes(books, user, answer):
+    user(answer)
+    run("rebuild_aggregates")
+    assert len(snapshots()) == 3
+
+
+@pytest.mark.parametrize("answer", ["", "n", "no", "yo", "1"])
+def test_any_other_answer_rebuilds_nothing(books, user, answer):
+    user(answer)
+    error = failure("rebuild_aggregates")
+    assert str(error) == "Nothing was rebuilt."
+    assert snapshots() == {}
+
+
+def test_the_end_of_the_input_is_a_no(books, user):
+    user(EOFError())
+    assert str(failure("rebuild_aggregates")) == "Nothing was rebuilt."
+
+
+def test_ctrl_c_at_the_question_ends_with_130(books, user):
+    user(KeyboardInterrupt())
+    assert failure("rebuild_aggregates").returncode == INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [["--noinput"], ["--no-input"], ["--stale"], ["--type", "Book"], ["--id", "a"]],
+)
+def test_a_selection_or_noinput_is_rebuilt_without_a_question(books, user, selection):
+    user()
+    run("rebuild_aggregates", *selection)
+    assert snapshots()
+
+
+def test_without_a_terminal_there_is_no_question(books, user):
+    user(terminal=False)
+    run("rebuild_aggregates")
+    assert len(snapshots()) == 3
+
+
+def test_a_wrong_type_is_refused_before_the_question(books, user):
+    user()
+    assert failure("rebuild_aggregates", types=["Cook"]).returncode == WRONG_USE
