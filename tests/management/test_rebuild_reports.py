@@ -18,6 +18,8 @@ from tests.rebuild.conftest import books as books
 from tests.rebuild.conftest import shout as shout
 from tests.support.rebuild import run, wrong
 
+pytestmark = pytest.mark.versions
+
 
 def test_a_diff_prints_old_and_new_values(store, lend, shout):
     lend("b-1", "BookBought")
