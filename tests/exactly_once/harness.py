@@ -185,7 +185,7 @@ class Process:
         self.at = operation
         self.burn()
         if threading.get_ident() != self._thread or self._is_in_sql():
-            return  # a lane in the thread of a pool, which nobody else steps
+            return  # a lane in the thread of a pool, which no other process steps
         await _suspend()
         self.burn(0)
 
