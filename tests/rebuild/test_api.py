@@ -125,7 +125,7 @@ def test_a_snapshot_ahead_of_its_stream_is_replaced(history, face, lend, caplog)
     report = face(AggregateRebuild.build_and_save_all, stale=True)
     assert (report.streams, report.saved) == (1, 1)
     assert states()["b-1"][0] == 1
-    assert "discarded" in caplog.text
+    assert "Discarding" in caplog.text
 
 
 def test_a_snapshot_without_a_stream_is_discarded(history, face, lend, caplog):
