@@ -168,7 +168,7 @@ def become(guarded, settings):
 
     become("shop_deploy")
     said("ensure_event_store", "--no-validator")
-    for name in (*connection.OPTIONS, PROJECTION):
+    for name in (*connection.COLLECTION_OPTIONS, PROJECTION):
         guarded.database[name].delete_many({})
     yield become
     Mongo.close()
@@ -406,7 +406,10 @@ def code_of(change, events):
 
 
 def everything(guarded):
-    found = {name: list(guarded.database[name].find()) for name in connection.OPTIONS}
+    found = {
+        name: list(guarded.database[name].find())
+        for name in connection.COLLECTION_OPTIONS
+    }
     return found | {"indexes": guarded.database.eventstore.index_information()}
 
 
@@ -661,7 +664,7 @@ def test_the_reader_appends_saves_and_rebuilds_nothing(reader, guarded):
 
 
 def test_the_migrator_makes_all_in_an_empty_database(become, guarded):
-    for name in connection.OPTIONS:
+    for name in connection.COLLECTION_OPTIONS:
         guarded.database[name].drop()
     store = become("shop_deploy")
     assert said("ensure_event_store", "--validator").count("Created ") == len(
@@ -674,7 +677,7 @@ def test_the_migrator_makes_all_in_an_empty_database(become, guarded):
 
 @pytest.mark.django_db
 def test_the_migrator_migrates(become, guarded, monkeypatch):
-    for name in connection.OPTIONS:
+    for name in connection.COLLECTION_OPTIONS:
         guarded.database[name].drop()
     store = become("shop_deploy")
     monkeypatch.setattr("ossy_event_store.post_migrate._done", set())

@@ -88,7 +88,7 @@ class Happenings(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.arrange()
         self.store = connection.blocking()
-        for name in connection.OPTIONS:
+        for name in connection.COLLECTION_OPTIONS:
             connection.raw(connection.documents(self.store, name)).delete_many({})
         self.model = Model(self.kind_of.exact, self.kind_of.keyed)
         self.streams = STREAMS[:streams]
