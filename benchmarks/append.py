@@ -1,4 +1,4 @@
-"""Append, load, and load-add-save against the same operations by hand."""
+"""Append, load, and load-add-save against hand-written PyMongo."""
 
 import datetime as dt
 from itertools import count
@@ -7,7 +7,7 @@ import bench
 from bson import ObjectId
 
 MANY = 20  # operations a turn
-TURNS = 12  # turns a round: many short ones, so that both meet the same noise
+TURNS = 12  # turns a round: many short ones, so that noise affects both alike
 LONG = 10_000  # events of the long stream
 EVENT = {
     "type": "A_SUBMITTED",
@@ -21,7 +21,7 @@ def new_id():
 
 
 def document(aggregate_id, version):
-    """Return an event by hand, as the store stores it."""
+    """Return an event document that equals the store's."""
     return {
         "_id": ObjectId(),
         "aggregateId": aggregate_id,
@@ -42,7 +42,7 @@ def collections():
 
 
 def shape(aggregate_id):
-    """Return what a stream holds, without what differs from try to try."""
+    """Return the events of a stream, without the fields that differ each time."""
     events, _ = collections()
     found = events.find({"aggregateId": aggregate_id}).sort("aggregateVersion", 1)
     own = ("_id", "aggregateId", "created")
@@ -74,7 +74,7 @@ def one(options):
 
 
 def ten(options):
-    """Append ten events, all or none."""
+    """Append ten events in one transaction."""
     from loans.aggregate import LoanApplication as Root
     from pymongo.read_concern import ReadConcern
     from pymongo.write_concern import WriteConcern
@@ -109,7 +109,7 @@ def ten(options):
 
 
 def load(options):
-    """Load and fold a stream of ten events, with and without a look for a snapshot."""
+    """Load and fold a stream of ten events, with and without looking for a snapshot."""
     from loans.aggregate import LoanApplication as Root
 
     from ossy_event_store import Aggregate
@@ -151,7 +151,7 @@ def load(options):
 
 
 def all_four(options):
-    """Load, add, save: with what the four operations do by hand."""
+    """Load, add and save, against the four operations of hand-written PyMongo."""
     from loans.aggregate import LoanApplication as Root
 
     from ossy_event_store import Aggregate

@@ -1,4 +1,4 @@
-"""The awaitable face, with many tasks at a time, against ``AsyncMongoClient``."""
+"""The awaitable face with many concurrent tasks, against ``AsyncMongoClient``."""
 
 import asyncio
 
@@ -56,7 +56,7 @@ def both(options):
         assert await load(None) == await find(None)
 
         async def tasks(function):
-            # No TaskGroup: nothing here fails, and both are to cost the same.
+            # No TaskGroup: nothing fails here, and its cost would count for both.
             await asyncio.gather(*(function(by_hand.new_id()) for _ in range(TASKS)))
 
         return (

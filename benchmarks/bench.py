@@ -1,4 +1,4 @@
-"""What the benchmarks share: a database, turns, medians, and a table."""
+"""Shared by the benchmarks: a database, turns, medians, and a table."""
 
 import argparse
 import importlib.util
@@ -48,7 +48,7 @@ def set_up():
 
 
 def empty():
-    """Make the database as new; to delete a million events takes far longer."""
+    """Drop and recreate the collections: deleting a million events takes far longer."""
     from ossy_event_store import EventStore
     from ossy_event_store.mongodb import connection, indexes
     from ossy_event_store.mongodb.ports import drive
@@ -79,8 +79,8 @@ def turns(rounds, **functions):
     """
     Call the functions in turn, and return the seconds of each, round by round.
 
-    Every second round goes backwards, so that none of them always follows another.
-    A function that has more to do than what is measured returns the seconds itself.
+    Every second round runs backwards, so that none of them always follows another.
+    A function that does more than what is measured returns the seconds itself.
     """
     seconds = {name: [] for name in functions}
     order = list(functions.items())
@@ -129,11 +129,12 @@ def processor():
 
 def row(what, count, seconds, store="store", bare="bare", *, least=None, most=None):
     """
-    Return one line of the table: rates by the medians, and their ratio.
+    Return one row of the table: rates from the medians, and their ratio.
 
-    The ratio is the median of those of the rounds, each of which ran side by side:
-    the store's rate by that of the bare driver, or, where ``most`` is the mark, the
-    store's time by that of the bare driver. Its spread is its middle half.
+    The ratio is the median of the rounds' ratios, since the two sides of a round ran
+    side by side. It is the store's rate divided by that of the plain driver or, with
+    the target ``most``, the store's time divided by that of the plain driver. Its
+    spread is its middle half.
     """
     ratios = [
         mine / other if most else other / mine
@@ -148,37 +149,40 @@ def row(what, count, seconds, store="store", bare="bare", *, least=None, most=No
         "store": round(count / statistics.median(seconds[store])),
         "bare": round(count / statistics.median(seconds[bare])),
         "ratio": round(ratio, 3),
-        **marked(ratio, least, most),
+        **judged(ratio, least, most),
         "spread": [round(quarters[0], 3), round(quarters[-1], 3)],
     }
 
 
 def figure(what, value, unit, bare=None, *, most=None):
-    """Return a line whose figure stands for itself, with its own mark."""
+    """Return a row whose figure is not a ratio, with its own target."""
     return {
         "what": what,
         "unit": unit,
         "store": round(value, 2),
         "bare": None if bare is None else round(bare, 2),
         "ratio": None,
-        **marked(value, None, most),
+        **judged(value, None, most),
         "spread": None,
     }
 
 
-def marked(value, least, most):
+def judged(value, least, most):
+    """Return the target of a value, and "met" or how far it is from it."""
     if least is None and most is None:
-        return {"mark": None, "reached": None}
+        return {"target": None, "result": None}
     if most is None:
-        return {"mark": f"≥ {least:.2f}", "reached": value >= least}
-    return {"mark": f"≤ {most:g}", "reached": value <= most}
+        met, missed = value >= least, f"below target: {value:.2f}"
+        return {"target": f"≥ {least:.2f}", "result": "met" if met else missed}
+    met, missed = value <= most, f"above target: {value:.2f}"
+    return {"target": f"≤ {most:g}", "result": "met" if met else missed}
 
 
-HEADER = ("", "store", "bare", "ratio", "mark", "", "spread")
+HEADER = ("", "store", "plain driver", "ratio", "target", "", "spread")
 
 
 def cells(one):
-    """Return what a line of the table shows, as text."""
+    """Return the cells of a row as text."""
 
     def number(value):
         if value is None:
@@ -186,14 +190,13 @@ def cells(one):
         return f"{value:,}{one['unit'] if one['unit'] == '/s' else ' ' + one['unit']}"
 
     ratio, spread = one["ratio"], one["spread"]
-    reached = {True: "reached", False: "NOT REACHED", None: ""}[one["reached"]]
     return (
         one["what"],
         number(one["store"]),
         number(one["bare"]),
         "" if ratio is None else f"{ratio:.2f}",
-        one["mark"] or "",
-        reached,
+        one["target"] or "",
+        one["result"] or "",
         f"{spread[0]:.2f} to {spread[1]:.2f}" if spread else "",
     )
 
@@ -217,7 +220,7 @@ def about():
     return ", ".join(f"{key} {value}" for key, value in machine().items())
 
 
-def tell(rows, notes, as_json):
+def print_rows(rows, notes, as_json):
     print(about())
     for line in [*text_of(rows), *notes]:
         print(line)

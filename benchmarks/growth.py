@@ -1,8 +1,8 @@
 """
-What each operation costs in a store of ten thousand, a hundred thousand and a
-million events: a cost of one unit that grows with the store would show here.
+Measure what each operation costs in a store of 10,000, 100,000 and 1,000,000 events.
 
-Draws the figures, or those of an earlier run, as a picture for the docs.
+The cost of one unit should not grow with the store. Draws the figures, or those of an
+earlier run, as a picture for the docs.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import rebuild
 import whole
 
 PAGE = 1000
-COSTS = {  # a row of the table, and the unit whose cost it tells
+COSTS = {  # each operation and its unit, with the row that measures it
     "append one event": append.one,
     "load 10 events": append.load,
     "rebuild, an event": rebuild.full,
@@ -28,7 +28,7 @@ COSTS = {  # a row of the table, and the unit whose cost it tells
 
 
 def pages(options):
-    """Read pages of all events, from anywhere on, and the same by hand."""
+    """Read random pages of all events, by the store and with hand-written PyMongo."""
     from ossy_event_store import EventStore
     from ossy_event_store.mongodb import connection
     from ossy_event_store.positions.sequencer import Sequencer
@@ -65,11 +65,11 @@ def pages(options):
 
 
 def costs(options):
-    """Return the microseconds of each operation, by the store and by hand."""
+    """Return the microseconds of each operation, of the store and of plain PyMongo."""
     began = time.perf_counter()
     log.load(options)
     found = {}
-    # First what looks at every event, and then what adds some.
+    # First the operations that read every event, then those that add some.
     order = ["rebuild, an event", "stale check, a stream", "verify, an event"]
     for name in order:
         found[name] = COSTS[name](options)[0]
@@ -99,10 +99,10 @@ def grown(figures):
         )
 
 
-def tell(figures):
+def print_figures(figures):
     sizes = sorted(figures, key=int)
     head = "".join(f"{int(size):>12,}" for size in sizes)
-    print(f"{'microseconds, by events in the store':38}{head}   growth  of bare")
+    print(f"{'microseconds, by events in the store':38}{head}   growth  of driver")
     for name, some, (ours, bare) in grown(figures):
         cells = "".join(f"{value:>12,.1f}" for value in some)
         print(f"{name:38}{cells}   x {ours:4.2f}   x {bare:4.2f}")
@@ -113,7 +113,7 @@ def draw(figures, file):
     import matplotlib as mpl
 
     mpl.use("svg")
-    # No date in the file and names that stay: a picture drawn again is the same one.
+    # No date in the file, and stable names: the same figures give the same picture.
     mpl.rcParams |= {"svg.hashsalt": "ossy", "svg.fonttype": "none"}
     from matplotlib import pyplot
 
@@ -131,7 +131,7 @@ def draw(figures, file):
         yscale="log",
         xlabel="events in the store",
         ylabel="microseconds a unit",
-        title="Cost of one unit: the store (line), by hand (dots)",
+        title="Cost of one unit: the store (line), plain driver (dots)",
     )
     axes.grid(visible=True, alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -145,21 +145,23 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
-    parser.add_argument("--plot", metavar="FILE", help="draw them, as SVG")
+    parser.add_argument("--plot", metavar="FILE", help="draw them as SVG")
     parser.add_argument(
-        "--of", metavar="FILE", help="measure nothing: the figures of an earlier run"
+        "--of",
+        metavar="FILE",
+        help="do not measure: take the figures of an earlier run",
     )
     options = parser.parse_args()
     if options.of:
-        told = json.loads(Path(options.of).read_text())
+        found = json.loads(Path(options.of).read_text())
     else:
-        told = measured(options)
-        print(", ".join(f"{key} {value}" for key, value in told["machine"].items()))
-    tell(told["microseconds"])
+        found = measured(options)
+        print(", ".join(f"{key} {value}" for key, value in found["machine"].items()))
+    print_figures(found["microseconds"])
     if options.json:
-        Path(options.json).write_text(json.dumps(told, indent=1) + "\n")
+        Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
     if options.plot:
-        draw(told["microseconds"], options.plot)
+        draw(found["microseconds"], options.plot)
 
 
 def measured(options):

@@ -1,4 +1,4 @@
-"""One stream that many want to append to at the same time."""
+"""One stream with many concurrent writers."""
 
 import statistics
 import threading
@@ -12,7 +12,7 @@ EACH = 10  # events of a writer in a turn
 
 
 def writers(options):
-    """Append with ``Aggregate.execute`` from 32 threads, and by hand with a loop."""
+    """Append from 32 threads, with ``Aggregate.execute`` or a hand-written loop."""
     from loans.aggregate import LoanApplication as Root
     from pymongo.errors import DuplicateKeyError
 

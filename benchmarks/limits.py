@@ -1,4 +1,4 @@
-"""What stands between the store and two of its marks: round trips and Python."""
+"""Measure what keeps the store from two of its targets: round trips and Python."""
 
 import json
 import random
@@ -30,7 +30,7 @@ def main():
 
 
 def loads(options):
-    """Read a snapshot and the events from its version on, in two trips and in one."""
+    """Read a snapshot and the events from its version on, in two round trips or one."""
     from loans.aggregate import LoanApplication as Root
 
     from ossy_event_store import Aggregate
@@ -80,12 +80,12 @@ def loads(options):
         one=repeated(one),
         **{way: repeated(function) for way, function in ways.items()},
     )
-    told = {
+    labels = {
         "two": "snapshot and events in two round trips",
-        "two_in_time": "the same with a time-out",
+        "two_in_time": "the same with a time limit",
         "together": "both in one aggregation",
     }
-    return [(told[way], times(seconds, way), "times a find_one") for way in ways]
+    return [(labels[way], times(seconds, way), "times a find_one") for way in ways]
 
 
 def repeated(function):
@@ -109,25 +109,25 @@ def wait_until(condition):
 
 
 def lag():
-    """Write a snapshot as the store does, and wait until a majority has it."""
+    """Write a snapshot like the store, and wait until a majority has it."""
     _, snapshots = by_hand.collections()
     settled = snapshots.with_options(read_concern=ReadConcern("majority"))
-    late = []
+    delays = []
     for _ in range(SAVES):
-        time.sleep(random.uniform(0, 0.2))  # wherever the server's own beat is
+        time.sleep(random.uniform(0, 0.2))  # out of step with the server's own timers
         name = by_hand.new_id()
         snapshots.insert_one({"_id": name})
         found = {"_id": name}
-        late.append(1000 * wait_until(lambda found=found: settled.find_one(found)))
+        delays.append(1000 * wait_until(lambda found=found: settled.find_one(found)))
     what = "until a majority has a snapshot"
     return [
-        (what, statistics.median(late), "ms"),
-        (f"{what}, at most", max(late), "ms"),
+        (what, statistics.median(delays), "ms"),
+        (f"{what}, maximum", max(delays), "ms"),
     ]
 
 
 def work(options):
-    """Append by the store and by hand, by the time of this thread on a processor."""
+    """Compare the CPU time of this thread for an append and for a plain insert."""
     from loans.aggregate import LoanApplication as Root
 
     from ossy_event_store import Aggregate
@@ -158,21 +158,21 @@ def work(options):
 
         return measured
 
-    told = {
-        "an insert by hand, of the processor": insert,
-        "the same with a time-out": insert_in_time,
-        "an append by the store": by_store,
+    ways = {
+        "CPU time of a plain insert": insert,
+        "CPU time of a plain insert with a time limit": insert_in_time,
+        "CPU time of an append by the store": by_store,
     }
     seconds = bench.turns(
-        options.rounds * by_hand.TURNS, **{k: busy(v) for k, v in told.items()}
+        options.rounds * by_hand.TURNS, **{k: busy(v) for k, v in ways.items()}
     )
     return [
-        (what, 1e6 * statistics.median(seconds[what]) / MANY, "µs") for what in told
+        (what, 1e6 * statistics.median(seconds[what]) / MANY, "µs") for what in ways
     ]
 
 
 def pauses(options):
-    """Insert one after the other, with a pause in between as if something was done."""
+    """Insert one event after another, with a busy pause in between."""
     events, _ = by_hand.collections()
 
     def paused(microseconds):

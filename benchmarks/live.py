@@ -1,7 +1,7 @@
 """
-Following while events come: how late it is, and what it costs those who append.
+Measure subscribers while events arrive: their delay, and their cost for the writers.
 
-Members on loopback; what follows is a process of its own, as in life.
+All members run on loopback; the subscribers run in their own process, as in production.
 """
 
 import argparse
@@ -20,25 +20,25 @@ from pathlib import Path
 import bench
 
 STREAMS = 4000
-APPENDING = 8  # threads, unless told otherwise
+APPENDING = 8  # threads by default
 FOLLOWING = ("delays", "per_day", "snapshots")
-LEVEL = 120  # seconds until all who follow have everything, at the most
+CATCH_UP_SECONDS = 120  # until all subscribers are up to date, at most
 EVENT = {"aggregateType": "LoanApplication", "type": "A_SUBMITTED"}
 
 
 def follow(url, name, pipe):
-    """Run all subscriptions until told to stop; then say when which event came."""
+    """Run all subscriptions until a message arrives, then send when events arrived."""
     os.environ["DB_URL"], bench.NAME = url, name
     bench.set_up()
     from ossy_event_store.projections.projection import Projection, register_projection
     from ossy_event_store.subscriptions.declaration import subscription
     from ossy_event_store.subscriptions.runner import Runner
 
-    came = []
+    arrived = []
 
     @subscription("delays")
     def note(event):
-        came.append((event["payload"]["sent"], time.time()))
+        arrived.append((event["payload"]["sent"], time.time()))
 
     @register_projection
     class Days(Projection):
@@ -56,11 +56,11 @@ def follow(url, name, pipe):
     runner = Runner(FOLLOWING)
     threading.Thread(target=lambda: (pipe.recv(), runner.stop.set())).start()
     runner.run()
-    pipe.send(came)
+    pipe.send(arrived)
 
 
 def spent(pids):
-    """Return the CPU seconds of some processes so far."""
+    """Return the CPU seconds that some processes have used so far."""
     stats = [Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1] for pid in pids]
     ticks = sum(int(n) for stat in stats for n in stat.split()[11:13])
     return ticks / os.sysconf("SC_CLK_TCK")
@@ -68,19 +68,19 @@ def spent(pids):
 
 @contextmanager
 def following(url, pids=None):
-    """Let another process follow; behind the block the list tells what came when."""
+    """Run the subscribers in another process; then the list holds what arrived when."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=follow, args=(url, bench.NAME, theirs))
     process.start()
     if pids is not None:
         pids["followers"] = [process.pid]
-    came = []
+    arrived = []
     try:
-        yield came
+        yield arrived
     finally:
         ours.send("stop")
-        came.extend(ours.recv())
+        arrived.extend(ours.recv())
         process.join()
 
 
@@ -95,7 +95,7 @@ def in_threads(work):
 
 
 def append_at(rate, seconds, name):
-    """Append so many events a second; return each, with when it was stored."""
+    """Append at a rate; return each event with the time when it was stored."""
     from ossy_event_store import EventStore
 
     appended, began = [], time.time()
@@ -103,7 +103,7 @@ def append_at(rate, seconds, name):
     def work(thread):
         for number in range(thread, int(rate * seconds), APPENDING):
             time.sleep(max(0, began + number / rate - time.time()))
-            # Round and round the streams: those of one thread are its own.
+            # Each thread cycles through its own streams.
             stream, version = f"{name}-{number % STREAMS}", number // STREAMS + 1
             sent = time.time()
             EventStore.append_event(
@@ -117,7 +117,7 @@ def append_at(rate, seconds, name):
 
 
 def append_for(seconds, name):
-    """Append as fast as some threads can; return events a second."""
+    """Append as fast as the threads can; return events a second."""
     from ossy_event_store import EventStore
 
     end, counts = time.perf_counter() + seconds, []
@@ -139,7 +139,7 @@ def append_for(seconds, name):
 
 @contextmanager
 def watching(snapshots):
-    """Note when each version of each snapshot was there, a little late."""
+    """Record when each version of each snapshot was stored, with a small delay."""
     seen, done = {}, threading.Event()
     stages = [{"$project": {"documentKey": 1, "fullDocument.aggregateVersion": 1}}]
 
@@ -160,7 +160,7 @@ def watching(snapshots):
 
 
 def lag(stream, version, stored, seen):
-    """Return after how many seconds a snapshot had a version, or a later one."""
+    """Return the seconds until a snapshot had a version, or a later one."""
     while (stream, version) not in seen:
         version += 1
         assert version < 1000, f"no snapshot of {stream} was seen"
@@ -185,27 +185,27 @@ def measure(members, url, options):
     events, snapshots = connection.raw(store.events), connection.raw(store.snapshots)
     positions = connection.raw(store.positions)
 
-    def level():
-        """Wait until all who follow have everything."""
+    def catch_up():
+        """Wait until all subscribers are up to date."""
         reached = {"position": events.count_documents({})}
-        end = time.monotonic() + LEVEL
+        end = time.monotonic() + CATCH_UP_SECONDS
         while checkpoints.count_documents(reached) < len(FOLLOWING):
-            assert time.monotonic() < end, "who follows does not come level"
+            assert time.monotonic() < end, "the subscribers do not catch up"
             time.sleep(0.05)
 
     EventStore.append_event({**EVENT, "aggregateId": "first", "payload": {"sent": 0}})
     waits = []
     for rate in options.rates:
-        with following(url) as came:
-            level()
+        with following(url) as arrived:
+            catch_up()
             with watching(database[snapshots.name]) as seen:
                 began = time.time()
                 appended = append_at(rate, options.seconds, f"at{rate}")
                 real = len(appended) / (time.time() - began)
-                level()
+                catch_up()
         stored = {sent: at for _, _, sent, at in appended}
-        delays = [at - stored[sent] for sent, at in came if sent in stored]
-        assert len(delays) == len(appended), "not every event came once"
+        delays = [at - stored[sent] for sent, at in arrived if sent in stored]
+        assert len(delays) == len(appended), "not every event was delivered once"
         lags = [lag(stream, n, at, seen) for stream, n, _, at in appended]
         waits.append(spread(f"handler, {real:.0f} events/s", delays))
         waits.append(spread(f"snapshot, {real:.0f} events/s", lags))
@@ -225,31 +225,31 @@ def measure(members, url, options):
     for number in range(options.rounds):
         appending("off", number)
         with following(url, pids):
-            level()
+            catch_up()
             appending("on", number)
-            given = positions.estimated_document_count()
-            behind.append(events.estimated_document_count() - given)
-            level()
+            assigned = positions.estimated_document_count()
+            behind.append(events.estimated_document_count() - assigned)
+            catch_up()
         del pids["followers"]
-    tell(waits, rates, behind, cpu, options)
+    report(waits, rates, behind, cpu, options)
     database.client.drop_database(database.name)
 
 
-def tell(waits, rates, behind, cpu, options):
+def report(waits, rates, behind, cpu, options):
     machine = bench.machine()
     print(" ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"{'from the acknowledgement, ms':34} {'p50':>8} {'p99':>8} {'max':>8}")
+    print(f"{'after the acknowledgement, ms':34} {'p50':>8} {'p99':>8} {'max':>8}")
     for one in waits:
         print(f"{one['what']:34} {one['p50']:8} {one['p99']:8} {one['max']:8}")
     on, off = (statistics.median(rates[name]) for name in ("on", "off"))
     ratios = [a / b for a, b in zip(rates["on"], rates["off"], strict=True)]
     ratio = statistics.median(ratios)
     print(
-        f"appends/s of {APPENDING} threads: {on:.0f} with followers, {off:.0f} "
+        f"appends/s of {APPENDING} threads: {on:.0f} with subscribers, {off:.0f} "
         f"without; median of the ratios {ratio:.2f} "
         f"({min(ratios):.2f} to {max(ratios):.2f})"
     )
-    print(f"without a position when they ended: {max(behind)} at the most")
+    print(f"events without a position at the end: at most {max(behind)}")
     milliseconds = {
         mode: {who: round(statistics.median(all_), 2) for who, all_ in used.items()}
         for mode, used in cpu.items()

@@ -1,4 +1,4 @@
-"""The events that the larger rows work on: made, or read from a file."""
+"""The events for the larger rows: generated, or read from a file."""
 
 import datetime as dt
 import gzip
@@ -27,7 +27,7 @@ TYPES = (
 
 
 def lines(events):
-    """Yield so many events as lines of JSON, ten a stream, stream by stream."""
+    """Yield events as lines of JSON, ten a stream, stream by stream."""
     for number in range(events):
         stream, at = divmod(number, LENGTH)
         payload = {"lifecycle": "COMPLETE"}
@@ -48,7 +48,7 @@ def lines(events):
 
 @cache
 def file_of(events, given=None):
-    """Return a file with the events; one that is made goes with the process."""
+    """Return a file with the events; ``clean_up()`` removes a generated one."""
     if given:
         return Path(given)
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", delete=False) as file:
@@ -71,10 +71,10 @@ def clean_up(options):
 
 
 def load(options):
-    """Fill an empty database with the events; return how many there are."""
+    """Import the events into an empty database; return their number."""
     from ossy_event_store.mongodb import connection
     from ossy_event_store.mongodb.ports import drive
-    from ossy_event_store.streams.import_export import import_events
+    from ossy_event_store.streams.import_events import import_events
 
     bench.empty()
     with opened(options) as file:

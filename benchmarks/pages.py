@@ -1,4 +1,4 @@
-"""The pages of the admin in a small store and in a hundred times as large a one."""
+"""Measure the pages of the admin in a small store and in one 100 times as large."""
 
 import gzip
 import itertools
@@ -18,7 +18,7 @@ BATCH = 20_000
 
 
 def set_up():
-    """Set a site with the admin up; return its client, logged in."""
+    """Set up a site with the admin; return a client that is logged in."""
     sys.path[:0] = [str(bench.ROOT), str(bench.ROOT / "example_project")]
     import django
     from django.conf import settings
@@ -82,7 +82,7 @@ def documents(streams, longest, count):
     for number, stream in zip(range(count), itertools.cycle(streams), strict=False):
         name = f"loan-{number:06}"
         for version, event in enumerate(stream, 1):
-            # Streams go on while later ones begin, as in life.
+            # Streams continue while later ones begin, like real ones.
             created = start + (number + version * 3) * step
             yield made(event, name, version, created)
     for version, event in zip(
@@ -93,7 +93,7 @@ def documents(streams, longest, count):
 
 
 def fill(log, count):
-    """Fill the connected store, and fold what is in it."""
+    """Fill the connected store, and build its snapshots."""
     from ossy_event_store import AggregateRebuild
     from ossy_event_store.mongodb import connection, indexes
     from ossy_event_store.mongodb.ports import drive
@@ -110,7 +110,7 @@ def fill(log, count):
 
 
 def addresses(count):
-    """Return the addresses of the pages, by name, in a store of ``count`` streams."""
+    """Return the addresses of the pages by name, for a store of ``count`` streams."""
     from ossy_event_store import EventStore
 
     streams, events = (
@@ -123,26 +123,26 @@ def addresses(count):
         "overview": f"{streams}overview/",
         "streams": streams,
         "streams of a type": f"{streams}?type=LoanApplication",
-        "streams, last by one person": f"{streams}?by={who}",
-        "streams, active in a time": f"{streams}?since=2026-02-01&until=2026-06-30",
+        "streams last changed by a person": f"{streams}?by={who}",
+        "streams active in a period": f"{streams}?since=2026-02-01&until=2026-06-30",
         "streams by prefix": f"{streams}?q=loan-000",
         "a stream of 10": f"{streams}{some}/change/",
         "a stream of 10 at version 5": f"{streams}{some}/change/?version=5",
         "a stream of 10,000": f"{streams}loan-long/change/",
         "a stream of 10,000 at 5,000": f"{streams}loan-long/change/?version=5000",
-        "a stream of 10,000 on a day": f"{streams}loan-long/change/"
+        "a stream of 10,000 at a time": f"{streams}loan-long/change/"
         "?at=2026-01-03T10:15:00",
         "events": events,
         "events of a type": f"{events}?event_type=A_SUBMITTED",
         "events of a person": f"{events}?by={who}",
         "events of a type and a person": f"{events}?event_type=A_SUBMITTED&by={who}",
-        "events of a time": f"{events}?since=2026-02-01&until=2026-06-30",
+        "events of a period": f"{events}?since=2026-02-01&until=2026-06-30",
         "an event": f"{events}{event['_id']}/change/",
     }
 
 
 def examined(database, get):
-    """Return how many index keys and documents the server looks at for one page."""
+    """Return how many index keys and documents the server examines for one page."""
     database.command("profile", 2)
     try:
         get()
@@ -167,7 +167,7 @@ def main():
     first = EventStore.collection.database.client
     host, port = first.address
     tail = f"?replicaSet={first.topology_description.replica_set_name}"
-    # Of its own, as the store closes its client when it is told to go elsewhere.
+    # A separate client: the store closes its own when it connects to another place.
     server = MongoClient(host, port, directConnection=True)
     names = {size: f"{bench.NAME}_{size}" for size in (SMALL, LARGE)}
     database = {size: server[name] for size, name in names.items()}

@@ -1,4 +1,4 @@
-"""The aggregate for eventsourcing, which finds it by the name of its module."""
+"""The aggregate for eventsourcing, which imports it by the name of its module."""
 
 from eventsourcing.domain import Aggregate, event
 

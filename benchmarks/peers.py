@@ -1,9 +1,8 @@
 """
-What else a user may pick: the same work on other event stores, in the same run.
+Measure the same work on other event stores, in the same run.
 
-Each appends one event to a stream whose version it knows, and loads and folds a
-stream of ten, with the settings that it ships with. One that is not installed is
-left out, and said to be.
+Each appends one event to a stream whose version is known, and loads and folds a stream
+of ten, with its default settings. A note names each store that is not installed.
 """
 
 import statistics
@@ -32,10 +31,10 @@ def fold(payloads):
 
 
 class LeftOut(Exception):
-    """A peer that cannot be measured here, and why."""
+    """The reason why a peer cannot be measured here."""
 
 
-# --- one after the other: each yields append(), which makes a stream, and load() -----
+# --- the peers: each yields append(), which creates a stream, and load() -------------
 
 
 @contextmanager
@@ -63,7 +62,7 @@ def ossy_event_store():
 
 @contextmanager
 def bare_pymongo():
-    """What the store is measured against elsewhere, beside the others for once."""
+    """The plain driver, which the other rows compare the store with."""
     import append as by_hand
 
     events, _ = by_hand.collections()
@@ -153,7 +152,7 @@ def event_sourcery_on(url):
     engine = create_engine(url)
     Base.metadata.create_all(engine)
 
-    # A session each unit of work, as a request has one: it remembers every stream.
+    # One session per unit of work, like a request: a session remembers every stream.
     def on(session):
         return SQLAlchemyBackend().configure(session).event_store
 
@@ -244,27 +243,27 @@ def aett_mongodb():
             client.drop_database(database.name)
 
 
-# Name, what it is made with, the package whose version counts, and what it promises.
+# Name, how to set it up, the package whose version counts, and what it guarantees.
 PEERS = [
     ("ossy_event_store", ossy_event_store, None, f"majority, with {JOURNAL}"),
-    ("PyMongo by hand", bare_pymongo, "pymongo", f"majority, with {JOURNAL}"),
+    ("hand-written PyMongo", bare_pymongo, "pymongo", f"majority, with {JOURNAL}"),
     (
         "eventsourcing, SQLite",
         eventsourcing_sqlite,
         "eventsourcing",
-        "WAL, synchronous FULL; the file belongs to one machine",
+        "WAL, synchronous FULL; one machine only",
     ),
     (
         "eventsourcing, PostgreSQL",
         eventsourcing_postgres,
         "eventsourcing",
-        "synchronous_commit on; one writer at a time, by a lock on the table",
+        "synchronous_commit on; one writer at a time, because of a table lock",
     ),
     (
         "event sourcery, PostgreSQL",
         event_sourcery_postgres,
         "python-event-sourcery",
-        "synchronous_commit on; a session each unit of work",
+        "synchronous_commit on; one session per unit of work",
     ),
     (
         "aett, MongoDB",
@@ -274,34 +273,37 @@ PEERS = [
     ),
 ]
 NOT_COMPARED = [
-    "protean: left out: its durable store needs the functions of Message DB in "
-    "PostgreSQL, which are no Python package",
-    "eventsourcing-django: left out: it asks for older releases of Django and of "
+    "protean: left out, because its durable store needs the functions of Message DB in "
+    "PostgreSQL, which is not a Python package",
+    "eventsourcing-django: left out, because it requires older releases of Django and "
     "eventsourcing than those measured here",
 ]
 
 
 def measured(options):
-    """Return a row for each peer that is here, and notes about all the others."""
-    notes, there, streams = [], {}, {}
+    """Return a row for each installed peer, and notes about the others."""
+    notes, installed, streams = [], {}, {}
     with ExitStack() as stack:
         for name, make, _, _ in PEERS:
             try:
-                append, load = there[name] = stack.enter_context(make())
+                append, load = installed[name] = stack.enter_context(make())
             except (ImportError, LeftOut) as error:
-                notes.append(f"{name}: left out: {error}")
+                notes.append(f"{name}: left out, because: {error}")
                 continue
             streams[name] = append(LENGTH)
             assert load(streams[name]) == FOLDED, f"{name} folds to something else"
         appended = bench.turns(
             options.rounds * TURNS,
-            **{name: lambda f=append: f(MANY) for name, (append, _) in there.items()},
+            **{
+                name: lambda f=append: f(MANY)
+                for name, (append, _) in installed.items()
+            },
         )
         loaded = bench.turns(
             options.rounds * TURNS,
             **{
                 name: lambda f=load, s=streams[name]: [f(s) for _ in range(MANY)]
-                for name, (_, load) in there.items()
+                for name, (_, load) in installed.items()
             },
         )
     rows = [
@@ -313,7 +315,7 @@ def measured(options):
             "as it ships": promise,
         }
         for name, _, package, promise in PEERS
-        if name in there
+        if name in installed
     ]
     return rows, notes + NOT_COMPARED
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL cluster of the benchmark's own, if its programs are there."""
+"""A PostgreSQL cluster for the benchmark, if PostgreSQL is installed."""
 
 import os
 import pwd
@@ -12,7 +12,7 @@ DEBIAN = "usr/lib/postgresql/*/bin"
 
 
 def programs():
-    """Return the folder of ``initdb``, which Debian keeps out of the PATH, or None."""
+    """Return the folder of ``initdb`` (not in the PATH on Debian), or None."""
     found = shutil.which("initdb")
     folders = [Path(found).parent] if found else sorted(Path("/").glob(DEBIAN))
     return folders[-1] if folders else None
@@ -20,9 +20,9 @@ def programs():
 
 @contextmanager
 def cluster():
-    """Run a cluster as it ships, reached by a socket; give its folder and user."""
+    """Run a cluster with default settings; yield its socket's folder, and its user."""
     binaries = programs()
-    # It refuses to run as root.
+    # PostgreSQL refuses to run as root.
     user = "nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         shutil.chown(folder, user)

@@ -1,9 +1,9 @@
 """
-Open streams of events on one process: how late an event comes, and what they weigh.
+Measure open event streams on one process: the delay of an event, and their memory.
 
-A server (uvicorn, one process), a sequencer, and MongoDB run beside this process, which
-appends events and listens. The delay is from the acknowledgement of an append until the
-event stands at who listens.
+A server (uvicorn, one process), a sequencer and MongoDB run beside this process, which
+appends events and listens. The delay is the time from the acknowledgement of an append
+until a listener has received the event.
 """
 
 import argparse
@@ -81,47 +81,49 @@ def serve(middleware):
         uvicorn.Server(config).run([listening])
 
 
-def give_positions():
+def assign_positions():
     set_up()
     from ossy_event_store.mongodb import connection
     from ossy_event_store.mongodb.leases import new_owner
     from ossy_event_store.positions.leased_sequencer import run_sequencer
 
-    print("begun", flush=True)
+    print("started", flush=True)
     run_sequencer(connection.blocking, threading.Event(), new_owner())
 
 
 @contextmanager
 def process(*arguments):
-    begun = subprocess.Popen([sys.executable, HERE, *arguments], stdout=subprocess.PIPE)
+    started = subprocess.Popen(
+        [sys.executable, HERE, *arguments], stdout=subprocess.PIPE
+    )
     try:
-        yield begun, begun.stdout.readline().decode().strip()
+        yield started, started.stdout.readline().decode().strip()
     finally:
-        begun.terminate()
-        begun.wait()
-        begun.stdout.close()
+        started.terminate()
+        started.wait()
+        started.stdout.close()
 
 
 # --- measuring --------------------------------------------------------------
 
 
-def weight(pid):
+def memory_of(pid):
     """Return the resident memory of a process in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
 
 async def until(condition):
-    while not condition():  # noqa: ASYNC110 - what happens elsewhere is looked for
+    while not condition():  # noqa: ASYNC110 - other processes cannot set an event
         await asyncio.sleep(0.05)
 
 
-async def listen(port, query, heard, begun):
+async def listen(port, query, received, connected):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET /?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     await reader.readuntil(b"retry: 3000\n\n")
     await reader.readuntil(b"\n\n")
-    begun.append(1)
+    connected.append(1)
     try:
         while True:
             block = await reader.readuntil(b"\n\n")
@@ -129,19 +131,19 @@ async def listen(port, query, heard, begun):
             _, found, data = block.partition(b"data: ")
             if found:
                 event = json.loads(data)
-                heard.append((event["aggregateId"], event["aggregateVersion"], now))
+                received.append((event["aggregateId"], event["aggregateVersion"], now))
     finally:
         writer.close()
 
 
 async def measure(port, pid, queries, streams, count, each):
-    """Return the delays in ms, and the memory with all connections open."""
+    """Return the delays in ms, and the memory while all connections are open."""
     from ossy_event_store import EventStore
 
-    heard, begun, acked = [], [], {}
-    tasks = [asyncio.create_task(listen(port, q, heard, begun)) for q in queries]
-    await until(lambda: len(begun) == len(queries))
-    opened = weight(pid)
+    received, connected, acked = [], [], {}
+    tasks = [asyncio.create_task(listen(port, q, received, connected)) for q in queries]
+    await until(lambda: len(connected) == len(queries))
+    opened = memory_of(pid)
     start = time.perf_counter()
     for number in range(count):
         stored = await EventStore.aappend_event(
@@ -154,16 +156,16 @@ async def measure(port, pid, queries, streams, count, each):
         key = (stored["aggregateId"], stored["aggregateVersion"])
         acked[key] = time.perf_counter()
         await asyncio.sleep(max(0, start + (number + 1) / RATE - time.perf_counter()))
-    await until(lambda: len(heard) >= count * each)
+    await until(lambda: len(received) >= count * each)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert len(heard) == count * each
-    delays = [1000 * (at - acked[stream, version]) for stream, version, at in heard]
+    assert len(received) == count * each
+    delays = [1000 * (at - acked[stream, version]) for stream, version, at in received]
     return delays, opened
 
 
-def told(what, delays, before, opened, count):
+def summary(what, delays, before, opened, count):
     cuts = statistics.quantiles(delays, n=100, method="inclusive")
     return {
         "what": what,
@@ -192,9 +194,15 @@ def main():
     streams = [f"book-{number}" for number in range(many)]
     own = [f"stream={stream}" for stream in streams]
     cases = [
-        ("a stream each", [], own, events, 1),
-        ("a stream each, middleware", ["middleware"], own, events, 1),
-        ("all want every event", [], ["type=BookLent"] * many, events // 10, many),
+        ("each listens to one stream", [], own, events, 1),
+        ("each listens to one stream, with middleware", ["middleware"], own, events, 1),
+        (
+            "each listens to every event",
+            [],
+            ["type=BookLent"] * many,
+            events // 10,
+            many,
+        ),
     ]
     rows = []
     for what, extra, queries, count, each in cases:
@@ -202,11 +210,11 @@ def main():
             stack.enter_context(process("positions"))
             server, port = stack.enter_context(process("serve", *extra))
             asyncio.run(measure(int(port), server.pid, own[:1], streams[:1], 1, 1))
-            before = weight(server.pid)
+            before = memory_of(server.pid)
             delays, opened = asyncio.run(
                 measure(int(port), server.pid, queries, streams, count, each)
             )
-            rows.append(told(what, delays, before, opened, many))
+            rows.append(summary(what, delays, before, opened, many))
     database.client.drop_database(database.name)
     print(" ".join(f"{key} {value}" for key, value in bench.machine().items()))
     print(f"{many} connections, {RATE} events a second")
@@ -220,6 +228,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
         serve(sys.argv[2:])
     elif sys.argv[1:2] == ["positions"]:
-        give_positions()
+        assign_positions()
     else:
         main()

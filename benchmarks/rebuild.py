@@ -1,4 +1,4 @@
-"""A full rebuild and a stale check against the same work by hand."""
+"""A full rebuild and a stale check, against hand-written PyMongo."""
 
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ def by_store(progress=None):
 
 
 def by_hand():
-    """Scan in order, fold, write many at once: one process, no looking back."""
+    """Scan in order, fold, write in bulk: one process, no checks."""
     from loans.aggregate import LoanApplication as Root
     from pymongo import InsertOne
 
@@ -85,7 +85,7 @@ def watch(environment, pipe):
 
 
 def memory(options):
-    """Watch a rebuild's memory in a process of its own, which did nothing before."""
+    """Measure the memory of a rebuild in a fresh process."""
     from ossy_event_store import EventStore
 
     many = EventStore.collection.estimated_document_count()
@@ -106,7 +106,7 @@ def memory(options):
 
 
 def workers(options):
-    """Rebuild with the command, in two processes; it needs the option."""
+    """Rebuild with the command in two processes, if it has the option."""
     from django.core.management import load_command_class
 
     from ossy_event_store import Aggregate, EventStore
@@ -141,7 +141,7 @@ def workers(options):
 
 
 def stale(options):
-    """Look for stale snapshots where there are none."""
+    """Check for stale snapshots when none is stale."""
     from loans.aggregate import LoanApplication as Root
 
     from ossy_event_store import Aggregate, AggregateRebuild, EventStore

@@ -1,4 +1,4 @@
-"""What the app adds to the start of a process, in fresh processes."""
+"""Measure what the app adds to the start of a process, in fresh processes."""
 
 import json
 import os
@@ -9,9 +9,8 @@ import tempfile
 
 import bench
 
-# MongoDB is where nobody listens: whoever connected would be seen to try. The other
-# apps are those of nearly every project: what they import is not the app's to answer
-# for.
+# Nothing listens at the MongoDB URL, so an attempt to connect would show. Nearly every
+# project installs the other apps, so their imports are not counted as this app's.
 SCRIPT = """
 import json, os, sys, threading, time
 from pathlib import Path
@@ -48,14 +47,14 @@ print(json.dumps({
 
 
 def app(options):
-    """Start Django with two apps of its own, with the driver, and with the app."""
+    """Start Django with two of its own apps, then with PyMongo, then with this app."""
     found = {"django": [], "driver": [], "app": []}
     with tempfile.TemporaryDirectory() as compiled:
         for number in range(3 * options.rounds + 1):
             for what, some in found.items():
-                answer = run(what, compiled)
+                figures = run(what, compiled)
                 if number:  # the first compiles, and reads from the disk
-                    some.append(answer)
+                    some.append(figures)
     for one in found["app"]:
         assert (one["threads"], one["sockets"]) == (1, 0), "a connection was opened"
 
@@ -75,7 +74,7 @@ def app(options):
 
 
 def run(what, compiled):
-    """Start a process that compiles what it imports, as an installed app is."""
+    """Start a process that finds its imports compiled, like those of installed apps."""
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(

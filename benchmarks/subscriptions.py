@@ -1,4 +1,4 @@
-"""Catching up with all events from the first on, against a bare scan of them."""
+"""Catch up with all events from the first on, against a plain scan of them."""
 
 import gzip
 import threading
@@ -8,7 +8,7 @@ from itertools import islice
 
 import bench
 
-LOOK = 0.005  # seconds between two looks whether it has caught up
+POLL_SECONDS = 0.005  # between two checks whether it has caught up
 
 
 def batched(items, size):
@@ -28,8 +28,8 @@ def main():
     from ossy_event_store.mongodb.ports import drive
     from ossy_event_store.positions.sequencer import Sequencer
     from ossy_event_store.projections.projection import Projection, register_projection
-    from ossy_event_store.streams.import_export import import_events
-    from ossy_event_store.subscriptions.consumer import PAGE
+    from ossy_event_store.streams.import_events import import_events
+    from ossy_event_store.subscriptions.consumer import PAGE_EVENTS
     from ossy_event_store.subscriptions.declaration import subscription
     from ossy_event_store.subscriptions.runner import Runner
 
@@ -43,9 +43,9 @@ def main():
     checkpoints = connection.raw(store.subscriptions)
     positions = connection.raw(store.positions)
 
-    # --- giving positions
+    # --- assigning positions
 
-    def give():
+    def assign():
         positions.delete_many({})
         connection.raw(store.leases).delete_many({})
         sequencer, began = Sequencer(store), time.perf_counter()
@@ -57,14 +57,14 @@ def main():
         return spent
 
     def insert():
-        """Write the same entries by hand: what any sequencer has to do."""
+        """Write the same entries with plain PyMongo: what any sequencer has to do."""
         positions.delete_many({})
         began = time.perf_counter()
         fields = ("aggregateId", "aggregateVersion", "aggregateType", "type")
         with events.find(
-            {}, ["_id", *fields], sort=TIME.keys, batch_size=PAGE
+            {}, ["_id", *fields], sort=TIME.keys, batch_size=PAGE_EVENTS
         ) as cursor:
-            for batch in batched(enumerate(cursor, 1), PAGE):
+            for batch in batched(enumerate(cursor, 1), PAGE_EVENTS):
                 positions.insert_many(
                     [
                         {
@@ -77,11 +77,11 @@ def main():
                 )
         return time.perf_counter() - began
 
-    # --- what is subscribed
+    # --- the subscriptions
 
     @register_projection
     class Days(Projection):
-        """Few documents: how often each type of event came on a day."""
+        """Few documents: how often each type of event occurred on a day."""
 
         name = "per_day"
 
@@ -93,13 +93,13 @@ def main():
         def apply(event, state):
             kind = event["type"]
             state[kind] = state.get(kind, 0) + 1
-            asked = event["payload"].get("amountRequested", 0)
-            state["asked"] = state.get("asked", 0) + asked
+            amount = event["payload"].get("amountRequested", 0)
+            state["amount"] = state.get("amount", 0) + amount
             return state
 
     @register_projection
     class Applications(Projection):
-        """Many documents: one an application."""
+        """Many documents: one for each application."""
 
         name = "per_application"
 
@@ -109,8 +109,8 @@ def main():
 
         @staticmethod
         def apply(event, state):
-            # Whatever the order of two events of one millisecond: by their time
-            # alone, the scan by hand has them in another than their stream has.
+            # Independent of the order of two events in one millisecond: the plain
+            # scan orders by time alone, so it may order them unlike their stream.
             when = event["created"]
             state["events"] = state.get("events", 0) + 1
             state["last"] = max(state.get("last", when), when)
@@ -143,18 +143,18 @@ def main():
         with running(name):
             reached = {"_id": name, "position": loaded.events}
             while checkpoints.find_one(reached) is None:
-                time.sleep(LOOK)
+                time.sleep(POLL_SECONDS)
             return time.perf_counter() - began
 
-    # --- the same by hand
+    # --- the same with plain PyMongo
 
     def scan():
-        return events.find({}, sort=TIME.keys, batch_size=PAGE)
+        return events.find({}, sort=TIME.keys, batch_size=PAGE_EVENTS)
 
     def project(cls):
         documents = cls.collection
         with scan() as cursor:
-            for batch in batched(enumerate(cursor, 1), PAGE):
+            for batch in batched(enumerate(cursor, 1), PAGE_EVENTS):
                 keyed = {}
                 for position, event in batch:
                     keyed.setdefault(cls.key(event), []).append((position, event))
@@ -197,20 +197,20 @@ def main():
     def states(cls):
         return {one["_id"]: one["state"] for one in cls.collection.find()}
 
-    give()
+    assign()
     assert [e["position"] for e in EventStore.read_all(limit=3)] == [1, 2, 3]
     for cls in (Days, Applications):
         by_hand(cls)
         expected = states(cls)
         by_store(cls)
-        assert states(cls) == expected, f"{cls.name} by hand is another one"
+        assert states(cls) == expected, f"{cls.name} by hand differs"
     call()
     expected = dict(counted)
     counted_by_store()
-    assert counted == expected, "not every event came once"
+    assert counted == expected, "not every event was delivered once"
 
-    given = bench.turns(options.rounds, bare=insert, store=give)
-    rows = [bench.row("positions given to all events", loaded.events, given)]
+    seconds = bench.turns(options.rounds, bare=insert, store=assign)
+    rows = [bench.row("positions assigned to all events", loaded.events, seconds)]
     for cls in (Days, Applications):
         seconds = bench.turns(
             options.rounds,
@@ -222,7 +222,7 @@ def main():
         rows.append(bench.row(what, loaded.events, seconds))
     seconds = bench.turns(options.rounds, store=counted_by_store, bare=call)
     rows.append(bench.row("function at least once, events", loaded.events, seconds))
-    bench.tell(rows, [], options.json)
+    bench.print_rows(rows, [], options.json)
     database.client.drop_database(database.name)
 
 

@@ -1,8 +1,8 @@
 """
-Every figure of the store beside the bare driver's, in one run.
+Measure the store against the plain driver, row by row, in one run.
 
-Each row's two sides do the same work with the same concerns and give the same
-result, which is checked first; then they take turns.
+The two sides of a row do the same work with the same concerns. Each row first checks
+that both give the same result; then the two take turns.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import rebuild
 import start
 import whole
 
-ALONE = {  # on an empty database each
+ALONE = {  # each on an empty database
     "start": start.app,
     "append": append.one,
     "append-10": append.ten,
@@ -31,7 +31,7 @@ ALONE = {  # on an empty database each
     "hot-stream": hot.writers,
     "import": whole.bring_in,
 }
-ON_THE_LOG = {  # on all events that were asked for
+ON_THE_LOG = {  # on all of the --events
     "rebuild": rebuild.full,
     "workers": rebuild.workers,
     "memory": rebuild.memory,
@@ -55,8 +55,8 @@ def main():
             function = ALONE.get(name) or ON_THE_LOG[name]
             rows += function(options)
             print(f"{name}: done", file=sys.stderr)
-        beside, notes = peers.measured(options) if options.peers else ([], [])
-        tell(options, rows, beside, notes)
+        others, notes = peers.measured(options) if options.peers else ([], [])
+        report(options, rows, others, notes)
     finally:
         log.clean_up(options)
         database.client.drop_database(database.name)
@@ -65,7 +65,10 @@ def main():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--events", type=int, default=100_000, help="of the rows on a whole store"
+        "--events",
+        type=int,
+        default=100_000,
+        help="how many the rows on a whole store use",
     )
     parser.add_argument(
         "--file", help="take the events from this file, one JSON object a line"
@@ -84,23 +87,23 @@ def arguments():
     return parser.parse_args()
 
 
-def tell(options, rows, beside, notes):
+def report(options, rows, others, notes):
     print(bench.about())
     for line in bench.text_of(rows):
         print(line)
     if options.peers:
         print()
-        for line in [*peers.text_of(beside), *notes]:
+        for line in [*peers.text_of(others), *notes]:
             print(line)
     if options.json:
         figures = {"machine": bench.machine(), "rows": rows}
         if options.peers:
-            figures |= {"peers": beside, "notes": notes}
+            figures |= {"peers": others, "notes": notes}
         Path(options.json).write_text(json.dumps(figures, indent=1) + "\n")
     if options.markdown:
         lines = [f"Measured with {bench.about()}.", "", *bench.markdown_of(rows)]
         if options.peers:
-            lines += ["", *peers.markdown_of(beside), ""]
+            lines += ["", *peers.markdown_of(others), ""]
             lines += [f"- {note}" for note in notes]
         Path(options.markdown).write_text("\n".join(lines) + "\n")
 

@@ -1,4 +1,4 @@
-"""What reads or writes the whole store: the import, and the verification."""
+"""Operations on the whole store: the import, and the verification."""
 
 import datetime as dt
 import json
@@ -7,16 +7,16 @@ from itertools import islice
 import bench
 import log
 
-BATCH = 5000  # lines a write, as the store does it
+BATCH = 5000  # lines a write, as many as the store takes
 PAGE = 1000  # events a round trip
 
 
 def bring_in(options):
-    """Import the events, against parsing and inserting them by hand."""
+    """Import the events, against parsing and inserting them in plain Python."""
     from ossy_event_store import EventStore
     from ossy_event_store.mongodb import connection
     from ossy_event_store.mongodb.ports import drive
-    from ossy_event_store.streams.import_export import import_events
+    from ossy_event_store.streams.import_events import import_events
 
     events = EventStore.collection
 
@@ -55,7 +55,7 @@ def timed(work):
 
 
 def event_of(line):
-    """Return the document of a line that is known to be right."""
+    """Return the document of a line that is known to be correct."""
     return {
         "_id": f"{line['aggregateId']}@{line['aggregateVersion']}",
         **line,

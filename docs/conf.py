@@ -54,7 +54,7 @@ nitpick_ignore_regex = [
     (
         "py:.*",
         r"(ImproperlyConfigured"
-        r"|ossy_event_store\.(registry\.R|subscriptions\.H|projections\.P)"
+        r"|ossy_event_store\.(registry\.R|subscriptions\.declaration\.H|projections\.projection\.P)"
         r"|(collections|typing|datetime|django|pymongo|bson)\..*)",
     ),
 ]

@@ -1,8 +1,8 @@
 """
 Event sourcing for Django on MongoDB.
 
-``Aggregate`` loads streams and appends to them, ``EventStore`` is the raw event
-I/O below, ``AggregateRebuild`` folds snapshots anew, ``Mongo`` is the connection.
+``Aggregate`` loads streams and appends to them, ``EventStore`` reads and writes raw
+events, ``AggregateRebuild`` rebuilds snapshots, ``Mongo`` is the connection.
 """
 
 from importlib import import_module as _import_module
@@ -44,7 +44,7 @@ if _TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# A name loads its module when it is first used: a project that only appends events
+# Each name loads its module on first use, so a project that only appends events
 # loads neither projections nor the rebuild.
 _MODULE_OF = {
     "Aggregate": "aggregate",

@@ -1,15 +1,14 @@
 """
-Raw event I/O: append, read streams, find events.
+Raw event I/O: append events, read streams, find events.
 
-Most code uses ``Aggregate``; this is what it stands on. Every method has a
-blocking and, with an ``a`` in front, an awaitable face.
+Most code uses ``Aggregate``, which is built on this. Every method is blocking and
+has an awaitable twin with an ``a`` in front of its name.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
 
 from django.utils.functional import classproperty
 from pymongo.asynchronous.collection import AsyncCollection
@@ -17,30 +16,21 @@ from pymongo.collection import Collection
 
 from .conf import get_settings
 from .documents.bson_types import Document
-from .documents.event_document import (
-    build_event,
-    check_event,
-    check_id,
-    check_version,
-    read_event,
-)
+from .documents.event_document import check_id
 from .documents.query_guard import check_pipeline, check_query
-from .exceptions import EventNotFound, InvalidEvent
 from .mongodb import connection
-from .mongodb.connection import Store
 from .mongodb.deadline import in_time
 from .mongodb.ports import drive, drive_each
 from .positions import reader
+from .streams import lookup
 from .streams.append import append_at
-
-Sort = Sequence[tuple[str, Literal[1, -1]]]
-
-PAGE = 1000
-_STREAM = [("aggregateVersion", 1)]
+from .streams.load import load_stream
+from .streams.lookup import Sort
+from .streams.new_events import check_number, raw_events
 
 
 class EventStore:
-    """The ``eventstore`` collection: every event ever appended, never changed."""
+    """The ``eventstore`` collection: all events ever appended, none ever changed."""
 
     @classproperty
     def collection(cls) -> Collection[Document]:  # noqa: N805
@@ -62,19 +52,19 @@ class EventStore:
         Append one event and return it as stored.
 
         Args:
-            event: ``type``, ``aggregateId`` and ``aggregateType``; optional are
+            event: ``type``, ``aggregateId`` and ``aggregateType``; optionally
                 ``payload``, ``createdBy``, ``metadata``, ``id`` (the idempotency
                 key), ``created`` (an aware datetime) and ``aggregateVersion``
-                (the same as ``expected_version`` plus one).
+                (which then has to be ``expected_version`` plus one).
             expected_version: 0 if the stream must not exist yet, n if it must end
-                there; None appends wherever it ends.
+                there; None appends at its end, wherever that is.
 
         Raises:
             InvalidEvent: before anything was sent, with path and reason.
             ConcurrencyError: the stream is not at the expected version.
             AggregateTypeMismatch: the stream belongs to another type.
             IdempotencyConflict: the id is stored with other content.
-            OutcomeUnknown: the time ran out; try again with the same ``id``.
+            OutcomeUnknown: the time ran out; append it again with the same ``id``.
             StoreUnavailable: no server answered in time; nothing was stored.
         """
         return cls.append_events([event], expected_version=expected_version)[0]
@@ -95,12 +85,12 @@ class EventStore:
         expected_version: int | None = None,
     ) -> list[Document]:
         """
-        Append several events of one stream, all or none; see ``append_event()``.
+        Append several events to one stream, all or none; see ``append_event()``.
 
         Raises:
             TransactionsUnavailable: the server is not a member of a replica set.
         """
-        documents, expected = _documents(events, expected_version)
+        documents, expected = raw_events(events, expected_version)
         with in_time():
             return drive(append_at(connection.blocking(), documents, expected))
 
@@ -112,7 +102,7 @@ class EventStore:
         expected_version: int | None = None,
     ) -> list[Document]:
         """See ``append_events()``."""
-        documents, expected = _documents(events, expected_version)
+        documents, expected = raw_events(events, expected_version)
         with in_time():
             return await append_at(await connection.awaitable(), documents, expected)
 
@@ -125,10 +115,10 @@ class EventStore:
         """
         Return the events of a stream after ``from_version``, ascending.
 
-        An id without events gives an empty list.
+        The list is empty if the stream does not exist.
         """
         check_id(aggregate_id)
-        _check_version(from_version, "from_version")
+        check_number(from_version, "from_version")
         with in_time():
             return drive(load_stream(connection.blocking(), aggregate_id, from_version))
 
@@ -138,7 +128,7 @@ class EventStore:
     ) -> list[Document]:
         """See ``get_event_stream()``."""
         check_id(aggregate_id)
-        _check_version(from_version, "from_version")
+        check_number(from_version, "from_version")
         with in_time():
             return await load_stream(
                 await connection.awaitable(), aggregate_id, from_version
@@ -151,17 +141,18 @@ class EventStore:
         """
         Iterate over ``{aggregateId, aggregateType}`` of every stream, by id.
 
-        The streams are fetched in pages while you iterate, so a store of any size
-        can be walked; wrap it in ``list()`` if you want them all at once.
+        The streams are fetched in pages while you iterate, so a store may be of any
+        size. Use ``list()`` to get them all at once.
         """
-        return drive_each(_streams(connection.blocking(), aggregate_type))
+        return drive_each(lookup.each_stream(connection.blocking(), aggregate_type))
 
     @classmethod
     async def aget_event_streams(
         cls, aggregate_type: str | None = None
     ) -> AsyncIterator[dict[str, str]]:
         """Iterate with ``async for``; see ``get_event_streams()``."""
-        async for stream in _streams(await connection.awaitable(), aggregate_type):
+        store = await connection.awaitable()
+        async for stream in lookup.each_stream(store, aggregate_type):
             yield stream
 
     # --- queries
@@ -171,13 +162,13 @@ class EventStore:
         cls, query: Mapping[str, Any], *, sort: Sort | None = None
     ) -> Document:
         """
-        Return the first event that answers a MongoDB query.
+        Return the first event that matches a MongoDB query.
 
-        Write values that come from outside as ``{"$eq": value}``; operators that
-        run code are refused.
+        Write values from outside as ``{"$eq": value}``. Operators that run code are
+        refused.
 
         Raises:
-            EventNotFound: there is none.
+            EventNotFound: no event matches.
             InvalidQuery: the query runs code.
         """
         return cls.find_events(query, sort=sort, limit=1)[0]
@@ -194,20 +185,20 @@ class EventStore:
         cls, query: Mapping[str, Any], *, sort: Sort | None = None, limit: int = 0
     ) -> list[Document]:
         """
-        Return the events that answer a MongoDB query; see ``find_event()``.
+        Return the events that match a MongoDB query; see ``find_event()``.
 
         Args:
-            query: a filter over the documents.
+            query: a filter on the event documents.
             sort: pairs of field and 1 or -1.
-            limit: the most to return; 0 means all of them, in memory.
+            limit: the most to return; 0 means all, which are held in memory.
 
         Raises:
-            EventNotFound: there is none.
+            EventNotFound: no event matches.
             InvalidQuery: the query runs code.
         """
         check_query(query)
         with in_time():
-            return drive(_find(connection.blocking(), query, sort, limit))
+            return drive(lookup.find_events(connection.blocking(), query, sort, limit))
 
     @classmethod
     async def afind_events(
@@ -216,28 +207,30 @@ class EventStore:
         """See ``find_events()``."""
         check_query(query)
         with in_time():
-            return await _find(await connection.awaitable(), query, sort, limit)
+            return await lookup.find_events(
+                await connection.awaitable(), query, sort, limit
+            )
 
     @classmethod
     def aggregate(cls, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
         """
         Run a MongoDB aggregation pipeline over the events and return its results.
 
-        Only stages that read the store are run; others, nested ones too, are
+        Only stages that read are allowed. Others, even nested ones, raise
         ``InvalidQuery``.
         """
         pipeline = check_pipeline(pipeline)
         with in_time():
-            return drive(_aggregate(connection.blocking(), pipeline))
+            return drive(lookup.run_pipeline(connection.blocking(), pipeline))
 
     @classmethod
     async def aaggregate(cls, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
         """See ``aggregate()``."""
         pipeline = check_pipeline(pipeline)
         with in_time():
-            return await _aggregate(await connection.awaitable(), pipeline)
+            return await lookup.run_pipeline(await connection.awaitable(), pipeline)
 
-    # --- one order over all
+    # --- global order
 
     @classmethod
     def read_all(
@@ -249,21 +242,22 @@ class EventStore:
         limit: int | None = None,
     ) -> Iterator[Document]:
         """
-        Iterate over the events of all streams, in the order of their positions.
+        Iterate over the events of all streams in global order.
 
-        Each event has its ``position`` beside its fields: 1, 2, 3, … without gaps,
-        given after the commit. It ends at the last event that has one.
+        Each event has a ``position`` in addition to its fields: 1, 2, 3, … without
+        gaps, assigned after the commit. The iteration ends at the last event that
+        has a position.
 
         Args:
-            after: the position behind which to begin; 0 begins at the first event.
+            after: begin after this position; 0 begins with the first event.
             types: only events of these types; None means all.
-            aggregate_types: only those of streams of these types; None means all.
-            limit: the most to return; None means all, fetched in pages on the way.
+            aggregate_types: only events of streams of these types; None means all.
+            limit: the most to return; None means all, fetched in pages.
 
         Raises:
-            PositionsBroken: an event was deleted past the store.
+            PositionsBroken: an event was deleted outside of the event store.
         """
-        _check_reading(after, limit)
+        _check_range(after, limit)
         return drive_each(
             reader.read_all(connection.blocking(), after, types, aggregate_types, limit)
         )
@@ -278,14 +272,14 @@ class EventStore:
         limit: int | None = None,
     ) -> AsyncIterator[Document]:
         """Iterate with ``async for``; see ``read_all()``."""
-        _check_reading(after, limit)
+        _check_range(after, limit)
         store = await connection.awaitable()
         async for event in reader.read_all(store, after, types, aggregate_types, limit):
             yield event
 
     @classmethod
     def head_position(cls) -> int:
-        """Return the position of the last event that has one, 0 if none has."""
+        """Return the last position that was assigned to an event, or 0."""
         return drive(reader.head_position(connection.blocking()))
 
     @classmethod
@@ -302,13 +296,13 @@ class EventStore:
         subscription: str | None = None,
     ) -> bool:
         """
-        Wait until an event has its position, and return whether it has.
+        Wait until an event has its position, and return whether it has one.
 
         Args:
-            event: an event as stored, an ``Aggregate`` (its last event), or a
-                position.
-            timeout: seconds; None takes the setting ``TIMEOUT``.
-            subscription: the name of one that is to have come that far as well.
+            event: a stored event, an ``Aggregate`` (its last event), or a position.
+            timeout: seconds; None means the setting ``TIMEOUT``.
+            subscription: also wait until the subscription of this name has
+                processed the event.
         """
         seconds = get_settings().TIMEOUT if timeout is None else timeout
         return drive(
@@ -321,7 +315,7 @@ class EventStore:
     async def await_for(
         cls,
         event: Any,
-        timeout: float | None = None,  # noqa: ASYNC109 - as its twin has
+        timeout: float | None = None,  # noqa: ASYNC109 - like its twin
         *,
         subscription: str | None = None,
     ) -> bool:
@@ -331,121 +325,7 @@ class EventStore:
         return await reader.wait_for(store, event, seconds, subscription=subscription)
 
 
-# --- the operations, once ---------------------------------------------------
-
-
-async def load_stream(
-    store: Store, aggregate_id: str, from_version: int
-) -> list[Document]:
-    """Return the events of a stream after a version, majority-read on the primary."""
-    query = {
-        "aggregateId": {"$eq": aggregate_id},
-        "aggregateVersion": {"$gt": from_version},
-    }
-    events = await store.events.find(query, sort=_STREAM)
-    for event in events:
-        read_event(event)
-    return events
-
-
-async def _streams(
-    store: Store, aggregate_type: str | None
-) -> AsyncGenerator[dict[str, str], None]:
-    """Page through the first events, of which every stream has exactly one."""
-    query: dict[str, Any] = {"aggregateVersion": 1}
-    if aggregate_type is not None:
-        query["aggregateType"] = {"$eq": check_id(aggregate_type, "aggregate_type")}
-    last = ""
-    while True:
-        with in_time():
-            page = await store.events.find(
-                {**query, "aggregateId": {"$gt": last}},
-                projection={"_id": 0, "aggregateId": 1, "aggregateType": 1},
-                sort=[("aggregateId", 1)],
-                limit=PAGE,
-            )
-        for stream in page:
-            yield stream
-        if len(page) < PAGE:
-            return
-        last = page[-1]["aggregateId"]
-
-
-async def _find(
-    store: Store, query: Mapping[str, Any], sort: Sort | None, limit: int
-) -> list[Document]:
-    events = await store.events.find(query, sort=sort, limit=limit)
-    if not events:
-        raise EventNotFound(query)
-    return [read_event(event) for event in events]
-
-
-async def _aggregate(
-    store: Store, pipeline: Sequence[Mapping[str, Any]]
-) -> list[Document]:
-    results: list[Document] = []
-    async for batch in store.events.aggregate(pipeline, PAGE):
-        results += batch
-    return results
-
-
-def _documents(
-    events: Sequence[Mapping[str, Any]], expected_version: int | None
-) -> tuple[list[Document], int | None]:
-    """Return the documents of raw events of one stream, and the version expected."""
-    allowed = ("aggregateId", "aggregateType", "aggregateVersion", "created")
-    if not events:
-        raise InvalidEvent("", "no event was given")
-    now = dt.datetime.now(dt.UTC)
-    checked = [check_event(event, allowed) for event in events]
-    first = checked[0]
-    expected = _expected(checked, expected_version)
-    documents = []
-    for index, event in enumerate(checked):
-        for name in ("aggregateId", "aggregateType"):
-            if event.get(name) != first.get(name):
-                raise InvalidEvent(name, "the events are of more than one stream")
-        documents.append(
-            build_event(
-                event,
-                aggregate_id=cast(str, event.get("aggregateId")),
-                aggregate_type=cast(str, event.get("aggregateType")),
-                version=(expected or 0) + index + 1,
-                created=now if event.get("created") is None else event["created"],
-            )
-        )
-    return documents, expected
-
-
-def _check_version(value: object, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}.")
-    if value < 0:
-        raise ValueError(f"{name} is {value}; it must be 0 or more.")
-
-
-def _check_reading(after: object, limit: object) -> None:
-    _check_version(after, "after")
+def _check_range(after: object, limit: object) -> None:
+    check_number(after, "after")
     if limit is not None:
-        _check_version(limit, "limit")
-
-
-def _expected(
-    events: Sequence[Mapping[str, Any]], expected_version: int | None
-) -> int | None:
-    if expected_version is not None:
-        _check_version(expected_version, "expected_version")
-    for index, event in enumerate(events):
-        if event.get("aggregateVersion") is None:
-            continue
-        expected = check_version(event["aggregateVersion"]) - index - 1
-        if expected_version not in (None, expected):
-            raise InvalidEvent(
-                "aggregateVersion",
-                f"is {event['aggregateVersion']}, but the expected version makes it "
-                f"{expected_version + index + 1}",
-            )
-        expected_version = expected
-    if expected_version is not None and expected_version < 0:
-        raise InvalidEvent("aggregateVersion", "the versions of the events fall")
-    return expected_version
+        check_number(limit, "limit")

@@ -333,6 +333,11 @@ class UnknownSubscription(EventStoreError, LookupError):
         self.registered = tuple(registered)
 
     def __str__(self) -> str:
+        if self.name in self.registered:
+            return (
+                f"Subscription {self.name!r} is declared but has never run; start "
+                "manage.py run_subscriptions."
+            )
         known = ", ".join(self.registered) or "none"
         return f"There is no subscription {self.name!r}. Declared: {known}."
 

@@ -1,5 +1,5 @@
 """
-The aggregate classes of a project, by type, and how they are found.
+Register the aggregate classes of a project by type, and discover them in its apps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .aggregate import Aggregate
 from .exceptions import UnknownAggregateType
 from .streams.reducers import check_reducer, name_of
 
-MODULE = "aggregate"
+MODULE_NAME = "aggregate"
 
 R = TypeVar("R", bound=type)
 
@@ -29,27 +29,27 @@ def register_aggregate(Root: R) -> R:
     Register an aggregate class for rebuilds; also a class decorator.
 
     Returns:
-        The class itself. To register one class again is no error.
+        The class itself. Registering a class again is not an error.
 
     Raises:
-        ImproperlyConfigured: it is not an aggregate class, or another class has
-            the same ``aggregate_type``.
+        ImproperlyConfigured: the class is not an aggregate class, or another class
+            has the same ``aggregate_type``.
     """
     check_reducer(Root)
     kind: str = Root.aggregate_type  # type: ignore[attr-defined]
     other = _registered.get(kind)
-    # A module that is imported anew, as by importlib.reload, makes the class anew.
+    # Importing a module again, as importlib.reload does, creates the class again.
     if other is not None and name_of(other) != name_of(Root):
         raise ImproperlyConfigured(
-            f"Two aggregate classes are called {kind!r}: {name_of(other)} and "
-            f"{name_of(Root)}. An aggregate_type belongs to one class."
+            f"Two aggregate classes have the aggregate_type {kind!r}: {name_of(other)} "
+            f"and {name_of(Root)}. Give each class its own."
         )
     _registered[kind] = Root
     return Root
 
 
-def registered() -> dict[str, Any]:
-    """Return the registered classes by type, in order of type."""
+def registered_aggregates() -> dict[str, Any]:
+    """Return the registered classes, by type and in order of type."""
     return dict(sorted(_registered.items()))
 
 
@@ -58,7 +58,7 @@ def root_of(aggregate_type: str) -> Any:
     Return the class registered under a type.
 
     Raises:
-        UnknownAggregateType: there is none.
+        UnknownAggregateType: no class is registered under it.
     """
     try:
         return _registered[aggregate_type]
@@ -74,13 +74,13 @@ def discover() -> Sequence[str]:
         The names of the modules found.
 
     Raises:
-        ImproperlyConfigured: a module's exports are wrong; it names the module.
-        Exception: what a module raises while it is imported, as it is.
+        ImproperlyConfigured: a module's exports are wrong; names the module.
+        Exception: whatever a module raises during its import, unchanged.
     """
-    autodiscover_modules(MODULE)
+    autodiscover_modules(MODULE_NAME)
     found = []
     for app in apps.get_app_configs():
-        name = f"{app.name}.{MODULE}"
+        name = f"{app.name}.{MODULE_NAME}"
         if (module := sys.modules.get(name)) is not None:
             found.append(name)
             _register_exports(module)
@@ -88,7 +88,7 @@ def discover() -> Sequence[str]:
 
 
 def _register_exports(module: Any) -> None:
-    """Register the readme's exports, ``Aggregate`` and ``id``, if it has them."""
+    """Register a module's exports ``Aggregate`` and ``id``, if it has them."""
     Root = getattr(module, "Aggregate", None)
     name = getattr(module, "id", None)
     if Root is Aggregate:  # the module imported the store's own class

@@ -15,7 +15,9 @@ from ossy_event_store.mongodb import connection, indexes
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions.head_watcher import watcher
 from ossy_event_store.positions.sequencer import Sequencer
-from ossy_event_store.subscriptions import consumer, declaration
+from ossy_event_store.subscriptions import declaration
+from ossy_event_store.subscriptions.claim import Timings
+from ossy_event_store.subscriptions.runner import Runner
 
 LINUX = hasattr(os, "sched_getaffinity")
 
@@ -82,9 +84,8 @@ def store(_store_ready, _unbound):
 def quick(monkeypatch):
     """No subscription is declared yet, and those that run look often."""
     monkeypatch.setattr(declaration, "_registered", {})
-    monkeypatch.setattr(consumer, "LOOK", 0.05)
-    monkeypatch.setattr(consumer, "WRITE", 0.02)
-    monkeypatch.setattr(consumer, "FIRST_PAUSE", 0.01)
+    timings = Timings(poll_seconds=0.05, write_seconds=0.02, first_pause_seconds=0.01)
+    monkeypatch.setattr(Runner, "timings", timings)
     monkeypatch.setattr(Sequencer, "wait_seconds", 0.03)
 
 

@@ -1,4 +1,4 @@
-"""Aggregates through both faces, against a real server."""
+"""Aggregates, blocking and awaitable."""
 
 import datetime as dt
 
@@ -27,7 +27,7 @@ def test_a_first_event_creates_an_aggregate(store, face):
     assert book.view() == {"loans": 0, "title": "Emma"}
 
 
-def test_an_event_without_an_aggregate_id_is_given_one(store, face):
+def test_a_first_event_without_an_aggregate_id_gets_one(store, face):
     one, other = face(Aggregate.of, Book, BOUGHT), face(Aggregate.of, Book, BOUGHT)
     assert len(one.id) == 21
     assert one.id != other.id
@@ -51,7 +51,7 @@ def test_the_stored_document_has_every_field(store, face):
     }
 
 
-def test_what_was_appended_is_loaded_again(store, face):
+def test_appended_events_are_loaded(store, face):
     book = face(Aggregate.of, Book, BOUGHT)
     face(book.add, LENT)
     again = face(Aggregate.of, Book, book.id)
@@ -72,14 +72,14 @@ def test_several_events_get_consecutive_versions(store, face):
     assert versions == [1, 2, 3, 4]
 
 
-def test_of_several_events_none_is_stored_when_one_is_refused(store, face):
+def test_no_event_is_stored_if_one_of_several_is_refused(store, face):
     book = face(Aggregate.of, Book, BOUGHT)
     with pytest.raises(InvalidEvent, match=r"payload\.when"):
         face(book.add, LENT, {"type": "BookLent", "payload": {"when": object()}})
     assert len(EventStore.get_event_stream(book.id)) == book.version == 1
 
 
-def test_a_lost_race_says_what_was_expected_and_what_was_found(store, face):
+def test_a_lost_race_names_the_expected_and_the_actual_version(store, face):
     book = face(Aggregate.of, Book, BOUGHT)
     stale = face(Aggregate.of, Book, book.id)
     face(book.add, LENT)
@@ -95,7 +95,7 @@ def test_a_lost_race_says_what_was_expected_and_what_was_found(store, face):
     assert len(EventStore.get_event_stream(book.id)) == 2
 
 
-def test_a_lost_race_of_several_events_stores_none_of_them(store, face):
+def test_a_lost_race_of_several_events_stores_none(store, face):
     book = face(Aggregate.of, Book, BOUGHT)
     stale = face(Aggregate.of, Book, book.id)
     face(book.add, LENT)
@@ -131,7 +131,7 @@ def test_an_event_id_with_other_content_is_a_conflict(store, face):
     assert len(EventStore.get_event_stream(book.id)) == 2
 
 
-def test_several_events_under_known_ids_are_stored_once(store, face):
+def test_several_events_with_known_ids_are_stored_once(store, face):
     book = face(Aggregate.of, Book, BOUGHT)
     stale = face(Aggregate.of, Book, book.id)
     events = [{**LENT, "id": "a"}, {"type": "BookReturned", "id": "b"}]
@@ -141,7 +141,7 @@ def test_several_events_under_known_ids_are_stored_once(store, face):
     assert len(EventStore.get_event_stream(book.id)) == 3
 
 
-def test_a_set_of_events_stored_in_part_is_a_conflict(store, face):
+def test_events_of_which_some_are_stored_are_a_conflict(store, face):
     book = face(Aggregate.of, Book, BOUGHT)
     face(book.add, {**LENT, "id": "a"})
     with pytest.raises(IdempotencyConflict):
@@ -149,13 +149,13 @@ def test_a_set_of_events_stored_in_part_is_a_conflict(store, face):
     assert len(EventStore.get_event_stream(book.id)) == 2
 
 
-def test_one_id_twice_in_an_append_is_refused(store, face):
+def test_the_same_id_twice_in_an_append_is_refused(store, face):
     book = face(Aggregate.of, Book, BOUGHT)
     with pytest.raises(InvalidEvent, match="id: two events"):
         face(book.add, {**LENT, "id": "a"}, {**LENT, "id": "a"})
 
 
-def test_creating_again_with_the_same_event_id_gives_the_first_aggregate(store, face):
+def test_creating_again_with_the_same_event_id_returns_the_first_aggregate(store, face):
     first = face(Aggregate.of, Book, {**BOUGHT, "id": "purchase-1"})
     face(first.add, LENT)
     again = face(Aggregate.of, Book, {**BOUGHT, "id": "purchase-1"})
@@ -199,7 +199,7 @@ def test_a_view_function_replaces_the_reducer(store, face):
     assert book.view(lambda events, saved: (len(events), saved)) == (1, {})
 
 
-def test_validate_passes_on_what_the_function_raises(store, face):
+def test_an_error_of_the_function_passes_through_validate(store, face):
     book = face(Aggregate.of, Book, BOUGHT)
 
     def refuse(events, saved_state):
@@ -220,14 +220,14 @@ def test_a_saved_aggregate_is_loaded_from_its_snapshot(store, face):
     assert again.view() == book.view()
 
 
-def test_the_whole_history_is_there_for_those_who_ask(store, face):
+def test_a_load_without_snapshot_reads_the_whole_history(store, face):
     book = face(Aggregate.of, Book, BOUGHT)
     face(book.save)
     whole = face(Aggregate.of, Book, book.id, snapshot=False)
     assert (whole.saved_version, whole.saved_state, len(whole.events)) == (0, {}, 1)
 
 
-def test_a_view_twice_is_the_same_though_the_reducer_changes_its_state(store, face):
+def test_a_view_is_repeatable_even_if_the_reducer_changes_its_argument(store, face):
     class Careless:
         aggregate_type = "Book"
 
@@ -278,15 +278,15 @@ def test_a_snapshot_ahead_of_its_stream_is_discarded(store, history, face, caplo
     book = face(Aggregate.of, Book, BOUGHT)
     face(book.add, LENT)
     face(book.save)
-    # As after a failover that took an event which no majority had.
+    # As after a failover that lost an event which was not on a majority.
     history.delete_one({"aggregateId": book.id, "aggregateVersion": 2})
     again = face(Aggregate.of, Book, book.id)
     assert (again.version, again.view()) == (1, {"loans": 0, "title": "Emma"})
     assert face(Aggregate.find, book.id) is None
-    assert "is at version 2, its stream ends at 1: discarded" in caplog.text
+    assert "it is at version 2, but its stream ends at 1" in caplog.text
 
 
-def test_a_state_that_cannot_be_stored_is_refused_with_its_path(store, face):
+def test_a_state_that_cannot_be_stored_is_refused(store, face):
     class Odd:
         aggregate_type = "Book"
 

@@ -41,7 +41,7 @@ from ossy_event_store.subscriptions import (
     operator_actions,
     snapshot_subscription,
 )
-from ossy_event_store.subscriptions.runner import Runner, give_positions
+from ossy_event_store.subscriptions.runner import Runner, assign_positions
 from tests.support.servers import until
 
 ROOT = Path(__file__).parent.parent
@@ -171,7 +171,7 @@ def write(folder, name, text):
     path.write_text(text)
 
 
-DISCOVERED = (registry.MODULE, projection.MODULE, declaration.MODULE, "urls")
+DISCOVERED = (registry.MODULE_NAME, projection.MODULE, declaration.MODULE, "urls")
 
 
 def discover(name):
@@ -475,7 +475,7 @@ def test_the_page_of_documents_names_every_field(store, quick, lend, run_once):
     declaration.subscription("mail", retries=0)(lambda event: 1 / 0)
     lend("a", "BookBought")
     run_once()
-    give_positions(threading.Event())  # to the end, which the last of them notes
+    assign_positions(threading.Event())  # to the end, which the last of them notes
     operator_actions.skip("mail", "a", "why not")
     text = reference("documents")
     fields = {
@@ -498,19 +498,32 @@ def test_the_page_on_monitoring_names_every_metric():
         assert f"| `{name}` | " in text
 
 
-def test_imports_of_the_package_run_one_way():
-    known = from_code.modules()
-    assert len(known) > 80
-    for arrows in ({n: from_code.imports_of(n) for n in known}, from_code.rooms()):
-        placed = [name for layer in from_code.layers(arrows) for name in layer]
-        assert len(placed) == len(set(placed)) == len(arrows)
+def test_the_architecture_page_shows_the_picture_and_every_module():
+    page = (DOCS / "architecture.rst").read_text()
+    assert page.index(".. all-rooms::\n") < page.index(".. all-modules::\n")
+    known, text = from_code.modules(), "\n".join(from_code.modules_lines())
+    assert len(known) > 100
     for name, path in known.items():
-        assert from_code._summary(path), name
+        assert f" - ``{name}``\n" in text
+        assert from_code.summary(path), name
 
 
-def test_a_circle_of_imports_is_found():
-    with pytest.raises(ValueError, match=r"circle of imports among .'a', 'b'."):
-        from_code.layers({"a": {"b"}, "b": {"a"}, "c": set()})
+def test_the_architecture_page_names_modules_that_exist():
+    page = (DOCS / "architecture.rst").read_text()
+    named = re.findall(r"``([a-z_]+(?:\.[a-z_]+)+)``", page)
+    assert named
+    assert set(named) <= set(from_code.modules())
+
+
+def test_a_module_is_in_a_layer_after_those_that_it_imports():
+    arrows = {"a": {"b", "c"}, "b": {"c"}, "c": set(), "d": {"b"}}
+    assert from_code.layers(arrows) == [["c"], ["b"], ["a", "d"]]
+
+
+def test_a_circle_of_imports_is_found_and_named():
+    arrows = {"a": {"b"}, "b": {"a", "c"}, "c": set(), "d": {"a"}}
+    with pytest.raises(ValueError, match=r"circle of imports among .'a', 'b'.$"):
+        from_code.layers(arrows)
 
 
 # --- README, CHANGELOG, CONTRIBUTING ----------------------------------------

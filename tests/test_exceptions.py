@@ -140,6 +140,11 @@ ERRORS = [
         {"name": "mail", "registered": ("maps", "menu")},
         "There is no subscription 'mail'. Declared: maps, menu.",
     ),
+    (
+        UnknownSubscription("mail", ["mail", "menu"]),
+        {"name": "mail", "registered": ("mail", "menu")},
+        "Subscription 'mail' is declared but has never run; start manage.py",
+    ),
 ]
 EACH = pytest.mark.parametrize("error", [e for e, _, _ in ERRORS], ids=repr)
 

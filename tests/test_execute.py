@@ -1,4 +1,4 @@
-"""Decide and append in one call, however many others do the same."""
+"""Decide and append in one call, with any number of concurrent writers."""
 
 import asyncio
 import threading
@@ -32,7 +32,7 @@ def lend_if_free(book):
     return None if book.view().get("lent_to") else LENT
 
 
-def test_what_is_decided_is_appended(store, lend, face):
+def test_decided_events_are_appended(store, lend, face):
     lend("book", "BookBought")
     book = face(Aggregate.execute, Book, "book", lend_if_free)
     assert book.version == 2
@@ -40,7 +40,7 @@ def test_what_is_decided_is_appended(store, lend, face):
     assert types() == ["BookBought", "BookLent"]
 
 
-def test_nothing_decided_is_nothing_appended(store, lend, face):
+def test_no_decision_appends_nothing(store, lend, face):
     lend("book", "BookBought", "BookLent")
     for nothing in (None, [], (), iter(())):
         book = face(Aggregate.execute, Book, "book", lambda book: nothing)  # noqa: B023
@@ -57,7 +57,7 @@ def test_several_events_are_appended_together(store, lend, face):
     assert face(Aggregate.execute, Book, "book", decide).version == 3
 
 
-def test_a_stream_may_begin_with_it(store, face):
+def test_it_can_begin_a_stream(store, face):
     seen = []
 
     def decide(book):
@@ -70,7 +70,7 @@ def test_a_stream_may_begin_with_it(store, face):
 
 
 class Rivals:
-    """Others, in a thread of their own, who are faster as often as they are told."""
+    """Writers in another thread that win the next races, one event each."""
 
     def __init__(self, *kinds):
         self.kinds = list(kinds)
@@ -87,7 +87,7 @@ class Rivals:
         EventStore.append_event(event, expected_version=version)
 
 
-def test_after_a_lost_race_it_decides_again_on_what_came_between(store, lend, face):
+def test_after_a_lost_race_it_decides_again_with_the_new_events(store, lend, face):
     lend("book", "BookBought")
     rivals, seen = Rivals("BookLent", "BookReturned"), []
 
@@ -107,7 +107,7 @@ def test_after_a_lost_race_it_decides_again_on_what_came_between(store, lend, fa
     assert book.view()["loans"] == 1
 
 
-def test_after_a_lost_race_the_snapshot_still_counts(store, lend, face):
+def test_after_a_lost_race_it_still_uses_the_snapshot(store, lend, face):
     lend("book", "BookBought", "BookLent")
     Aggregate.of(Book, "book").save()
     rivals = Rivals("BookReturned", "BookLent")
@@ -121,7 +121,7 @@ def test_after_a_lost_race_the_snapshot_still_counts(store, lend, face):
     assert book.view() == {"loans": 2, "title": "Emma", "lent_to": None}
 
 
-def test_two_who_begin_a_stream_are_one_after_the_other(store, face):
+def test_the_loser_of_a_race_to_begin_a_stream_decides_again(store, face):
     rivals, seen = Rivals("BookBought"), []
 
     def decide(book):
@@ -133,7 +133,7 @@ def test_two_who_begin_a_stream_are_one_after_the_other(store, face):
     assert seen == [0, 1]
 
 
-def test_the_last_failure_surfaces_as_it_is(store, lend, face):
+def test_the_last_lost_race_is_raised(store, lend, face):
     lend("book", "BookBought")
     rivals = Rivals("BookLent", "BookReturned", "BookLent")
 
@@ -147,8 +147,8 @@ def test_the_last_failure_surfaces_as_it_is(store, lend, face):
     assert types() == ["BookBought", "BookLent", "BookReturned"]
 
 
-def test_time_ends_it_with_the_race_that_was_lost(store, lend, face, settings):
-    time_out(settings, 2)
+def test_the_lost_race_is_raised_when_the_time_is_up(store, lend, face, settings):
+    set_timeout(settings, 2)
     end = time.monotonic() + 2.5
     lend("book", "BookBought")
     rivals = Rivals("BookRead")
@@ -165,8 +165,8 @@ def test_time_ends_it_with_the_race_that_was_lost(store, lend, face, settings):
     assert types() == ["BookBought", "BookRead"]
 
 
-def test_who_decides_until_the_time_is_up_has_sent_nothing(store, lend, face, settings):
-    time_out(settings, 0.5)
+def test_a_decision_that_takes_too_long_stores_nothing(store, lend, face, settings):
+    set_timeout(settings, 0.5)
     end = time.monotonic() + 1
     lend("book", "BookBought")
 
@@ -179,7 +179,7 @@ def test_who_decides_until_the_time_is_up_has_sent_nothing(store, lend, face, se
     assert types() == ["BookBought"]
 
 
-def test_what_decide_raises_passes_through(store, lend, face):
+def test_an_error_of_decide_passes_through(store, lend, face):
     lend("book", "BookBought")
 
     def decide(book):
@@ -190,7 +190,7 @@ def test_what_decide_raises_passes_through(store, lend, face):
     assert types() == ["BookBought"]
 
 
-def test_a_race_lost_on_another_stream_is_not_repeated(store, lend, face):
+def test_a_lost_race_on_another_stream_is_not_repeated(store, lend, face):
     lend("book", "BookBought")
     calls = []
 
@@ -209,7 +209,7 @@ def test_a_stream_of_another_type_is_refused(store, lend, face):
         face(Aggregate.execute, Reader, "book", lambda reader: BOUGHT)
 
 
-def test_a_wrong_event_is_refused_and_nothing_is_stored(store, lend, face):
+def test_nothing_is_stored_if_one_event_is_refused(store, lend, face):
     lend("book", "BookBought")
     with pytest.raises(InvalidEvent, match=r"payload\.at"):
         face(
@@ -222,7 +222,7 @@ def test_a_wrong_event_is_refused_and_nothing_is_stored(store, lend, face):
 
 
 @pytest.mark.parametrize("decision", ["BookLent", b"x", 7, True])
-def test_what_is_no_event_is_a_type_error(store, face, decision):
+def test_a_decision_without_an_event_is_a_type_error(store, face, decision):
     with pytest.raises(TypeError, match="must return an event"):
         face(Aggregate.execute, Book, "book", lambda book: decision)
 
@@ -253,7 +253,7 @@ def test_an_id_is_a_string(store, face, wrong):
         face(Aggregate.execute, Book, wrong, lend_if_free)
 
 
-def test_the_same_id_again_is_the_same_event(store, lend, face):
+def test_an_event_id_is_stored_once(store, lend, face):
     lend("book", "BookBought")
     event = {**LENT, "id": "loan-17"}
     first = face(Aggregate.execute, Book, "book", lambda book: event)
@@ -274,7 +274,7 @@ def patient(settings):
     settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 60}
 
 
-def test_of_200_threads_all_get_through(store, patient):
+def test_all_of_200_threads_succeed(store, patient):
     def write(n):
         return Aggregate.execute(
             Book, "hot", lambda book: {"type": "BookRead", "payload": {"n": n}}
@@ -286,7 +286,7 @@ def test_of_200_threads_all_get_through(store, patient):
     assert numbers("hot") == list(range(200))
 
 
-def test_of_200_tasks_all_get_through(store, patient):
+def test_all_of_200_tasks_succeed(store, patient):
     async def write(n):
         event = {"type": "BookRead", "payload": {"n": n}}
         return (await Aggregate.aexecute(Book, "hot", lambda book: event)).version
@@ -298,7 +298,7 @@ def test_of_200_tasks_all_get_through(store, patient):
     assert numbers("hot") == list(range(200))
 
 
-def test_writers_of_one_process_that_meet_take_turns(store):
+def test_concurrent_writers_of_one_process_take_turns(store):
     decided = Counter()
 
     def write(n):
@@ -310,17 +310,17 @@ def test_writers_of_one_process_that_meet_take_turns(store):
 
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(write, range(200)))
-    # Without turns each of them loses most of its races: some 5 decisions an event.
+    # Without turns, most races are lost: some 5 decisions an event.
     assert sum(decided.values()) < 2.5 * 200
 
 
-def time_out(settings, seconds):
+def set_timeout(settings, seconds):
     settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": seconds}
 
 
-def test_who_decides_about_two_streams_at_once_is_not_stuck(store, lend, settings):
-    """Each of two holds a turn and asks for the other's; both go on all the same."""
-    time_out(settings, 60)  # a turn is waited for a quarter of it
+def test_nested_decisions_on_two_streams_do_not_deadlock(store, lend, settings):
+    """Two writers each hold a turn and want the other's; both continue."""
+    set_timeout(settings, 60)  # a turn is waited for a quarter of it
     lend("a", "BookBought")
     lend("b", "BookBought")
     began = time.monotonic()

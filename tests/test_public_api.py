@@ -46,7 +46,7 @@ def test_the_package_loads_little_by_itself():
     assert names == {"ossy_event_store", "ossy_event_store.exceptions"}
 
 
-def test_a_public_name_loads_only_what_it_needs():
+def test_a_public_name_loads_only_the_rooms_that_it_needs():
     names = loaded("from ossy_event_store import Aggregate, EventStore")
     assert "multiprocessing" not in names
     rooms = {name.split(".")[1] for name in names if "." in name}
@@ -56,7 +56,7 @@ def test_a_public_name_loads_only_what_it_needs():
     }
 
 
-def test_every_public_name_says_what_it_is():
+def test_every_public_name_has_a_docstring():
     for name in ossy_event_store.__all__:
         value = getattr(ossy_event_store, name)
         if inspect.isclass(value) or inspect.isfunction(value):
@@ -66,7 +66,7 @@ def test_every_public_name_says_what_it_is():
                     assert inspect.getdoc(thing), f"{name}.{member}"
 
 
-def test_every_error_stands_in_one_tree():
+def test_all_errors_form_one_tree():
     base = ossy_event_store.EventStoreError
     errors = [
         value

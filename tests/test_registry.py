@@ -1,4 +1,4 @@
-"""Discovery: which classes are found, and what is said of a module that is wrong."""
+"""Discovery: which classes are found, and how a wrong module is reported."""
 
 import importlib
 import sys
@@ -10,7 +10,12 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ossy_event_store import AggregateRebuild, registry
 from ossy_event_store.exceptions import UnknownAggregateType
-from ossy_event_store.registry import discover, register_aggregate, registered, root_of
+from ossy_event_store.registry import (
+    discover,
+    register_aggregate,
+    registered_aggregates,
+    root_of,
+)
 from tests.library.aggregate import Book, Reader
 
 pytestmark = pytest.mark.versions
@@ -30,7 +35,7 @@ def source(name="Shelf", kind="Shelf"):
 
 
 @pytest.fixture(autouse=True)
-def _empty(monkeypatch):
+def _empty_registry(monkeypatch):
     monkeypatch.setattr(registry, "_registered", {})
 
 
@@ -63,18 +68,20 @@ def refusal():
     return str(caught.value)
 
 
-# Found
+# Discovered
 
 
-def test_the_modules_of_installed_apps_are_found():
+def test_modules_of_installed_apps_are_discovered():
     assert "tests.library.aggregate" in discover()
-    assert list(registered()) == ["Book"]  # the decorator ran at the first import
+    assert list(registered_aggregates()) == [
+        "Book"
+    ]  # its decorator ran at the first import
 
 
 def test_an_export_of_aggregate_and_id_is_registered(app):
     app(aggregate=source("Aggregate") + 'id = "Shelf"')
     discover()
-    assert list(registered()) == ["Shelf"]
+    assert list(registered_aggregates()) == ["Shelf"]
 
 
 def test_every_decorated_class_of_a_module_is_registered(app):
@@ -83,7 +90,7 @@ def test_every_decorated_class_of_a_module_is_registered(app):
         decorated += "@register_aggregate" + source(kind, kind)
     app(aggregate=decorated)
     discover()
-    assert list(registered()) == ["One", "Two"]
+    assert list(registered_aggregates()) == ["One", "Two"]
 
 
 def test_a_package_is_a_module_too(app, tmp_path):
@@ -92,48 +99,48 @@ def test_a_package_is_a_module_too(app, tmp_path):
     text = source("Aggregate") + 'id = "Shelf"'
     (tmp_path / "shelves" / "aggregate" / "__init__.py").write_text(text)
     discover()
-    assert list(registered()) == ["Shelf"]
+    assert list(registered_aggregates()) == ["Shelf"]
 
 
-def test_an_app_without_the_module_is_passed_over(app):
+def test_an_app_without_the_module_is_skipped(app):
     app(models="")
     assert discover() == []
 
 
 def test_a_module_without_exports_registers_nothing(app):
     app(aggregate="x = 1")
-    assert (discover(), registered()) == (["shelves.aggregate"], {})
+    assert (discover(), registered_aggregates()) == (["shelves.aggregate"], {})
 
 
-def test_a_module_that_imports_our_aggregate_exports_none(app):
+def test_a_module_that_imports_our_aggregate_does_not_export_it(app):
     app(aggregate="from ossy_event_store import Aggregate\n" + source())
     discover()
-    assert registered() == {}
+    assert registered_aggregates() == {}
 
 
-def test_discovery_may_be_repeated(app):
+def test_discovery_can_be_repeated(app):
     app(aggregate=source("Aggregate") + 'id = "Shelf"')
     assert discover() == discover()
-    assert list(registered()) == ["Shelf"]
+    assert list(registered_aggregates()) == ["Shelf"]
 
 
 def test_a_class_that_is_exported_and_decorated_is_registered_once(app):
     text = "from ossy_event_store import register_aggregate\n@register_aggregate"
     app(aggregate=text + source() + 'Aggregate = Shelf\nid = "Shelf"')
     discover()
-    assert list(registered()) == ["Shelf"]
+    assert list(registered_aggregates()) == ["Shelf"]
 
 
-def test_an_export_of_builtin_id_is_none(app):
+def test_the_builtin_id_is_not_an_export(app):
     app(aggregate="from builtins import id")
     discover()
-    assert registered() == {}
+    assert registered_aggregates() == {}
 
 
 # Refused
 
 
-def test_an_id_that_is_not_the_type_is_refused_with_module_and_class(app):
+def test_an_id_that_differs_from_the_type_is_refused(app):
     app(aggregate=source("Aggregate") + 'id = "Shelves"')
     assert refusal() == (
         "shelves.aggregate: id is 'Shelves', but shelves.aggregate.Aggregate."
@@ -179,33 +186,29 @@ def test_an_id_beside_our_own_aggregate_is_refused(app):
         ("Aggregate = None", "exports id = 'Shelf' but no Aggregate"),
     ],
 )
-def test_an_export_that_is_no_reducer_is_refused_with_its_module(app, text, reason):
+def test_an_export_that_is_not_a_reducer_is_refused(app, text, reason):
     app(aggregate=text + '\nid = "Shelf"')
     error = refusal()
     assert error.startswith("shelves.aggregate")
     assert reason in error
 
 
-def test_two_classes_of_one_type_are_refused_with_both_names(app):
+def test_two_classes_of_one_type_are_refused(app):
     app("one", aggregate=source("Aggregate") + 'id = "Shelf"')
     app("two", aggregate=source("Aggregate") + 'id = "Shelf"')
     assert refusal() == (
-        "Two aggregate classes are called 'Shelf': one.aggregate.Aggregate and "
-        "two.aggregate.Aggregate. An aggregate_type belongs to one class."
+        "Two aggregate classes have the aggregate_type 'Shelf': "
+        "one.aggregate.Aggregate and two.aggregate.Aggregate. Give each class its own."
     )
 
 
-def test_a_subclass_needs_a_type_of_its_own():
+def test_a_subclass_needs_its_own_type():
     class Novel(Book):
         pass
 
     register_aggregate(Book)
-    with pytest.raises(ImproperlyConfigured, match="Two aggregate classes are called"):
+    with pytest.raises(ImproperlyConfigured, match="Two aggregate classes have"):
         register_aggregate(Novel)
-
-
-def test_the_first_of_two_classes_stays_registered():
-    test_a_subclass_needs_a_type_of_its_own()
     assert root_of("Book") is Book
 
 
@@ -219,15 +222,15 @@ def test_the_first_of_two_classes_stays_registered():
         ("raise ImportError('no')", ImportError),
     ],
 )
-def test_what_a_module_raises_passes_with_its_own_traceback(app, text, error):
+def test_an_error_of_a_module_keeps_its_traceback(app, text, error):
     with pytest.raises(error) as caught:
         app(aggregate=text)
         discover()
-    shown = "".join(traceback.format_exception(caught.value))
-    assert "shelves/aggregate.py" in shown
+    printed = "".join(traceback.format_exception(caught.value))
+    assert "shelves/aggregate.py" in printed
 
 
-def test_a_module_whose_package_is_broken_is_not_passed_over(app):
+def test_a_module_that_imports_a_broken_one_is_not_skipped(app):
     app(aggregate="import shelves.other", other="import no_such_module")
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         discover()
@@ -236,17 +239,17 @@ def test_a_module_whose_package_is_broken_is_not_passed_over(app):
 # Registered
 
 
-def test_a_decorated_class_is_the_class():
+def test_the_decorator_returns_the_class():
     assert register_aggregate(Book) is Book
 
 
-def test_a_class_may_be_registered_twice():
+def test_a_class_can_be_registered_twice():
     register_aggregate(Book)
     register_aggregate(Book)
-    assert registered() == {"Book": Book}
+    assert registered_aggregates() == {"Book": Book}
 
 
-def test_a_class_of_a_module_imported_anew_takes_the_place_of_the_old():
+def test_a_class_of_a_reimported_module_replaces_the_old_one():
     twin = type("Book", (), {**vars(Book), "__module__": Book.__module__})
     register_aggregate(Book)
     register_aggregate(twin)
@@ -256,20 +259,20 @@ def test_a_class_of_a_module_imported_anew_takes_the_place_of_the_old():
 def test_classes_are_in_order_of_type():
     register_aggregate(Reader)
     register_aggregate(Book)
-    assert list(registered()) == ["Book", "Reader"]
+    assert list(registered_aggregates()) == ["Book", "Reader"]
 
 
-def test_a_copy_of_the_registry_is_given():
-    registered()["Book"] = Book
-    assert registered() == {}
+def test_changing_the_returned_classes_changes_no_registration():
+    registered_aggregates()["Book"] = Book
+    assert registered_aggregates() == {}
 
 
-def test_the_rebuild_registers_under_the_readmes_name():
+def test_the_rebuild_can_register_a_class():
     AggregateRebuild.register_aggregate(Book)
     assert root_of("Book") is Book
 
 
-def test_an_unknown_type_names_those_that_are_registered():
+def test_an_unknown_type_is_answered_with_the_registered_ones():
     register_aggregate(Reader)
     register_aggregate(Book)
     with pytest.raises(UnknownAggregateType) as caught:
@@ -278,18 +281,18 @@ def test_an_unknown_type_names_those_that_are_registered():
 
 
 @pytest.mark.parametrize("kind", [None, 5, {}, ["Book"]])
-def test_a_type_that_is_no_text_is_an_error_of_its_own(kind):
+def test_a_type_that_is_not_a_string_is_an_error(kind):
     with pytest.raises((UnknownAggregateType, TypeError)):
         root_of(kind)
 
 
-def test_setting_django_up_discovers(app, settings):
+def test_django_setup_discovers(app, settings):
     app(aggregate=source("Aggregate") + 'id = "Shelf"')
     settings.INSTALLED_APPS = ["ossy_event_store", "shelves"]
-    assert "Shelf" in registered()
+    assert "Shelf" in registered_aggregates()
 
 
-def test_setting_django_up_fails_where_discovery_fails(app, settings):
+def test_django_setup_fails_if_discovery_fails(app, settings):
     app(aggregate=source("Aggregate"))
     with pytest.raises(ImproperlyConfigured, match="but no id"):
         settings.INSTALLED_APPS = ["ossy_event_store", "shelves"]

@@ -37,8 +37,8 @@ from ossy_event_store.rebuild.tallies import tallies
 from ossy_event_store.subscriptions import declaration, operator_actions
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.library.aggregate import Book, Reader
-from tests.subscriptions.test_consumer import running
 from tests.support import servers
+from tests.support.subscriptions import running
 
 pytestmark = [
     pytest.mark.faults,

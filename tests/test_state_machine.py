@@ -1,4 +1,4 @@
-"""The store against a model of itself: a list of events for every stream."""
+"""The store against a model of it: a list of events for every stream."""
 
 import asyncio
 import itertools
@@ -41,7 +41,7 @@ faces = st.sampled_from(["blocking", "awaitable"])
 
 
 class Library(RuleBasedStateMachine):
-    """Does to the store and to a model whatever a program might do."""
+    """Does to the store and to the model whatever a program might do."""
 
     loaded = Bundle("loaded")
     stored = Bundle("stored")
@@ -67,7 +67,7 @@ class Library(RuleBasedStateMachine):
     def with_ids(self, events):
         return [{**event, "id": f"event-{next(self.ids)}"} for event in events]
 
-    def took(self, stream, events):
+    def record(self, stream, events):
         self.touched.add(stream)
         self.model[stream] += events
         return multiple(*((stream, event) for event in events))
@@ -94,7 +94,7 @@ class Library(RuleBasedStateMachine):
                 self.face(face)(Aggregate.of, Book, first)
             return multiple()
         assert self.face(face)(Aggregate.of, Book, first).version == 1
-        return self.took(stream, [event])
+        return self.record(stream, [event])
 
     @rule(
         target=stored,
@@ -108,7 +108,7 @@ class Library(RuleBasedStateMachine):
         if before == end:
             assert self.face(face)(book.add, *events) is book
             assert book.version == end + len(events)
-            return self.took(book.id, events)
+            return self.record(book.id, events)
         with pytest.raises(ConcurrencyError) as caught:
             self.face(face)(book.add, *events)
         assert (caught.value.expected_version, caught.value.actual_version) == (
@@ -127,7 +127,7 @@ class Library(RuleBasedStateMachine):
         face=faces,
     )
     def append(self, stream, events, off, face):
-        """Append where the stream ends, or at a version that is right or wrong."""
+        """Append at the end of the stream, or at a right or wrong expected version."""
         events, end = self.with_ids(events), len(self.model[stream])
         raw = [{**e, "aggregateId": stream, "aggregateType": "Book"} for e in events]
         expected = None if off is None else max(0, end + off)
@@ -136,7 +136,7 @@ class Library(RuleBasedStateMachine):
             documents = append(EventStore.append_events, raw, expected_version=expected)
             versions = [document["aggregateVersion"] for document in documents]
             assert versions == list(range(end + 1, end + 1 + len(events)))
-            return self.took(stream, events)
+            return self.record(stream, events)
         with pytest.raises(ConcurrencyError) as caught:
             append(EventStore.append_events, raw, expected_version=expected)
         assert caught.value.actual_version == end
@@ -159,7 +159,7 @@ class Library(RuleBasedStateMachine):
 
         book = self.face(face)(Aggregate.execute, Book, stream, decide)
         assert seen == [len(self.model[stream])]
-        result = self.took(stream, events)
+        result = self.record(stream, events)
         assert book.version == len(self.model[stream])
         return result
 
@@ -222,7 +222,7 @@ class Library(RuleBasedStateMachine):
         (event,) = self.with_ids([event])
         new.add(event).save()
         self.face(face)(old.save)
-        self.took(stream, [event])
+        self.record(stream, [event])
         self.snapshots[stream] = new.version
 
     @rule(book=consumes(loaded))
@@ -247,7 +247,7 @@ class Library(RuleBasedStateMachine):
     # --- what must hold
 
     @invariant()
-    def the_store_is_as_the_model(self):
+    def the_store_equals_the_model(self):
         for stream in getattr(self, "touched", ()):
             self.check(stream)
         self.touched = set()
@@ -276,7 +276,7 @@ def content(document):
     return {k: document[k] for k in ("type", "payload")} | {"id": document["_id"]}
 
 
-def test_whatever_a_program_does_the_store_is_as_its_model(store):
+def test_the_store_equals_its_model_whatever_a_program_does(store):
     run_state_machine_as_test(
         Library,
         settings=hypothesis_settings(

@@ -13,7 +13,7 @@ from ..documents.display import lines, visible
 from ..mongodb import connection
 from ..mongodb.ports import drive
 from ..streams import lookup
-from ..streams.import_export import line_of
+from ..streams.event_lines import line_of
 from . import event_lookups
 from .base import StoreModelAdmin, download, may
 from .event_fields import text_in_metadata

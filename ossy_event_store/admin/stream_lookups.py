@@ -11,7 +11,7 @@ from ..documents.event_document import check_id, read_event
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.indexes import FIRST_EVENTS, SNAPSHOT_HEADS, STREAM_VERSIONS
-from ..registry import registered
+from ..registry import registered_aggregates
 from ..streams.reducers import revision_of
 from .event_fields import LISTED_FIELDS, SHORT_PAYLOAD, collect
 from .paging import PAGE_SIZE, Cursor, Page, Search, read_page
@@ -130,7 +130,7 @@ async def _add_snapshots(store: Store, heads: Sequence[Document]) -> None:
 def class_of(event: Document) -> Any:
     """Return the class that folds an event's stream, or None if none is registered."""
     kind = event.get("aggregateType")
-    return registered().get(kind) if type(kind) is str else None
+    return registered_aggregates().get(kind) if type(kind) is str else None
 
 
 def snapshot_status(head: Document, snapshot: Document | None) -> str:

@@ -15,7 +15,7 @@ from ..documents.event_document import stored_state
 from ..exceptions import InvalidState
 from ..mongodb.connection import Store
 from ..mongodb.ports import drive
-from ..streams.state_at_version import Moment, moment
+from ..streams.state_at_version import StateAtVersion, load_state_at
 from . import stream_lookups
 from .base import SNAPSHOT_STATUS, StoreModelAdmin, may
 from .query_string import version_of
@@ -109,16 +109,18 @@ class StreamPage:
             "other_order": self._url("change", version=self.version, order=other_order),
         }
 
-    def _moment(self, Root: Any) -> Moment | None:
+    def _moment(self, Root: Any) -> StateAtVersion | None:
         """Return the state at the version, for users who may see it."""
         if not self.may_open or Root is None:
             return None
         fresh = "fresh" in self.request.GET or self.last <= LONG_STREAM
         return drive(
-            moment(self.store, Root, self.aggregate_id, self.version, fresh=fresh)
+            load_state_at(
+                self.store, Root, self.aggregate_id, self.version, ignore_snapshot=fresh
+            )
         )
 
-    def _snapshot(self, then: Moment | None) -> dict[str, Any] | None:
+    def _snapshot(self, then: StateAtVersion | None) -> dict[str, Any] | None:
         """Return how the snapshot compares to its stream, for users who may see it."""
         if not may(self.request, "view_snapshot"):
             return None
@@ -142,18 +144,18 @@ class StreamPage:
             row["is_same"] = _is_same(drive(self.store.snapshots.find_one(query)), then)
         return row
 
-    def _is_fresh(self, then: Moment) -> bool:
+    def _is_fresh(self, then: StateAtVersion) -> bool:
         """Whether the last state was folded from the first event, without an error."""
-        return not (then.since or then.error) and then.version == self.last
+        return not (then.snapshot_version or then.error) and then.version == self.last
 
 
-def moment_row(then: Moment | None) -> dict[str, Any] | None:
+def moment_row(then: StateAtVersion | None) -> dict[str, Any] | None:
     """Return what the template shows of a state, and of the changes that led to it."""
     if then is None:
         return None
     row: dict[str, Any] = {
-        "reached": then.reached,
-        "since": then.since,
+        "reached": then.folded_version,
+        "since": then.snapshot_version,
         "error": None if then.error is None else visible(then.error.error),
         "error_version": None if then.error is None else then.error.version,
         "state": lines(then.state),
@@ -177,7 +179,7 @@ def _change_rows(changed: Sequence[Any]) -> list[dict[str, str]]:
     ]
 
 
-def _is_same(snapshot: Document | None, then: Moment) -> bool | None:
+def _is_same(snapshot: Document | None, then: StateAtVersion) -> bool | None:
     if snapshot is None or snapshot.get("aggregateVersion") != then.version:
         return None
     try:

@@ -29,10 +29,10 @@ from ..mongodb import connection
 from ..mongodb.ports import drive, drive_each
 from ..rebuild.api import AggregateRebuild
 from ..rebuild.tallies import Tally, tallies
-from ..registry import registered
+from ..registry import registered_aggregates
 from ..streams import lookup
-from ..streams.import_export import export_events
-from ..streams.state_at_version import moment
+from ..streams.export_events import export_events
+from ..streams.state_at_version import load_state_at
 from . import overview, stream_lookups
 from .base import StoreModelAdmin, attachment, download, may
 from .paging import Page
@@ -141,7 +141,7 @@ class StreamAdmin(StoreModelAdmin):
         return {
             "name": visible(name),
             "url": self.url_of("stream", "changelist", type=name),
-            "is_registered": name in registered(),
+            "is_registered": name in registered_aggregates(),
             "tally": tally,
             "failures": [
                 {
@@ -203,7 +203,7 @@ class StreamAdmin(StoreModelAdmin):
         if Root is None:
             raise Http404(_("No class is registered for this type."))
         version = version_of(request, head["aggregateVersion"])
-        then = drive(moment(store, Root, head["aggregateId"], version))
+        then = drive(load_state_at(store, Root, head["aggregateId"], version))
         if then.error is not None:
             raise Http404(str(then.error))
         try:

@@ -85,7 +85,7 @@ class SubscriptionAdmin(StoreModelAdmin):
         found = drive(status(store, name))
         if found is None:
             raise Http404(_("This subscription does not exist."))
-        parked = drive(parked_streams.parked(store, name, limit=self.parked_limit))
+        parked = drive(parked_streams.find_parked(store, name, limit=self.parked_limit))
         skipped = drive(_skipped(store, name))
         error = _unless_parked(found.last_error, parked)
         # A subscription that never ran has no checkpoint to continue from.

@@ -143,7 +143,9 @@ def _subscriptions(store: Store, hello: Mapping[str, Any]) -> Iterator[CheckMess
 
 def _has_subscriptions() -> bool:
     """Whether the project declares any besides the built-in one for snapshots."""
-    return any(one.kind != SNAPSHOTS for one in declaration.registered().values())
+    return any(
+        one.kind != SNAPSHOTS for one in declaration.registered_subscriptions().values()
+    )
 
 
 def _has_positions(store: Store) -> bool:

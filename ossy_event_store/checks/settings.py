@@ -52,7 +52,7 @@ def _ambiguities(source: Source) -> Iterator[CheckMessage]:
 
 def check_subscriptions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Check that the app with the tables that subscriptions need is installed."""
-    return list(_without_tables(declaration.registered().values()))
+    return list(_without_tables(declaration.registered_subscriptions().values()))
 
 
 def _without_tables(declared: Iterable[Subscription]) -> Iterator[CheckMessage]:

@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
+from importlib import metadata
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -117,9 +118,11 @@ def _client_arguments(source: Source) -> dict[str, Any]:
 
 
 def _driver() -> DriverInfo:
-    from .. import __version__
-
-    return DriverInfo("ossy-event-store", __version__)
+    try:
+        version = metadata.version("ossy-event-store")
+    except metadata.PackageNotFoundError:  # a copy inside a project, not installed
+        version = None
+    return DriverInfo("ossy-event-store", version)
 
 
 def _build(make: Any, source: Source, arguments: Mapping[str, Any]) -> Any:

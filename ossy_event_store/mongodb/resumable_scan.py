@@ -28,7 +28,7 @@ _IN_ORDER = [("aggregateId", 1), ("aggregateVersion", 1)]
 
 
 async def scan(
-    store: Store, query: Document, *, pushed: bool = True
+    store: Store, query: Document, *, size: int | None = None, pushed: bool = True
 ) -> AsyncGenerator[list[Document], None]:
     """
     Yield the events of a query in batches, in order of stream and version.
@@ -40,6 +40,7 @@ async def scan(
     Args:
         store: one face of the store.
         query: which events.
+        size: events a round trip.
         pushed: let the server send unasked, which holds a connection until the end;
             False for whoever may take their time.
     """
@@ -48,7 +49,11 @@ async def scan(
     while True:
         given = last  # what was given before this scan was opened
         found = _batches(
-            store.events, _from(query, given), BATCH, pushed=pushed, sort=_IN_ORDER
+            store.events,
+            _from(query, given),
+            size or BATCH,
+            pushed=pushed,
+            sort=_IN_ORDER,
         )
         try:
             async with aclosing(found) as batches:

@@ -1,1 +1,1 @@
-"""Status, health and metrics of subscriptions."""
+"""Status, health and metrics of the store and its subscriptions."""

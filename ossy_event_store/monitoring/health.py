@@ -1,7 +1,7 @@
 """
-Whether all is well: the store answers, positions are given, subscriptions keep up.
+Health checks: the store answers, positions are assigned, subscriptions keep up.
 
-``figures()`` says it as a dict, ``HealthView`` with status 200 or 503.
+``figures()`` returns them as a dict, ``HealthView`` responds with status 200 or 503.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from ..mongodb.write_errors import short_reason
 from ..positions import leased_sequencer, reader
 from ..projections.projection import BUILD_KIND
 from ..subscriptions.transactions import is_away
-from .status import Status, holds, statuses
+from .status import Status, is_held, statuses
 
 logger = logging.getLogger("ossy_event_store")
 
-#: What ``HealthView`` tells only with ``details=True``: hosts, and what an error says.
+#: What ``HealthView`` shows only with ``details=True``: hosts and texts of errors.
 DETAILS = frozenset({"error", "owner", "stopped", "last_error"})
 
 
 def figures() -> dict[str, Any]:
     """
-    Return how the store stands, as a dict for JSON.
+    Return the health of the store and its figures, as a dict for JSON.
 
-    Its keys: ``ok``; ``reasons``, in words, why it is not; ``store``: whether it is
-    ``reachable``, and the ``error`` if something is wrong with it; ``positions``: the
-    ``head``, how many ``events`` there are (as MongoDB estimates), whether somebody is
-    ``given`` the work of giving them and who, ``lag_seconds`` of the event that waits
-    longest; and ``subscriptions``, a list of how each stands. A server that does not
-    answer is told here, and not raised.
+    Its keys: ``ok``; ``reasons``, sentences that say why it is not; ``store``: whether
+    it is ``reachable``, and the ``error`` if it has one; ``positions``: the ``head``,
+    the number of ``events`` (as MongoDB estimates it), whether a process is ``running``
+    that assigns positions and its ``owner``, and ``lag_seconds`` of the event that has
+    waited longest for its position; and ``subscriptions``, the status of each. A server
+    that does not answer raises nothing: the dict says so.
     """
     try:
         limits = limits_of_settings()
@@ -86,46 +86,46 @@ def _unanswered(error: Exception) -> dict[str, Any]:
 
 
 async def _figures(store: Store, limits: HealthLimits) -> dict[str, Any]:
-    found = await statuses(store)
-    given = await _positions(store)
-    expected = bool(given["head"]) or any(one.declared for one in found)
+    subscriptions = await statuses(store)
+    positions = await _positions(store)
+    is_used = bool(positions["head"]) or any(one.declared for one in subscriptions)
     reasons = [
-        *_doubts_of_positions(given, limits, expected=expected),
-        *(reason for one in found for reason in doubts(one, limits)),
+        *_problems_of_positions(positions, limits, is_used=is_used),
+        *(problem for one in subscriptions for problem in problems(one, limits)),
     ]
     return {
         "ok": not reasons,
         "reasons": reasons,
         "store": {"reachable": True, "error": None},
-        "positions": given,
-        "subscriptions": [_told(one) for one in found],
+        "positions": positions,
+        "subscriptions": [_as_json(one) for one in subscriptions],
     }
 
 
 async def _positions(store: Store) -> dict[str, Any]:
     lease = await store.leases.find_one({"_id": leased_sequencer.LEASE_NAME})
     now = dt.datetime.now(dt.UTC)
-    is_given = holds(lease, now)
+    is_running = is_held(lease, now)
     since = await reader.waiting_since(store)
     return {
         "head": await reader.head_position(store),
         "events": await store.events.count(),
-        "running": is_given,
-        "owner": lease["owner"] if lease and is_given else None,
+        "running": is_running,
+        "owner": lease["owner"] if lease and is_running else None,
         "lag_seconds": (now - since).total_seconds() if since else 0.0,
     }
 
 
-def _told(one: Status) -> dict[str, Any]:
-    """Return a status with what JSON can hold, and without the tracebacks."""
-    told = one.as_dict()
-    told["updated"] = one.updated.isoformat() if one.updated else None
+def _as_json(one: Status) -> dict[str, Any]:
+    """Return a status with values that JSON can hold, and without tracebacks."""
+    values = one.as_dict()
+    values["updated"] = one.updated.isoformat() if one.updated else None
     for name in ("last_error", "stopped"):
-        failure: Mapping[str, Any] = told[name] or {}
-        told[name] = {
+        failure: Mapping[str, Any] = values[name] or {}
+        values[name] = {
             key: _plain(value) for key, value in failure.items() if key != "traceback"
         } or None
-    return told
+    return values
 
 
 def _plain(value: Any) -> Any:
@@ -134,28 +134,29 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, type(None))) else str(value)
 
 
-# --- the verdict ------------------------------------------------------------
+# --- problems ---------------------------------------------------------------
 
 
-def _doubts_of_positions(
-    given: Mapping[str, Any], limits: HealthLimits, *, expected: bool
+def _problems_of_positions(
+    positions: Mapping[str, Any], limits: HealthLimits, *, is_used: bool
 ) -> Iterator[str]:
-    if not given["running"] and limits.RUNNING and expected:
-        yield "No process gives positions: run manage.py run_subscriptions."
-    is_used = given["head"] or (limits.RUNNING and expected)
-    seconds = given["lag_seconds"]
-    if is_used and _exceeds(seconds, limits.POSITION_SECONDS):
+    if not positions["running"] and limits.RUNNING and is_used:
+        yield "No process is assigning positions; start manage.py run_subscriptions."
+    seconds = positions["lag_seconds"]
+    is_expected = positions["head"] or (limits.RUNNING and is_used)
+    if is_expected and _exceeds(seconds, limits.POSITION_SECONDS):
         yield f"An event has waited for its position for {seconds:,.0f} seconds."
 
 
-def doubts(one: Status, limits: HealthLimits) -> Iterator[str]:
-    """Yield why a subscription is not healthy, in words."""
+def problems(one: Status, limits: HealthLimits) -> Iterator[str]:
+    """Yield sentences that say why a subscription is not healthy."""
     if not one.declared or one.kind == BUILD_KIND:
-        return  # of code that is gone, or not in use yet: nobody waits for it
+        return  # its code is gone, or it is not in use yet: nobody waits for it
     if one.state == "stopped":
         yield f"{one.name} has stopped at an event."
     elif one.state != "running" and limits.RUNNING:
-        yield f"{one.name} {'never ran' if one.state == 'new' else 'does not run'}."
+        what = "has never run" if one.state == "new" else "is not running"
+        yield f"{one.name} {what}."
     if _exceeds(one.lag, limits.LAG):
         yield f"{one.name} is {one.lag:,} events behind."
     if _exceeds(one.lag_seconds, limits.LAG_SECONDS):
@@ -174,12 +175,12 @@ def _exceeds(value: float, limit: float | None) -> bool:
 @method_decorator(never_cache, name="dispatch")
 class HealthView(View):
     """
-    Answers with ``figures()`` as JSON: status 200 if all is well, 503 if not.
+    Responds with ``figures()`` as JSON: status 200 if the store is healthy, 503 if not.
 
-    It may be public: it tells names of subscriptions and figures, but no host, no
-    stream and no text of an error. ``HealthView.as_view(details=True)`` tells all;
-    ``as_view(store_only=True)`` only asks whether the store answers, for a load
-    balancer, which must not take every process out since a subscription is behind.
+    It may be public: it shows the names of subscriptions and figures, but no hosts, no
+    streams and no texts of errors. ``HealthView.as_view(details=True)`` shows those as
+    well. ``as_view(store_only=True)`` only checks that the store answers; it is meant
+    for load balancers, which must not take a process out because a subscription lags.
     """
 
     http_method_names: ClassVar[list[str]] = ["get", "head"]  # type: ignore[misc]
@@ -187,24 +188,24 @@ class HealthView(View):
     store_only = False
 
     def get(self, request: HttpRequest) -> JsonResponse:
-        """Answer; a failure is an answer as well."""
+        """Respond; a failure gets a response, too."""
         try:
             found = _ping() if self.store_only else figures()
         except Exception as error:
-            logger.exception("The health of the store is not known.")
+            logger.exception("Cannot determine the health of the event store.")
             found = _unanswered(error)
-        told = found if self.details else _public(found)
-        answer = JsonResponse(told, status=200 if found["ok"] else 503)
+        body = found if self.details else _public(found)
+        response = JsonResponse(body, status=200 if found["ok"] else 503)
         if not found["ok"]:
             why = found["store"]["error"] or " ".join(found["reasons"])
-            logger.warning("Not healthy: %s", why)
-            # Django logs each 503 as an error, which by default it mails to the admins.
-            answer._has_been_logged = True  # type: ignore[attr-defined]
-        return answer
+            logger.warning("The event store is unhealthy: %s", why)
+            # Django logs each 503 as an error, which it mails to the admins by default.
+            response._has_been_logged = True  # type: ignore[attr-defined]
+        return response
 
 
 def _ping() -> dict[str, Any]:
-    """Return the part of ``figures()`` that is about the store alone."""
+    """Return the part of ``figures()`` that concerns the store alone."""
     try:
         with in_time(limits_of_settings().TIMEOUT):
             drive(connection.blocking().client.command("ping"))
@@ -215,7 +216,7 @@ def _ping() -> dict[str, Any]:
 
 
 def _public(value: Any) -> Any:
-    """Return figures without what is nobody else's business."""
+    """Return figures without the details."""
     if isinstance(value, dict):
         return {k: _public(v) for k, v in value.items() if k not in DETAILS}
     if isinstance(value, list):

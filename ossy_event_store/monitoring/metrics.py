@@ -1,5 +1,5 @@
 """
-The figures of ``health`` for Prometheus; needs the extra ``prometheus``.
+Metrics for Prometheus, from the figures of ``health``; needs the extra ``prometheus``.
 """
 
 from __future__ import annotations
@@ -16,31 +16,34 @@ from django.views.decorators.cache import never_cache
 
 from . import health
 
-#: Of each subscription: the metric, which is a counter or a gauge, what it is, and how
-#: it is taken from the figures.
-SUBSCRIPTION: Mapping[str, tuple[str, Any]] = {
+#: Metrics of each subscription: the help text, and the value in its figures.
+SUBSCRIPTION_METRICS: Mapping[str, tuple[str, Any]] = {
     "running": ("Whether a process runs it.", lambda one: one["state"] == "running"),
     "stopped": ("Whether it has stopped at an event.", lambda one: one["stopped"]),
     "declared": ("Whether the code declares it.", lambda one: one["declared"]),
-    "lag_events": ("Events behind the last position.", lambda one: one["lag"]),
+    "lag_events": ("Events after its checkpoint.", lambda one: one["lag"]),
     "lag_seconds": (
         "Seconds since the next event that it wants was recorded.",
         lambda one: one["lag_seconds"],
     ),
-    "rate": ("Events a second, lately.", lambda one: one["rate"]),
-    "delivered": ("Events handed on since it began.", lambda one: one["delivered"]),
-    "parked": ("Streams that wait since a handler failed.", lambda one: one["parked"]),
+    "rate": ("Recent events per second.", lambda one: one["rate"]),
+    "delivered": (
+        "Events delivered since its first run.",
+        lambda one: one["delivered"],
+    ),
+    "parked": ("Streams parked after a failure.", lambda one: one["parked"]),
     "changed": (
         "Whether the class of a projection has changed since it was built.",
         lambda one: one["changed"],
     ),
 }
-POSITIONS: Mapping[str, tuple[str, str]] = {
+#: Metrics of the positions: the help text, and the key in their figures.
+POSITION_METRICS: Mapping[str, tuple[str, str]] = {
     "head_position": ("The last position.", "head"),
-    "events": ("Events stored, as MongoDB estimates.", "events"),
-    "sequencer_running": ("Whether a process gives positions.", "running"),
+    "events": ("Stored events, as MongoDB estimates.", "events"),
+    "sequencer_running": ("Whether a process assigns positions.", "running"),
     "position_lag_seconds": (
-        "Seconds that an event waits for its position.",
+        "Seconds that an event has waited for its position.",
         "lag_seconds",
     ),
 }
@@ -60,26 +63,25 @@ def prometheus() -> Any:
         return import_module("prometheus_client")
     except ImportError:
         raise ImproperlyConfigured(
-            "MetricsView needs the package prometheus-client: install "
-            "ossy_event_store with the extra prometheus, as in "
-            "pip install 'ossy_event_store[prometheus]'."
+            "MetricsView needs the package prometheus-client, which is not installed. "
+            "Run pip install 'ossy_event_store[prometheus]'."
         ) from None
 
 
 class Collector:
     """
-    Collects the figures anew each time it is asked.
+    Reads the figures each time that Prometheus scrapes them.
 
-    ``MetricsView`` has one in a registry of its own. To have them among the metrics of
-    your own, ``prometheus_client.REGISTRY.register(Collector())``.
+    ``MetricsView`` has one in its own registry. To add it to the metrics of your
+    project, call ``prometheus_client.REGISTRY.register(Collector())``.
     """
 
     def describe(self) -> list[Any]:
-        """Return nothing, so that to register it asks no server."""
+        """Return nothing, so that registering it needs no server."""
         return []
 
     def collect(self) -> Iterator[Any]:
-        """Yield the metrics; without an answer only that there is none."""
+        """Yield the metrics; if the store does not answer, only that it does not."""
         yield from metrics(health.figures())
 
 
@@ -91,31 +93,31 @@ def metrics(figures: Mapping[str, Any]) -> Iterator[Any]:
         return core.GaugeMetricFamily(f"{PREFIX}_{name}", what, value=float(value))
 
     yield gauge("up", "Whether the store answers.", figures["store"]["reachable"])
-    yield gauge("healthy", "Whether all is within the limits.", figures["ok"])
+    yield gauge("healthy", "Whether all figures are within the limits.", figures["ok"])
     if figures["positions"] is None:
         return
-    for name, (what, key) in POSITIONS.items():
+    for name, (what, key) in POSITION_METRICS.items():
         yield gauge(name, what, figures["positions"][key])
-    for name, (what, value_of) in SUBSCRIPTION.items():
-        counts = name in COUNTERS
-        family = core.CounterMetricFamily if counts else core.GaugeMetricFamily
+    for name, (what, value_of) in SUBSCRIPTION_METRICS.items():
+        is_counter = name in COUNTERS
+        family = core.CounterMetricFamily if is_counter else core.GaugeMetricFamily
         metric = family(f"{PREFIX}_subscription_{name}", what, labels=["subscription"])
         for one in figures["subscriptions"]:
-            metric.add_metric([one["name"]], float(bool_or_number(value_of(one))))
+            metric.add_metric([one["name"]], float(as_number(value_of(one))))
         yield metric
 
 
-def bool_or_number(value: Any) -> float:
-    """Return a number; of what is not one, whether there is something."""
+def as_number(value: Any) -> float:
+    """Return a number; for other values, whether they are true."""
     return value if isinstance(value, (int, float)) else bool(value)
 
 
 @method_decorator(never_cache, name="dispatch")
 class MetricsView(View):
     """
-    Answers with the metrics in Prometheus' text format, always with status 200.
+    Responds with the metrics in Prometheus' text format, always with status 200.
 
-    Every process answers with the same figures, since they are the store's.
+    Every process responds with the same figures, because they are the store's.
     """
 
     http_method_names: ClassVar[list[str]] = ["get", "head"]  # type: ignore[misc]
@@ -132,7 +134,7 @@ class MetricsView(View):
         return super().as_view(**initkwargs)
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        """Answer."""
+        """Respond."""
         client = prometheus()
         registry = client.CollectorRegistry()
         registry.register(Collector())

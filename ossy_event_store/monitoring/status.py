@@ -1,5 +1,5 @@
 """
-How the subscriptions stand: how far behind, how fast, what waits, who runs them.
+The status of each subscription: its lag, its rate, its parked streams, its owner.
 """
 
 from __future__ import annotations
@@ -17,68 +17,70 @@ from ..positions.reader import head_position, read
 from ..projections.generations import revision
 from ..projections.projection import BUILD_KIND, registered_projections
 from ..subscriptions import declaration
-from ..subscriptions.consumer import LEASE, lease_of
+from ..subscriptions.claim import DEFAULT_TIMINGS, lease_of
 
-QUIET = 3 * LEASE  # seconds after which a rate that nobody wrote anew is 0
+# After this time without an update, the rate of a subscription is 0.
+RATE_VALID_SECONDS = 3 * DEFAULT_TIMINGS.lease_seconds
 
 State = Literal["running", "not running", "stopped", "new"]
 
 
 @dataclass(frozen=True)
 class Status:
-    """One subscription as it stands."""
+    """The status of one subscription."""
 
     name: str
     #: ``subscription``, ``projection``, ``snapshots`` or ``projection build``.
     kind: str
-    #: ``running`` somewhere, ``not running`` anywhere, ``stopped`` by a failure, or
-    #: ``new`` as long as it has never run.
+    #: ``running`` in a process, ``not running`` in any, ``stopped`` by a failure, or
+    #: ``new`` if it has never run.
     state: State
-    #: Position behind which it goes on.
+    #: Its checkpoint: the position of the last event that is done.
     position: int
-    #: Events behind the last one that has a position, whether it wants them or not.
+    #: Events after its checkpoint that have a position, whether it wants them or not.
     lag: int
-    #: Seconds since the next event it wants was recorded; 0 if there is none.
+    #: Seconds since the next event that it wants was recorded; 0 if there is none.
     lag_seconds: float
-    #: Events a second, lately.
+    #: Recent events per second.
     rate: float
-    #: Events handed on since it began.
+    #: Events delivered since its first run.
     delivered: int
-    #: Streams that wait since a handler failed.
+    #: Parked streams.
     parked: int
-    #: Process that runs it: host, process id and a random part.
+    #: The process that runs it: host, process id and a random part.
     owner: str | None
-    #: When its checkpoint was written last.
+    #: When its checkpoint was last written.
     updated: dt.datetime | None
-    #: The last failure: ``error``, ``traceback`` and, of an event, where it is.
+    #: The last failure: ``error``, ``traceback`` and, if an event failed, where it is.
     last_error: Mapping[str, Any] | None
-    #: The event at which it stopped, as ``last_error``.
+    #: The event at which it stopped, in the form of ``last_error``.
     stopped: Mapping[str, Any] | None
-    #: Whether it is declared in this process's code.
+    #: Whether this process's code declares it.
     declared: bool
-    #: Of a projection: whether its class has changed since it was built.
+    #: Whether the class of a projection has changed since its documents were built.
     changed: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it with the names of the fields, for JSON."""
+        """Return a dict with the names of the fields."""
         return asdict(self)
 
 
 async def statuses(store: Store) -> list[Status]:
-    """Return how all subscriptions stand: those declared, and those that ever ran."""
+    """Return the status of each subscription that is declared or has ever run."""
     async with store.client.session() as session:
         head = await head_position(store, session)
         with in_time():
             documents = await store.subscriptions.find({}, sort=[("_id", 1)])
-        there = {document["_id"]: document for document in documents}
-        names = sorted(there.keys() | declaration.registered().keys())
+        stored = {document["_id"]: document for document in documents}
+        names = sorted(stored.keys() | declaration.registered_subscriptions().keys())
         return [
-            await _status(store, name, there.get(name), head, session) for name in names
+            await _status(store, name, stored.get(name), head, session)
+            for name in names
         ]
 
 
 async def status(store: Store, name: str) -> Status | None:
-    """Return how one subscription stands; None if there is none of this name."""
+    """Return the status of one subscription; None if it does not exist."""
     for one in await statuses(store):
         if one.name == name:
             return one
@@ -88,16 +90,18 @@ async def status(store: Store, name: str) -> Status | None:
 async def _status(
     store: Store, name: str, found: Document | None, head: int, session: Any
 ) -> Status:
-    declared = declaration.registered().get(name)
+    declared = declaration.registered_subscriptions().get(name)
     document = found or {}
     position = document.get("position", 0)
     with in_time():
         lease = await store.leases.find_one({"_id": lease_of(name)})
         parked = await store.parked.count_where({"subscription": {"$eq": name}})
     now = dt.datetime.now(dt.UTC)
-    running = holds(lease, now)
+    running = is_held(lease, now)
     updated = document.get("updated")
-    is_quiet = updated is None or (now - updated).total_seconds() > QUIET
+    is_outdated = (
+        updated is None or (now - updated).total_seconds() > RATE_VALID_SECONDS
+    )
     return Status(
         name=name,
         kind=document.get("kind") or (declared.kind if declared else "subscription"),
@@ -105,7 +109,7 @@ async def _status(
         position=position,
         lag=max(0, head - position),
         lag_seconds=await _lag_seconds(store, declared, position, head, session),
-        rate=0.0 if is_quiet else document.get("rate", 0.0),
+        rate=0.0 if is_outdated else document.get("rate", 0.0),
         delivered=document.get("delivered", 0),
         parked=parked,
         owner=lease["owner"] if lease and running else None,
@@ -125,8 +129,8 @@ def _state(document: Document, running: bool) -> State:
     return "running" if running else "not running"
 
 
-def holds(lease: Document | None, now: dt.datetime) -> bool:
-    """Whether somebody holds a lease."""
+def is_held(lease: Document | None, now: dt.datetime) -> bool:
+    """Whether a process holds a lease."""
     until = (lease or {}).get("until")
     return until is not None and until > now
 
@@ -144,7 +148,7 @@ async def _lag_seconds(
     try:
         found = await read(store, query, 1, session)
     except PositionsBroken:
-        return 0.0  # its own error says so
+        return 0.0  # the subscription reports it itself
     created = found[0].get("created") if found else None
     if not isinstance(created, dt.datetime):
         return 0.0

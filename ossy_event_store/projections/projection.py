@@ -194,8 +194,8 @@ def register_projection(cls: P) -> P:
             if cls.aggregate_types is None
             else tuple(cls.aggregate_types),
             kind=KIND,
-            effect=Writer,
-            more={"generation": 1, "revision": revision(cls)},
+            delivery=Writer,
+            document_fields={"generation": 1, "revision": revision(cls)},
         )
     )
     _registered[cls.name] = cls

@@ -20,8 +20,8 @@ from ..mongodb import connection
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..subscriptions import checkpoints
-from ..subscriptions.declaration import Subscription, registered
-from ..subscriptions.runner import Runner, UntilCaughtUp, give_positions
+from ..subscriptions.declaration import Subscription, registered_subscriptions
+from ..subscriptions.runner import Runner, UntilCaughtUp, assign_positions
 from .builds import (
     BuiltMeanwhile,
     begin_build,
@@ -77,10 +77,14 @@ class Rebuild:
     def run(self) -> Built | None:
         """Rebuild; return None if it was interrupted."""
         store = connection.blocking()
-        declared = registered()[self._cls.name]
+        declared = registered_subscriptions()[self._cls.name]
         drive(
-            checkpoints.begin(
-                store, declared.name, declared.start, declared.kind, **declared.more
+            checkpoints.find_or_create(
+                store,
+                declared.name,
+                declared.start,
+                declared.kind,
+                **declared.document_fields,
             )
         )
         if self._beside:
@@ -106,23 +110,23 @@ class Rebuild:
 
     def _build(self, number: int) -> Subscription:
         """Return the subscription that builds a generation."""
-        declared = registered()[self._cls.name]
+        declared = registered_subscriptions()[self._cls.name]
         return Subscription(
             build_name(declared.name, number),
             self._cls,
             types=declared.types,
             aggregate_types=declared.aggregate_types,
             kind=BUILD_KIND,
-            effect=partial(Writer, generation=number),
+            delivery=partial(Writer, generation=number),
             # After the switch its document is gone, and no process may make it again.
-            begins=False,
+            creates_document=False,
         )
 
     def _catch_up(self, declared: Subscription) -> bool:
         runner = self._runner = Runner([declared])
         if self._is_stopped:
             return False
-        give_positions(runner.stop)
+        assign_positions(runner.stop)
         reached = UntilCaughtUp([declared.name])
 
         done = False

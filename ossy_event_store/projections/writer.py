@@ -114,7 +114,7 @@ class Writer(Delivery):
                     self._session,
                 )
                 if parked:
-                    await parked_streams.put(
+                    await parked_streams.park_all(
                         self._store, self._session, self._name, parked
                     )
                 await self._write(requests)

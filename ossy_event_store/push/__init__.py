@@ -1,6 +1,6 @@
 """Push events to browsers as server-sent events."""
 
-from .live_feed import EventFilter
+from .event_filter import EventFilter
 from .views import EventSourceView
 
 __all__ = ["EventFilter", "EventSourceView"]

@@ -1,10 +1,10 @@
 """
-What a projection has applied: all up to its checkpoint, but for its parked streams.
+What a projection has applied: all up to its checkpoint, except for parked streams.
 
-The checkpoint passes the events of a parked stream, and a retry applies them late. To
-read the checkpoint first and the parked streams then is to know what is applied: a
-stream is parked in the transaction that moves the checkpoint past it. The parked
-streams as they were and as they are tell what a retry has applied in between.
+The checkpoint passes the events of a parked stream, and a retry applies them late.
+Reading the checkpoint first and the parked streams after it shows what is applied,
+because a stream is parked in the transaction that moves the checkpoint past it. Two
+reads of the parked streams show what a retry applied in between.
 """
 
 from __future__ import annotations
@@ -17,29 +17,27 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..subscriptions import parked_streams
 
-PARKED = 1000  # parked streams that are compared
-LATE = 100  # events that were applied late, found between two reads
-NEVER = -1  # before every position
+NEVER = -1  # a position before every other
 
 
 class Checkpoint(NamedTuple):
     """How far a projection has come."""
 
     position: int
-    #: The position that it had when it last applied an event late.
+    #: The position it had when it last applied an event late.
     late_at: int
     #: Which of its collections is in use.
     generation: int = 1
 
 
 class Parked(NamedTuple):
-    """Where a parked stream waits: from here on nothing of it is applied."""
+    """The event at which a stream is parked; it and later ones are not applied."""
 
     position: int
     version: int
 
 
-#: Parked streams by their ids; None if there are too many.
+#: Parked streams by their ids; None if there are too many to compare.
 ParkedStreams = Mapping[str, Parked] | None
 
 
@@ -57,18 +55,20 @@ async def read_checkpoint(store: Store, session: Any, name: str) -> Checkpoint:
     return Checkpoint(position, late_at, found.get("generation", 1))
 
 
-async def read_parked(store: Store, session: Any, name: str) -> ParkedStreams:
-    """Return the parked streams of a projection; None if they are too many."""
+async def read_parked(
+    store: Store, session: Any, name: str, limit: int
+) -> ParkedStreams:
+    """Return the parked streams of a projection; None if there are more than limit."""
     query = {"subscription": {"$eq": name}}
-    found = await _parked(store, session, query, PARKED + 1)
-    return None if len(found) > PARKED else found
+    found = await _parked(store, session, query, limit + 1)
+    return None if len(found) > limit else found
 
 
 async def parked_among(
     store: Store, session: Any, name: str, streams: Iterable[str]
 ) -> dict[str, Parked]:
-    """Return those of some streams that are parked."""
-    ids = [parked_streams.key(name, stream) for stream in set(streams)]
+    """Return which of some streams are parked."""
+    ids = [parked_streams.parked_id(name, stream) for stream in set(streams)]
     return await _parked(store, session, {"_id": {"$in": ids}}, 0)
 
 
@@ -76,8 +76,8 @@ async def _parked(
     store: Store, session: Any, query: Document, limit: int
 ) -> dict[str, Parked]:
     with in_time():
-        # By position, along the index: a position only rises, so a stream that moves
-        # during the read may be found twice, but is never left out.
+        # By position, along the index: the position of a parked stream only rises, so
+        # a stream that moves during the read may be found twice, but is never missed.
         found = await store.parked.find(
             query,
             projection=["aggregateId", "position", "aggregateVersion"],
@@ -92,7 +92,7 @@ async def _parked(
 
 
 def is_applied(event: Document, parked: Mapping[str, Parked]) -> bool:
-    """Whether an event up to the checkpoint is applied, or skipped."""
+    """Whether an event up to the checkpoint was applied, or skipped."""
     found = parked.get(event["aggregateId"])
     return found is None or event["position"] < found.position
 
@@ -100,8 +100,8 @@ def is_applied(event: Document, parked: Mapping[str, Parked]) -> bool:
 async def skipped_among(
     store: Store, session: Any, name: str, generation: int, positions: list[int]
 ) -> set[int]:
-    """Return those of some positions whose events were skipped in a generation."""
-    names = [name, f"{name}@{generation}"]  # also while it was built
+    """Return at which of some positions the event was skipped in a generation."""
+    names = [name, f"{name}@{generation}"]  # also while it was being built
     with in_time():
         found = await store.skipped.find(
             {
@@ -119,7 +119,7 @@ def may_be_late(old: Checkpoint, new: Checkpoint) -> bool:
     """
     Whether an event may have been applied late since ``old`` was read.
 
-    A second late event at the same checkpoint changes nothing here. So one is assumed
+    A second late event at the same checkpoint leaves no trace in it. So one is assumed
     when the checkpoint moves on from there.
     """
     return new.late_at > old.late_at or old.late_at == old.position < new.position
@@ -132,27 +132,29 @@ async def applied_late(
     old: Mapping[str, Parked],
     new: Mapping[str, Parked],
     upto: int,
+    limit: int,
 ) -> list[int] | None:
     """
-    Return what left the parked streams between two reads of them, applied or skipped.
+    Return the events that left parked streams between two reads, applied or skipped.
 
     Args:
         store: the awaitable face.
-        session: that of the reads.
+        session: the session of both reads.
         wanted: a query over the positions.
-        old: the parked streams as they were.
-        new: as they are.
-        upto: the last position that counts.
+        old: the parked streams at the earlier read.
+        new: those at the later one.
+        upto: the last position to consider.
+        limit: the most events to return.
 
     Returns:
-        Positions, at most ``LATE``; None if there are more.
+        Their positions; None if there are more than ``limit``.
     """
     moved = {
         stream: was
         for stream, was in old.items()
         if was.position <= upto and new.get(stream) != was
     }
-    if len(moved) > LATE:
+    if len(moved) > limit:
         return None
     found: list[int] = []
     for stream, was in moved.items():
@@ -168,10 +170,10 @@ async def applied_late(
                 },
                 projection={"_id": 1},
                 sort=[("aggregateVersion", 1)],
-                limit=LATE + 1 - len(found),
+                limit=limit + 1 - len(found),
                 session=session,
             )
         found += [entry["_id"] for entry in entries]
-        if len(found) > LATE:
+        if len(found) > limit:
             return None
     return found

@@ -1,11 +1,9 @@
 """
-Push to the browser: new events as server-sent events, from an asynchronous view.
+The view that pushes new events to browsers as server-sent events.
 
-The protocol is that of the browser's own ``EventSource``. The id of a message is the
-position of its event, which the browser sends back as ``Last-Event-ID`` when it
-connects again. A message has no name of its own, so that ``onmessage`` gets every
-event; what comes from an event stands in one line of JSON. The only name that there is
-says that something was lost: ``reset``.
+The browser needs nothing but its own ``EventSource``. Messages have no name, so that
+``onmessage`` receives every event, as one line of JSON. The exception is ``reset``:
+events were lost, and the page has to reload.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import datetime as dt
 import inspect
 import logging
 import random
-import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
@@ -31,16 +28,20 @@ from pymongo.errors import PyMongoError
 
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
-from ..documents.extended_json import dumps, encode, iso
+from ..documents.extended_json import iso
 from ..exceptions import StoreUnavailable
 from ..mongodb.write_errors import short_reason
-from ..projections import projection as projections_projection
-from .live_feed import EventFilter, Notice, listening
+from ..projections import projection as projection_module
+from . import protocol
+from .event_filter import EventFilter
+from .notification import Notification
+from .running_feeds import listening
 
 logger = logging.getLogger("ossy_event_store")
 
-FACTS = ("aggregateId", "aggregateType", "aggregateVersion", "type")
-#: What the path or the query string may say, and the attribute that it sets.
+#: Fields of an event that are sent as they are.
+FIELDS = ("aggregateId", "aggregateType", "aggregateVersion", "type")
+#: Parameters of the path or the query string, and the attribute that each sets.
 PARAMETERS = {
     "stream": "stream",
     "type": "types",
@@ -48,69 +49,66 @@ PARAMETERS = {
     "projection": "projection",
     "key": "key",
 }
-SEVERAL = ("type", "aggregate_type")
-POSITION = re.compile(r"[0-9]{1,18}")  # more digits than a position can have
-HEADERS = {
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",  # nginx would wait for more
-    # Django's GZipMiddleware would as well, and leaves alone what has an encoding.
-    "Content-Encoding": "identity",
-}
+#: Parameters that a query string may repeat.
+REPEATABLE = ("type", "aggregate_type")
+#: Attributes that are lists.
+LISTS = ("types", "aggregate_types", "query")
 
 
 class EventSourceView(View):
     """
     Sends new events to a browser's ``EventSource``. Needs ASGI and a replica set.
 
-    A subclass, or ``as_view()``, has to give ``may_see``. All attributes can be given
-    to ``as_view()``.
+    A subclass, or ``as_view()``, must define ``may_see``. ``as_view()`` takes every
+    attribute.
     """
 
-    http_method_names = ["get"]  # a HEAD would never end
+    http_method_names = ["get"]  # a response to HEAD would never end
 
-    #: Only the events of this stream; a part of the path of this name sets it as well.
+    #: Only events of this stream; a path parameter of this name sets it too.
     stream: str | None = None
-    #: Only events of these types; in a path ``type``.
+    #: Only events of these types; as a path parameter, ``type``.
     types: Sequence[str] | None = None
-    #: Only events of aggregates of these types; in a path ``aggregate_type``.
+    #: Only events of these aggregate types; as a path parameter, ``aggregate_type``.
     aggregate_types: Sequence[str] | None = None
     #: An event is sent once the projection of this name has applied it.
     projection: str | None = None
     #: Only events with this key in the projection.
     key: str | None = None
     #: What the query string may choose, any of ``stream``, ``type``,
-    #: ``aggregate_type``, ``projection`` and ``key``. What the view sets can be
-    #: narrowed, and never widened.
+    #: ``aggregate_type``, ``projection`` and ``key``. It can narrow what the view sets,
+    #: but never widen it.
     query: Sequence[str] = ()
-    #: Seconds between two signs of life.
+    #: Seconds between two heartbeats.
     heartbeat = 15.0
-    #: Seconds after which a browser connects again.
+    #: Seconds after which a browser reconnects.
     retry = 3.0
-    #: Seconds after which an answer ends. The browser connects again, and whether it
-    #: may is asked anew.
+    #: Seconds after which a response ends. The browser reconnects, and permission is
+    #: checked again.
     lifetime = 900.0
 
     def may_see(self, request: HttpRequest, wanted: EventFilter) -> Any:
         """
-        Return whether this request may see what it wants, or a coroutine of it.
+        Return whether the request may see the events that it wants.
 
-        Required. If it is no coroutine it runs in a thread, and may use the ORM.
+        Required. It may be a coroutine function; a plain function runs in a thread and
+        may use the ORM.
         """
         raise NotImplementedError
 
     @staticmethod
     def data(event: Document) -> Mapping[str, Any]:
         """
-        Return what is sent of an event; the payload is not, unless you add it.
+        Return what is sent of an event: not its payload, unless you add it.
 
-        It is called once for all who listen, so it can't know who they are.
+        It is called once for all listeners, so it cannot depend on the user.
         """
         created = event.get("created")
         if isinstance(created, dt.datetime):
             created = iso(created)
         return {
             "position": event["position"],
-            **{name: event.get(name) for name in FACTS},
+            **{name: event.get(name) for name in FIELDS},
             "created": created,
             "createdBy": event.get("createdBy"),
         }
@@ -121,141 +119,149 @@ class EventSourceView(View):
         Return the view.
 
         Raises:
-            ImproperlyConfigured: nothing says who may see the events.
+            ImproperlyConfigured: ``may_see`` is missing, or an attribute is wrong.
         """
         if cls.may_see is EventSourceView.may_see and "may_see" not in initkwargs:
             raise ImproperlyConfigured(
-                f"{cls.__name__} needs may_see(request, wanted): it says who may see "
-                "the events. For everybody write: return True."
+                f"{cls.__name__} needs may_see(request, wanted): it decides "
+                "who may see the events. To allow everyone, return True."
             )
-        given = {name: initkwargs.get(name, getattr(cls, name)) for name in _LISTS}
-        for name, value in given.items():
+        lists = {name: initkwargs.get(name, getattr(cls, name)) for name in LISTS}
+        for name, value in lists.items():
             if isinstance(value, str):
-                raise ImproperlyConfigured(f"{cls.__name__}.{name} must be a list.")
-        if unknown := set(given["query"]) - PARAMETERS.keys():
+                raise ImproperlyConfigured(
+                    f"{cls.__name__}.{name} must be a list of strings, not the string "
+                    f"{value!r}."
+                )
+        if unknown := set(lists["query"]) - PARAMETERS.keys():
             raise ImproperlyConfigured(
-                f"{cls.__name__}.query has {sorted(unknown)}. "
-                f"Known: {', '.join(PARAMETERS)}."
+                f"{cls.__name__}.query names unknown parameters: "
+                f"{', '.join(sorted(unknown))}. Known: {', '.join(PARAMETERS)}."
             )
         return super().as_view(**initkwargs)
 
     async def get(
         self, request: HttpRequest, *args: Any, **kwargs: Any
     ) -> HttpResponseBase:
-        """Answer with a stream, or with one line that says why not."""
+        """Respond with a stream of events, or with one line that says why not."""
         if not isinstance(request, ASGIRequest):
-            return _refusal(501, "Server-sent events need Django to be run by ASGI.")
+            return _refusal(
+                501,
+                "Server-sent events need an ASGI server, for example uvicorn; this one "
+                "runs Django under WSGI.",
+            )
+        last_id = request.headers.get("Last-Event-ID")
         try:
             wanted = self.wanted(request)
-            after, returns = _after(request)
+            after = protocol.last_position(last_id, request.GET.get("after"))
         except (TypeError, ValueError) as error:
             return _refusal(400, str(error))
         if not await self._may_see(request, wanted):
             raise PermissionDenied
         return StreamingHttpResponse(
-            _Parts(self._stream(wanted, after, returns)),
-            content_type="text/event-stream; charset=utf-8",
-            headers=HEADERS,
+            _Parts(self._stream(wanted, after, reconnects=bool(last_id))),
+            content_type=protocol.CONTENT_TYPE,
+            headers=protocol.HEADERS,
         )
 
     def wanted(self, request: HttpRequest) -> EventFilter:
         """
-        Return what this request asks for.
+        Return which events the request wants.
 
         Raises:
-            ValueError, TypeError: it asks for what it can't have; answered with 400.
+            ValueError, TypeError: a parameter is not allowed here; answered with 400.
         """
         for name in request.GET:
             if name not in (*self.query, "after"):
-                raise ValueError(f"There is no parameter {name!r} here.")
+                raise ValueError(f"Unknown parameter {name!r}.")
         values = {
             attribute: self._value(name, attribute, request)
             for name, attribute in PARAMETERS.items()
         }
         wanted = EventFilter(**values)
         if wanted.key is not None and wanted.projection is None:
-            raise ValueError("A key is one of a projection: give that as well.")
-        known = [None, *projections_projection.registered_projections()]
+            raise ValueError("The parameter 'key' needs the parameter 'projection'.")
+        known = [None, *projection_module.registered_projections()]
         if wanted.projection not in known:
-            raise ValueError(f"There is no projection {wanted.projection!r}.")
+            raise ValueError(f"Unknown projection {wanted.projection!r}.")
         return wanted
 
     def _value(self, name: str, attribute: str, request: HttpRequest) -> Any:
-        fixed = getattr(self, attribute)
-        asked = [self.kwargs[name]] if name in self.kwargs else []
-        asked = asked or request.GET.getlist(name)
-        for value in asked:
+        """Return the value of one condition: the view's, narrowed by the request."""
+        own = getattr(self, attribute)
+        values = [self.kwargs[name]] if name in self.kwargs else []
+        values = values or request.GET.getlist(name)
+        for value in values:
             check_id(value, name)
-            allowed = fixed if name in SEVERAL else [fixed]
-            if fixed is not None and value not in allowed:
-                raise ValueError(f"{name} {value!r} is not sent here.")
-        if name in SEVERAL:
-            chosen = asked or fixed
+            allowed = own if name in REPEATABLE else [own]
+            if own is not None and value not in allowed:
+                raise ValueError(f"This view does not send events of {name} {value!r}.")
+        if name in REPEATABLE:
+            chosen = values or own
             return None if chosen is None else frozenset(chosen)
-        if len(asked) > 1:
-            raise ValueError(f"Only one {name} can be asked for.")
-        return asked[0] if asked else fixed
+        if len(values) > 1:
+            raise ValueError(f"The parameter {name!r} must not be repeated.")
+        return values[0] if values else own
 
     async def _may_see(self, request: HttpRequest, wanted: EventFilter) -> bool:
         if iscoroutinefunction(self.may_see):
             allowed = await self.may_see(request, wanted)
         else:
             allowed = await sync_to_async(self.may_see)(request, wanted)
-            if inspect.isawaitable(allowed):  # what would be true in any case
+            if inspect.isawaitable(allowed):  # a coroutine would count as true
                 allowed = await allowed
         return bool(allowed)
 
     async def _stream(
-        self, wanted: EventFilter, after: int | None, returns: bool
+        self, wanted: EventFilter, after: int | None, *, reconnects: bool
     ) -> AsyncGenerator[bytes, None]:
-        await _let_the_thread_go()  # now that all middleware has seen the answer
-        # Not all at once, after a start when all had come at once.
+        await _release_thread()  # now that all middleware has seen the response
+        # At different times, also if all browsers connected at once after a restart.
         end = monotonic() + self.lifetime * random.uniform(0.8, 1.0)  # noqa: S311
-        told = after
-        yield f"retry: {round(self.retry * 1000)}\n\n".encode()
-        async with listening(wanted, after, returns=returns) as listener:
+        sent = after  # the position that the browser has
+        yield protocol.retry_after(self.retry)
+        async with listening(wanted, after, reconnects=reconnects) as listener:
             while (left := end - monotonic()) > 0:
                 try:
-                    found = await listener.take(min(self.heartbeat, left))
+                    received = await listener.receive(min(self.heartbeat, left))
                 except (PyMongoError, StoreUnavailable) as error:
-                    # The browser comes again with the position that it has.
-                    logger.warning("A listener is let go: %s", short_reason(error))
+                    logger.warning(
+                        "Closing an event stream (the browser reconnects): %s",
+                        short_reason(error),
+                    )
                     return
                 if listener.is_ended:
                     return
-                if found:
-                    yield b"".join(self._text(notice, wanted) for notice in found)
-                    told = found[-1].position
-                elif listener.position != told:
-                    told = listener.position
-                    # No message, but the browser takes note of the position.
-                    yield f"id: {told}\n\n".encode()
+                if received:
+                    yield b"".join(self._render(one, wanted) for one in received)
+                    sent = received[-1].position
+                elif listener.position != sent and listener.position is not None:
+                    sent = listener.position
+                    yield protocol.id_alone(sent)
                 else:
-                    yield b":\n\n"
+                    yield protocol.HEARTBEAT
 
-    def _text(self, notice: Notice, wanted: EventFilter) -> bytes:
-        if notice.event is None:
-            data: Mapping[str, Any] = {"position": notice.position}
-            return _message(notice.position, data, b"event: reset\n")
-        # A function of a class is the same for all of its views.
+    def _render(self, notification: Notification, wanted: EventFilter) -> bytes:
+        if notification.event is None:
+            return protocol.reset(notification.position)
+        # A function of the class is the same for all instances of the view.
         shared = (self.data, wanted.projection, wanted.key)
-        if shared not in notice.texts:
-            data = self.data(notice.event)
+        if shared not in notification.rendered:
+            data = self.data(notification.event)
             if wanted.projection is not None:
                 data = {**data, "projection": wanted.projection, "key": wanted.key}
-            notice.texts[shared] = _message(notice.position, data)
-        return notice.texts[shared]
-
-
-_LISTS = ("types", "aggregate_types", "query")
+            notification.rendered[shared] = protocol.message(
+                notification.position, data
+            )
+        return notification.rendered[shared]
 
 
 class _Parts:
     """
-    The parts of an answer, which end with it.
+    The parts of a response, which end with it.
 
-    When a browser goes while it is written to, Django drops what gives the parts
-    where it stands. It does close the answer, in another thread.
+    When a browser disconnects while it is written to, Django drops the iterator of the
+    parts without closing it. But it closes the response, in another thread.
     """
 
     def __init__(self, parts: AsyncGenerator[bytes, None]) -> None:
@@ -273,40 +279,19 @@ class _Parts:
         await self._parts.aclose()
 
 
-def _message(position: int, data: Mapping[str, Any], name: bytes = b"") -> bytes:
-    # JSON writes line ends as escapes: no value can end its line and begin another.
-    line = dumps(encode(dict(data))).encode()
-    return b"%bid: %d\ndata: %b\n\n" % (name, position, line)
-
-
-def _after(request: HttpRequest) -> tuple[int | None, bool]:
-    """
-    Return the position that the request knows, and whether it was connected before.
-
-    The header is newer than the address, which an ``EventSource`` keeps.
-    """
-    last = request.headers.get("Last-Event-ID")
-    given = last or request.GET.get("after")
-    if not given:
-        return None, False
-    if not POSITION.fullmatch(given):
-        raise ValueError("Last-Event-ID, or after, must be the position of an event.")
-    return int(given), bool(last)
-
-
-async def _let_the_thread_go() -> None:
+async def _release_thread() -> None:
     """
     End the thread in which middleware and ``may_see`` ran, with its connections.
 
-    Django keeps one for every request until that ends, which here may take hours; if
-    one is needed again, a new one begins.
+    Django keeps one thread for each request until it ends, which may take hours here;
+    if the request needs one again, asgiref starts another.
     """
-    request = SyncToAsync.thread_sensitive_context.get(None)
-    if request is None:
-        return  # not a server's
-    if request in SyncToAsync.context_to_thread_executor:
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    if context is None:
+        return  # not a request of an ASGI server
+    if context in SyncToAsync.context_to_thread_executor:
         await sync_to_async(_close_connections)()
-        thread = SyncToAsync.context_to_thread_executor.pop(request)
+        thread = SyncToAsync.context_to_thread_executor.pop(context)
         thread.shutdown(wait=False)
 
 

@@ -28,7 +28,7 @@ from ..mongodb import connection, leases, location
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
-from ..registry import registered
+from ..registry import registered_aggregates
 from .api import AggregateRebuild
 from .report import RebuildReport
 
@@ -126,7 +126,7 @@ def rebuild_stale(owner: str) -> RebuildReport | None:
     Args:
         owner: this process, from ``leases.new_owner()``.
     """
-    if not registered():
+    if not registered_aggregates():
         return RebuildReport()
     store = connection.blocking()
     with in_time():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..registry import registered, root_of
+from ..registry import registered_aggregates, root_of
 from .ranges import Partition
 
 
@@ -85,5 +85,5 @@ class RebuildOptions:
     def roots(self) -> list[Any]:
         """The classes of the streams."""
         if self.types is None:
-            return list(registered().values())
+            return list(registered_aggregates().values())
         return [root_of(aggregate_type) for aggregate_type in self.types]

@@ -1,7 +1,7 @@
 """
-Checkpoints in an SQL database, for subscriptions that write to one through Django.
+Checkpoints in an SQL database, for subscriptions that write to it through Django.
 
-``INSTALLED_APPS += ["ossy_event_store.relational"]`` and ``migrate`` make the table.
-What a subscription writes and how far it came are then one transaction: each event has
-its effect once, whatever breaks.
+Add ``"ossy_event_store.relational"`` to ``INSTALLED_APPS`` and run ``migrate``, which
+creates the table. A subscription then writes its effects and its checkpoint in one
+transaction, so each event takes effect exactly once.
 """

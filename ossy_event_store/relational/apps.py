@@ -1,4 +1,4 @@
-"""The app with the one table that the event store has in an SQL database."""
+"""The app with the table of checkpoints in an SQL database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class RelationalConfig(AppConfig):
-    """``INSTALLED_APPS += ["ossy_event_store.relational"]`` is enough."""
+    """The configuration of the app; add its name to ``INSTALLED_APPS``."""
 
     name = "ossy_event_store.relational"
     label = "ossy_event_store_relational"

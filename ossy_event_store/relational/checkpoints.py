@@ -1,10 +1,10 @@
 """
-The checkpoints of subscriptions in an SQL database, beside what they write there.
+Checkpoints in the SQL database that a subscription writes to.
 
-``using`` is the alias that the subscription writes to. The subscription has a row,
-which says up to which position all is handled, and which claim may move it. Each parked
-stream has a row of its own, which says up to where that one is handled; its events
-after that wait. What is here runs in the transaction of its caller, or in its own.
+``using`` is the alias of that database. The subscription has a row, which says up to
+which position all events are handled and which claim may move it. Each parked stream
+has a row of its own, which says up to where that stream is handled; its later events
+wait. The functions run in the caller's transaction, or in their own.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from django.utils import timezone
 from .models import Checkpoint
 
 NAME_LENGTH = 255
-LOCKED = 5  # seconds for which a row may be locked by another process
+LOCK_TIMEOUT_SECONDS = 5  # to wait for a row that another process has locked
 
 
 def read(subscription: str, using: str, aggregate_id: str = "") -> int | None:
-    """Return the position of a row, None if there is none."""
+    """Return the position in a row, None without one."""
     found = _row(subscription, using, aggregate_id)
     return found.values_list("position", flat=True).first()
 
 
 def streams(subscription: str, using: str) -> dict[str, int]:
-    """Return the parked streams, and up to which position each is handled."""
+    """Return the parked streams, and the position up to which each is handled."""
     found = _streams(subscription, using).values_list("aggregate_id", "position")
     return dict(found)
 
 
 def claim(subscription: str, token: str, using: str) -> int | None:
     """
-    Let one claim alone move the rows from now on.
+    Let only one claim move the rows from now on.
 
     Args:
-        subscription: its name.
-        token: what the claim says to ``hold()``.
+        subscription: the name of the subscription.
+        token: the token of the claim.
         using: the alias of the database.
 
     Returns:
@@ -51,7 +51,7 @@ def claim(subscription: str, token: str, using: str) -> int | None:
     with transaction.atomic(using=using):
         _wait_not_too_long(using)
         _row(subscription, using).update(claim=token, updated=timezone.now())
-    # After the commit: inside, a database may show the row as it was at the start.
+    # After the commit: before, a database may show the row as it was at the start.
     return read(subscription, using)
 
 
@@ -59,24 +59,24 @@ def adopt(
     subscription: str, position: int, parked: Mapping[str, int], token: str, using: str
 ) -> None:
     """
-    Make the rows of a subscription whose checkpoint was kept elsewhere until now.
-
-    Raises:
-        IntegrityError: another process has claimed or made the row meanwhile.
+    Create the rows of a subscription whose checkpoint was elsewhere until now.
 
     Args:
-        subscription: its name.
-        position: up to where all is handled.
-        parked: the streams that wait, and the position at which each does.
-        token: that of the claim, after ``claim()``.
+        subscription: the name of the subscription.
+        position: the position up to which all events are handled.
+        parked: the parked streams, and the position at which each waits.
+        token: the token of the claim, after ``claim()``.
         using: the alias of the database.
+
+    Raises:
+        IntegrityError: another process has claimed or created the row meanwhile.
     """
     with transaction.atomic(using=using):
         _wait_not_too_long(using)
         mine = _row(subscription, using).filter(claim=token)
         _put(mine, subscription, position, token, using)
-        for aggregate_id, waits in parked.items():
-            part(subscription, aggregate_id, waits - 1, using)
+        for aggregate_id, waits_at in parked.items():
+            park(subscription, aggregate_id, waits_at - 1, using)
 
 
 def _put(
@@ -86,59 +86,59 @@ def _put(
     token: str,
     using: str,
 ) -> None:
-    """Write the row of a subscription, in a transaction; no stream is parked."""
+    """Write the row of a subscription, in a transaction; delete those of streams."""
     fields = {**_fields(subscription, position, ""), "claim": token}
-    # A write comes first: SQLite refuses to lock what was read before.
+    # The write comes first: SQLite cannot lock what the transaction has read.
     if not found.update(**fields):
-        key = _key(subscription, "")
+        key = _row_key(subscription, "")
         Checkpoint.objects.using(using).create(key=key, **fields)
     _streams(subscription, using).delete()
 
 
 def _wait_not_too_long(using: str) -> None:
-    """Fail if a process that was frozen keeps the row locked; PostgreSQL would wait."""
+    """Fail if a frozen process keeps the row locked; PostgreSQL would wait for ever."""
     connection = connections[using]
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL lock_timeout = '{LOCKED}s'")
+            cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
 
 
 def hold(subscription: str, token: str, before: int, after: int, using: str) -> bool:
     """
-    Lock the subscription's row and move it, if it stands where the claim left it.
+    Lock the subscription's row and move it, if it is where the claim left it.
 
-    The first statement of every transaction: of two processes that handle the same
-    events the second waits here, is told False once the first has committed, and has
-    nothing to roll back. It is told False as well where an earlier transaction was
-    committed though its answer was lost, or the database was restored.
+    This is the first statement of every transaction. Of two processes that handle the
+    same events, the second waits here and gets False once the first has committed; it
+    has nothing to roll back. The result is also False if an earlier transaction
+    committed though its answer was lost, or if the database was restored.
 
     Args:
-        subscription: its name.
-        token: that of the claim.
-        before: where the claim has left the row.
-        after: the position to move it to, or the same.
+        subscription: the name of the subscription.
+        token: the token of the claim.
+        before: the position where the claim left the row.
+        after: the position to move it to; it may be the same.
         using: the alias of the database.
     """
     found = _row(subscription, using).filter(claim=token, position=before)
     return found.update(position=after, updated=timezone.now()) == 1
 
 
-def part(subscription: str, aggregate_id: str, position: int, using: str) -> None:
-    """Give a stream a row of its own: it is handled up to a position, and waits."""
+def park(subscription: str, aggregate_id: str, position: int, using: str) -> None:
+    """Create the row of a parked stream, which is handled up to a position."""
     Checkpoint.objects.using(using).update_or_create(
-        key=_key(subscription, aggregate_id),
+        key=_row_key(subscription, aggregate_id),
         defaults=_fields(subscription, position, aggregate_id),
     )
 
 
 def advance(subscription: str, aggregate_id: str, position: int, using: str) -> bool:
-    """Move a stream's row; False if it is that far already, or there is none."""
+    """Move a stream's row; False if it is that far already, or if there is none."""
     found = _row(subscription, using, aggregate_id).filter(position__lt=position)
     return found.update(position=position, updated=timezone.now()) == 1
 
 
-def join(subscription: str, aggregate_id: str, using: str) -> None:
-    """Delete a stream's row: it is handled as far as the subscription is."""
+def release(subscription: str, aggregate_id: str, using: str) -> None:
+    """Delete a stream's row: the stream is handled as far as the subscription."""
     _row(subscription, using, aggregate_id).delete()
 
 
@@ -146,21 +146,21 @@ def skip(
     subscription: str, aggregate_id: str, before: int, position: int, using: str
 ) -> bool:
     """
-    Move a stream's row past an event that gets no effect.
+    Move a stream's row past an event that is skipped.
 
     Returns:
-        False if it does not stand at ``before``: somebody may have handled the event.
+        False if the row is not at ``before``: the event may have been handled.
     """
     with transaction.atomic(using=using):
         _wait_not_too_long(using)
-        # Locked first, as by a process that delivers.
+        # Lock the subscription's row first, as a process that delivers does.
         _row(subscription, using).update(updated=timezone.now())
         found = _row(subscription, using, aggregate_id).filter(position=before)
         return found.update(position=position, updated=timezone.now()) == 1
 
 
 def pass_over(subscription: str, position: int, using: str) -> None:
-    """Move the subscription's row past an event; parked streams stay parked."""
+    """Move the subscription's row past an event; end its claim, keep streams parked."""
     with transaction.atomic(using=using):
         _wait_not_too_long(using)
         found = _row(subscription, using).filter(position__lt=position)
@@ -168,7 +168,7 @@ def pass_over(subscription: str, position: int, using: str) -> None:
 
 
 def reset(subscription: str, position: int, using: str) -> None:
-    """Move the subscription's row anywhere; its claim ends, and no stream is parked."""
+    """Move the subscription's row anywhere; end its claim, release all streams."""
     with transaction.atomic(using=using):
         _wait_not_too_long(using)
         found = _row(subscription, using)
@@ -176,12 +176,12 @@ def reset(subscription: str, position: int, using: str) -> None:
 
 
 def _row(subscription: str, using: str, aggregate_id: str = "") -> QuerySet[Checkpoint]:
-    key = _key(subscription, aggregate_id)
+    key = _row_key(subscription, aggregate_id)
     return Checkpoint.objects.using(using).filter(key=key)
 
 
 def _streams(subscription: str, using: str) -> QuerySet[Checkpoint]:
-    found = Checkpoint.objects.using(using).exclude(key=_key(subscription, ""))
+    found = Checkpoint.objects.using(using).exclude(key=_row_key(subscription, ""))
     return found.filter(key__startswith=_digest(subscription))
 
 
@@ -194,7 +194,7 @@ def _fields(subscription: str, position: int, aggregate_id: str) -> dict[str, An
     }
 
 
-def _key(subscription: str, aggregate_id: str) -> str:
+def _row_key(subscription: str, aggregate_id: str) -> str:
     return _digest(subscription) + _digest(aggregate_id)
 
 

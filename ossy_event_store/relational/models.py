@@ -1,4 +1,4 @@
-"""The table of checkpoints; ``checkpoints`` is what reads and writes it."""
+"""The table of checkpoints; ``checkpoints`` reads and writes it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from django.db import models
 
 class Checkpoint(models.Model):
     """
-    How far a subscription came, or one parked stream of it.
+    How far a subscription has come, or one of its parked streams.
 
-    A row is found by its key alone, which is made of digests: in some databases two
-    names that differ in case or in a space at the end are equal, and two names of
-    255 characters are too long for an index. The name beside it is for people.
+    A row is found by its key alone, which consists of digests: some databases take two
+    names for equal that differ in case or in a trailing space, and two names of 255
+    characters are too long for an index. The names in the row are for people.
     """
 
     key = models.CharField(max_length=128, primary_key=True)
     subscription = models.CharField(max_length=255)
-    # Empty in the row of the subscription, which counts for all streams without one.
+    # Empty in the row of the subscription, which counts for all streams without a row.
     aggregate_id = models.TextField(blank=True)
     position = models.BigIntegerField()
-    # The token of the process that may move it, in the row of the subscription.
+    # In the row of the subscription: the token of the process that may move it.
     claim = models.CharField(max_length=32, blank=True)
     updated = models.DateTimeField()
 

@@ -1,10 +1,10 @@
 """
-The append: store some events of one stream, all or none, exactly once.
+Append events to a stream: all or none, and exactly once.
 
-Ids and ``created`` are fixed before the first try, so that every later try is the
-same write. When an outcome is unclear, a read that waits for everything the
-primary has tells whether an earlier try got through. The unique index on stream
-and version settles races between writers; the unique ``_id`` settles repeats.
+Ids and ``created`` are fixed before the first attempt, so that each further attempt
+is the same write. If an outcome is unclear, a read that waits for all writes of the
+primary finds out whether an earlier attempt succeeded. The unique index on stream
+and version decides races between writers; the unique ``_id`` recognizes repetitions.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _OWN_INDEXES = ({"_id"}, _VERSION)
 _HEAD = {"_id": 0, "aggregateVersion": 1, "aggregateType": 1}
 
 
-async def head(store: Store, aggregate_id: str) -> Document | None:
-    """Return version and type of the last event of a stream, or None."""
+async def stream_head(store: Store, aggregate_id: str) -> Document | None:
+    """Return the version and type of a stream's last event, or None."""
     return await store.events.find_one(
         {"aggregateId": {"$eq": aggregate_id}},
         projection=_HEAD,
@@ -50,78 +50,78 @@ async def append_at(
     store: Store, documents: list[Document], expected_version: int | None
 ) -> list[Document]:
     """
-    Append for a caller who has not loaded the stream.
+    Append to a stream that the caller has not loaded.
 
     Args:
         store: one face of the store.
         documents: events of one stream in order; their versions are set here.
-        expected_version: 0 for a new stream, n for exactly there, None for
-            wherever the stream ends.
+        expected_version: 0 for a new stream, n for a stream that ends there, None
+            for the end of the stream, wherever that is.
 
     Raises:
-        ConcurrencyError: the stream is elsewhere, or every try lost its race until
-            the time was up.
+        ConcurrencyError: the stream ends elsewhere, or every attempt lost its race
+            until the time was up.
         AggregateTypeMismatch: the stream belongs to another type.
     """
 
-    async def once() -> list[Document]:
-        version = await _start(store, documents[0], expected_version)
+    async def append_once() -> list[Document]:
+        version = await _version_before(store, documents[0], expected_version)
         return await append(store, _numbered(documents, version))
 
     if expected_version is not None:
-        return await once()
-    return await until_won(store, documents[0]["aggregateId"], once)
+        return await append_once()
+    return await until_won(store, documents[0]["aggregateId"], append_once)
 
 
 async def until_won(
     store: Store,
     aggregate_id: str,
-    once: Callable[[], Awaitable[T]],
+    attempt_once: Callable[[], Awaitable[T]],
     attempts: int | None = None,
 ) -> T:
     """
-    Run ``once`` again after each race that it lost on the stream.
+    Repeat an attempt after each race that it lost on the stream.
 
     Args:
         store: one face of the store; the caller bounds the time.
-        aggregate_id: the stream; a race lost on another one is not ours to repeat.
-        once: reads where the stream is, and appends there.
+        aggregate_id: the stream; a race lost on another stream is not repeated.
+        attempt_once: reads where the stream ends, and appends there.
         attempts: how often at most; None until the time is up.
 
     Raises:
-        ConcurrencyError: of the last race, when attempts or time are used up, or
-            at once in a transaction of somebody else, which a lost race ends.
+        ConcurrencyError: of the last race, when attempts or time are used up; at
+            once inside the caller's transaction, which a lost race aborts.
     """
     lost: ConcurrencyError | None = None
-    place = store.turns.place(aggregate_id, get_settings().TIMEOUT / 4)
+    ticket = store.turns.place(aggregate_id, get_settings().TIMEOUT / 4)
     try:
-        if place.is_wanted:
-            await place.take()
+        if ticket.is_wanted:
+            await ticket.take()
         for attempt in _attempts():
             try:
-                return await once()
+                return await attempt_once()
             except ConcurrencyError as error:
-                ours = error.aggregate_id == aggregate_id
-                if not ours or store.outside or attempt == attempts:
+                is_this_stream = error.aggregate_id == aggregate_id
+                if not is_this_stream or store.outside or attempt == attempts:
                     raise
                 lost = error
             except PyMongoError as error:
                 if lost is not None and error.timeout:
                     raise lost from None
                 raise
-            if not await place.take():  # the others are of another process
+            if not await ticket.take():  # the rivals are other processes
                 await store.client.pause(_backoff(attempt))
     finally:
-        place.leave()
+        ticket.leave()
     raise AssertionError("unreachable")  # pragma: no cover
 
 
-async def _start(store: Store, event: Document, expected: int | None) -> int:
-    """Return the version after which to append: never one that is not there."""
+async def _version_before(store: Store, event: Document, expected: int | None) -> int:
+    """Return the version after which to append: never one that does not exist."""
     if expected == 0:
         return 0
     aggregate_id = event["aggregateId"]
-    last = await head(store, aggregate_id)
+    last = await stream_head(store, aggregate_id)
     if last and last["aggregateType"] != event["aggregateType"]:
         raise AggregateTypeMismatch(
             aggregate_id, event["aggregateType"], last["aggregateType"]
@@ -131,7 +131,7 @@ async def _start(store: Store, event: Document, expected: int | None) -> int:
         return version
     if version < expected:
         raise ConcurrencyError(aggregate_id, expected, version)
-    return expected  # if the stream is further, the write itself finds out how
+    return expected  # if the stream is longer, the write itself is refused
 
 
 def _numbered(documents: list[Document], after: int) -> list[Document]:
@@ -146,37 +146,37 @@ async def append(store: Store, documents: list[Document]) -> list[Document]:
 
     Args:
         store: one face of the store; the caller bounds the time.
-        documents: built events of one stream, with the versions that follow the
-            one the caller knows to be there.
+        documents: built events of one stream, whose versions follow one that the
+            caller knows to exist.
 
     Returns:
-        The documents, or those stored by an earlier try with the same ids.
+        The documents, or those that an earlier attempt stored with the same ids.
 
     Raises:
         ConcurrencyError: another event has one of the versions.
-        IdempotencyConflict: an event of one of the ids is stored with other content.
-        OutcomeUnknown: the time ran out before it was clear.
+        IdempotencyConflict: one of the ids is stored with other content.
+        OutcomeUnknown: the time ran out before the outcome was clear.
         TransactionsUnavailable: several events, and the server has no transactions.
     """
     _check_ids(documents)
     if store.outside:
         return await _append_joined(store, store.outside, documents)
-    uncertain = False
+    may_be_stored = False
     for attempt in _attempts():
-        if time_is_up() and not uncertain:
+        if time_is_up() and not may_be_stored:
             raise ExecutionTimeout("the time was up before the events could be stored")
         try:
             await _insert(store, documents)
             return documents
         except PyMongoError as error:
             fault = _fault(error)
-            if fault is Fault.UNSENT and not uncertain:
+            if fault is Fault.UNSENT and not may_be_stored:
                 raise
             if fault is Fault.FATAL:
-                return await _stored_all_the_same(store, documents, error)
-            uncertain = uncertain or fault is Fault.UNKNOWN
-            # The index on _id refuses first: then no event of ours is there.
-            lost = not uncertain and set(key_pattern(error) or ()) == _VERSION
+                return await _stored_nevertheless(store, documents, error)
+            may_be_stored = may_be_stored or fault is Fault.UNKNOWN
+            # The index on _id refuses first, so none of these events is stored.
+            lost = not may_be_stored and set(key_pattern(error) or ()) == _VERSION
         settled = await _settle(store, documents, lost)
         if settled is not None:
             return settled
@@ -189,7 +189,7 @@ def _fault(error: PyMongoError) -> Fault:
         raise TransactionsUnavailable from None
     pattern = key_pattern(error)
     if pattern and set(pattern) not in _OWN_INDEXES:
-        return Fault.FATAL  # a unique index that the users of the store added
+        return Fault.FATAL  # a unique index that the project added
     return classify(error)
 
 
@@ -205,13 +205,13 @@ async def _insert(store: Store, documents: list[Document]) -> None:
         await store.client.in_transaction(store.events, documents)
 
 
-async def _stored_all_the_same(
+async def _stored_nevertheless(
     store: Store, documents: list[Document], error: PyMongoError
 ) -> list[Document]:
     """
-    Return the events if they are stored though the write was refused for good.
+    Return the events if they are stored although the server refused the write.
 
-    What was refused may be the driver's own repetition of a try that got through.
+    It may have refused the driver's own repetition of an attempt that succeeded.
     """
     try:
         found = await _find_stored(store, documents)
@@ -240,31 +240,31 @@ async def _settle(
     store: Store, documents: list[Document], lost: bool
 ) -> list[Document] | None:
     """
-    Return the events if they are stored, None if the write is to be tried again.
+    Return the events if they are stored, None if the write has to be repeated.
 
     Args:
         store: one face of the store.
-        documents: what was to be stored.
-        lost: whether none of them can be there, since another has a version.
+        documents: the events of the write.
+        lost: whether none of them can be stored, since another event has a version.
     """
     try:
         if lost:
             await _check_race(store, documents[0])
-            # It is taken by an event that a majority does not have yet.
+            # The event that has the version is not on a majority yet.
         if (found := await _find_stored(store, documents)) is not None:
             return found
         await _check_race(store, documents[0])
     except PyMongoError as error:
         final = error.timeout or classify(error) is Fault.FATAL
         if final and lost:
-            raise  # by whom is not known, but nothing is stored
+            raise  # the winner is unknown, but nothing is stored
         if final:
             raise OutcomeUnknown(_ids(documents)) from None
     return None
 
 
 def _same_events(found: list[Document], sent: Sequence[Document]) -> list[Document]:
-    """Return what is stored under the ids of ``sent``, if it is the same."""
+    """Return the events stored under the ids of ``sent``, if they are the same."""
     stored = {event["_id"]: read_event(event) for event in found}
     for event in sent:
         if event["_id"] not in stored:
@@ -275,7 +275,7 @@ def _same_events(found: list[Document], sent: Sequence[Document]) -> list[Docume
 
 
 async def _check_race(store: Store, first: Document) -> None:
-    last = await head(store, first["aggregateId"])
+    last = await stream_head(store, first["aggregateId"])
     actual = last["aggregateVersion"] if last else 0
     expected = first["aggregateVersion"] - 1
     if actual != expected:
@@ -286,10 +286,10 @@ async def _append_joined(
     store: Store, outside: Store, documents: list[Document]
 ) -> list[Document]:
     """
-    Append inside a transaction that somebody else began and will commit.
+    Append inside a transaction that the caller began and will commit.
 
-    A write that fails ends that transaction on the server, so ids are looked up
-    before it, and nothing is tried again.
+    A failed write aborts that transaction on the server, so ids are looked up
+    before it, and nothing is repeated.
     """
     if found := await store.events.find({"_id": {"$in": _ids(documents)}}):
         return _same_events(found, documents)
@@ -304,11 +304,11 @@ async def _append_joined(
 
 def _attempts() -> Iterable[int]:
     attempt = 0
-    while True:  # the caller's time-out ends it
+    while True:  # until the caller's time is up
         attempt += 1
         yield attempt
 
 
 def _backoff(attempt: int) -> float:
-    """Return seconds to wait: jittered, doubling from 5 ms to 0.5 s."""
+    """Return the seconds to wait: jittered, doubling from 5 ms to 0.5 s."""
     return random.uniform(0.5, 1) * min(0.5, 0.005 * 2.0**attempt)  # noqa: S311

@@ -1,5 +1,5 @@
 """
-Python's collector of cyclic garbage, while documents come by the hundred thousand.
+Run Python's garbage collector less often during bulk work.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ALLOCATIONS = 50_000  # between two looks for cyclic garbage
+ALLOCATIONS = 50_000  # between two collections
 
 
 @contextmanager
 def fewer_collections() -> Iterator[None]:
     """
-    Look for cyclic garbage less often meanwhile.
+    Collect cyclic garbage less often while the block runs.
 
-    Events hold no cycles; to look for some again and again took a seventh of a
-    rebuild's time, and a fifth of an import's.
+    Events hold no cycles. Looking for cycles took a seventh of a rebuild's time and
+    a fifth of an import's.
     """
     before = gc.get_threshold()
     if not 0 < before[0] < ALLOCATIONS:  # switched off, or raised already

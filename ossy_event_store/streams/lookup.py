@@ -1,25 +1,31 @@
 """
-Which streams and types there are: bounded look-ups on indexes.
+Look up which streams and types exist, and events by a query.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Literal
 
 from ..documents.bson_types import Document
-from ..documents.event_document import check_id
+from ..documents.event_document import check_id, read_event
+from ..exceptions import EventNotFound
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
 
-NEAR = 5  # ids shown on either side of one that is not there
+Sort = Sequence[tuple[str, Literal[1, -1]]]
+
+STREAMS_PER_PAGE = 1000
+RESULTS_PER_BATCH = 1000
+NEIGHBOURS = 5  # ids to name on either side of one that does not exist
 
 _FIRST: Document = {"aggregateVersion": 1}
 _NAMES = {"_id": 0, "aggregateId": 1, "aggregateType": 1}
 
 
 async def type_of(store: Store, aggregate_id: str) -> str | None:
-    """Return the type of a stream, or None if there is no such stream."""
+    """Return the type of a stream, or None if the stream does not exist."""
     check_id(aggregate_id)
     with in_time():
         first = await store.events.find_one(
@@ -35,52 +41,96 @@ async def types(store: Store) -> list[str]:
 
 
 async def types_in(documents: Documents, *, unbounded: bool = False) -> list[str]:
-    """Return the types of events or snapshots, in order; what is no string is none."""
+    """Return the types of events or snapshots, in order; only strings are types."""
     pipeline: list[Document] = [
         {"$sort": {"aggregateType": 1}},
         {"$group": {"_id": "$aggregateType"}},
     ]
     found: list[str] = []
-    async for batch in documents.aggregate(pipeline, 1000, unbounded=unbounded):
-        # Code, which BSON holds as well, is a subclass of str.
+    pages = documents.aggregate(pipeline, RESULTS_PER_BATCH, unbounded=unbounded)
+    async for batch in pages:
+        # BSON also holds Code, which is a subclass of str.
         found += [group["_id"] for group in batch if type(group["_id"]) is str]
     return sorted(found)
 
 
-async def near(store: Store, aggregate_id: str) -> list[str]:
-    """Return ids of streams that would stand beside this one in order."""
-    below: list[Document] = []
+async def neighbouring_ids(store: Store, aggregate_id: str) -> list[str]:
+    """Return the ids of existing streams that are next to this one in order."""
+    found: list[Document] = []
     with in_time():
         for operator, direction in (("$lt", -1), ("$gt", 1)):
-            below += await store.events.find(
+            found += await store.events.find(
                 {**_FIRST, "aggregateId": {operator: aggregate_id}},
                 projection=_NAMES,
                 sort=[("aggregateId", direction)],
-                limit=NEAR,
+                limit=NEIGHBOURS,
             )
-    return sorted(stream["aggregateId"] for stream in below)
+    return sorted(stream["aggregateId"] for stream in found)
 
 
-async def reason_against(
-    store: Store, aggregate_id: str, kinds: Sequence[str] | None
+async def stream_problem(
+    store: Store, aggregate_id: str, types: Sequence[str] | None
 ) -> str | None:
     """
-    Return why a stream cannot be worked on, or None if it can.
+    Return why a command cannot work on a stream, or None if it can.
 
     Args:
         store: one face of the store.
-        aggregate_id: the stream that was asked for.
-        kinds: the types that are allowed; None allows any.
+        aggregate_id: the stream.
+        types: the allowed types; None allows any.
     """
     try:
         kind = await type_of(store, aggregate_id)
     except ValueError as error:
         return str(error)
     if kind is None:
-        ids = await near(store, aggregate_id)
-        around = f" Ids around it: {', '.join(ids)}." if ids else " The store is empty."
-        return f"There is no stream {aggregate_id!r}.{around}"
-    if kinds and kind not in kinds:
-        known = ", ".join(kinds)
-        return f"Stream {aggregate_id!r} is of type {kind!r}, not of {known}."
+        ids = await neighbouring_ids(store, aggregate_id)
+        hint = f"Ids next to it: {', '.join(ids)}." if ids else "The store is empty."
+        return f"Stream {aggregate_id!r} does not exist. {hint}"
+    if types and kind not in types:
+        expected = ", ".join(types)
+        return f"Stream {aggregate_id!r} is of type {kind!r}; expected {expected}."
     return None
+
+
+async def each_stream(
+    store: Store, aggregate_type: str | None, *, page_size: int = STREAMS_PER_PAGE
+) -> AsyncGenerator[dict[str, str], None]:
+    """Iterate over every stream by id: one page of first events after the other."""
+    query: dict[str, Any] = dict(_FIRST)
+    if aggregate_type is not None:
+        query["aggregateType"] = {"$eq": check_id(aggregate_type, "aggregate_type")}
+    last = ""
+    while True:
+        with in_time():
+            page = await store.events.find(
+                {**query, "aggregateId": {"$gt": last}},
+                projection=_NAMES,
+                sort=[("aggregateId", 1)],
+                limit=page_size,
+            )
+        for stream in page:
+            yield stream
+        if len(page) < page_size:
+            return
+        last = page[-1]["aggregateId"]
+
+
+async def find_events(
+    store: Store, query: Mapping[str, Any], sort: Sort | None, limit: int
+) -> list[Document]:
+    """Return the events that match a checked query; ``EventNotFound`` if none does."""
+    events = await store.events.find(query, sort=sort, limit=limit)
+    if not events:
+        raise EventNotFound(query)
+    return [read_event(event) for event in events]
+
+
+async def run_pipeline(
+    store: Store, pipeline: Sequence[Mapping[str, Any]]
+) -> list[Document]:
+    """Return the results of a checked pipeline over the events."""
+    results: list[Document] = []
+    async for batch in store.events.aggregate(pipeline, RESULTS_PER_BATCH):
+        results += batch
+    return results

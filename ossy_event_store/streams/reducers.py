@@ -1,5 +1,5 @@
 """
-Reducers: what an aggregate class must be, its revision, and folding. Pure.
+Reducers: check an aggregate class, name its revision, fold events. Pure.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from ..exceptions import ReducerError
 
 class Reducer(Protocol):
     """
-    What an aggregate class is: a type name and a pure function.
+    An aggregate class: a type name and a pure function.
 
     ``view`` gets the events in ascending order of version and the state to start
     from: ``{}``, or the state of the last snapshot. It returns the new state, a
-    dict, and changes neither. An optional attribute ``revision`` (a string) names
-    the reducer's version; the default is a fingerprint of its source.
+    dict, and changes neither argument. The optional attribute ``revision`` (a
+    string) names the revision of the reducer; by default, a fingerprint of its
+    source does.
     """
 
     aggregate_type: str
@@ -40,7 +41,7 @@ class Reducer(Protocol):
 
 
 def name_of(Root: Any) -> str:
-    """Return module and name of a class, for messages."""
+    """Return the module and name of a class, for messages."""
     return f"{Root.__module__}.{getattr(Root, '__qualname__', Root)}"
 
 
@@ -49,7 +50,7 @@ def check_reducer(Root: Any) -> Any:
     Return ``Root`` if it is an aggregate class.
 
     Raises:
-        ImproperlyConfigured: naming module and class, and what is missing.
+        ImproperlyConfigured: names the class and what it lacks.
     """
     if not isinstance(Root, type):
         raise ImproperlyConfigured(
@@ -70,7 +71,7 @@ def check_reducer(Root: Any) -> Any:
         raise ImproperlyConfigured(
             f"{name_of(Root)} needs a static method view(events, saved_state)."
         )
-    if reason := _reason_against(view):
+    if reason := _signature_problem(view):
         raise ImproperlyConfigured(
             f"{name_of(Root)}.view must take (events, saved_state) and be a "
             f"@staticmethod or @classmethod: {reason}."
@@ -78,15 +79,15 @@ def check_reducer(Root: Any) -> Any:
     return Root
 
 
-def _reason_against(view: Any) -> str | None:
-    # Asked before every load, and to look at a signature takes a tenth of one.
+def _signature_problem(view: Any) -> str | None:
+    # Called before every load: inspecting a signature takes a tenth of a load.
     if isinstance(view, Hashable):
-        return _known_reason_against(view)
-    return _known_reason_against.__wrapped__(view)
+        return _hashable_signature_problem(view)
+    return _hashable_signature_problem.__wrapped__(view)
 
 
 @functools.lru_cache(maxsize=1000)
-def _known_reason_against(view: Any) -> str | None:
+def _hashable_signature_problem(view: Any) -> str | None:
     try:
         inspect.signature(view).bind([], {})
     except (TypeError, ValueError) as error:
@@ -100,23 +101,24 @@ def own_revision(Root: Any) -> str | None:
     if own is None or (isinstance(own, str) and own):
         return own
     raise ImproperlyConfigured(
-        f"{name_of(Root)}.revision must be a string that is not empty, not {own!r}."
+        f"{name_of(Root)}.revision must be a non-empty string, not {own!r}."
     )
 
 
 @functools.cache
 def revision_of(Root: Any) -> str:
     """
-    Return the name of the reducer's version, stored with each snapshot.
+    Return the revision of the reducer, which is stored with each snapshot.
 
-    The class's own attribute ``revision``, else 16 hex digits of a SHA-256 over the
-    source of every module that defines the class or a base of it: a table or a
-    function that the reducer uses often stands beside it. Comments and layout do
-    not count. What it imports is not seen; set ``revision`` when that matters.
+    It is the class's own attribute ``revision``, or else 16 hex digits of a SHA-256
+    over the source of every module that defines the class or one of its bases,
+    since the tables and functions that a reducer uses are often in its module.
+    Comments and layout do not count, nor does what the module imports; set
+    ``revision`` when that matters.
     """
     if own := own_revision(Root):
         return own
-    package = __name__.partition(".")[0]  # whose bases change with its releases
+    package = __name__.partition(".")[0]  # its classes change with its releases
     parts = [
         _source(cls)
         for cls in Root.__mro__
@@ -130,7 +132,7 @@ def _source(cls: type) -> str:
         source = inspect.getsource(sys.modules[cls.__module__])
         return ast.unparse(ast.parse(source))
     except (OSError, TypeError, KeyError, SyntaxError):
-        # Typed into a shell, or frozen: the compiled code is the next best.
+        # Typed into a shell, or frozen: take the compiled code instead.
         return "".join(_shape(function.__code__) for function in _functions(cls))
 
 
@@ -149,7 +151,7 @@ def _shape(code: CodeType) -> str:
 def _constant(value: object) -> str:
     if isinstance(value, CodeType):
         return _shape(value)
-    if isinstance(value, frozenset):  # whose order differs from process to process
+    if isinstance(value, frozenset):  # its order differs between processes
         return repr(sorted(map(repr, value)))
     return repr(value)
 
@@ -159,10 +161,10 @@ def fold(Root: Any, events: list[Document], state: dict[str, Any]) -> Mapping[st
     Return the reducer's state after ``events``.
 
     Raises:
-        ReducerError: with the version of the first event it cannot fold.
+        ReducerError: names the version of the first event that it cannot fold.
     """
     try:
-        before = copy.deepcopy(state)  # to find the culprit, if there is one
+        before = copy.deepcopy(state)  # to find the failing event, if one fails
     except Exception as error:
         raise _error_at(Root, events[0], error) from error
     try:
@@ -175,15 +177,15 @@ def fold(Root: Any, events: list[Document], state: dict[str, Any]) -> Mapping[st
 def _reducer_error(
     Root: Any, events: list[Document], state: Any, error: Exception
 ) -> ReducerError:
-    """Fold event by event to find the one that ``Root`` cannot take."""
-    culprit = events[-1]
+    """Fold event by event to find the one that ``Root`` cannot fold."""
+    failing = events[-1]
     for event in events:
         try:
             state = Root.view([event], state)
         except Exception as first:
-            culprit, error = event, first
+            failing, error = event, first
             break
-    return _error_at(Root, culprit, error)
+    return _error_at(Root, failing, error)
 
 
 def _error_at(Root: Any, event: Document, error: Exception) -> ReducerError:
@@ -196,9 +198,9 @@ def _error_at(Root: Any, event: Document, error: Exception) -> ReducerError:
 
 
 def error_text(error: Exception) -> str:
-    """Return what a project's code raised, in 500 characters at most."""
+    """Return an error of the project's code as text of at most 500 characters."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:
-        text = type(error).__name__  # it cannot even be printed
+        text = type(error).__name__  # even printing it fails
     return text[:500]

@@ -25,11 +25,11 @@ from .reducers import revision_of
 
 logger = logging.getLogger("ossy_event_store")
 
-MAX_BYTES = 16 * 1024 * 1024 - 1024  # MongoDB's limit of a document, less the frame
+MAX_BYTES = 16 * 1024 * 1024 - 1024  # MongoDB's limit, less room for the command
 
 
 class Snapshot(Document):
-    """The document of a snapshot, with itself as it is sent: it is encoded once."""
+    """The document of a snapshot, with its encoded form: it is encoded only once."""
 
     __slots__ = ("encoded",)
     encoded: RawBSONDocument
@@ -42,7 +42,7 @@ def build_snapshot(
     Return the snapshot document of a state.
 
     Raises:
-        InvalidState: the state is not what MongoDB can hold.
+        InvalidState: MongoDB cannot store the state.
     """
     document = Snapshot(
         _id=aggregate_id,
@@ -57,16 +57,14 @@ def build_snapshot(
     except (BSONError, ValueError, OverflowError) as error:
         raise InvalidState("state", str(error)) from None
     if len(encoded) > MAX_BYTES:
-        reason = (
-            f"{len(encoded):,} bytes; a document of MongoDB has at most {MAX_BYTES:,}"
-        )
+        reason = f"{len(encoded):,} bytes; a MongoDB document may have {MAX_BYTES:,}"
         raise InvalidState("state", reason)
     document.encoded = RawBSONDocument(encoded)
     return document
 
 
 def is_usable(snapshot: Document | None, Root: Any) -> bool:
-    """Whether the reducer as it is now has folded this snapshot."""
+    """Whether the current revision of the reducer folded this snapshot."""
     return (
         snapshot is not None
         and snapshot.get("aggregateType") == Root.aggregate_type
@@ -76,7 +74,7 @@ def is_usable(snapshot: Document | None, Root: Any) -> bool:
 
 
 def older_than(snapshot: Document) -> Document:
-    """Return the filter for a stored snapshot that this one may replace."""
+    """Return the filter for stored snapshots that this one may replace."""
     version = snapshot["aggregateVersion"]
     return {
         "_id": {"$eq": snapshot["_id"]},
@@ -84,7 +82,7 @@ def older_than(snapshot: Document) -> Document:
             {"aggregateVersion": {"$lt": version}},
             # The same version folded by another revision of the reducer.
             {"aggregateVersion": version, "revision": {"$ne": snapshot["revision"]}},
-            # Written by something else in this collection: not a snapshot of ours.
+            # Another program wrote it into this collection.
             {"aggregateVersion": {"$not": {"$type": "number"}}},
         ],
     }
@@ -92,11 +90,11 @@ def older_than(snapshot: Document) -> Document:
 
 async def save_snapshot(store: Store, snapshot: Snapshot) -> bool:
     """
-    Store the snapshot unless a newer one is there; return whether it was stored.
+    Store a snapshot unless a newer one exists; return whether it was stored.
 
     An upsert whose filter does not match tries to insert, and fails on ``_id``.
-    That may mean "a newer one is there" or "an older one came in between", so it
-    is looked at again: to swallow the error loses the newest snapshot now and then.
+    Either a newer snapshot exists, or an older one was saved in between. So look
+    again: swallowing the error would lose the newest snapshot now and then.
     """
     query = older_than(snapshot)
     if store.outside:
@@ -111,49 +109,54 @@ async def save_snapshot(store: Store, snapshot: Snapshot) -> bool:
 
 
 async def _save_joined(store: Store, snapshot: Snapshot, query: Document) -> bool:
-    """Save inside somebody else's transaction, which a refused write would end."""
-    there = {"_id": {"$eq": snapshot["_id"]}}
-    if await store.snapshots.find_one(there, projection={"_id": 1}) is None:
+    """Save inside the caller's transaction, which a refused write would abort."""
+    existing = {"_id": {"$eq": snapshot["_id"]}}
+    if await store.snapshots.find_one(existing, projection={"_id": 1}) is None:
         await store.snapshots.insert_one(snapshot.encoded)
         return True
     return await store.snapshots.replace_one(query, snapshot.encoded) > 0
 
 
 async def discard(store: Store, snapshot: Document, head: int) -> None:
-    """Delete a snapshot that leads its stream, unless it changed meanwhile."""
+    """Delete a snapshot that is newer than its stream, unless it just changed."""
     logger.warning(
-        "Snapshot of %s %r is at version %s, its stream ends at %s: discarded. Events "
-        "that a majority never had were lost in a failover.",
+        "Discarding the snapshot of %s %r: it is at version %s, but its stream ends at "
+        "%s. A failover lost events that were not on a majority of the servers.",
         snapshot.get("aggregateType"),
         snapshot["_id"],
         snapshot.get("aggregateVersion"),
         head,
     )
-    ours = {
+    unchanged = {
         "_id": {"$eq": snapshot["_id"]},
         "aggregateVersion": snapshot.get("aggregateVersion"),
         "saved": snapshot.get("saved"),
     }
     try:
-        await store.snapshots.delete_one(ours)
+        await store.snapshots.delete_one(unchanged)
     except OperationFailure as error:
         if error.code != UNAUTHORIZED:
             raise
-        # Who may only read can still load the stream from its events.
-        logger.warning("It stays, since this user may not delete a snapshot.")
+        # A user who may only read can still load the stream from its events.
+        logger.warning(
+            "Could not discard the snapshot of %s %r: this database user may not "
+            "delete snapshots. The stream is read from its events.",
+            snapshot.get("aggregateType"),
+            snapshot["_id"],
+        )
 
 
 async def write_snapshots(
     store: Store, snapshots: list[Snapshot], *, first: bool = False
 ) -> int:
     """
-    Write snapshots unless newer ones are there; return how many were written.
+    Write snapshots unless newer ones exist; return how many were written.
 
     Args:
         store: one face of the store.
-        snapshots: one a stream.
-        first: whether there were none when the rebuild began, so that it need not
-            look; one that somebody saved meanwhile is noticed all the same.
+        snapshots: at most one a stream.
+        first: whether the rebuild began without any snapshots, so that there is
+            nothing to look up; one that was saved meanwhile is still noticed.
     """
     if not snapshots:
         return 0
@@ -161,18 +164,18 @@ async def write_snapshots(
     found: list[Document] = []
     if not first:
         found = await store.snapshots.find(ids, projection=["aggregateVersion"])
-    there = {snapshot["_id"]: snapshot.get("aggregateVersion") for snapshot in found}
-    requests = [_request(s, s["_id"] in there) for s in snapshots]
+    existing = {s["_id"]: s.get("aggregateVersion") for s in found}
+    requests = [_request(s, s["_id"] in existing) for s in snapshots]
     try:
         saved = await store.snapshots.bulk_write(requests, ordered=False)
     except BulkWriteError as error:
         if key_pattern(error) is None:
             raise
-        # Somebody saved one of them for the first time just now: one by one, then.
+        # Another writer has just saved a first snapshot: write them one by one.
         return sum([await save_snapshot(store, snapshot) for snapshot in snapshots])
     if saved < len(snapshots):
         for snapshot in snapshots:
-            version = there.get(snapshot["_id"])
+            version = existing.get(snapshot["_id"])
             ahead = isinstance(version, int) and version > snapshot["aggregateVersion"]
             if ahead and await discard_if_ahead(store, snapshot["_id"]):
                 saved += await save_snapshot(store, snapshot)
@@ -182,20 +185,20 @@ async def write_snapshots(
 def _request(
     snapshot: Snapshot, exists: bool
 ) -> InsertOne[RawBSONDocument] | ReplaceOne[RawBSONDocument]:
-    # An insert is twice as fast as an upsert, and a first rebuild has only inserts.
+    # An insert is twice as fast as an upsert, and a first rebuild only inserts.
     if not exists:
         return InsertOne(snapshot.encoded)
-    # A rebuild replaces its own version as well: the state may be what was wrong.
+    # A rebuild also replaces the same version, whose state may be wrong.
     newer = {"aggregateVersion": {"$gt": snapshot["aggregateVersion"]}}
     return ReplaceOne({"_id": snapshot["_id"], "$nor": [newer]}, snapshot.encoded)
 
 
 async def discard_if_ahead(store: Store, aggregate_id: str) -> bool:
     """
-    Delete a snapshot that leads its stream; some only seem to.
+    Delete a snapshot that is newer than its stream; return whether it was.
 
-    A live append may come between two reads, and a new primary may not know yet
-    what a majority has: so the stream is read once that is settled.
+    It may only seem so: a live append may come between two reads, and a new primary
+    may not know yet what a majority has. So the stream is read after all writes.
     """
     with in_time():
         snapshot = await store.snapshots.find_one({"_id": {"$eq": aggregate_id}})

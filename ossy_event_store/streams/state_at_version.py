@@ -1,5 +1,5 @@
 """
-The state of a stream at any of its versions, and what each event changed in it.
+Fold a stream up to one of its versions: the state before and after an event.
 """
 
 from __future__ import annotations
@@ -18,33 +18,39 @@ from ..mongodb.deadline import in_time
 from .reducers import fold
 from .snapshots import is_usable
 
-BATCH = 1000  # events a round trip, and folded at once
+EVENTS_PER_BATCH = 1000  # a round trip, and a fold
 
 State = Mapping[str, Any]
 
+_NOTHING: tuple[int, State] = (0, {})
+
 
 @dataclass(frozen=True)
-class Moment:
-    """
-    A stream right after one event.
+class StateAtVersion:
+    """A stream right after one event."""
 
-    Where the reducer raised, ``error`` says at which event, ``reached`` is the last
-    version that it could fold, ``state`` is the state there, and ``before`` is None.
-    ``since`` is the version of the snapshot that the fold began with, 0 if it began
-    with the first event.
-    """
-
+    #: Version of the event.
     version: int
-    reached: int
-    since: int
+    #: The last version that the reducer could fold; lower only after an error.
+    folded_version: int
+    #: Version of the snapshot that the fold began with; 0 without a snapshot.
+    snapshot_version: int
+    #: The state before the event; None after an error.
     before: State | None
+    #: The state at ``folded_version``.
     state: State
+    #: What the reducer raised, and at which event.
     error: ReducerError | None = None
 
 
-async def moment(
-    store: Store, Root: Any, aggregate_id: str, version: int, *, fresh: bool = False
-) -> Moment:
+async def load_state_at(
+    store: Store,
+    Root: Any,
+    aggregate_id: str,
+    version: int,
+    *,
+    ignore_snapshot: bool = False,
+) -> StateAtVersion:
     """
     Return the state of a stream at a version, and the state before its event.
 
@@ -53,48 +59,53 @@ async def moment(
         Root: the aggregate class that folds the stream.
         aggregate_id: the stream.
         version: from 1 to its last.
-        fresh: begin with the first event, even if a snapshot would do.
+        ignore_snapshot: begin with the first event in any case.
     """
     with in_time():
-        since, state = (0, {}) if fresh else await _start(store, Root, aggregate_id)
-        if since >= version:
-            since, state = 0, {}
-        return await _fold(store, Root, aggregate_id, since, state, version)
+        start, state = _NOTHING
+        if not ignore_snapshot:
+            start, state = await _snapshot(store, Root, aggregate_id)
+        if start >= version:
+            start, state = _NOTHING
+        return await _fold(store, Root, aggregate_id, start, state, version)
 
 
-async def _start(store: Store, Root: Any, aggregate_id: str) -> tuple[int, State]:
+async def _snapshot(store: Store, Root: Any, aggregate_id: str) -> tuple[int, State]:
     snapshot = await store.snapshots.find_one({"_id": {"$eq": aggregate_id}})
     if snapshot is None or not is_usable(snapshot, Root):
-        return 0, {}
+        return _NOTHING
     return snapshot["aggregateVersion"], snapshot["state"]
 
 
 async def _fold(
-    store: Store, Root: Any, aggregate_id: str, since: int, state: State, version: int
-) -> Moment:
+    store: Store, Root: Any, aggregate_id: str, start: int, state: State, version: int
+) -> StateAtVersion:
     query = {
         "aggregateId": {"$eq": aggregate_id},
-        "aggregateVersion": {"$gt": since, "$lte": version},
+        "aggregateVersion": {"$gt": start, "$lte": version},
     }
     sort = [("aggregateVersion", 1)]
     before: State | None = None
-    reached = since
-    async with aclosing(store.events.batches(query, BATCH, sort=sort)) as batches:
+    folded = start
+    async with aclosing(
+        store.events.batches(query, EVENTS_PER_BATCH, sort=sort)
+    ) as batches:
         async for batch in batches:
-            for events in _last_alone([read_event(e) for e in batch], version):
+            for events in _split_off_last([read_event(e) for e in batch], version):
                 before = state
                 try:
                     state = _folded(Root, events, state)
                 except ReducerError:
-                    at, state, error = _one_by_one(Root, events, state)
-                    reached = at or reached
-                    return Moment(version, reached, since, None, state, error)
-                reached = events[-1]["aggregateVersion"]
-    return Moment(version, reached, since, before, state)
+                    last, state, error = _one_by_one(Root, events, state)
+                    return StateAtVersion(
+                        version, last or folded, start, None, state, error
+                    )
+                folded = events[-1]["aggregateVersion"]
+    return StateAtVersion(version, folded, start, before, state)
 
 
-def _last_alone(events: list[Document], version: int) -> list[list[Document]]:
-    """Split off the event of the version, so that the state before it is known."""
+def _split_off_last(events: list[Document], version: int) -> list[list[Document]]:
+    """Split off the event of the version, to know the state before it."""
     if events[-1]["aggregateVersion"] != version:
         return [events]
     return [some for some in (events[:-1], events[-1:]) if some]
@@ -102,10 +113,10 @@ def _last_alone(events: list[Document], version: int) -> list[list[Document]]:
 
 def _folded(Root: Any, events: list[Document], state: State) -> State:
     """
-    Return the state after the events; the one before is left as it was.
+    Return the state after the events; the state before them does not change.
 
     Raises:
-        ReducerError: the reducer raised, or returned what is no state.
+        ReducerError: the reducer raised, or did not return a state.
     """
     last = events[-1]
     try:
@@ -123,12 +134,12 @@ def _folded(Root: Any, events: list[Document], state: State) -> State:
 def _one_by_one(
     Root: Any, events: list[Document], state: State
 ) -> tuple[int, State, ReducerError | None]:
-    """Return how far the reducer comes: the version, the state there, the error."""
-    reached = 0
+    """Return the last version that can be folded, its state, and the error."""
+    folded = 0
     for event in events:
         try:
             state = _folded(Root, [event], state)
         except ReducerError as error:
-            return reached, state, error
-        reached = event["aggregateVersion"]
-    return reached, state, None
+            return folded, state, error
+        folded = event["aggregateVersion"]
+    return folded, state, None

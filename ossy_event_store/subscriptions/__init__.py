@@ -1,4 +1,4 @@
-"""Subscriptions: handlers that follow the events in global order."""
+"""Subscriptions: handlers that receive the events in global order."""
 
 from .declaration import subscription
 

@@ -1,9 +1,8 @@
 """
-How far each subscription has come, and who may say so.
+The checkpoint of each subscription, and the fence that protects it.
 
-One document a subscription. Whoever takes it over raises its ``fence``, and what is
-written under an older one is refused: a process that was thought dead, and is not,
-moves nothing.
+One document a subscription. A process that claims it raises its ``fence``, and writes
+under an older fence are refused: a process that was only thought dead changes nothing.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from ..mongodb.write_errors import short_reason
 from ..positions.reader import head_position
 from .declaration import Start
 
-KEPT = 4000  # characters of a traceback
-RELATIONAL = "ossy_event_store.relational"  # the app with the rows
+TRACEBACK_CHARACTERS = 4000  # that are stored of a traceback
+RELATIONAL = "ossy_event_store.relational"  # the app with the table of checkpoints
 
 
 class ClaimLost(Exception):
-    """Another process has taken the subscription over, or somebody has reset it."""
+    """Another process has claimed the subscription, or an operator has reset it."""
 
 
 async def find(store: Store, name: str) -> Document | None:
@@ -43,7 +42,7 @@ async def find(store: Store, name: str) -> Document | None:
 
 
 def new_document(position: int, kind: str, **more: Any) -> Document:
-    """Return the document of a subscription that has done nothing yet."""
+    """Return the document of a subscription that has delivered nothing yet."""
     return {
         "kind": kind,
         "position": position,
@@ -58,10 +57,10 @@ def new_document(position: int, kind: str, **more: Any) -> Document:
     }
 
 
-async def begin(
+async def find_or_create(
     store: Store, name: str, start: Start, kind: str, **more: Any
 ) -> Document:
-    """Return the document of a subscription, made if it is not there."""
+    """Return the document of a subscription; create it if it is missing."""
     if (found := await find(store, name)) is not None:
         return found
     if start == "beginning":
@@ -80,16 +79,19 @@ async def begin(
 
 async def claim(store: Store, name: str, owner: str, session_id: Any) -> Document:
     """
-    Take a subscription over, and return its document with the new fence.
+    Claim a subscription, and return its document with the new fence.
 
-    What the one before left open is ended first: a transaction of a process that was
-    killed would hold its documents for a minute.
+    This first ends the open transaction of the previous owner: if that was killed, its
+    transaction would lock documents for a minute.
 
     Args:
         store: one face of the store.
         name: the subscription.
         owner: this process, which holds the lease.
-        session_id: that of the session in which it has its transactions.
+        session_id: the id of the session that its transactions will use.
+
+    Raises:
+        ClaimLost: the subscription has no document, or another process was faster.
     """
     with in_time():
         found = await store.subscriptions.find_one({"_id": {"$eq": name}})
@@ -110,9 +112,9 @@ async def claim(store: Store, name: str, owner: str, session_id: Any) -> Documen
     return claimed
 
 
-async def check(store: Store, name: str, fence: int) -> None:
+async def check_fence(store: Store, name: str, fence: int) -> None:
     """
-    Look whether the subscription is still claimed with this fence.
+    Check that the subscription is still claimed with this fence.
 
     Raises:
         ClaimLost: it is not.
@@ -141,18 +143,19 @@ async def move(
     Args:
         store: one face of the store.
         name: the subscription.
-        fence: that of the claim.
-        changes: fields of its document.
-        delivered: events that were delivered since it was written last.
-        session: that of a transaction around it.
-        back: whether the position may be one before that which is there.
+        fence: the fence of the claim.
+        changes: the fields to set in its document.
+        delivered: how many events were delivered since the last write.
+        session: the session of a surrounding transaction, if there is one.
+        back: whether the position may move backwards.
 
     Raises:
-        ClaimLost: somebody else has claimed or reset the subscription since.
+        ClaimLost: another process has claimed the subscription, or an operator has
+            reset it.
     """
     query: Document = {"_id": {"$eq": name}, "fence": fence}
     if "position" in changes and not back:
-        # Never back by itself: a commit that nobody heard of may have moved it on.
+        # A commit whose answer was lost may have moved it further already.
         query["position"] = {"$lte": changes["position"]}
     update: Document = {
         "$inc": {"delivered": delivered},
@@ -166,7 +169,7 @@ async def move(
 
 
 async def revoke(store: Store, name: str) -> None:
-    """Let whoever is at work on a subscription lose it; anybody may claim it anew."""
+    """Invalidate the owner's fence; any process may claim the subscription."""
     await store.subscriptions.update_one({"_id": {"$eq": name}}, {"$inc": {"fence": 1}})
 
 
@@ -178,20 +181,20 @@ async def reset(
     stopped: Mapping[str, Any] | None = None,
 ) -> bool:
     """
-    Let a subscription go on behind a position; False if there is none.
+    Let a subscription continue after a position; False if there is none.
 
     Args:
         store: one face of the store.
         name: the subscription.
-        position: where it goes on.
-        session: that of a transaction around it.
-        stopped: only if this is where it has stopped.
+        position: the position after which it continues.
+        session: the session of a surrounding transaction, if there is one.
+        stopped: move it only if it has stopped at this event.
     """
     query: Document = {"_id": {"$eq": name}}
     if stopped is not None:
         query["stopped.position"] = stopped["position"]
     with in_time():
-        # Who is at work loses its fence, and begins anew from here.
+        # The owner loses its fence, claims the subscription again and starts here.
         matched = await store.subscriptions.update_one(
             query,
             {
@@ -204,7 +207,7 @@ async def reset(
     return bool(matched)
 
 
-def rows() -> Any:
+def sql_checkpoints() -> Any:
     """
     Return the module that keeps checkpoints as rows of an SQL database.
 
@@ -213,7 +216,7 @@ def rows() -> Any:
     """
     if not apps.is_installed(RELATIONAL):
         raise ImproperlyConfigured(
-            "A subscription with using keeps its checkpoint in that database: add "
+            "A subscription with using= keeps its checkpoint in that SQL database: add "
             f"{RELATIONAL!r} to INSTALLED_APPS and run manage.py migrate."
         )
     return import_module(f"{RELATIONAL}.checkpoints")
@@ -222,23 +225,23 @@ def rows() -> Any:
 def error_record(
     error: BaseException, event: Mapping[str, Any] | None = None
 ) -> Document:
-    """Return an error as it is kept: what, when, where, and at which event."""
+    """Return the error record that is stored with a subscription or a stream."""
     lines = "".join(traceback.format_exception(error))
     text = f"{type(error).__name__}: {short_reason(error)}"
-    kept: Document = {
+    record: Document = {
         "failed": dt.datetime.now(dt.UTC),
         "error": _storable(text),
-        "traceback": _storable(lines[-KEPT:]),
+        "traceback": _storable(lines[-TRACEBACK_CHARACTERS:]),
     }
     if event is not None:
-        kept.update(
+        record.update(
             eventId=event["_id"],
             type=event["type"],
             aggregateId=event["aggregateId"],
             aggregateVersion=event["aggregateVersion"],
             position=event["position"],
         )
-    return kept
+    return record
 
 
 def _storable(text: str) -> str:

@@ -1,8 +1,8 @@
 """
-What a project subscribes to events: who is called, for which, and what if it fails.
+Declare a subscription: its handler, the events it wants, what to do when it fails.
 
-Declared in a module ``subscriptions`` of an installed app; ``manage.py
-run_subscriptions`` calls them.
+Projects declare them in a module ``subscriptions`` of an installed app; ``manage.py
+run_subscriptions`` runs them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Subscription:
     aggregate_types: tuple[str, ...] | None = None
     start: Start = "beginning"
     retries: int = 5
-    #: Seconds before the first retry, and the most before any: each waits twice as
+    #: Seconds before the first retry, and the longest pause: each pause is twice as
     #: long as the one before.
     backoff: tuple[float, float] = (0.1, 30.0)
     on_error: OnError = "park"
@@ -49,12 +49,12 @@ class Subscription:
     session: bool = False
     using: str | None = None
     kind: str = field(default="subscription", repr=False)
-    #: How events are handed on, for what is not a handler of the project's.
-    effect: Any = field(default=None, repr=False)
-    #: Whether a process that runs it makes its document; else that has to exist.
-    begins: bool = field(default=True, repr=False)
-    #: What else its document begins with.
-    more: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: The class that delivers its events, if that is not chosen by the options.
+    delivery: Any = field(default=None, repr=False)
+    #: Whether a process that runs it creates its document; else that has to exist.
+    creates_document: bool = field(default=True, repr=False)
+    #: More fields that its document is created with.
+    document_fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def is_async(self) -> bool:
@@ -65,7 +65,7 @@ class Subscription:
         return inspect.iscoroutinefunction(handler)
 
     def handle(self) -> Callable[..., Any]:
-        """Return what is called with each event; a class is instantiated anew."""
+        """Return what is called with each event; a class is instantiated each time."""
         if isinstance(self.handler, type):
             handle: Callable[..., Any] = self.handler().handle
             return handle
@@ -73,7 +73,7 @@ class Subscription:
         return called
 
     def query(self) -> dict[str, Any]:
-        """Return the filter over the positions for the events it wants."""
+        """Return the filter for the entries of the events it wants, by position."""
         return wanted(self.types, self.aggregate_types)
 
 
@@ -94,32 +94,31 @@ def subscription(
     """
     Subscribe a function, or a class with a method ``handle``, to events.
 
-    It is called with each event, a dict as stored with its ``position``: those of
-    one stream in their order, one at a time. It may be a coroutine function.
+    It is called with each event, a dict as stored with its ``position``: the events of
+    a stream in order, one at a time. It may be a coroutine function.
 
     Args:
-        name: of the subscription; its checkpoint is kept under it.
-        types: only events of these types; None means all.
-        aggregate_types: only those of streams of these types; None means all.
-        start: where a new subscription begins: at the first event, behind the last
-            one there is (``"now"``), or behind a position.
+        name: the name of the subscription and of its checkpoint.
+        types: the event types it wants; None means all.
+        aggregate_types: the types of the streams whose events it wants; None means all.
+        start: where a new subscription starts: at the first event, after the last one
+            that exists (``"now"``), or after a position.
         retries: how often an event is tried again after the handler raised.
-        backoff: seconds before the first retry, and the most before any.
-        on_error: after the last retry, ``"park"`` the stream: its events wait until
-            somebody retries or skips, and those of others go on; or ``"stop"`` the
-            whole subscription.
+        backoff: seconds before the first retry, and the longest pause before any.
+        on_error: after the last retry, ``"park"`` the stream: its events wait until an
+            operator retries or skips, other streams continue; or ``"stop"`` the whole
+            subscription.
         concurrency: how many streams are handled at a time.
-        batch: how many events one transaction takes at the most, with ``session`` or
-            ``using``.
+        batch: the most events in one transaction, with ``session`` or ``using``.
         session: call it with ``(event, session)``; what it writes to the same MongoDB
-            through that session is stored together with the checkpoint, so it has
-            its effect exactly once.
+            through that session is committed together with the checkpoint, so each
+            event takes effect exactly once.
         using: an alias in ``DATABASES``: it is called inside
-            ``transaction.atomic(using)`` with the checkpoint as a row of that database,
-            so what it writes there has its effect exactly once.
+            ``transaction.atomic(using)``, in which the checkpoint, a row of that
+            database, moves as well, so each event takes effect exactly once.
 
-    Without ``session`` and ``using`` each event comes at least once: take its ``_id``
-    as the key of what you do.
+    Without ``session`` and ``using`` each event is delivered at least once: use its
+    ``_id`` as idempotency key.
 
     Raises:
         ImproperlyConfigured: an argument is wrong, or another subscription has the
@@ -127,7 +126,8 @@ def subscription(
     """
     if isinstance(types, str) or isinstance(aggregate_types, str):
         raise ImproperlyConfigured(
-            f"Subscription {name!r}: types and aggregate_types are lists of strings."
+            f"Subscription {name!r}: types and aggregate_types must be lists of "
+            "strings, not one string."
         )
     options: dict[str, Any] = {
         "types": None if types is None else tuple(types),
@@ -150,20 +150,20 @@ def subscription(
 
 
 def add(declared: Subscription) -> None:
-    """Register a subscription; the same one again is no error."""
+    """Register a subscription; registering the same one again is not an error."""
     _check(declared)
     other = _registered.get(declared.name)
-    # A module that is imported anew makes the function anew.
+    # A module that is imported again defines the function again.
     if other is not None and name_of(other.handler) != name_of(declared.handler):
         raise ImproperlyConfigured(
             f"Two subscriptions are called {declared.name!r}: {name_of(other.handler)} "
-            f"and {name_of(declared.handler)}."
+            f"and {name_of(declared.handler)}. Rename one of them."
         )
     _registered[declared.name] = declared
 
 
-def registered() -> dict[str, Subscription]:
-    """Return the declared subscriptions by name, in order of name."""
+def registered_subscriptions() -> dict[str, Subscription]:
+    """Return the declared subscriptions by name, in order of their names."""
     return dict(sorted(_registered.items()))
 
 
@@ -202,7 +202,7 @@ def _problems(declared: Subscription) -> Sequence[str]:
             declared.retries, 0
         ),
         "backoff must be two numbers of seconds, the first above 0 and the second "
-        f"not below it, not {declared.backoff!r}.": 0 < first <= longest,
+        f"at least as large, not {declared.backoff!r}.": 0 < first <= longest,
         f"on_error must be 'park' or 'stop', not {declared.on_error!r}.": (
             declared.on_error in ("park", "stop")
         ),
@@ -210,14 +210,14 @@ def _problems(declared: Subscription) -> Sequence[str]:
         f"batch must be a number from 1, not {declared.batch!r}.": _is_number(
             declared.batch, 1
         ),
-        "session and using exclude each other: one transaction is in one database.": (
+        "session and using exclude each other: a transaction is in one database.": (
             not (declared.session and using)
         ),
-        f"using={using!r} is not in DATABASES.": (
+        f"using={using!r} is not an alias in DATABASES.": (
             using is None or using in connections.settings
         ),
-        "with session or using there is one checkpoint for all streams, so concurrency "
-        "must be 1; batch makes it faster.": many == 1
+        "with session or using, one checkpoint counts for all streams, so concurrency "
+        "must be 1. Raise batch to make it faster.": many == 1
         or not (declared.session or using),
     }
     found = [text for text, holds in rules.items() if not holds]
@@ -226,12 +226,13 @@ def _problems(declared: Subscription) -> Sequence[str]:
 
 def _problems_of_handler(declared: Subscription) -> Sequence[str]:
     handler = declared.handler
-    if declared.effect is not None:
+    if declared.delivery is not None:
         return []
     if isinstance(handler, type):
         handler = getattr(handler, "handle", None)
         if not callable(handler):
-            return [f"the class {name_of(declared.handler)} has no method handle()."]
+            name = name_of(declared.handler)
+            return [f"the class {name} must have a method handle()."]
         arguments = [None]
     else:
         arguments = []
@@ -243,10 +244,10 @@ def _problems_of_handler(declared: Subscription) -> Sequence[str]:
     except TypeError:
         return [f"{name_of(declared.handler)} must take {takes}."]
     except ValueError:
-        pass  # written in C: its signature is not known
+        pass  # written in C: its signature is unknown
     if declared.using and declared.is_async:
         return [
-            "a coroutine function cannot run inside transaction.atomic(); with using, "
+            "a coroutine function cannot run inside transaction.atomic(). With using, "
             "write a plain function."
         ]
     return []

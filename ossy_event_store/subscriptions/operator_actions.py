@@ -1,8 +1,8 @@
 """
-What an operator asks of a subscription: try again, pass over an event, start elsewhere.
+What operators do: retry a parked stream, skip an event, reset a subscription.
 
-The process that runs the subscription sees it within a second; if none runs, the next
-that does. The command ``subscriptions`` and the admin call these.
+The process that runs the subscription notices within a second, or the next one that
+runs it. The command ``subscriptions`` and the admin call these functions.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from .transactions import in_transaction
 
 def retry(name: str, aggregate_id: str | None = None) -> int:
     """
-    Ask for a retry of one parked stream, or of all; return of how many.
+    Request a retry of one parked stream, or of all; return how many are marked.
 
-    Without a stream, a subscription that has stopped goes on as well.
+    Without a stream, this also lets a subscription that has stopped continue.
     """
     store = connection.blocking()
-    drive(_there(store, name))
+    drive(_document(store, name))
     query: Document = {"subscription": {"$eq": name}}
     if aggregate_id is not None:
         query["aggregateId"] = {"$eq": aggregate_id}
-    request = {"retry": True, "asked": token_hex(8)}
+    request = {"retry": True, "retryRequest": token_hex(8)}
     with in_time():
-        asked = drive(store.parked.update_many(query, {"$set": request}))
+        marked = drive(store.parked.update_many(query, {"$set": request}))
         if aggregate_id is None:
-            asked += drive(
+            marked += drive(
                 store.subscriptions.update_one(
                     {"_id": {"$eq": name}, "stopped": {"$ne": None}},
                     {"$set": {"stopped": None}},
                 )
             )
-    return asked
+    return marked
 
 
 def skip(
@@ -58,42 +58,44 @@ def skip(
     position: int | None = None,
 ) -> Document | None:
     """
-    Pass over the event at which a stream waits, and retry the rest of it.
+    Skip the event at which a parked stream waiting, and retry the rest of the stream.
 
     Args:
         name: the subscription.
-        aggregate_id: the parked stream; None passes over the event at which the whole
+        aggregate_id: the parked stream; None skips the event at which the whole
             subscription has stopped.
-        reason: why, for those who come later; kept in the collection ``skipped``.
-        who: kept with it.
-        position: that of the event that was looked at; what waits at another one by
-            now stays there. None skips whichever it is.
+        reason: why; it is stored in the collection ``skipped``.
+        who: who skips it; stored with the reason.
+        position: the position of the event that the operator saw. If the stream waits
+            at another one by now, nothing is skipped. None skips any event.
 
     Returns:
-        What is kept of it; None if nothing waits there.
+        The record that is stored; None if nothing was skipped.
     """
     store = connection.blocking()
     if not reason.strip():
-        raise ValueError("A reason is needed to pass over an event.")
-    at = drive(_there(store, name))
+        raise ValueError("Skipping an event needs a reason.")
+    document = drive(_document(store, name))
     if aggregate_id is None:
-        waits = at.get("stopped")
+        waiting = document.get("stopped")
     else:
         with in_time():
-            waits = drive(
-                store.parked.find_one({"_id": parked_streams.key(name, aggregate_id)})
+            waiting = drive(
+                store.parked.find_one(
+                    {"_id": parked_streams.parked_id(name, aggregate_id)}
+                )
             )
-    if not waits or waits.get("eventId") is None:
+    if not waiting or waiting.get("eventId") is None:
         return None
-    if position is not None and waits["position"] != position:
+    if position is not None and waiting["position"] != position:
         return None
-    record = _record(name, at, waits, reason, who)
+    record = _record(name, document, waiting, reason, who)
     if aggregate_id is None:
-        skipped = _skip_stopped(store, name, at, record)
-    elif (declared := _in_database(name, at)) is not None:
-        skipped = _skip_there(store, declared, waits, record)
+        skipped = _skip_stopped(store, name, document, record)
+    elif (declared := _in_sql(name, document)) is not None:
+        skipped = _skip_there(store, declared, waiting, record)
     else:
-        skipped = _skip_here(store, waits, record)
+        skipped = _skip_here(store, waiting, record)
     return record if skipped else None
 
 
@@ -102,60 +104,60 @@ def reset(name: str, position: int) -> None:
     Let a subscription continue after a position; nothing stays parked.
 
     Raises:
-        ValueError: it is a projection, whose documents hold what they hold.
+        ValueError: it is a projection, whose documents a reset would leave as they are.
     """
     store = connection.blocking()
-    at = drive(_there(store, name))
-    if at["kind"] in ("projection", "projection build"):
+    document = drive(_document(store, name))
+    if document["kind"] in ("projection", "projection build"):
         raise ValueError(
-            f"{name} is a projection: its documents would not follow. Use manage.py "
-            f"rebuild_projections {name}."
+            f"{name} is a projection: a reset would not change its documents. Run "
+            f"manage.py rebuild_projections {name} instead."
         )
-    _continue_after(store, at, position)
+    _continue_after(store, document, position)
 
 
-async def _there(store: Store, name: str) -> Document:
+async def _document(store: Store, name: str) -> Document:
     with in_time():
         found = await store.subscriptions.find_one({"_id": {"$eq": name}})
     if found is None:
-        raise UnknownSubscription(name, sorted(declaration.registered()))
+        raise UnknownSubscription(name, sorted(declaration.registered_subscriptions()))
     return found
 
 
-def _in_database(name: str, at: Document) -> Subscription | None:
-    """Return a subscription whose checkpoint is in an SQL database, else None."""
-    declared = declaration.registered().get(name)
+def _in_sql(name: str, document: Document) -> Subscription | None:
+    """Return the subscription if its checkpoint is in an SQL database, else None."""
+    declared = declaration.registered_subscriptions().get(name)
     if declared is None or not declared.using:
         return None
-    # One that was given ``using`` and has not run since is still in MongoDB.
-    return declared if at.get("using") == declared.using else None
+    # If it got ``using`` after its last run, its checkpoint is still in MongoDB.
+    return declared if document.get("using") == declared.using else None
 
 
 def _record(
-    name: str, at: Document, waits: Document, reason: str, who: str | None
+    name: str, document: Document, waiting: Document, reason: str, who: str | None
 ) -> Document:
-    """Return what is kept of an event that is skipped."""
-    kept = {k: v for k, v in waits.items() if k not in ("_id", "retry")}
-    if "generation" in at:  # of a projection: the next one gets the event again
-        kept["generation"] = at["generation"]
+    """Return the record of a skipped event."""
+    fields = {k: v for k, v in waiting.items() if k not in ("_id", "retry")}
+    if "generation" in document:  # a projection; its next one gets the event again
+        fields["generation"] = document["generation"]
     return {
-        **kept,
+        **fields,
         "_id": {
-            **parked_streams.key(name, waits["aggregateId"]),
-            "position": kept["position"],
+            **parked_streams.parked_id(name, waiting["aggregateId"]),
+            "position": fields["position"],
         },
         "subscription": name,
         "reason": reason,
         "skippedBy": who,
-        # Of two that skip the same event at the same time, each knows its own.
+        # If two operators skip the event at the same time, each knows its own record.
         "token": token_hex(8),
     }
 
 
-async def _keep(store: Store, record: Document, session: Any) -> None:
-    """Keep a record, in a transaction."""
+async def _store_record(store: Store, record: Document, session: Any) -> None:
+    """Store a record, in the open transaction."""
     query = {"_id": record["_id"]}
-    # No upsert (SERVER-95524), and no right to delete: a site may only add to these.
+    # No upsert (SERVER-95524), and no delete: a site may deny that right here.
     if await store.skipped.find_one(query, session=session) is None:
         await store.skipped.insert_one(record, session=session)
     else:
@@ -166,14 +168,14 @@ async def _keep(store: Store, record: Document, session: Any) -> None:
 
 
 async def _announce(store: Store, record: Document) -> None:
-    """Keep a record of what another database is about to decide, if there is none."""
+    """Store a record before the SQL database decides, unless there is one."""
     new = {"$setOnInsert": record, "$currentDate": {"skipped": True}}
     with in_time(), suppress(DuplicateKeyError):
         await store.skipped.update_one({"_id": record["_id"]}, new, upsert=True)
 
 
 async def _confirm(store: Store, record: Document) -> None:
-    """Keep the record of what was decided, also if another operator announced it."""
+    """Store the record of the decision, even over that of another operator."""
     with in_time():
         await store.skipped.replace_one({"_id": record["_id"]}, record, upsert=True)
         await store.skipped.update_one(
@@ -182,7 +184,7 @@ async def _confirm(store: Store, record: Document) -> None:
 
 
 async def _withdraw(store: Store, record: Document) -> None:
-    """Mark a record of our own: the event was not skipped after all."""
+    """Mark our own record as withdrawn: the event was not skipped."""
     with in_time():
         await store.skipped.update_one(
             {"_id": record["_id"], "token": record["token"]},
@@ -190,18 +192,18 @@ async def _withdraw(store: Store, record: Document) -> None:
         )
 
 
-async def _move_on(store: Store, waits: Document, session: Any = None) -> bool:
-    """Let a parked stream be retried after an event; False if it waits elsewhere."""
+async def _move_on(store: Store, waiting: Document, session: Any = None) -> bool:
+    """Retry a parked stream after its event; False if it was moved meanwhile."""
     moved = await store.parked.update_one(
-        {"_id": waits["_id"], "position": waits["position"]},
-        {"$set": {**parked_streams.behind(waits), "retry": True}},
+        {"_id": waiting["_id"], "position": waiting["position"]},
+        {"$set": {**parked_streams.after_event(waiting), "retry": True}},
         session=session,
     )
     return bool(moved)
 
 
-def _skip_here(store: Store, waits: Document, record: Document) -> bool:
-    """Skip an event and keep a record of it, both or neither."""
+def _skip_here(store: Store, waiting: Document, record: Document) -> bool:
+    """Skip an event and store a record of it, both or neither."""
     skipped = False
 
     async def skip() -> None:
@@ -211,40 +213,40 @@ def _skip_here(store: Store, waits: Document, record: Document) -> bool:
     async def work(session: Any) -> None:
         nonlocal skipped
         with in_time():
-            skipped = await _move_on(store, waits, session)
+            skipped = await _move_on(store, waiting, session)
             if skipped:
-                await _keep(store, record, session)
+                await _store_record(store, record, session)
 
     drive(skip())
     return skipped
 
 
 def _skip_there(
-    store: Store, declared: Subscription, waits: Document, record: Document
+    store: Store, declared: Subscription, waiting: Document, record: Document
 ) -> bool:
     """
     Skip an event of a subscription whose checkpoint is in an SQL database.
 
-    That database decides: the event may have had its effect there, though MongoDB
-    does not say so yet.
+    That database decides: the event may have taken effect there, though MongoDB does
+    not say so yet.
     """
-    rows = checkpoints.rows()
-    name, using, stream = declared.name, declared.using, waits["aggregateId"]
-    position, stands = waits["position"], rows.read(name, using, stream)
-    if stands is None:
+    rows = checkpoints.sql_checkpoints()
+    name, using, stream = declared.name, declared.using, waiting["aggregateId"]
+    position, handled = waiting["position"], rows.read(name, using, stream)
+    if handled is None:
         return False
-    if stands >= position:  # a process or an operator ended before it could say so
+    if handled >= position:  # a process or operator died before it moved the stream
         with in_time():
-            drive(_move_on(store, waits))
+            drive(_move_on(store, waiting))
         return False
-    if not drive(parked_streams.waits_at(store, declared, stream, stands, position)):
+    if not drive(parked_streams.waits_at(store, declared, stream, handled, position)):
         return False
-    # A record first: no event is skipped without one.
+    # The record comes first: no event is skipped without one.
     drive(_announce(store, record))
     try:
-        skipped: bool = rows.skip(name, stream, stands, position, using)
+        skipped: bool = rows.skip(name, stream, handled, position, using)
     except Error:
-        if rows.read(name, using, stream) == stands:
+        if rows.read(name, using, stream) == handled:
             drive(_withdraw(store, record))
         raise
     if not skipped:
@@ -252,29 +254,31 @@ def _skip_there(
         return False
     drive(_confirm(store, record))
     with in_time():
-        drive(_move_on(store, waits))
+        drive(_move_on(store, waiting))
     return True
 
 
-def _skip_stopped(store: Store, name: str, at: Document, record: Document) -> bool:
-    """Pass over the event at which a subscription has stopped, and continue."""
-    declared, position = _in_database(name, at), at["stopped"]["position"]
+def _skip_stopped(
+    store: Store, name: str, document: Document, record: Document
+) -> bool:
+    """Skip the event at which a subscription has stopped, and let it continue."""
+    declared, position = _in_sql(name, document), document["stopped"]["position"]
     if declared is None:
-        return _continue_after(store, at, position, record)
-    rows, using = checkpoints.rows(), declared.using
-    stands = rows.read(name, using)
-    if stands is None or stands < at["position"]:
-        return False  # it was restored to an earlier time: retry, and see
-    if stands >= position:  # it was handled, or skipped before
+        return _continue_after(store, document, position, record)
+    rows, using = checkpoints.sql_checkpoints(), declared.using
+    handled = rows.read(name, using)
+    if handled is None or handled < document["position"]:
+        return False  # it was restored to an earlier time: a retry shows what is next
+    if handled >= position:  # the event was handled, or skipped, before
         with in_time():
             drive(_resume(store, name, position))
         return False
-    # A record first, as that database may decide and nothing else happen.
+    # The record comes first: the process may die after that database has decided.
     drive(_announce(store, record))
     try:
-        skipped = _continue_after(store, at, position, record)
+        skipped = _continue_after(store, document, position, record)
     except Error:
-        if rows.read(name, using) == stands:
+        if rows.read(name, using) == handled:
             drive(_withdraw(store, record))
         raise
     if not skipped:
@@ -283,7 +287,7 @@ def _skip_stopped(store: Store, name: str, at: Document, record: Document) -> bo
 
 
 async def _resume(store: Store, name: str, position: int) -> None:
-    """Let a subscription that has stopped at a position continue."""
+    """Let a subscription that stopped at a position continue."""
     await store.subscriptions.update_one(
         {"_id": {"$eq": name}, "stopped.position": position},
         {"$set": {"stopped": None}},
@@ -291,29 +295,27 @@ async def _resume(store: Store, name: str, position: int) -> None:
 
 
 def _continue_after(
-    store: Store, at: Document, position: int, record: Document | None = None
+    store: Store, document: Document, position: int, record: Document | None = None
 ) -> bool:
     """
-    Move the checkpoint and release all parked streams, or pass over one event.
+    Move the checkpoint and release all parked streams, or skip one event.
 
-    All of it or nothing: streams that wait no more, and events that do not come again,
-    would be lost.
+    In one transaction: half of it would lose events.
 
     Args:
         store: the blocking face.
-        at: the subscription's document.
-        position: where it continues.
-        record: what to keep of the event at which it stopped, if that is passed over:
-            then streams stay parked, and nothing is done if it has continued meanwhile.
+        document: the subscription's document.
+        position: the position after which it continues.
+        record: the record of the event at which it stopped, if that is skipped. Then
+            streams stay parked, and nothing happens if it has continued meanwhile.
     """
-    name: str = at["_id"]
-    declared = _in_database(name, at)
+    name: str = document["_id"]
+    declared = _in_sql(name, document)
     moved = False
 
     async def move() -> None:
         async with store.client.session() as session:
-            # The process that has it in a transaction ends that one, and begins no
-            # other.
+            # The owner finishes its transaction, and does not start another one.
             await revoke()
             await in_transaction(store, session, partial(work, session), revoke)
 
@@ -324,18 +326,18 @@ def _continue_after(
 
     async def work(session: Any) -> None:
         nonlocal moved
-        stopped = None if record is None else at["stopped"]
+        stopped = None if record is None else document["stopped"]
         with in_time():
             moved = await checkpoints.reset(store, name, position, session, stopped)
             if moved and record is None:
                 query = {"subscription": {"$eq": name}}
                 await store.parked.delete_many(query, session=session)
             if moved and record is not None:
-                await _keep(store, record, session)
+                await _store_record(store, record, session)
         if moved and declared is not None:
-            # That database has the last word on where the subscription stands. It is
-            # not asked before this transaction is over: nobody can claim meanwhile.
-            rows = checkpoints.rows()
+            # The row decides where the subscription continues. No process reads it
+            # before this transaction ends: none can claim the subscription meanwhile.
+            rows = checkpoints.sql_checkpoints()
             change = rows.reset if record is None else rows.pass_over
             change(name, position, declared.using)
 

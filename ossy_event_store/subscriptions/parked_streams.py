@@ -1,9 +1,9 @@
 """
-Parked streams: those whose event a handler could not take, and what is done about it.
+Parked streams: streams with an event that the handler failed to handle.
 
-A parked stream of a subscription waits at one event; its later events wait behind it,
-and those of other streams continue. The process that runs the subscription writes here,
-and an operator, who asks for a retry or skips the event.
+A parked stream of a subscription waits at that event, and its later events wait too;
+other streams continue. The process that runs the subscription writes these documents,
+and so does an operator who retries or skips.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from .checkpoints import ClaimLost, error_record, move
 from .declaration import Subscription
 from .transactions import in_transaction
 
-MOST = 1000  # parked streams that one look returns
+PARKED_PER_READ = 1000  # parked streams that one read returns or one write deletes
 
-# Of a parked stream that waits at no event in particular.
-_UNKNOWN: Document = dict.fromkeys(("eventId", "type", "failed", "error", "traceback"))
+# The fields of the failed event, of a parked stream that waits at none in particular.
+_NO_EVENT: Document = dict.fromkeys(("eventId", "type", "failed", "error", "traceback"))
 
 
 class Failed(NamedTuple):
-    """An event that failed for good, so that its stream has to wait."""
+    """An event that failed for good, so its stream has to be parked."""
 
     event: Document
     error: BaseException
     tries: int = 1
 
 
-def key(name: str, aggregate_id: str) -> Document:
+def parked_id(name: str, aggregate_id: str) -> Document:
     """Return the ``_id`` of a stream that a subscription has parked."""
     return {"subscription": name, "aggregateId": aggregate_id}
 
@@ -47,36 +47,37 @@ async def park(
     changes: Mapping[str, Any],
 ) -> None:
     """
-    Let a stream wait at an event, in a transaction with changes of the checkpoint.
+    Park a stream at an event and change the checkpoint, in one transaction.
 
     Raises:
-        ClaimLost: the subscription was claimed by another process since.
+        ClaimLost: another process has claimed the subscription.
     """
 
     async def write() -> None:
         with in_time():
             last = {"lastError": error_record(failed.error, failed.event)}
             await move(store, name, fence, {**last, **changes}, session=session)
-            await put(store, session, name, [failed])
+            await park_all(store, session, name, [failed])
 
     await in_transaction(store, session, write)
 
 
-async def put(store: Store, session: Any, name: str, failed: Sequence[Failed]) -> None:
+async def park_all(
+    store: Store, session: Any, name: str, failed: Sequence[Failed]
+) -> None:
     """
-    Let some streams wait, each at an event, in a transaction that is open.
+    Park several streams, each at an event, in the open transaction.
 
-    A stream that waits already stays as it is, unless this event is an earlier one: a
-    stream waits at the first event that fails, in whatever order failures are found.
+    A stream that is parked already stays as it is, unless the new event is earlier:
+    whatever the order in which failures are found, a stream waits at the first.
     """
     new = {one.event["aggregateId"]: _document(name, one) for one in failed}
     ids = [document["_id"] for document in new.values()]
-    # No upsert: tried again in a transaction, one may break a unique index
+    # No upsert: in a transaction that is tried again, one may violate a unique index
     # (SERVER-95524).
-    there = await store.parked.find({"_id": {"$in": ids}}, session=session)
-    for found in there:
+    for found in await store.parked.find({"_id": {"$in": ids}}, session=session):
         document = new.pop(found["aggregateId"])
-        if document["position"] < found.get("begun", found["position"]):
+        if document["position"] < found.get("parkedAtPosition", found["position"]):
             await store.parked.replace_one(
                 {"_id": found["_id"]}, document, session=session
             )
@@ -86,35 +87,37 @@ async def put(store: Store, session: Any, name: str, failed: Sequence[Failed]) -
 
 def _document(name: str, failed: Failed) -> Document:
     event, error, tries = failed
-    kept = error_record(error, event)
+    record = error_record(error, event)
     return {
-        "_id": key(name, event["aggregateId"]),
+        "_id": parked_id(name, event["aggregateId"]),
         "subscription": name,
         "aggregateType": event["aggregateType"],
         "tries": tries,
         "retry": False,
-        "since": kept["failed"],
-        # Where it began to wait; unlike its position this does not rise.
-        "begun": event["position"],
-        **kept,
+        "since": record["failed"],
+        # Unlike the position, this does not move with a retry.
+        "parkedAtPosition": event["position"],
+        **record,
     }
 
 
-async def parked_streams(store: Store, name: str, session: Any) -> dict[str, int]:
-    """Return the ids of all streams that wait, and since which position."""
-    return await _all(store, name, "begun", session)
+async def positions_parked_at(store: Store, name: str, session: Any) -> dict[str, int]:
+    """Return all parked streams, and the position at which each was parked."""
+    return await _by_stream(store, name, "parkedAtPosition", session)
 
 
-async def places(store: Store, name: str, session: Any) -> dict[str, int]:
-    """Return the ids of all streams that wait, and the position of the next event."""
-    return await _all(store, name, "position", session)
+async def next_positions(store: Store, name: str, session: Any) -> dict[str, int]:
+    """Return all parked streams, and the position of the next event of each."""
+    return await _by_stream(store, name, "position", session)
 
 
-async def _all(store: Store, name: str, field: str, session: Any) -> dict[str, int]:
+async def _by_stream(
+    store: Store, name: str, field: str, session: Any
+) -> dict[str, int]:
     streams: dict[str, int] = {}
     found = store.parked.batches(
         {"subscription": {"$eq": name}},
-        MOST,
+        PARKED_PER_READ,
         projection=["aggregateId", field],
         session=session,
     )
@@ -123,10 +126,10 @@ async def _all(store: Store, name: str, field: str, session: Any) -> dict[str, i
     return streams
 
 
-async def parked(
-    store: Store, name: str, *, limit: int = MOST, retry: bool | None = None
+async def find_parked(
+    store: Store, name: str, *, limit: int = PARKED_PER_READ, retry: bool | None = None
 ) -> list[Document]:
-    """Return parked streams, those that wait longest first."""
+    """Return parked streams, those with the earliest events first."""
     query: Document = {"subscription": {"$eq": name}}
     if retry is not None:
         query["retry"] = retry
@@ -136,97 +139,99 @@ async def parked(
 
 async def advance(
     store: Store,
-    waits: Mapping[str, Any],
+    parked: Mapping[str, Any],
     event: Mapping[str, Any],
     session: Any = None,
 ) -> bool:
-    """Let a parked stream go on behind an event; False if it does not wait there."""
+    """Move a parked stream past an event; False if it does not wait at that event."""
     matched = await store.parked.update_one(
-        {"_id": waits["_id"], "position": waits["position"]},
-        {"$set": behind(event)},
+        {"_id": parked["_id"], "position": parked["position"]},
+        {"$set": after_event(event)},
         session=session,
     )
     return bool(matched)
 
 
-def behind(event: Mapping[str, Any]) -> Document:
-    """Return what changes in a parked stream that goes on behind an event."""
+def after_event(event: Mapping[str, Any]) -> Document:
+    """Return what changes in a parked stream when it moves past an event."""
     return {
-        **_UNKNOWN,
+        **_NO_EVENT,
         "position": event["position"] + 1,
         "aggregateVersion": event["aggregateVersion"] + 1,
     }
 
 
-async def failed_again(
+async def record_failed_retry(
     store: Store,
-    waits: Mapping[str, Any],
+    parked: Mapping[str, Any],
     event: Mapping[str, Any],
     error: BaseException,
 ) -> None:
     """
-    Note that a retry failed as well; the stream waits on, at this event.
+    Record that a retry failed as well; the stream stays parked, at this event.
 
     Raises:
-        ClaimLost: another process has let it go on meanwhile, or somebody has skipped it.
+        ClaimLost: another process or an operator has moved the stream meanwhile.
     """
-    # Never back: what another process has delivered would come twice.
-    there = {"_id": waits["_id"], "position": waits["position"]}
-    kept, again = error_record(error, event), {"$inc": {"tries": 1}}
+    # Never back: what another process has delivered would be delivered twice.
+    unmoved = {"_id": parked["_id"], "position": parked["position"]}
+    record, again = error_record(error, event), {"$inc": {"tries": 1}}
     with in_time():
-        asked = {"asked": waits.get("asked")}
-        noted = await store.parked.update_one(
-            {**there, **asked}, {"$set": {**kept, "retry": False}, **again}
+        answered = {"retryRequest": parked.get("retryRequest")}
+        matched = await store.parked.update_one(
+            {**unmoved, **answered}, {"$set": {**record, "retry": False}, **again}
         )
-        # A retry that was asked for since this one began is still to be made.
-        noted = noted or await store.parked.update_one(there, {"$set": kept, **again})
-    if not noted:
+        # An operator requested another retry since this one began: it is still to do.
+        matched = matched or await store.parked.update_one(
+            unmoved, {"$set": record, **again}
+        )
+    if not matched:
         raise ClaimLost
 
 
-async def leave(
+async def release(
     store: Store,
     session: Any,
     name: str,
     fence: int,
-    waits: Mapping[str, Any],
+    parked: Mapping[str, Any],
     position: int,
 ) -> bool:
     """
-    End the parking of a stream that has nothing left to wait for.
+    Release a parked stream whose events are all delivered.
 
     Args:
         store: one face of the store.
-        session: that of its transactions.
+        session: the session of the claim.
         name: the subscription.
-        fence: that of its claim.
-        waits: the parked stream.
-        position: up to where the subscription has delivered events; its checkpoint
-            goes there, or the stream's events would come again.
+        fence: the fence of its claim.
+        parked: the parked stream.
+        position: up to where the subscription has delivered events. The checkpoint
+            moves there first, or the stream's events would be delivered again.
 
     Returns:
-        False if the stream no longer waits where it did.
+        False if an operator has moved the stream meanwhile.
 
     Raises:
-        ClaimLost: the subscription was claimed by another process since.
+        ClaimLost: another process has claimed the subscription.
     """
-    left = False
+    released = False
 
     async def write() -> None:
-        nonlocal left
-        query = {"_id": waits["_id"], "position": waits["position"], "retry": True}
+        nonlocal released
+        query = {"_id": parked["_id"], "position": parked["position"], "retry": True}
         with in_time():
             await move(store, name, fence, {"position": position}, session=session)
-            left = bool(await store.parked.delete_one(query, session=session))
+            released = bool(await store.parked.delete_one(query, session=session))
 
     await in_transaction(store, session, write)
-    return left
+    return released
 
 
-# --- where another database decides -----------------------------------------
+# --- subscriptions whose checkpoint is in an SQL database --------------------
 
 
-async def replace(
+async def reconcile(
     store: Store,
     session: Any,
     declared: Subscription,
@@ -236,34 +241,34 @@ async def replace(
     add: Mapping[str, int],
 ) -> None:
     """
-    Make the parked streams agree with what another database says.
+    Make the parked streams agree with the rows of an SQL database.
 
     Args:
         store: one face of the store.
-        session: that of its transactions.
+        session: the session of the claim.
         declared: the subscription.
-        fence: that of its claim.
-        remove: streams that do not wait.
-        add: streams that wait, and the position up to which they are handled. They are
-            retried, as nobody knows why they wait.
+        fence: the fence of its claim.
+        remove: streams that are not parked.
+        add: streams that are parked, and the position up to which each is handled.
+            They are retried, as it is unknown why they are parked.
 
     Raises:
-        ClaimLost: the subscription was claimed by another process since.
+        ClaimLost: another process has claimed the subscription.
     """
     now = dt.datetime.now(dt.UTC)
     added = []
-    for aggregate_id, stands in add.items():
-        place = await _place_after(store, session, declared, aggregate_id, stands)
+    for aggregate_id, handled in add.items():
+        place = await _first_after(store, session, declared, aggregate_id, handled)
         added.append(
             {
-                "_id": key(declared.name, aggregate_id),
+                "_id": parked_id(declared.name, aggregate_id),
                 "subscription": declared.name,
                 "aggregateId": aggregate_id,
                 "tries": 0,
                 "retry": True,
                 "since": now,
-                "begun": place["position"],
-                **_UNKNOWN,
+                "parkedAtPosition": place["position"],
+                **_NO_EVENT,
                 **place,
             }
         )
@@ -271,9 +276,9 @@ async def replace(
     async def write() -> None:
         with in_time():
             await move(store, declared.name, fence, {}, session=session)
-            ids = [key(declared.name, aggregate_id) for aggregate_id in remove]
-            for at in range(0, len(ids), MOST):
-                some = {"_id": {"$in": ids[at : at + MOST]}}
+            ids = [parked_id(declared.name, aggregate_id) for aggregate_id in remove]
+            for at in range(0, len(ids), PARKED_PER_READ):
+                some = {"_id": {"$in": ids[at : at + PARKED_PER_READ]}}
                 await store.parked.delete_many(some, session=session)
             if added:
                 await store.parked.insert_many(added, session=session)
@@ -282,57 +287,57 @@ async def replace(
 
 
 async def move_back(
-    store: Store, session: Any, declared: Subscription, waits: Document, stands: int
+    store: Store, session: Any, declared: Subscription, parked: Document, handled: int
 ) -> Document:
     """
-    Let a parked stream wait at its first event after a position, and return it.
+    Move a parked stream back to its first event after a position, and return it.
 
     Raises:
-        ClaimLost: it no longer waits where it did.
+        ClaimLost: it was moved meanwhile.
     """
-    place = await _place_after(store, session, declared, waits["aggregateId"], stands)
-    if place["position"] >= waits["position"]:
-        return waits
+    place = await _first_after(store, session, declared, parked["aggregateId"], handled)
+    if place["position"] >= parked["position"]:
+        return parked
     with in_time():
         moved = await store.parked.update_one(
-            {"_id": waits["_id"], "position": waits["position"]},
-            {"$set": {**_UNKNOWN, **place}},
+            {"_id": parked["_id"], "position": parked["position"]},
+            {"$set": {**_NO_EVENT, **place}},
         )
     if not moved:
         raise ClaimLost
-    return {**waits, **_UNKNOWN, **place}
+    return {**parked, **_NO_EVENT, **place}
 
 
 async def waits_at(
-    store: Store, declared: Subscription, aggregate_id: str, stands: int, position: int
+    store: Store, declared: Subscription, aggregate_id: str, handled: int, position: int
 ) -> bool:
-    """Whether the first event of a stream after one position stands at another."""
-    place = await _place_after(store, None, declared, aggregate_id, stands)
+    """Whether the first event of a stream after ``handled`` is at ``position``."""
+    place = await _first_after(store, None, declared, aggregate_id, handled)
     return bool(place["position"] == position)
 
 
-async def _place_after(
-    store: Store, session: Any, declared: Subscription, aggregate_id: str, stands: int
+async def _first_after(
+    store: Store, session: Any, declared: Subscription, aggregate_id: str, handled: int
 ) -> Document:
-    """Return the place of a stream's first wanted event after a position."""
+    """Return type, version and position of a stream's next event after a position."""
     stream = {"aggregateId": {"$eq": aggregate_id}}
     fields = ["aggregateType", "aggregateVersion"]
     with in_time():
         found = await store.positions.find_one(
-            {**declared.query(), **stream, "_id": {"$gt": stands}},
+            {**declared.query(), **stream, "_id": {"$gt": handled}},
             projection=fields,
             sort=[("aggregateVersion", 1)],
             session=session,
         )
-        # Without one it waits for nothing, from its end on.
+        # Without one the stream waits after its last event.
         found = found or await store.positions.find_one(
             stream, projection=fields, sort=[("aggregateVersion", -1)], session=session
         )
     if found is None:
-        return {"aggregateType": None, "aggregateVersion": 1, "position": stands + 1}
-    at_end = found["_id"] <= stands
+        return {"aggregateType": None, "aggregateVersion": 1, "position": handled + 1}
+    at_end = found["_id"] <= handled
     return {
         "aggregateType": found["aggregateType"],
         "aggregateVersion": found["aggregateVersion"] + at_end,
-        "position": stands + 1 if at_end else found["_id"],
+        "position": handled + 1 if at_end else found["_id"],
     }

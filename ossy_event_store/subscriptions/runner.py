@@ -1,8 +1,8 @@
 """
-The process that runs subscriptions: threads for all that has to go on at a time.
+The process that runs subscriptions, in a thread for each.
 
-One gives positions, one renews the leases, and each subscription has its own. Any
-number of such processes may run; leases decide who does what.
+Another thread assigns positions, and one renews the leases. Any number of such
+processes may run; leases decide which one does what.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from django.db import connections
@@ -27,17 +26,18 @@ from ..positions.reader import head_position
 from ..positions.sequencer import Sequencer
 from ..streams.gc_pause import fewer_collections
 from . import declaration
-from .consumer import LEASE, Consumer, lease_of
+from .claim import DEFAULT_TIMINGS
+from .consumer import Consumer
 from .declaration import Subscription
 
 logger = logging.getLogger("ossy_event_store")
 
-JOIN = 0.2  # seconds in which the main thread notices a signal
+SIGNAL_CHECK_SECONDS = 0.2  # after which the main thread notices a signal
 
 
 class Runner:
     """
-    Runs some subscriptions, or all, and gives positions.
+    Runs some subscriptions, or all, and assigns positions.
 
     Args:
         which: the subscriptions, or their names; None means all that are declared.
@@ -46,21 +46,27 @@ class Runner:
         UnknownSubscription: one of the names is not declared.
     """
 
+    #: How long its consumers wait for what.
+    timings = DEFAULT_TIMINGS
+
     def __init__(self, which: Sequence[str | Subscription] | None = None) -> None:
         self.stop = threading.Event()
         self.owner = leases.new_owner()
         self.consumers = [
-            Consumer(declared, self.owner, self.stop) for declared in chosen(which)
+            Consumer(declared, self.owner, self.stop, self.timings)
+            for declared in chosen(which)
         ]
 
     def run(self, until: Callable[[], bool] | None = None) -> None:
         """
-        Work until ``stop`` is set; then finish what is at hand.
+        Work until ``stop`` is set; then finish the current event.
 
         Args:
-            until: asked again and again; true ends it as well.
+            until: called again and again; a true result ends the work as well.
         """
-        with fewer_collections():  # events come by the thousand, without cycles
+        with (
+            fewer_collections()
+        ):  # thousands of events are read, none of them in a cycle
             self._work(until)
 
     def _work(self, until: Callable[[], bool] | None) -> None:
@@ -87,15 +93,18 @@ class Runner:
         try:
             for thread in threads:
                 thread.start()
-            while not self.stop.wait(JOIN):
+            while not self.stop.wait(SIGNAL_CHECK_SECONDS):
                 if until is not None and until():
                     break
                 if not all(thread.is_alive() for thread in threads):
-                    # They go on whatever happens: who starts the process sees more.
-                    raise RuntimeError("A thread of the subscriptions has ended.")
+                    # They retry whatever happens, so this process is broken.
+                    raise RuntimeError(
+                        "A subscription thread ended unexpectedly; see the log. "
+                        "Restart the process."
+                    )
         finally:
             self.stop.set()
-            # Leases are renewed until the last event at hand is done.
+            # Leases are renewed until each thread has finished its event.
             for thread in threads:
                 if thread.ident is not None:
                     thread.join()
@@ -109,24 +118,16 @@ class Runner:
             else:
                 drive(consumer.run(connection.blocking()))
         except Exception:
-            logger.exception("Subscription %s is not run.", consumer.name)
+            logger.exception("Subscription %s could not start.", consumer.name)
         finally:
             connections.close_all()
 
     def _renew(self) -> None:
-        while not self._ended.wait(LEASE / 5):
+        while not self._ended.wait(self.timings.lease_seconds / 5):
             for consumer in self.consumers:
-                if consumer.renewed:
+                if consumer.claim.renewed:
                     with contextlib.suppress(PyMongoError, StoreUnavailable):
-                        self._renew_one(consumer)
-
-    def _renew_one(self, consumer: Consumer) -> None:
-        began = time.monotonic()
-        with in_time():
-            name = lease_of(consumer.name)
-            kept = drive(leases.acquire(connection.blocking(), name, self.owner, LEASE))
-        # From before it was asked: the server's time began after that.
-        consumer.renew(began if kept else -LEASE)
+                        drive(consumer.claim.renew_lease(connection.blocking()))
 
 
 async def _consume_awaitable(consumer: Consumer) -> None:
@@ -134,8 +135,8 @@ async def _consume_awaitable(consumer: Consumer) -> None:
 
 
 def chosen(which: Sequence[str | Subscription] | None) -> list[Subscription]:
-    """Return the declared subscriptions of these names, or all."""
-    declared = declaration.registered()
+    """Return the subscriptions of these names, or all that are declared."""
+    declared = declaration.registered_subscriptions()
     if which is None:
         return list(declared.values())
     found: dict[str, Subscription] = {}
@@ -150,30 +151,30 @@ def chosen(which: Sequence[str | Subscription] | None) -> list[Subscription]:
 
 class UntilCaughtUp:
     """
-    Whether some subscriptions have come as far as the events reach now.
+    Whether some subscriptions have all events that exist when this is created.
 
-    Called again and again, as ``until`` of ``Runner.run()``; one that a failure has
-    stopped is not waited for. A server that is away has to come back first.
+    Pass it to ``Runner.run()`` as ``until``. It does not wait for a subscription that
+    stopped at a failure; while the server is away, it is false.
 
     Args:
-        names: of the subscriptions.
+        names: the subscriptions.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = list(names)
         with in_time():
-            #: The position up to which they are to come.
+            #: The position that they have to reach.
             self.target = drive(head_position(connection.blocking()))
-        #: How far the last of them is.
+        #: The position of the one that lags most.
         self.position = 0
 
     def __call__(self) -> bool:
-        """Look how far they are."""
+        """Check how far they are."""
         with contextlib.suppress(PyMongoError, StoreUnavailable):
-            return self._ask()
+            return self._check()
         return False
 
-    def _ask(self) -> bool:
+    def _check(self) -> bool:
         query = {"_id": {"$in": self._names}, "stopped": None}
         stopped = {"_id": {"$in": self._names}, "stopped": {"$ne": None}}
         fields = {"position": 1}
@@ -187,8 +188,8 @@ class UntilCaughtUp:
         return self.position >= self.target
 
 
-def give_positions(stop: threading.Event) -> None:
-    """Give positions to all events that there are, whoever else does."""
+def assign_positions(stop: threading.Event) -> None:
+    """Assign positions to all events, even if another process does so too."""
     sequencer = Sequencer(connection.blocking())
     try:
         while not (sequencer.is_caught_up or stop.is_set()):

@@ -1,8 +1,8 @@
 """
-Snapshots that follow their streams: a subscription of the store's own.
+The built-in subscription that keeps snapshots up to date.
 
-Whoever appends an event, the snapshot comes after it: how often is said by the class's
-attribute ``snapshot_every``.
+It sees every event, whichever process or program appended it. The attribute
+``snapshot_every`` of a class says how often its snapshots are renewed.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..documents.bson_types import Document
 from ..documents.collections import SNAPSHOTS
-from ..event_store import load_stream
 from ..exceptions import InvalidState, ReducerError
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from ..registry import registered
+from ..registry import registered_aggregates
+from ..streams.load import load_stream
 from ..streams.reducers import fold, name_of
 from ..streams.snapshots import Snapshot, build_snapshot, is_usable, write_snapshots
 from . import declaration, parked_streams
 from .checkpoints import ClaimLost
 from .declaration import Subscription
-from .delivery import Delivered, Delivery, streams_of
+from .delivery import Delivered, Delivery, by_stream
 from .parked_streams import Failed
 from .transactions import HandlerFailed
 
@@ -39,15 +39,15 @@ def snapshot_every(Root: Any) -> int | None:
     Return after how many events a class's snapshots are renewed; None for never.
 
     Raises:
-        ImproperlyConfigured: its attribute ``snapshot_every`` is neither.
+        ImproperlyConfigured: its ``snapshot_every`` is neither a number nor None.
     """
     every = getattr(Root, "snapshot_every", 1)
     if every is None:
         return None
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ImproperlyConfigured(
-            f"{name_of(Root)}.snapshot_every must be a number from 1, or None for "
-            f"snapshots that are stored by save() and rebuilds alone; not {every!r}."
+            f"{name_of(Root)}.snapshot_every must be a number from 1, or None to let "
+            f"only save() and rebuilds store snapshots, not {every!r}."
         )
     return every
 
@@ -55,7 +55,9 @@ def snapshot_every(Root: Any) -> int | None:
 def register() -> None:
     """Subscribe the snapshots of all registered types; called by ``ready()``."""
     followed = tuple(
-        kind for kind, Root in registered().items() if snapshot_every(Root) is not None
+        kind
+        for kind, Root in registered_aggregates().items()
+        if snapshot_every(Root) is not None
     )
     if followed:
         declaration.add(
@@ -64,30 +66,30 @@ def register() -> None:
                 Snapshots,
                 aggregate_types=followed,
                 kind=KIND,
-                effect=Snapshots,
+                delivery=Snapshots,
             )
         )
 
 
 class Snapshots(Delivery):
-    """Brings the snapshots of the streams of a batch of events up to date."""
+    """Folds delivered events onto the snapshots of their streams."""
 
     def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
-        # The checkpoint moves past them, so they must not be lost where it is not.
-        lasting = connection.documents(store, SNAPSHOTS)
-        super().__init__(replace(store, snapshots=lasting), session, declared)
+        # The checkpoint moves past them, so they must be as durable as it is.
+        durable = connection.documents(store, SNAPSHOTS)
+        super().__init__(replace(store, snapshots=durable), session, declared)
 
     async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
-        """Fold the events onto the snapshots, and write those that are due."""
-        streams = {stream[0]["aggregateId"]: stream for stream in streams_of(events)}
+        """Fold the events onto the snapshots, and write the snapshots that are due."""
+        streams = {stream[0]["aggregateId"]: stream for stream in by_stream(events)}
         with in_time():
             found = await self._store.snapshots.find({"_id": {"$in": list(streams)}})
-        there = {snapshot["_id"]: snapshot for snapshot in found}
+        stored = {snapshot["_id"]: snapshot for snapshot in found}
         new: list[Snapshot] = []
         parked: list[Failed] = []
         for aggregate_id, stream in streams.items():
             try:
-                snapshot = await self._folded(stream, there.get(aggregate_id))
+                snapshot = await self._folded(stream, stored.get(aggregate_id))
             except (ReducerError, InvalidState) as error:
                 failed = Failed(_culprit(stream, error), error)
                 await self.park(failed, None)
@@ -96,29 +98,30 @@ class Snapshots(Delivery):
             if snapshot is not None:
                 new.append(snapshot)
         with in_time():
-            await write_snapshots(self._store, new, first=not there)
+            await write_snapshots(self._store, new, first=not stored)
         return Delivered(moved=False, parked=parked)
 
-    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
+    async def redeliver(self, parked: Document, event: Document, seen: int) -> None:
         """Fold the stream again, and move it past the event."""
         aggregate_id = event["aggregateId"]
         with in_time():
-            there = await self._store.snapshots.find_one({"_id": {"$eq": aggregate_id}})
+            query = {"_id": {"$eq": aggregate_id}}
+            stored = await self._store.snapshots.find_one(query)
         try:
-            snapshot = await self._folded([event], there)
+            snapshot = await self._folded([event], stored)
         except (ReducerError, InvalidState) as error:
             raise HandlerFailed(error) from error
         with in_time():
             if snapshot is not None:
-                await write_snapshots(self._store, [snapshot], first=there is None)
-            if not await parked_streams.advance(self._store, waits, event):
+                await write_snapshots(self._store, [snapshot], first=stored is None)
+            if not await parked_streams.advance(self._store, parked, event):
                 raise ClaimLost
 
     async def _folded(
         self, stream: Sequence[Document], snapshot: Document | None
     ) -> Snapshot | None:
         """Return the snapshot after these events of a stream, if one is due."""
-        Root = registered().get(stream[0]["aggregateType"])
+        Root = registered_aggregates().get(stream[0]["aggregateType"])
         every = snapshot_every(Root) if Root is not None else None
         if every is None:
             return None
@@ -138,7 +141,7 @@ class Snapshots(Delivery):
 
 
 def _culprit(stream: Sequence[Document], error: BaseException) -> Document:
-    """Return the event of the batch at which the stream has to wait."""
+    """Return the event of the batch at which the stream has to be parked."""
     version = getattr(error, "version", None)
     for event in stream:
         if event["aggregateVersion"] == version:

@@ -1,5 +1,5 @@
 """
-Transactions around somebody else's code, and what its errors say of the event.
+Transactions around a handler: when to retry them, and whether the event is to blame.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import Fault, classify
 
-TRIES = 10  # of a transaction that met another one
+TRANSACTION_TRIES = 10  # of a transaction that conflicts with others
 
 
 class HandlerFailed(Exception):
-    """What the handler raised, ``error``, at one event or at one of several."""
+    """The handler raised ``error`` at an event, or at one of several."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(error)
@@ -27,11 +27,11 @@ class HandlerFailed(Exception):
 
 
 class DatabaseAway(Exception):
-    """The handler raised since a database is away; that is not the event's fault."""
+    """A database is away; the event is not to blame."""
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether an error says that MongoDB did not answer, and nothing of the event."""
+    """Whether an error means that a database is away; the event is not to blame."""
     if isinstance(error, (StoreUnavailable, OutcomeUnknown, DatabaseAway)):
         return True
     if isinstance(error, (ConnectionFailure, ConfigurationError)):
@@ -42,7 +42,7 @@ def is_away(error: BaseException) -> bool:
 
 
 def is_overtaken(error: BaseException) -> bool:
-    """Whether a transaction met another one, and may be tried again."""
+    """Whether a transaction conflicted with another one and may be tried again."""
     return isinstance(error, PyMongoError) and classify(error) is Fault.TRANSIENT
 
 
@@ -55,20 +55,20 @@ async def in_transaction(
     handler: bool = False,
 ) -> None:
     """
-    Run ``work()`` in a transaction of ``session``, again if it met another one.
+    Run ``work()`` in a transaction of ``session``; try again if it conflicts.
 
     Args:
         store: one face of the store.
         session: a session of it.
         work: what to do; it may run several times.
-        again: called before it runs once more; what it raises ends it.
-        handler: whether ``work`` calls a handler, which is then blamed if the
-            transaction meets others again and again.
+        again: called before each further try; an error that it raises ends the tries.
+        handler: whether ``work`` calls a handler, which is to blame if the last try
+            conflicts as well.
 
     Raises:
-        HandlerFailed: from ``work``, or the handler is blamed.
+        HandlerFailed: ``work`` raised it, or the handler is to blame.
     """
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(1, TRANSACTION_TRIES + 1):
         try:
             with ExitStack() as until_the_end:
                 async with store.client.transaction(session):
@@ -79,7 +79,7 @@ async def in_transaction(
         except PyMongoError as error:
             if is_away(error) or not is_overtaken(error):
                 raise
-            if attempt == TRIES:
+            if attempt == TRANSACTION_TRIES:
                 if not handler:
                     raise
                 raise HandlerFailed(error) from error

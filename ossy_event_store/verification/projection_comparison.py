@@ -2,8 +2,8 @@
 Compare the documents of projections with a fold of their events.
 
 The checkpoint of a projection moves together with its documents and its parked streams.
-So all three are read as of one moment, and soon: the server keeps history for minutes.
-The events up to that checkpoint do not change, and are read for as long as it takes.
+So all three are read as of one moment, and quickly: the server keeps history for a few
+minutes. The events up to that checkpoint never change, so reading them may take long.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..mongodb.ports import Documents
 from ..positions.reader import read, wanted
 from ..projections.generations import build_name, collection_name, revision
 from ..projections.projection import registered_projections
+from .options import ProjectionSizes
 from .projection_fold import Expected, Missing, Share
 from .report import (
     BROKEN_ORDER,
@@ -41,32 +42,26 @@ from .report import (
     VerifyReport,
 )
 
-PAGE = 2000  # events a read
-DOCUMENTS = 1000  # documents a read
-IDS = 10_000  # keys a read
-TRIES = 5  # to read documents as of one moment
-PAUSE = 0.2  # seconds between two of them
-
-# SnapshotTooOld; SnapshotUnavailable, as for a collection that was made just now.
+# SnapshotTooOld; SnapshotUnavailable, as for a collection that was just created.
 _NO_SNAPSHOT = (239, 246)
 _BY_ID = [("_id", 1)]
 
 
 @dataclass(frozen=True)
-class _Taken:
+class _Moment:
     """What was read of a projection as of one moment."""
 
     position: int
     expected: Expected
-    #: Shares of the keys that were too much to hold.
+    #: Shares of the keys that did not fit into memory.
     lost: list[Share]
-    #: The times of the moment: what is read for it later has to be as new.
+    #: The times of the moment: later reads must be at least as new.
     cluster_time: Any
     operation_time: Any
 
 
 class _Incomparable(Exception):
-    """There is nothing to compare the documents with."""
+    """The documents of a projection cannot be compared."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -79,23 +74,26 @@ class ProjectionComparison:
 
     Args:
         store: one face of the store.
-        report: where to count and tell.
-        size: how many documents of each projection to choose at random; None compares
-            every one.
+        report: gets the counts and the findings.
+        sample: about how many documents of each projection to choose at random; None
+            compares every one.
         tick: called after every page of events.
+        sizes: how much to read and hold at a time.
     """
 
     def __init__(
         self,
         store: Store,
         report: VerifyReport,
-        size: int | None,
+        sample: int | None,
         tick: Callable[[], None],
+        sizes: ProjectionSizes | None = None,
     ) -> None:
         self._store = store
         self._report = report
-        self._size = math.inf if size is None else size
+        self._sample = math.inf if sample is None else sample
         self._tick = tick
+        self._sizes = sizes or ProjectionSizes()
         self._lost_events: set[int] = set()
 
     async def run(self) -> None:
@@ -104,20 +102,22 @@ class ProjectionComparison:
         report.projections = report.projections_compared = 0
         for cls in registered_projections().values():
             report.projections += 1
-            work = _Work(self._store, cls, self._size, report, self._tick)
+            one = _OneProjection(
+                self._store, cls, self._sample, report, self._tick, self._sizes
+            )
             try:
-                await work.run()
+                await one.run()
             except _Incomparable as error:
-                await work.leave_the_rest(error.reason)
+                await one.leave_the_rest(error.reason)
             except PositionsBroken as error:
-                self._tell_lost(error)
-                await work.leave_the_rest(BROKEN_ORDER)
+                self._report_lost_event(error)
+                await one.leave_the_rest(BROKEN_ORDER)
             else:
-                report.projections_compared += self._size > 0
+                report.projections_compared += self._sample > 0
         report.scan = None
 
-    def _tell_lost(self, error: PositionsBroken) -> None:
-        if error.position in self._lost_events:  # of another projection as well
+    def _report_lost_event(self, error: PositionsBroken) -> None:
+        if error.position in self._lost_events:  # another projection needed it too
             return
         self._lost_events.add(error.position)
         version = error.aggregate_version
@@ -133,43 +133,45 @@ class ProjectionComparison:
         )
 
 
-class _Work:
+class _OneProjection:
     """The comparison of one projection, share after share of its keys."""
 
     def __init__(
         self,
         store: Store,
         cls: Any,
-        size: float,
+        sample: float,
         report: VerifyReport,
         tick: Callable[[], None],
+        sizes: ProjectionSizes,
     ) -> None:
         self._store = store
         self._cls = cls
-        self._size = size
+        self._sample = sample
         self._report = report
         self._tick = tick
-        self._documents = self._of(1)
-        self._scanned = 0  # the last position of the scans before
-        self._handled = 0  # documents that were compared, or left out for a reason
+        self._sizes = sizes
+        self._documents = self._documents_of(1)
+        self._scanned = 0  # the last position of the scans so far
+        self._counted = 0  # documents that were compared, or left out for a reason
 
-    def _of(self, generation: int) -> Documents:
+    def _documents_of(self, generation: int) -> Documents:
         name = collection_name(self._cls.name, generation)
         return connection.documents(self._store, name)
 
     async def run(self) -> None:
-        """Compare documents until there are as many as wanted, or all are done."""
+        """Compare documents until the sample is complete, or all are compared."""
         await self._check_server()
         shares, chosen = [Share(random.getrandbits(64))], 0
-        if self._size < math.inf:
-            shares = [await self._sample(shares[0])]
-        while shares and chosen < self._size:
-            taken = await self._take(shares.pop())
-            shares += taken.lost
-            shares += await self._fold(taken)
-            self._compare(taken.expected)
-            chosen += len(taken.expected)
-        if self._size < math.inf:
+        if self._sample < math.inf:
+            shares = [await self._sampled(shares[0])]
+        while shares and chosen < self._sample:
+            moment = await self._read(shares.pop())
+            shares += moment.lost
+            shares += await self._fold(moment)
+            self._compare(moment.expected)
+            chosen += len(moment.expected)
+        if self._sample < math.inf:
             await self.leave_the_rest(NOT_CHOSEN)
 
     async def _check_server(self) -> None:
@@ -178,65 +180,65 @@ class _Work:
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
             raise _Incomparable(NO_POSITIONS)
 
-    async def _sample(self, share: Share) -> Share:
-        """Return a share of the keys with about as many documents as wanted."""
-        await self._document(None)
+    async def _sampled(self, share: Share) -> Share:
+        """Return a share of the keys with about as many documents as the sample."""
+        await self._read_subscription(None)
         with in_time():
             count = await self._documents.count()
-        return Share(share.salt, max(1, int(count / max(1, self._size))))
+        return Share(share.salt, max(1, int(count / max(1, self._sample))))
 
     async def leave_the_rest(self, reason: str) -> None:
-        """Say why the documents that are left are not compared."""
+        """Count the documents that are left, with the reason."""
         with in_time():
-            left = await self._documents.count() - self._handled
+            left = await self._documents.count() - self._counted
         if left > 0 or reason != NOT_CHOSEN:
             self._leave(reason, max(0, left))
 
     def _leave(self, reason: str, documents: int) -> None:
         report = self._report
-        kept = report.documents_not_compared.setdefault(self._cls.name, {})
-        kept[reason] = kept.get(reason, 0) + documents
+        reasons = report.documents_not_compared.setdefault(self._cls.name, {})
+        reasons[reason] = reasons.get(reason, 0) + documents
         report.documents += documents
 
     # --- one moment
 
-    async def _document(self, session: Any) -> Document:
-        """Return the subscription, if it has run with the class as it is now."""
+    async def _read_subscription(self, session: Any) -> Document:
+        """Return the subscription, if it ran with the current class."""
         with in_time():
             found = await self._store.subscriptions.find_one(
                 {"_id": {"$eq": self._cls.name}}, session=session
             )
         if found is None:
             raise _Incomparable(NEVER_RAN)
-        self._documents = self._of(found.get("generation", 1))
+        self._documents = self._documents_of(found.get("generation", 1))
         if found.get("revision") != revision(self._cls):
             raise _Incomparable(CHANGED_CLASS)
         return found
 
-    async def _take(self, share: Share) -> _Taken:
-        for attempt in range(1, TRIES + 1):
+    async def _read(self, share: Share) -> _Moment:
+        for attempt in range(1, self._sizes.tries + 1):
             try:
                 async with self._store.client.snapshot_session() as session:
-                    return await self._take_in(session, share)
+                    return await self._read_in(session, share)
             except OperationFailure as error:
                 if error.code not in _NO_SNAPSHOT:
                     raise
-            if attempt < TRIES:
-                await self._store.client.pause(PAUSE)
+            if attempt < self._sizes.tries:
+                await self._store.client.pause(self._sizes.retry_seconds)
         raise _Incomparable(TOO_LONG)
 
-    async def _take_in(self, session: Any, share: Share) -> _Taken:
+    async def _read_in(self, session: Any, share: Share) -> _Moment:
         """Read checkpoint, parked streams, skipped events and documents."""
-        found = await self._document(session)
+        found = await self._read_subscription(session)
         missing = await self._missing(found.get("generation", 1), session)
-        expected = Expected(self._cls, share, missing, self._scanned)
+        expected = Expected(self._cls, share, missing, self._scanned, self._sizes)
         lost: list[Share] = []
         async for ids in self._ids(session):
             expected.choose(ids)
             lost += expected.give_up()
-        for ids in expected.unread(DOCUMENTS):
+        for ids in expected.unread(self._sizes.documents):
             with in_time():
-                expected.read(
+                expected.add_stored(
                     await self._documents.find(
                         {"_id": {"$in": ids}},
                         projection=["state", "position", "late"],
@@ -245,7 +247,7 @@ class _Work:
                 )
             lost += expected.give_up()
         times = session.cluster_time, session.operation_time
-        return _Taken(found["position"], expected, lost, *times)
+        return _Moment(found["position"], expected, lost, *times)
 
     async def _missing(self, generation: int, session: Any) -> Missing:
         name = self._cls.name
@@ -253,7 +255,7 @@ class _Work:
         skipped: set[int] = set()
         streams = self._store.parked.batches(
             {"subscription": {"$eq": name}},
-            DOCUMENTS,
+            self._sizes.documents,
             projection=["aggregateId", "position"],
             session=session,
         )
@@ -261,14 +263,14 @@ class _Work:
             parked.update((one["aggregateId"], one["position"]) for one in batch)
         events = self._store.skipped.batches(
             {"subscription": {"$in": [name, build_name(name, generation)]}},
-            DOCUMENTS,
+            self._sizes.documents,
             projection=["subscription", "generation", "position"],
             session=session,
         )
         async for batch in _in_time(events):
             for one in batch:
                 own = one["subscription"] != name
-                # A rebuild begins again: what was skipped before it counts no more.
+                # A rebuild starts over: events skipped before it no longer count.
                 if own or one.get("generation", 1) == generation:
                     skipped.add(one["position"])
         return Missing(parked, skipped)
@@ -276,6 +278,7 @@ class _Work:
     async def _ids(self, session: Any) -> AsyncGenerator[list[Any], None]:
         """Yield every ``_id``, whatever BSON types there are, from the index alone."""
         last: Document = {}
+        limit = self._sizes.keys
         while True:
             with in_time():
                 found = await self._documents.find(
@@ -283,47 +286,49 @@ class _Work:
                     projection=["_id"],
                     sort=_BY_ID,
                     hint=_BY_ID,
-                    limit=IDS,
+                    limit=limit,
                     session=session,
                     **last,
                 )
             ids = [one["_id"] for one in found]
-            yield ids  # the first is the last of before
-            if len(ids) < IDS:
+            yield ids  # the first is the last of the page before
+            if len(ids) < limit:
                 return
             last = {"min": {"_id": ids[-1]}}  # unlike $gt, of any BSON type
 
     # --- the events
 
-    async def _fold(self, taken: _Taken) -> list[Share]:
+    async def _fold(self, moment: _Moment) -> list[Share]:
         """Fold the events up to the checkpoint; return the shares that were lost."""
-        expected, after = taken.expected, 0
+        expected, after, limit = moment.expected, 0, self._sizes.events
         lost: list[Share] = []
         query = wanted(self._cls.types, self._cls.aggregate_types)
         began = time.monotonic()
         async with self._store.client.session() as session:
-            # Another member that became the primary may not know yet what was read.
-            session.advance_cluster_time(taken.cluster_time)
-            session.advance_operation_time(taken.operation_time)
-            while after < taken.position:
-                between = {"$gt": after, "$lte": taken.position}
+            # A member that just became the primary may lack what was read.
+            session.advance_cluster_time(moment.cluster_time)
+            session.advance_operation_time(moment.operation_time)
+            while after < moment.position:
+                between = {"$gt": after, "$lte": moment.position}
                 events = await read(
-                    self._store, {**query, "_id": between}, PAGE, session
+                    self._store, {**query, "_id": between}, limit, session
                 )
-                full = len(events) == PAGE
-                after = events[-1]["position"] if full else taken.position
-                for finding in expected.take(events):
+                is_full = len(events) == limit
+                after = events[-1]["position"] if is_full else moment.position
+                for finding in expected.fold(events):
                     self._report.add(finding)
                 lost += expected.give_up()
                 seconds = time.monotonic() - began
-                self._report.scan = Scan(self._cls.name, after, taken.position, seconds)
+                self._report.scan = Scan(
+                    self._cls.name, after, moment.position, seconds
+                )
                 self._tick()
-        self._scanned = max(self._scanned, taken.position)
+        self._scanned = max(self._scanned, moment.position)
         return lost
 
     def _compare(self, expected: Expected) -> None:
         report, compared = self._report, len(expected.stored)
-        self._handled += compared
+        self._counted += compared
         for finding, reason in expected.differences():
             if finding:
                 report.add(finding)

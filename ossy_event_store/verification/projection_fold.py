@@ -1,8 +1,8 @@
 """
-What the documents of a projection should hold, by its events. Pure, no I/O.
+What the documents of a projection should hold according to its events. Pure, no I/O.
 
-Documents are chosen by their keys, and so are the events to fold. A document that was
-lost is found by its events, and a document without any event by its key.
+Documents are chosen by their keys, and so are the events to fold. Events reveal a
+document that was lost; its key reveals a document that no event made.
 """
 
 from __future__ import annotations
@@ -19,26 +19,25 @@ from ..documents.bson_types import CODEC, Document
 from ..projections.fold import check_key
 from ..streams.reducers import error_text, name_of
 from ..streams.snapshots import MAX_BYTES
+from .options import ProjectionSizes
 from .report import DOCUMENT, LATE, PROJECTION, UNSOUND, Finding
 from .rules import differing_paths
 
-STATES = 100_000  # keys held at once
-BYTES = 64 * 1024 * 1024  # of stored documents, and again of folded ones
-_FINEST = 2**40  # shares; keys that are still together have one hash
-_LONGEST = 100  # characters of a key in a finding
+_MOST_SHARES = 2**40  # keys that are then still together have the same hash
+_KEY_CHARACTERS = 100  # of a key in a finding
 
 
 @dataclass(frozen=True)
 class Share:
-    """The keys whose salted hash leaves ``rest`` when divided by ``of``."""
+    """The keys whose salted hash has the remainder ``rest`` when divided by ``of``."""
 
     salt: int
     of: int = 1
     rest: int = 0
 
     def holds(self, key: object) -> bool:
-        """Whether a key belongs to it."""
-        # Python's own hash, since 5 and Int64(5) are one _id and have one hash.
+        """Whether a key belongs to the share."""
+        # Python's own hash, because 5 and Int64(5) are one _id and have one hash.
         return self.of == 1 or hash((self.salt, key)) % self.of == self.rest
 
     def halves(self) -> tuple[Share, Share]:
@@ -51,7 +50,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Missing:
-    """Events up to the checkpoint of a projection that its documents do not hold."""
+    """Events up to the checkpoint of a projection that are not in its documents."""
 
     #: Parked streams, each with the position from which its events are missing.
     parked: Mapping[str, int] = field(default_factory=dict)
@@ -59,7 +58,7 @@ class Missing:
     skipped: Set[int] = frozenset()
 
     def holds(self, event: Document) -> bool:
-        """Whether an event is one of them."""
+        """Whether an event is missing."""
         position = event["position"]
         since = self.parked.get(event["aggregateId"])
         return position in self.skipped or (since is not None and position >= since)
@@ -67,25 +66,32 @@ class Missing:
 
 class Expected:
     """
-    The documents of one share of the keys: as stored, and as their events fold.
+    The documents of one share of the keys: stored, and folded from their events.
 
     Both are held as BSON, which takes a fraction of the memory of dicts.
 
     Args:
         cls: the projection.
         share: which keys.
-        missing: events that the documents do not hold.
-        scanned: the position up to which an event whose key fails is known already,
-            from another share.
+        missing: events that are not in the documents.
+        scanned: the position up to which another share already reported the events
+            whose key fails.
+        sizes: how much to hold.
     """
 
     def __init__(
-        self, cls: Any, share: Share, missing: Missing, scanned: int = 0
+        self,
+        cls: Any,
+        share: Share,
+        missing: Missing,
+        scanned: int = 0,
+        sizes: ProjectionSizes | None = None,
     ) -> None:
         self.share = share
         self._cls = cls
         self._missing = missing
         self._scanned = scanned
+        self._sizes = sizes or ProjectionSizes()
         #: Stored documents by key; None until they are read.
         self.stored: dict[Any, bytes | None] = {}
         self._folded: dict[Any, bytes] = {}
@@ -95,20 +101,22 @@ class Expected:
     # --- documents
 
     def choose(self, ids: Sequence[Any]) -> None:
-        """Take the keys that belong to the share."""
+        """Add the keys that belong to the share."""
         for key in map(_hashable, ids):
             if self.share.holds(key):
                 self.stored[key] = None
 
     def unread(self, size: int) -> Iterator[list[Any]]:
-        """Yield the ``_id`` of chosen documents that are to be read, so many a time."""
+        """Yield the ``_id`` of chosen documents that are still to be read, in pages."""
         keys = list(self.stored)
-        for at in range(0, len(keys), size):
-            if some := [key for key in keys[at : at + size] if key in self.stored]:
-                yield [_id_of(key) for key in some]
+        for start in range(0, len(keys), size):
+            # Keys of a share that was lost meanwhile are no longer chosen.
+            page = [key for key in keys[start : start + size] if key in self.stored]
+            if page:
+                yield [_id_of(key) for key in page]
 
-    def read(self, documents: Sequence[Document]) -> None:
-        """Take documents as they are stored."""
+    def add_stored(self, documents: Sequence[Document]) -> None:
+        """Add documents as they are stored."""
         for document in documents:
             key = _hashable(document.pop("_id"))
             if key in self.stored:
@@ -117,8 +125,8 @@ class Expected:
 
     # --- events
 
-    def take(self, events: Sequence[Document]) -> Iterator[Finding]:
-        """Fold events, in order of position; yield where the projection raises."""
+    def fold(self, events: Sequence[Document]) -> Iterator[Finding]:
+        """Fold events, in order of position; yield a finding where a method raises."""
         keyed: dict[Any, list[Document]] = {}
         for event in events:
             if self._missing.holds(event):
@@ -131,8 +139,8 @@ class Expected:
                 continue
             if key is not None and self.share.holds(key):
                 keyed.setdefault(key, []).append(event)
-        for key, some in keyed.items():
-            if key not in self._broken and (finding := self._fold(key, some)):
+        for key, its_events in keyed.items():
+            if key not in self._broken and (finding := self._fold_key(key, its_events)):
                 self._broken.add(key)
                 yield finding
 
@@ -142,7 +150,7 @@ class Expected:
             check_key(key)
         return key
 
-    def _fold(self, key: Any, events: Sequence[Document]) -> Finding | None:
+    def _fold_key(self, key: Any, events: Sequence[Document]) -> Finding | None:
         old = self._folded.get(key, b"")
         if old:
             state = bson.decode(old, CODEC)["state"]
@@ -150,29 +158,31 @@ class Expected:
             state = copy.deepcopy(dict(self._cls.initial_state))
         for event in events:
             try:
-                state = self._cls.apply(event, state)
-                if not isinstance(state, Mapping):
-                    raise TypeError(
-                        f"{name_of(self._cls)}.apply returned "
-                        f"{type(state).__name__}, expected a dict."
-                    )
+                state = self._apply(event, state)
             except Exception as error:
-                text = error_text(error)
-                return self._raised(
-                    "apply", event, f"a state of key {_shown(key)}", text
-                )
+                expected = f"a state of key {_text_of(key)}"
+                return self._raised("apply", event, expected, error_text(error))
         last = events[-1]
         try:
-            # As MongoDB gives it back: the next events are folded onto that.
+            # As MongoDB returns it: the next events are folded onto that.
             new = _encoded({"state": state, "position": last["position"]})
             if len(new) > MAX_BYTES:
                 raise DocumentTooLarge(f"{len(new):,} bytes are too many.")
         except Exception as error:
-            expected = f"a state of key {_shown(key)} that MongoDB can hold"
+            expected = f"a state of key {_text_of(key)} that MongoDB can hold"
             return self._raised("apply", last, expected, error_text(error))
         self._folded[key] = new
         self._bytes["folded"] += len(new) - len(old)
         return None
+
+    def _apply(self, event: Document, state: Any) -> Any:
+        new = self._cls.apply(event, state)
+        if not isinstance(new, Mapping):
+            raise TypeError(
+                f"{name_of(self._cls)}.apply returned {type(new).__name__}, expected "
+                "a dict."
+            )
+        return new
 
     def _raised(
         self, method: str, event: Document, expected: str, found: str
@@ -190,9 +200,9 @@ class Expected:
     # --- memory
 
     def give_up(self) -> list[Share]:
-        """Narrow the share until what is held is little; return what it lost."""
+        """Narrow the share until it fits into memory; return the shares it lost."""
         lost = []
-        while self._is_too_much() and self.share.of < _FINEST:
+        while self._is_too_much() and self.share.of < _MOST_SHARES:
             self.share, other = self.share.halves()
             lost.append(other)
             for held in (self.stored, self._folded):
@@ -206,16 +216,17 @@ class Expected:
         return lost
 
     def _is_too_much(self) -> bool:
-        many = max(len(self.stored), len(self._folded))
-        return many > STATES or (many > 1 and max(self._bytes.values()) > BYTES)
+        keys = max(len(self.stored), len(self._folded))
+        most_keys, most_bytes = self._sizes.held_keys, self._sizes.held_bytes
+        return keys > most_keys or (keys > 1 and max(self._bytes.values()) > most_bytes)
 
-    # --- what came of it
+    # --- the result
 
     def __len__(self) -> int:
         return len(self.stored.keys() | self._folded.keys() | self._broken)
 
     def differences(self) -> Iterator[tuple[Finding | None, str | None]]:
-        """Yield of each key what is wrong, or why it was not compared, or neither."""
+        """Yield for each key a finding, or why it was not compared, or neither."""
         for key in {**self.stored, **self._folded}:
             if key in self._broken:
                 if key in self.stored:
@@ -239,7 +250,7 @@ class Expected:
         return self._finding(key, "what its events fold to", text), None
 
     def _finding(self, key: Any, expected: str, found: str) -> Finding:
-        subject = f"document {_shown(key)} of projection {self._cls.name}"
+        subject = f"document {_text_of(key)} of projection {self._cls.name}"
         return Finding(DOCUMENT, None, None, subject, expected, found)
 
 
@@ -248,8 +259,8 @@ def _encoded(document: Mapping[str, Any]) -> bytes:
 
 
 def _hashable(key: Any) -> Any:
-    """Return what a document is held by: its key, or any ``_id`` as BSON."""
-    # True and 1 are two ids of MongoDB, and one key of a dict.
+    """Return the key of a document for a dict: any other ``_id`` as BSON."""
+    # True and 1 are two ids in MongoDB, and one key in a dict.
     is_key = isinstance(key, (str, int, float)) and not isinstance(key, bool)
     return key if is_key else _encoded({"": key})
 
@@ -258,6 +269,6 @@ def _id_of(key: Any) -> Any:
     return bson.decode(key, CODEC)[""] if isinstance(key, bytes) else key
 
 
-def _shown(key: Any) -> str:
+def _text_of(key: Any) -> str:
     text = repr(_id_of(key))
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    return text if len(text) <= _KEY_CHARACTERS else text[:_KEY_CHARACTERS] + "…"

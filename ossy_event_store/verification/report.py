@@ -1,12 +1,12 @@
 """
-What a verification tells: findings, and the report that counts them. Pure.
+The report of a verification: its findings, and what was compared. Pure, no I/O.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 INDEX = "index"
 EVENT_ID = "event-id"
@@ -27,19 +27,19 @@ EVENT_LOST = "event-lost"
 #: Every kind of finding, with its meaning.
 KINDS = {
     INDEX: "an index is missing, or has other options",
-    EVENT_ID: "several events have one id",
-    EVENT: "a field of an event is missing, or is not of the kind it should be",
+    EVENT_ID: "several events have the same id",
+    EVENT: "a field of an event is missing, or has the wrong type or value",
     HOLE: "versions are missing before the end of a stream",
-    DUPLICATE: "several events have one version",
-    TYPE: "the events of a stream are of several types",
+    DUPLICATE: "several events have the same version",
+    TYPE: "the events of a stream have several aggregate types",
     ORPHAN: "a snapshot has no stream",
-    AHEAD: "a snapshot is of a version that its stream does not have",
-    SNAPSHOT_TYPE: "a snapshot is of another type than its stream",
-    SNAPSHOT_VERSION: "the version of a snapshot is not a whole number from 1",
+    AHEAD: "a snapshot is newer than its stream",
+    SNAPSHOT_TYPE: "a snapshot has another aggregate type than its stream",
+    SNAPSHOT_VERSION: "the version of a snapshot is not an integer from 1",
     STATE: "a snapshot's state is not what its events fold to",
-    REDUCER: "a reducer raised, or its state cannot be stored",
+    REDUCER: "a reducer raised, or returned a state that cannot be stored",
     DOCUMENT: "a document of a projection is not what its events fold to",
-    PROJECTION: "a projection raised, or its state cannot be stored",
+    PROJECTION: "a projection raised, or returned a state that cannot be stored",
     EVENT_LOST: "an event that got a position no longer exists",
 }
 
@@ -47,37 +47,35 @@ KINDS = {
 OTHER_REVISION = "of another revision of the reducer"
 UNREGISTERED = "of a type that is not registered"
 UNSOUND = "with findings of their own or of their stream"
-CHANGED = "changed meanwhile"
+CHANGED = "changed during the verification"
 NOT_CHOSEN = "not in the sample"
 
-# Why a document of a projection was not compared; the two above are used as well.
+# Why a document of a projection was not compared; UNSOUND and NOT_CHOSEN occur too.
 LATE = "a retry applied events late, in an order that is not recorded"
 NEVER_RAN = "the projection has never run"
 CHANGED_CLASS = "the class has changed since they were built"
-NO_POSITIONS = "the server is no replica set, so events have no positions"
+NO_POSITIONS = "the server is not a replica set, so events have no positions"
 BROKEN_ORDER = "an event that it needs no longer exists"
 TOO_LONG = "the server does not keep history long enough to read them"
-
-KEPT = 1000  # findings kept in a report
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong; every field is text or a number."""
+    """Something that is wrong; every field is text or a number."""
 
     #: One of ``KINDS``.
     kind: str
-    #: The stream, if it is of one.
+    #: The stream, if it concerns one.
     aggregate_id: str | None = None
-    #: The first and the last version that it is about.
+    #: The first and the last version that it concerns.
     versions: tuple[int, int] | None = None
-    #: The index, the event's id, or the field.
+    #: The index, the id of an event, a field, or a document.
     subject: str = ""
     expected: str = ""
     found: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``json.dumps`` takes."""
+        """Return it as a dict for ``json.dumps``."""
         return {**vars(self), "versions": self.versions and list(self.versions)}
 
     def __str__(self) -> str:
@@ -99,49 +97,53 @@ class Finding:
 
 @dataclass(frozen=True)
 class Scan:
-    """How far a scan of the events for one projection is."""
+    """The progress of a scan of the events for one projection."""
 
     projection: str
-    #: The position that is reached, and the last one that is wanted.
+    #: The position that it has reached.
     position: int
+    #: The last position that it reads.
     until: int
-    #: Since this scan began.
+    #: Seconds since this scan began.
     seconds: float
 
 
 @dataclass
 class VerifyReport:
-    """What a verification has found; passed to ``progress`` while it runs."""
+    """What a verification has found; ``progress`` gets it while it runs."""
 
-    #: Streams looked at; one of several types counts once for each.
+    #: Streams that were checked; one with several types counts once for each.
     streams: int = 0
-    #: Events looked at.
+    #: Events that were checked.
     events: int = 0
-    #: Snapshots looked at.
+    #: Snapshots that were checked.
     snapshots: int = 0
     #: Snapshots whose state was compared with a fresh fold of their events.
     compared: int = 0
-    #: How many were not, by the reason.
+    #: How many were not compared, by reason.
     not_compared: dict[str, int] = field(default_factory=Counter)
-    #: Registered projections; None if they were not to be looked at.
+    #: Registered projections; None if projections were not verified.
     projections: int | None = None
-    #: Projections of which documents were compared, in full or a sample.
+    #: Projections whose documents were compared, in full or a sample.
     projections_compared: int = 0
     #: Documents of projections.
     documents: int = 0
     #: Documents that were compared with a fresh fold of their events.
     documents_compared: int = 0
-    #: How many were not, by projection and reason.
+    #: How many were not compared, by projection and reason.
     documents_not_compared: dict[str, dict[str, int]] = field(default_factory=dict)
-    #: How many findings there are, by kind; the first 1,000 are in ``findings``.
+    #: How many findings there are, by kind.
     found: dict[str, int] = field(default_factory=Counter)
+    #: The first 1,000 findings.
     findings: list[Finding] = field(default_factory=list)
-    #: The scan that runs now, of those for projections.
+    #: The scan for a projection that is running.
     scan: Scan | None = None
     #: Seconds so far.
     seconds: float = 0.0
-    #: Roughly how many reads of an event are done: two for each, when all are.
+    #: Roughly how many reads of events are done: two of each event at the end.
     reads: int = 0
+    # How many findings are kept.
+    kept_findings: ClassVar[int] = 1000
 
     @property
     def total(self) -> int:
@@ -150,22 +152,22 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found."""
+        """Whether there are no findings."""
         return not self.found
 
     @property
     def rate(self) -> float:
-        """Events a second."""
+        """Events per second."""
         return self.events / self.seconds if self.seconds else 0.0
 
     def add(self, finding: Finding) -> None:
-        """Count a finding, and keep it if it is among the first."""
+        """Count a finding, and keep it if it is one of the first."""
         self.found[finding.kind] += 1
-        if len(self.findings) < KEPT:
+        if len(self.findings) < self.kept_findings:
             self.findings.append(finding)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``json.dumps`` takes; bounded, as ``findings`` is."""
+        """Return it as a dict for ``json.dumps``; ``findings`` bounds its size."""
         return {
             "sound": self.ok,
             "streams": self.streams,

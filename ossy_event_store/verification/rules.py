@@ -1,5 +1,5 @@
 """
-What sound events, streams and snapshots look like, and what is wrong if they do not.
+The rules for sound events, streams and snapshots, and the findings if they are broken.
 
 Pure, no I/O: the queries for the server are built here, and sent elsewhere.
 """
@@ -30,8 +30,8 @@ from .report import (
     Finding,
 )
 
-_LISTED = 5  # ids, types and paths named in one finding
-_LONGEST = 200  # characters of a path
+_NAMED = 5  # ids, types and paths in one finding
+_PATH_CHARACTERS = 200
 
 _ID, _VERSION = itemgetter("aggregateId"), itemgetter("aggregateVersion")
 
@@ -41,60 +41,60 @@ _ID, _VERSION = itemgetter("aggregateId"), itemgetter("aggregateVersion")
 
 @dataclass(frozen=True)
 class Field:
-    """What a field of a stored event may be: BSON types, and length or minimum."""
+    """The rule for a field of a stored event: BSON types, and length or minimum."""
 
-    kinds: tuple[str, ...]
+    bson_types: tuple[str, ...]
     required: bool = True
-    longest: int | None = None
-    least: int | None = None
+    max_length: int | None = None
+    minimum: int | None = None
 
     def __str__(self) -> str:
-        text = " or ".join(self.kinds)
-        if self.longest is not None:
-            text += f" of 1 to {self.longest} characters"
-        if self.least is not None:
-            text += f" from {self.least}"
+        text = " or ".join(self.bson_types)
+        if self.max_length is not None:
+            text += f" of 1 to {self.max_length} characters"
+        if self.minimum is not None:
+            text += f" from {self.minimum}"
         return text
 
     @property
     def schema(self) -> Document:
         """The rule as JSON schema, which the server checks."""
-        rule: Document = {"bsonType": list(self.kinds)}
-        if self.longest is not None:
-            rule |= {"minLength": 1, "maxLength": self.longest}
-        if self.least is not None:
-            rule["minimum"] = self.least
+        rule: Document = {"bsonType": list(self.bson_types)}
+        if self.max_length is not None:
+            rule |= {"minLength": 1, "maxLength": self.max_length}
+        if self.minimum is not None:
+            rule["minimum"] = self.minimum
         return rule
 
-    def against(self, kind: str, value: Any) -> str | None:
-        """Return what was found in place of what the rule allows, or None."""
-        if kind == "missing":
+    def violation(self, bson_type: str, value: Any) -> str | None:
+        """Return what was found instead of what the rule allows, or None."""
+        if bson_type == "missing":
             return "nothing" if self.required else None
-        if kind not in self.kinds:
-            return kind
-        if self.longest is not None and isinstance(value, str):
-            fits = 1 <= len(value) <= self.longest
+        if bson_type not in self.bson_types:
+            return bson_type
+        if self.max_length is not None and isinstance(value, str):
+            fits = 1 <= len(value) <= self.max_length
             return None if fits else f"{len(value):,} characters"
-        if self.least is not None and value < self.least:
+        if self.minimum is not None and value < self.minimum:
             return str(value)
         return None
 
 
-# Events of the Node package are whole too: they have no metadata, and a number of
-# milliseconds in ``created``.
+# Events of the Node package are sound: they have no metadata, and ``created`` is a
+# number of milliseconds.
 EVENT_FIELDS = {
-    "_id": Field(("objectId", "string"), longest=COPY.id_length),
-    "aggregateId": Field(("string",), longest=MAX_ID_LENGTH),
-    "aggregateType": Field(("string",), longest=MAX_ID_LENGTH),
-    "aggregateVersion": Field(("int", "long"), least=1),
-    "type": Field(("string",), longest=MAX_ID_LENGTH),
+    "_id": Field(("objectId", "string"), max_length=COPY.id_length),
+    "aggregateId": Field(("string",), max_length=MAX_ID_LENGTH),
+    "aggregateType": Field(("string",), max_length=MAX_ID_LENGTH),
+    "aggregateVersion": Field(("int", "long"), minimum=1),
+    "type": Field(("string",), max_length=MAX_ID_LENGTH),
     "payload": Field(("object",), required=False),
     "created": Field(("date", "int", "long", "double")),
     "createdBy": Field(("string", "null"), required=False),
     "metadata": Field(("object",), required=False),
 }
 
-#: The query for events that are not whole.
+#: The query for events that break a rule.
 BROKEN: Document = {
     "$nor": [
         {
@@ -105,23 +105,24 @@ BROKEN: Document = {
         }
     ]
 }
-#: What ``event_findings()`` needs of an event: no payload is sent.
+#: The projection that gives what ``event_findings()`` needs: no payload is sent.
 SHAPE: Document = {
     **dict.fromkeys(("aggregateId", "aggregateType", "aggregateVersion", "type"), 1),
-    "kinds": [{"$type": f"${name}"} for name in EVENT_FIELDS],
+    "bsonTypes": [{"$type": f"${name}"} for name in EVENT_FIELDS],
 }
 
 
 def event_findings(event: Document) -> Iterator[Finding]:
-    """Yield what is wrong with the fields of an event that was read by ``SHAPE``."""
-    aggregate_id, version = event.get("aggregateId"), event.get("aggregateVersion")
-    of = version_number(version)
-    for (name, field), kind in zip(EVENT_FIELDS.items(), event["kinds"], strict=True):
-        if found := field.against(kind, event.get(name)):
+    """Yield what is wrong with the fields of an event, read with ``SHAPE``."""
+    aggregate_id = event.get("aggregateId")
+    version = version_number(event.get("aggregateVersion"))
+    fields = zip(EVENT_FIELDS.items(), event["bsonTypes"], strict=True)
+    for (name, field), bson_type in fields:
+        if found := field.violation(bson_type, event.get(name)):
             yield Finding(
                 EVENT,
                 aggregate_id if isinstance(aggregate_id, str) else None,
-                (of, of) if of else None,
+                (version, version) if version else None,
                 f"{name} of event {event['_id']}",
                 str(field),
                 found,
@@ -132,39 +133,40 @@ def event_findings(event: Document) -> Iterator[Finding]:
 
 
 class Heads:
-    """The head of each stream of a type, as its versions come in order."""
+    """The head of each stream of a type, from its versions in order."""
 
     def __init__(self) -> None:
-        #: Streams that have ended, each with its head; None if its versions are odd.
+        #: Streams that have ended, with their heads; None if versions are not 1, 2, 3…
         self.ended: dict[str, int | None] = {}
         self._id: Any = None
         self._head = 0
-        self._dense = True
+        self._is_dense = True
 
     def take(self, events: list[Document]) -> None:
-        """Follow the versions of some more events."""
+        """Follow the versions of the next events."""
         # Stream by stream, not event by event: this runs for the whole store.
         ids, versions = map(_ID, events), list(map(_VERSION, events))
-        at = 0
+        start = 0
         for aggregate_id, run in groupby(ids):
             if aggregate_id != self._id:
                 self.end()
-                self._id, self._head, self._dense = aggregate_id, 0, True
+                self._id, self._head, self._is_dense = aggregate_id, 0, True
             first, length = self._head + 1, len(list(run))
             self._head += length
-            if versions[at : at + length] != list(range(first, first + length)):
-                self._dense = False
-            at += length
+            expected = list(range(first, first + length))
+            if versions[start : start + length] != expected:
+                self._is_dense = False
+            start += length
 
     def end(self) -> None:
-        """Note the end of the stream at hand."""
+        """End the current stream."""
         if isinstance(self._id, str):
-            self.ended[self._id] = self._head if self._dense else None
+            self.ended[self._id] = self._head if self._is_dense else None
         self._id = None
 
 
 class StreamCheck:
-    """Looks at the events of one stream, in order of version, in flat memory."""
+    """Checks the events of one stream, in order of version, in constant memory."""
 
     def __init__(self, aggregate_id: str) -> None:
         self.id = aggregate_id
@@ -172,119 +174,122 @@ class StreamCheck:
         self.head = 0
         self.events = 0
         self.found: list[Finding] = []
-        self._same: list[str] = []  # ids of the events at the head
-        self._others: dict[str, list[int]] = {}  # versions of each other type
+        self._ids_at_head: list[str] = []
+        self._other_types: dict[str, list[int]] = {}  # first and last version of each
 
     def take(self, event: Document) -> None:
-        """Look at the next event."""
+        """Check the next event."""
         self.events += 1
-        at = version_number(event.get("aggregateVersion"))
-        self._take_type(event.get("aggregateType"), at)
-        if at is None:  # told by ``event_findings()``
+        version = version_number(event.get("aggregateVersion"))
+        self._check_type(event.get("aggregateType"), version)
+        if version is None:  # ``event_findings()`` reports it
             return
-        if at != self.head:
-            self._end_version()
-            if at > self.head + 1:
-                self._add_hole(at)
-            self.head = at
-        self._same.append(str(event["_id"]))
+        if version != self.head:
+            self._check_duplicates()
+            if version > self.head + 1:
+                self._add_hole(version)
+            self.head = version
+        self._ids_at_head.append(str(event["_id"]))
 
     def end(self) -> list[Finding]:
-        """Return what is wrong with the stream, now that it has been seen."""
-        self._end_version()
-        for kind, versions in self._others.items():
+        """Return what is wrong with the stream, after its last event."""
+        self._check_duplicates()
+        for other, versions in self._other_types.items():
             self.found.append(
                 Finding(
                     TYPE,
                     self.id,
                     (versions[0], versions[-1]),
                     expected=f"type {self.type!r}",
-                    found=f"type {kind!r}",
+                    found=f"type {other!r}",
                 )
             )
         return self.found
 
-    def _take_type(self, kind: object, at: int | None) -> None:
-        if not isinstance(kind, str):  # told by ``event_findings()``
+    def _check_type(self, aggregate_type: object, version: int | None) -> None:
+        if not isinstance(aggregate_type, str):  # ``event_findings()`` reports it
             return
         if self.type is None:
-            self.type = kind
-        elif kind != self.type and (
-            kind in self._others or len(self._others) < _LISTED
-        ):
-            versions = self._others.setdefault(kind, [at or 0])
-            versions[1:] = [at or 0]
+            self.type = aggregate_type
+            return
+        others = self._other_types
+        if aggregate_type == self.type:
+            return
+        if aggregate_type in others or len(others) < _NAMED:
+            versions = others.setdefault(aggregate_type, [version or 0])
+            versions[1:] = [version or 0]
 
-    def _add_hole(self, at: int) -> None:
+    def _add_hole(self, version: int) -> None:
         self.found.append(
             Finding(
                 HOLE,
                 self.id,
-                (self.head + 1, at - 1),
+                (self.head + 1, version - 1),
                 expected="an event of each version",
-                found=f"none before version {at}",
+                found=f"none before version {version}",
             )
         )
 
-    def _end_version(self) -> None:
-        if (count := len(self._same)) > 1:
-            ids = ", ".join(self._same[:_LISTED])
+    def _check_duplicates(self) -> None:
+        if (count := len(self._ids_at_head)) > 1:
+            ids = ", ".join(self._ids_at_head[:_NAMED])
             self.found.append(
                 Finding(
                     DUPLICATE,
                     self.id,
                     (self.head, self.head),
                     expected="one event",
-                    found=f"{count}: {ids}" + (", …" if count > _LISTED else ""),
+                    found=f"{count}: {ids}" + (", …" if count > _NAMED else ""),
                 )
             )
-        self._same.clear()
+        self._ids_at_head.clear()
 
 
 # --- snapshots --------------------------------------------------------------
 
 
 def snapshot_finding(
-    snapshot: Document, kind: str | None, head: int, revision: str | None
+    snapshot: Document, stream_type: str | None, head: int, revision: str | None
 ) -> Finding | None:
     """
-    Return what is wrong with a snapshot beside its stream, if anything is.
+    Return what is wrong with a snapshot, compared with its stream, or None.
 
     Args:
         snapshot: its id, type, version and revision.
-        kind: the type of its stream; None if there is no stream.
+        stream_type: the aggregate type of its stream; None if there is no stream.
         head: the last version of its stream.
-        revision: that of the reducer as it is now; None if there is no reducer.
+        revision: the current one of the reducer; None if there is no reducer.
     """
-    version, own_kind = snapshot.get("aggregateVersion"), snapshot.get("aggregateType")
-    at = version_number(version)
-    ours = revision is not None and snapshot.get("revision") == revision
-    if not isinstance(own_kind, str) or (at is None and not ours):
-        return None  # written by something else, and used by nobody
-    if kind is None:
-        return _of(snapshot, ORPHAN, at, f"a stream of type {own_kind!r}", "none")
-    if own_kind != kind:
-        return _of(snapshot, SNAPSHOT_TYPE, at, f"type {kind!r}", f"type {own_kind!r}")
-    if at is None or isinstance(version, float):
+    raw_version, own_type = (
+        snapshot.get("aggregateVersion"),
+        snapshot.get("aggregateType"),
+    )
+    version = version_number(raw_version)
+    is_ours = revision is not None and snapshot.get("revision") == revision
+    if not isinstance(own_type, str) or (version is None and not is_ours):
+        return None  # another program wrote it, and the store does not use it
+
+    def finding(kind: str, expected: str, found: str) -> Finding:
+        versions = (version, version) if version else None
+        return Finding(kind, snapshot["_id"], versions, "", expected, found)
+
+    if stream_type is None:
+        return finding(ORPHAN, f"a stream of type {own_type!r}", "none")
+    if own_type != stream_type:
+        return finding(SNAPSHOT_TYPE, f"type {stream_type!r}", f"type {own_type!r}")
+    if version is None or isinstance(raw_version, float):
         expected = str(EVENT_FIELDS["aggregateVersion"])
-        return _of(snapshot, SNAPSHOT_VERSION, at, expected, repr(version))
-    if at > head:
-        return _of(snapshot, AHEAD, at, f"version {head} at most", f"version {at}")
+        return finding(SNAPSHOT_VERSION, expected, repr(raw_version))
+    if version > head:
+        return finding(AHEAD, f"version {head} at most", f"version {version}")
     return None
-
-
-def _of(
-    snapshot: Document, kind: str, at: int | None, expected: str, found: str
-) -> Finding:
-    versions = (at, at) if at else None
-    return Finding(kind, snapshot["_id"], versions, "", expected, found)
 
 
 def state_finding(snapshot: Document, state: Document) -> Finding | None:
     """
-    Return where a snapshot's state is not ``state``, if it differs.
+    Return at which paths a snapshot's state differs from ``state``, or None.
 
-    Only paths are told: the values may be somebody's personal data.
+    The finding names only paths: the values may be personal data.
     """
     paths = differing_paths(snapshot.get("state"), state, "state")
     if not paths:
@@ -301,16 +306,16 @@ def state_finding(snapshot: Document, state: Document) -> Finding | None:
 
 def differing_paths(stored: Any, folded: Any, path: str = "") -> str:
     """
-    Return the paths at which two values differ as MongoDB holds them; "" if at none.
+    Return the paths at which two values differ once MongoDB holds them, or "".
 
-    The order of keys does not count. Five paths are listed at most.
+    The order of keys does not count. At most five paths are named.
     """
     if _encoded(stored) == _encoded(folded):
         return ""
     held = bson.decode(_encoded(folded), CODEC)[""]
-    found = islice(_differing(stored, held, path), _LISTED + 1)
-    paths = [path[:_LONGEST] for path in found]
-    return ", ".join(paths[:_LISTED]) + (", …" if len(paths) > _LISTED else "")
+    found = islice(_differing(stored, held, path), _NAMED + 1)
+    paths = [path[:_PATH_CHARACTERS] for path in found]
+    return ", ".join(paths[:_NAMED]) + (", …" if len(paths) > _NAMED else "")
 
 
 def _encoded(value: Any) -> bytes:
@@ -337,10 +342,10 @@ def _below(path: str, key: str) -> str:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    if _is_whole(one) and _is_whole(other):  # of 32 bits here, of 64 there
+    if _is_integer(one) and _is_integer(other):  # 32 bits here, 64 there
         return bool(one == other)
     return _encoded(one) == _encoded(other)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -17,8 +17,9 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.resumable_scan import scan
 from ..rebuild.fold_streams import StreamFold
-from ..registry import registered
+from ..registry import registered_aggregates
 from ..streams.reducers import revision_of
+from .options import Sizes
 from .report import (
     CHANGED,
     NOT_CHOSEN,
@@ -31,94 +32,104 @@ from .report import (
 )
 from .rules import StreamCheck, state_finding
 
-FOLDED = 100  # streams folded by one scan
 
-
-class Comparison:
+class SnapshotComparison:
     """
-    Snapshots to be compared, and what came of it.
+    Compares the states of snapshots that it is offered.
 
     Args:
         store: one face of the store.
-        report: where to count and tell.
-        size: how many snapshots to choose at random; None compares every one.
+        report: gets the counts and the findings.
+        sample: how many snapshots to choose at random; None compares every one.
+        sizes: how many streams to fold at a time.
     """
 
-    def __init__(self, store: Store, report: VerifyReport, size: int | None) -> None:
-        self.store = store
-        self.report = report
-        self.roots = registered()
-        self.size = size
+    def __init__(
+        self,
+        store: Store,
+        report: VerifyReport,
+        sample: int | None,
+        sizes: Sizes | None = None,
+    ) -> None:
+        self._store = store
+        self._report = report
+        self._roots = registered_aggregates()
+        self._sample = sample
+        self._sizes = sizes or Sizes()
         self._chosen: list[str] = []
-        self._left = 0
+        self._rejected = 0  # snapshots that were offered and are not in the sample
 
     def root_of(self, snapshot: Document) -> Any:
         """Return the class registered under the type of a snapshot, or None."""
-        kind = snapshot.get("aggregateType")
-        return self.roots.get(kind) if isinstance(kind, str) else None
+        aggregate_type = snapshot.get("aggregateType")
+        return (
+            self._roots.get(aggregate_type) if isinstance(aggregate_type, str) else None
+        )
 
     def revision_of(self, snapshot: Document) -> str | None:
-        """Return the present revision of the reducer of a snapshot, or None."""
+        """Return the current revision of the reducer of a snapshot, or None."""
         Root = self.root_of(snapshot)
         return None if Root is None else revision_of(Root)
 
     async def offer(self, snapshot: Document) -> None:
-        """Choose a snapshot or not, if it can be compared at all."""
+        """Choose a snapshot for comparison, or count why it is not compared."""
         revision = self.revision_of(snapshot)
         if revision is None:
-            self.report.not_compared[UNREGISTERED] += 1
+            self._report.not_compared[UNREGISTERED] += 1
         elif snapshot.get("revision") != revision:
-            self.report.not_compared[OTHER_REVISION] += 1
-        elif self.size is not None:
-            self._draw(snapshot["_id"], self.size)
+            self._report.not_compared[OTHER_REVISION] += 1
+        elif self._sample is not None:
+            self._draw(snapshot["_id"], self._sample)
         else:
             self._chosen.append(snapshot["_id"])
-            if len(self._chosen) >= FOLDED:
+            if len(self._chosen) >= self._sizes.compared_streams:
                 await self.run()
 
     def _draw(self, aggregate_id: str, size: int) -> None:
-        """Keep ``size`` of all that are offered, each as likely as any other."""
+        """Keep ``size`` of all that are offered, each with the same probability."""
         if len(self._chosen) < size:
             self._chosen.append(aggregate_id)
             return
-        self._left += 1
-        at = random.randrange(size + self._left)  # noqa: S311 - no secret
-        if at < size:
-            self._chosen[at] = aggregate_id
+        self._rejected += 1
+        index = random.randrange(size + self._rejected)  # noqa: S311 - no secret
+        if index < size:
+            self._chosen[index] = aggregate_id
 
     async def run(self) -> None:
-        """Compare what is chosen by now."""
+        """Compare the snapshots that are chosen so far."""
         chosen, self._chosen = sorted(self._chosen), []
-        for at in range(0, len(chosen), FOLDED):
-            await self._compare(chosen[at : at + FOLDED])
-        if self._left:
-            self.report.not_compared[NOT_CHOSEN] = self._left
+        size = self._sizes.compared_streams
+        for start in range(0, len(chosen), size):
+            await self._compare(chosen[start : start + size])
+        if self._rejected:
+            self._report.not_compared[NOT_CHOSEN] = self._rejected
 
     async def _compare(self, ids: list[str]) -> None:
         with in_time():
-            found = await self.store.snapshots.find({"_id": {"$in": ids}})
+            found = await self._store.snapshots.find({"_id": {"$in": ids}})
         pairs = {
             snapshot["_id"]: _Pair(snapshot, self.root_of(snapshot))
             for snapshot in found
             if self._is_comparable(snapshot)
         }
         if changed := len(ids) - len(pairs):
-            self.report.not_compared[CHANGED] += changed
+            self._report.not_compared[CHANGED] += changed
         query = {
             "aggregateId": {"$in": list(pairs)},
             "aggregateVersion": {"$gte": 1},  # a number
         }
-        async with aclosing(scan(self.store, query)) as batches:
+        events = scan(self._store, query, size=self._sizes.events)
+        async with aclosing(events) as batches:
             async for batch in batches:
-                for aggregate_id, events in groupby(batch, itemgetter("aggregateId")):
-                    # A list that holds the id answers the query too.
+                for aggregate_id, run in groupby(batch, itemgetter("aggregateId")):
+                    # An event whose id is a list that holds this id matches too.
                     if isinstance(aggregate_id, str):
-                        pairs[aggregate_id].take(list(events))
+                        pairs[aggregate_id].take(list(run))
         for pair in pairs.values():
-            self._tell(pair)
+            self._count(pair)
 
     def _is_comparable(self, snapshot: Document) -> bool:
-        """Whether it still is: somebody may have saved another one since."""
+        """Whether it can still be compared: another process may have saved it."""
         revision = self.revision_of(snapshot)
         return (
             revision is not None
@@ -126,13 +137,13 @@ class Comparison:
             and version_number(snapshot.get("aggregateVersion")) is not None
         )
 
-    def _tell(self, pair: _Pair) -> None:
+    def _count(self, pair: _Pair) -> None:
         if reason := pair.incomparable():
-            self.report.not_compared[reason] += 1
+            self._report.not_compared[reason] += 1
             return
-        self.report.compared += 1
+        self._report.compared += 1
         if finding := pair.finding():
-            self.report.add(finding)
+            self._report.add(finding)
 
 
 class _Pair:
@@ -150,7 +161,7 @@ class _Pair:
         self.fold.take([read_event(event) for event in events if _is_in(event, until)])
 
     def incomparable(self) -> str | None:
-        """Return why there is nothing to compare the state with, if so."""
+        """Return why the state cannot be compared, or None."""
         if self.check.end() or self.check.type != self.snapshot["aggregateType"]:
             return UNSOUND
         return CHANGED if self.check.head < self.snapshot["aggregateVersion"] else None
@@ -166,5 +177,5 @@ class _Pair:
 
 
 def _is_in(event: Document, until: int) -> bool:
-    at = version_number(event["aggregateVersion"])
-    return at is not None and at <= until
+    version = version_number(event["aggregateVersion"])
+    return version is not None and version <= until

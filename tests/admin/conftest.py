@@ -6,9 +6,9 @@ from django.contrib.auth.models import Permission, User
 from ossy_event_store import Aggregate
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.library.aggregate import Book
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
 from tests.support.admin import APP
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, reached, running
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from ossy_event_store.monitoring.status import status
 from ossy_event_store.projections import projection
 from ossy_event_store.subscriptions import checkpoints, declaration
 from ossy_event_store.subscriptions.declaration import subscription
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
 from tests.support.admin import APP, NOT_ON_DJONGO, text_of, url
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, reached, running
 
 pytestmark = [
     pytest.mark.versions,
@@ -160,7 +160,7 @@ def test_parked_streams_beyond_the_limit_are_counted(mails, staff, lend, monkeyp
 
 def test_a_projection_is_listed_while_it_is_being_rebuilt(store, staff):
     more = {"generation": 2, "revision": "1"}
-    begin = checkpoints.begin(
+    begin = checkpoints.find_or_create(
         store, "loans@2", "beginning", projection.BUILD_KIND, **more
     )
     drive(begin)

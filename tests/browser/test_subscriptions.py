@@ -9,8 +9,8 @@ from ossy_event_store.subscriptions.declaration import subscription
 from tests.browser.accessibility import axe
 from tests.browser.chromium import VARIANTS
 from tests.browser.keyboard import press_until_focused
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, reached, running
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -24,7 +24,7 @@ def test_whatever_fails_no_event_is_lost_or_doubled_or_followed_by_a_hole(
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(10**6)))
     report = run(tmp_path, SECONDS, seed)
     with capsys.disabled():
-        print(f"\n{report}")  # noqa: T201 - the seed, for whoever wants to see it again
+        print(f"\n{report}")  # noqa: T201 - the seed, to run it again
     assert report.violations == {}
     assert report.acknowledged > SECONDS * LEAST
     assert sum(report.nemesis.values()) >= min(SECONDS / 20, len(ACTIONS))

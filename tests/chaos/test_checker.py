@@ -178,23 +178,23 @@ def test_every_check_has_a_history_that_it_fails():
     assert {name_of(find) for find in CHECKS} == set(BAD)
 
 
-def test_an_event_that_is_there_under_two_ids_is_doubled():
+def test_an_event_that_is_stored_under_two_ids_is_doubled():
     again = stored("a", 2, _id="another")
     assert set(check(History(told(A)), Database([A, again]))) == {"doubled"}
 
 
-def test_two_writers_who_have_one_version_are_found_even_if_one_event_is_there():
+def test_two_writers_of_one_version_are_found_even_if_one_event_is_stored():
     rival = stored("z", 1)
     found = check(History(told(A), told(rival)), Database([A]))
     assert set(found) == {"acknowledged twice", "lost"}
 
 
-def test_an_event_in_another_stream_than_its_writer_was_told_has_moved():
+def test_an_event_in_another_stream_than_the_one_returned_has_moved():
     elsewhere = {**A, "aggregateId": "t"}
     assert set(check(History(told(A)), Database([elsewhere]))) == {"changed", "moved"}
 
 
-def test_an_event_that_is_as_sent_but_not_as_returned_is_changed():
+def test_an_event_that_differs_from_the_returned_one_is_changed():
     other = {**A, "metadata": {"more": 1}}
     assert set(check(History(told(A)), Database([other]))) == {"changed"}
 
@@ -215,12 +215,12 @@ def test_a_stream_that_begins_late_has_a_hole():
     assert set(check(History(told(B)), Database([B]))) == {"hole"}
 
 
-def test_a_snapshot_of_a_stream_that_is_not_there_leads():
+def test_a_snapshot_of_a_missing_stream_is_ahead():
     seen = Observation("s", 1, STATES[0])
     assert set(check(History(seen), Database())) == {"leading"}
 
 
-def test_the_report_counts_what_was_told_and_what_was_wrong():
+def test_the_report_counts_answers_and_violations():
     operations = [
         told(A, unknowns=2, resolved="found stored", longest=3.0, seconds=7.5),
         told(B, C),
@@ -239,7 +239,7 @@ def test_the_report_counts_what_was_told_and_what_was_wrong():
     assert "VIOLATION, lost: 1\n  b of s by add\n" in str(made)
 
 
-def test_what_a_killed_writer_was_about_to_do_may_be_there_or_not(tmp_path):
+def test_the_last_append_of_a_killed_writer_may_be_stored_or_not(tmp_path):
     path = tmp_path / "ann.history"
     with path.open("w") as file:
         history = HistoryFile(file)
@@ -303,7 +303,7 @@ def play(servers_of, settings):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_store_stands_what_a_weaker_one_does_not(name, play):
+def test_the_store_withstands_what_a_weaker_one_does_not(name, play):
     history, database = play(VARIANTS[name])
     assert check(history, database) == {}
     assert {operation.outcome for operation in history.operations} == {ACKNOWLEDGED}

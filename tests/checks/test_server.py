@@ -112,7 +112,7 @@ def test_w014_subscriptions_on_a_standalone_server(
 
 def test_w014_is_not_reported_for_the_built_in_subscription_alone(store, subscribe):
     snapshot_subscription.register()
-    assert declaration.registered()
+    assert declaration.registered_subscriptions()
     assert ids(server._subscriptions(store, STANDALONE)) == []
 
 

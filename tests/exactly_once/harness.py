@@ -25,6 +25,7 @@ from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.blocking_port import BlockingClient, BlockingCollection
 from ossy_event_store.mongodb.connection import Store
 from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.subscriptions.claim import Timings
 from ossy_event_store.subscriptions.consumer import Consumer
 
 TICK = 0.01  # seconds that an operation takes, by the clock of the harness
@@ -48,7 +49,7 @@ def _suspend() -> Generator[None, None, None]:
 
 
 class Clock:
-    """Stands in for the module ``time``: it advances with what is done."""
+    """The clock of all consumers: it advances with what is done."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -56,15 +57,16 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
 
 class Crew:
     """All processes of one example, and what they did."""
 
-    def __init__(self, clock: Clock, counts: Counter[str]) -> None:
+    def __init__(
+        self, clock: Clock, counts: Counter[str], timings: Timings, page_events: int
+    ) -> None:
         self.clock = clock
+        self.timings = timings
+        self.page_events = page_events
         self.counts = counts
         self.all: list[Process] = []
         #: The one that is being stepped.
@@ -128,7 +130,14 @@ class Process:
         self._lock = threading.Lock()
         self._thread = threading.get_ident()
         self._context = contextvars.copy_context()
-        consumer = Consumer(declared, owner, self.stop)
+        consumer = Consumer(
+            declared,
+            owner,
+            self.stop,
+            crew.timings,
+            page_events=crew.page_events,
+            clock=crew.clock.monotonic,
+        )
         self._coroutine = consumer.run(mortal(connection.blocking(), self))
 
     @property

@@ -116,7 +116,7 @@ class Kind:
     def subscribe(self, handler: Any, **options: Any) -> Subscription:
         options = {"retries": self.config.retries, "backoff": BACKOFF, **options}
         declaration.add(Subscription(NAME, handler, **options))
-        return declaration.registered()[NAME]
+        return declaration.registered_subscriptions()[NAME]
 
     def collection(self, name: str) -> Collection[dict[str, Any]]:
         return connection.raw(connection.documents(self.store, name))
@@ -284,7 +284,7 @@ class OfProjection(Kind):
 
     def declare(self) -> Subscription:
         register_projection(Tales)
-        return declaration.registered()[Tales.name]
+        return declaration.registered_subscriptions()[Tales.name]
 
     def effects(self) -> Effects:
         name = collection_name(Tales.name, self.generation)
@@ -318,7 +318,7 @@ class BlueGreen(OfProjection):
 
         if not self._rebuild(Asks):
             return False
-        self.declared = declaration.registered()[Tales.name]
+        self.declared = declaration.registered_subscriptions()[Tales.name]
         return True
 
     def _rebuild(self, runner: Any) -> Any:
@@ -370,7 +370,7 @@ class OfSnapshots(Kind):
     def declare(self) -> Subscription:
         register_aggregate(Tale)
         snapshot_subscription.register()
-        return declaration.registered()[snapshot_subscription.NAME]
+        return declaration.registered_subscriptions()[snapshot_subscription.NAME]
 
     def effects(self) -> Effects:
         found = connection.raw(self.store.snapshots).find()

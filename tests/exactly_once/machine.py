@@ -22,18 +22,17 @@ from ossy_event_store.mongodb import connection
 from ossy_event_store.positions import head_watcher
 from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.projections import projection
-from ossy_event_store.subscriptions import consumer, declaration, operator_actions
-from ossy_event_store.subscriptions.consumer import lease_of
+from ossy_event_store.subscriptions import declaration, operator_actions
+from ossy_event_store.subscriptions.claim import Timings, lease_of
 
 from .harness import Clock, Crew, Process
 from .kinds import TYPE, Config, Kind
 from .model import Model, Restless, Violation
 
 STREAMS = ("a", "b", "c")
-AT_WORK = (consumer,)  # the modules that take time, and have the constants of it
 LONG = 600  # steps after which a process should have nothing left to do
 ROUNDS = 40  # processes after which nothing should be parked any more
-LEASE = 10_000.0  # seconds: a lease ends when the test says so
+LEASE_SECONDS = 10_000.0  # a lease ends when the test says so
 NEVER = 1e9
 
 numbers = st.integers(0, 2)
@@ -79,9 +78,15 @@ class Happenings(RuleBasedStateMachine):
     def begin(self, config: Config, streams: int, events: list[Any]) -> None:
         self.counts["examples"] += 1
         self.clock = Clock()
-        self.crew = Crew(self.clock, self.counts)
+        timings = Timings(
+            lease_seconds=LEASE_SECONDS,
+            poll_seconds=config.look,
+            write_seconds=config.write,
+            idle_write_seconds=config.write,
+        )
+        self.crew = Crew(self.clock, self.counts, timings, config.page)
         self.patch = pytest.MonkeyPatch()
-        self.arrange(config)
+        self.arrange()
         self.store = connection.blocking()
         for name in connection.OPTIONS:
             connection.raw(connection.documents(self.store, name)).delete_many({})
@@ -94,20 +99,8 @@ class Happenings(RuleBasedStateMachine):
         self.kind = self.kind_of(self.store, config, self.is_bad, self.crew.point)
         self.has_begun, self.has_switched = True, False
 
-    def arrange(self, config: Config) -> None:
-        """Set the clock and how the consumers work."""
-        constants = {
-            "PAGE": config.page,
-            "LOOK": config.look,
-            "WRITE": config.write,
-            "SETTLE": config.write,
-            "LEASE": LEASE,
-            "time": self.clock,
-        }
-        for module in AT_WORK:
-            for name, value in constants.items():
-                if hasattr(module, name):
-                    self.patch.setattr(module, name, value)
+    def arrange(self) -> None:
+        """Let no process wait for events, and declare nothing."""
         wait = self.crew.wait
         self.patch.setattr(
             head_watcher.HeadWatcher, "wait", lambda _, *given: wait(*given)

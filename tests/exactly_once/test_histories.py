@@ -50,7 +50,7 @@ def parked(history):
 
 
 @pytest.mark.parametrize("kind", ["session", "using", "projection"])
-def test_what_was_skipped_stays_so_after_a_kill(kind, history):
+def test_a_skipped_event_stays_skipped_after_a_kill(kind, history):
     history = history(kind, (0, "x", 0))
     first = history.start()
     first.run(200, lambda: bool(parked(history)))
@@ -70,7 +70,7 @@ def test_a_retry_after_a_kill_loses_no_event_of_a_projection(history):
     history.come_to_rest()
 
 
-def test_an_event_that_comes_again_and_fails_then_is_applied_once(history):
+def test_an_event_that_is_delivered_again_and_fails_is_applied_once(history):
     history = history("projection", (0, "x", None))
     first = history.start()
     history.run_long(first)
@@ -85,7 +85,7 @@ def test_an_event_that_comes_again_and_fails_then_is_applied_once(history):
     history.come_to_rest()
 
 
-def test_one_that_was_frozen_applies_nothing_that_another_parked(history):
+def test_a_frozen_process_applies_nothing_that_another_has_parked(history):
     history = history("projection", (0, "x", None), write=ALWAYS)
     frozen = history.start()
     frozen.run(200, lambda: frozen.at.endswith("bulk_write"))

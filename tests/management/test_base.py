@@ -46,7 +46,7 @@ def test_an_id_that_no_stream_can_have_is_wrong_use(books, command, name):
 def test_a_stream_of_another_type_is_wrong_use(books, command):
     error = failure(command, ids=["r"], types=["Book"])
     assert error.returncode == WRONG_USE
-    assert str(error) == "Stream 'r' is of type 'Reader', not of Book."
+    assert str(error) == "Stream 'r' is of type 'Reader'; expected Book."
 
 
 # --- progress ---------------------------------------------------------------

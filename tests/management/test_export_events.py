@@ -15,8 +15,8 @@ from ossy_event_store.management.commands._base import (
     WRONG_USE,
     Progress,
 )
-from tests.streams.test_import_export import stored
 from tests.support.commands import Standard, failure, run
+from tests.support.event_lines import stored
 
 pytestmark = pytest.mark.versions
 
@@ -119,7 +119,7 @@ def test_a_type_without_events_is_wrong_use_and_the_error_lists_the_types(books)
 def test_an_unknown_id_is_wrong_use_and_the_error_lists_similar_ids(books):
     error = failure("export_events", ids=["c"])
     assert error.returncode == WRONG_USE
-    assert str(error) == "There is no stream 'c'. Ids around it: a, b, r."
+    assert str(error) == "Stream 'c' does not exist. Ids next to it: a, b, r."
 
 
 def test_an_unknown_id_of_an_empty_store_says_so(store):

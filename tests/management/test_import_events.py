@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from ossy_event_store import EventStore
+from ossy_event_store.management.commands import import_events as import_command
 from ossy_event_store.management.commands._base import (
     INTERRUPTED,
     WRONG_USE,
     Progress,
 )
-from ossy_event_store.streams import import_export
-from tests.streams.test_import_export import line, stream
+from ossy_event_store.streams.import_events import ImportLimits
 from tests.support.commands import Standard, failure, run
+from tests.support.event_lines import line, stream
 
 pytestmark = pytest.mark.versions
 
@@ -40,7 +41,7 @@ def write(tmp_path):
 @pytest.fixture
 def batch(monkeypatch):
     """Batches of three lines."""
-    monkeypatch.setattr(import_export, "BATCH", 3)
+    monkeypatch.setattr(import_command.Command, "limits", ImportLimits(lines=3))
 
 
 def test_a_file_is_imported(store, write):
@@ -154,7 +155,7 @@ def test_a_file_that_cannot_be_opened_is_wrong_use(store, tmp_path, name):
 
 def test_the_error_of_a_refused_line_says_what_to_do(store, write):
     error = str(failure("import_events", write([line(), line(version=3)])))
-    assert error.startswith("line 2, aggregateVersion: 3 does not follow on 1, ")
+    assert error.startswith("line 2, aggregateVersion: 3 does not follow 1, ")
     assert "0 events before it were" in error
     assert error.endswith("Fix the line and run the import again.")
 

@@ -20,7 +20,7 @@ from ossy_event_store.mongodb import connection, indexes, location, resumable_sc
 from ossy_event_store.mongodb.blocking_port import BlockingCollection
 from ossy_event_store.mongodb.indexes import STREAM_VERSIONS
 from ossy_event_store.mongodb.ports import drive, drive_each
-from ossy_event_store.streams.import_export import export_events
+from ossy_event_store.streams.export_events import export_events
 from tests.support import servers
 from tests.support.servers import Wire
 

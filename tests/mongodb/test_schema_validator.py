@@ -32,12 +32,8 @@ from ossy_event_store.mongodb import connection, schema_validator
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.mongodb.schema_validator import Standing
 from ossy_event_store.post_migrate import ensure_indexes
-from ossy_event_store.streams.import_export import (
-    derived_id,
-    import_events,
-    line_of,
-    read_line,
-)
+from ossy_event_store.streams.event_lines import derived_id, line_of, read_line
+from ossy_event_store.streams.import_events import import_events
 from tests.documents.test_event_document import ANY, KEYS, LETTERS, NOW, VALUES
 from tests.library.aggregate import Book
 

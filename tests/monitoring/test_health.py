@@ -1,46 +1,29 @@
-"""The health of the store: its figures, the verdict, the answers by HTTP."""
+"""The health of the store: its figures, its problems, the view."""
 
 import asyncio
 import datetime as dt
 import json
 import socket
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.core.exceptions import ImproperlyConfigured
 from django.test import AsyncClient
-from django.urls import path
 
-from ossy_event_store import Mongo
 from ossy_event_store.conf import HealthLimits
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.monitoring import health
-from ossy_event_store.monitoring.health import HealthView, doubts
-from ossy_event_store.monitoring.metrics import MetricsView
+from ossy_event_store.monitoring.health import problems
 from ossy_event_store.monitoring.status import Status
 from ossy_event_store.positions import reader as positions_reader
 from ossy_event_store.subscriptions import operator_actions
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.mongodb.test_connection import ON_URL
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, reached, running
 
 pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
-
-urlpatterns = [
-    path("health", HealthView.as_view()),
-    path("health/details", HealthView.as_view(details=True)),
-    path("health/store", HealthView.as_view(store_only=True)),
-    path("metrics", MetricsView.as_view()),
-]
-
-
-@pytest.fixture(autouse=True)
-def served(settings):
-    settings.ROOT_URLCONF = __name__
 
 
 @pytest.fixture
@@ -53,53 +36,21 @@ def limits(settings):
     return limits
 
 
-@pytest.fixture(params=["refuses", "is silent"])
-def nobody_there(settings, request):
-    """Settings that lead to a port where nothing listens, or where nothing answers."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        if request.param == "is silent":
-            taken.listen()
-        port = taken.getsockname()[1]
-        settings.OSSY_EVENT_STORE = {
-            "URL": f"mongodb://ann:secret@127.0.0.1:{port}",
-            "HEALTH": {"TIMEOUT": 0.3},
-        }
-        yield
-    Mongo.close()
-
-
-@pytest.fixture
-def poisoned(store, lend):
-    """A subscription with a parked stream, which has run and runs no more."""
-    bad = {"BookLent"}
-
-    @subscription("mail", retries=0)
-    def mail(event):
-        if event["type"] in bad:
-            raise KeyError("the address of ann")
-
-    lend("book-of-ann", "BookBought", "BookLent")
-    with running():
-        reached(store, "mail", 2)
-    return bad
-
-
-def asked(face):
+def figures_of(face):
     if face.runner is None:
         return health.figures()
     return face.runner.run(health.afigures())
 
 
-def text_of(answer):
-    return answer.content.decode()
+def text_of(response):
+    return response.content.decode()
 
 
 # --- figures ----------------------------------------------------------------
 
 
 def test_a_store_without_subscriptions_is_healthy(store, face):
-    assert asked(face) == {
+    assert figures_of(face) == {
         "ok": True,
         "reasons": [],
         "store": {"reachable": True, "error": None},
@@ -119,7 +70,7 @@ def test_a_subscription_that_keeps_up_is_healthy(store, lend, face):
     lend("a", "BookBought", "BookLent")
     with running() as runner:
         reached(store, "reader", 2)
-        found = asked(face)
+        found = figures_of(face)
     assert found["ok"], found["reasons"]
     assert found["positions"]["head"] == found["positions"]["events"] == 2
     assert found["positions"]["running"]
@@ -130,20 +81,20 @@ def test_a_subscription_that_keeps_up_is_healthy(store, lend, face):
     assert json.loads(json.dumps(found)) == found
 
 
-def test_one_that_nobody_runs_is_not_healthy(store, face, limits):
+def test_a_subscription_that_no_process_runs_is_unhealthy(store, face, limits):
     subscription("reader")(lambda event: None)
-    assert asked(face)["reasons"] == [
-        "No process gives positions: run manage.py run_subscriptions.",
-        "reader never ran.",
+    assert figures_of(face)["reasons"] == [
+        "No process is assigning positions; start manage.py run_subscriptions.",
+        "reader has never run.",
     ]
     with running():
         until(lambda: checkpoint(store, "reader"))
-    assert asked(face)["reasons"][1:] == ["reader does not run."]
+    assert figures_of(face)["reasons"][1:] == ["reader is not running."]
     limits(RUNNING=False)
-    assert asked(face)["ok"]
+    assert figures_of(face)["ok"]
 
 
-def test_one_that_is_declared_nowhere_is_no_ones_concern(poisoned, limits, monkeypatch):
+def test_a_subscription_that_no_code_declares_is_healthy(poisoned, limits, monkeypatch):
     limits(RUNNING=None)
     assert not health.figures()["ok"]
     monkeypatch.setattr("ossy_event_store.subscriptions.declaration._registered", {})
@@ -152,7 +103,7 @@ def test_one_that_is_declared_nowhere_is_no_ones_concern(poisoned, limits, monke
     assert found["subscriptions"][0]["parked"] == 1
 
 
-def test_a_parked_stream_is_not_healthy_until_it_went_on(poisoned, store, limits):
+def test_a_parked_stream_is_unhealthy_until_it_is_delivered(poisoned, store, limits):
     with running():
         until(lambda: health.figures()["subscriptions"][0]["state"] == "running")
         until(lambda: health.figures()["positions"]["running"])
@@ -166,7 +117,7 @@ def test_a_parked_stream_is_not_healthy_until_it_went_on(poisoned, store, limits
         assert health.figures()["ok"]
 
 
-def test_one_that_stopped_is_not_healthy_whatever_the_limits(store, lend, limits):
+def test_a_stopped_subscription_is_unhealthy_under_any_limits(store, lend, limits):
     @subscription("mail", retries=0, on_error="stop")
     def mail(event):
         raise KeyError("address")
@@ -192,7 +143,7 @@ def test_one_that_stopped_is_not_healthy_whatever_the_limits(store, lend, limits
     json.dumps(found)
 
 
-def test_an_event_that_nobody_gives_a_position_is_missed(store, lend, face, history):
+def test_an_event_that_waits_for_its_position_is_unhealthy(store, lend, face, history):
     subscription("reader")(lambda event: None)
     lend("a", "BookBought")
     with running():
@@ -203,20 +154,20 @@ def test_an_event_that_nobody_gives_a_position_is_missed(store, lend, face, hist
     for version, ago in minutes.items():
         created = {"$set": {"created": now - timedelta(minutes=ago)}}
         history.update_one({"aggregateVersion": version}, created)
-    found = asked(face)
+    found = figures_of(face)
     assert 290 < found["positions"]["lag_seconds"] < 400
     assert any("waited for its position for 30" in one for one in found["reasons"])
     assert found["positions"]["events"] - found["positions"]["head"] == 2
 
 
-def test_the_wait_for_a_position_is_told_whatever_the_dates(store, lend, history):
+def test_the_wait_for_a_position_is_known_whatever_the_dates(store, lend, history):
     assert drive(positions_reader.waiting_since(store)) is None
     lend("a", "BookBought")
     assert drive(positions_reader.waiting_since(store)) is not None
-    # The clock of whoever appended is ahead: not waiting for it blinds nobody.
+    # The clock of the writer is ahead: such an event is not waited for.
     history.update_one({}, {"$set": {"created": datetime.now(UTC) + timedelta(1)}})
     assert drive(positions_reader.waiting_since(store)) is None
-    # Of the Node package: a number, behind which dates are not found.
+    # As the Node package writes it: a number, which no date is greater than.
     history.update_one({}, {"$set": {"created": 1.0}})
     with running():
         until(lambda: drive(positions_reader.head_position(store)) == 1)
@@ -224,7 +175,7 @@ def test_the_wait_for_a_position_is_told_whatever_the_dates(store, lend, history
     assert drive(positions_reader.waiting_since(store)) == event["created"]
 
 
-def one_that(**figures):
+def status_of(**figures):
     plain = {
         "name": "mail",
         "kind": "subscription",
@@ -255,22 +206,22 @@ def one_that(**figures):
         ({"lag_seconds": 60.5}, {"LAG_SECONDS": None}, []),
         ({"parked": 1}, {}, ["mail has 1 parked streams."]),
         ({"parked": 1}, {"PARKED": None}, []),
-        ({"state": "new"}, {}, ["mail never ran."]),
+        ({"state": "new"}, {}, ["mail has never run."]),
         ({"state": "not running", "declared": False}, {}, []),
         ({"kind": "projection build", "lag_seconds": 1e9, "parked": 3}, {}, []),
     ],
 )
-def test_what_exceeds_a_limit_is_said_in_words(figures, limits, reasons):
-    assert list(doubts(one_that(**figures), HealthLimits(**limits))) == reasons
+def test_each_limit_that_is_exceeded_is_a_sentence(figures, limits, reasons):
+    assert list(problems(status_of(**figures), HealthLimits(**limits))) == reasons
 
 
-# --- a store that is away ---------------------------------------------------
+# --- a store that is down ---------------------------------------------------
 
 
 @ON_URL
-def test_a_store_that_is_away_is_told_soon_and_without_the_password(nobody_there, face):
+def test_a_store_that_is_down_is_reported_soon_without_the_password(server_down, face):
     began = time.monotonic()
-    found = asked(face)
+    found = figures_of(face)
     assert time.monotonic() - began < 2
     assert not found["ok"]
     assert found["reasons"] == ["The store does not answer (StoreUnavailable)."]
@@ -280,154 +231,102 @@ def test_a_store_that_is_away_is_told_soon_and_without_the_password(nobody_there
 
 
 @ON_URL
-def test_a_view_answers_though_the_store_is_away(nobody_there, client, caplog):
+def test_the_view_responds_while_the_store_is_down(server_down, client, caplog):
     for address in ("/health", "/health/store", "/health/details"):
         began = time.monotonic()
-        answer = client.get(address)
+        response = client.get(address)
         assert time.monotonic() - began < 2
-        assert answer.status_code == 503
-        assert "does not answer" in answer.json()["reasons"][0]
-        assert ("is not available" in text_of(answer)) is address.endswith("details")
-        assert "secret" not in text_of(answer)
-        # In a line of the store's log; Django would mail it to the admins each time.
+        assert response.status_code == 503
+        assert "does not answer" in response.json()["reasons"][0]
+        assert ("is not available" in text_of(response)) is address.endswith("details")
+        assert "secret" not in text_of(response)
+        # One line in the store's log; Django would mail it to the admins each time.
         (logged,) = caplog.records
         assert (logged.name, logged.levelname) == ("ossy_event_store", "WARNING")
         assert "is not available" in logged.message
         assert "secret" not in logged.message
         caplog.clear()
-    answer = client.get("/metrics")
-    assert answer.status_code == 200
-    assert "ossy_event_store_up 0.0\n" in text_of(answer)
-    assert "ossy_event_store_healthy 0.0\n" in text_of(answer)
 
 
-def test_settings_that_are_wrong_are_an_answer(client, settings):
+def test_wrong_settings_get_a_response(client, settings):
     settings.OSSY_EVENT_STORE = {"HEALTH": {"PARKD": 1}}
-    answer = client.get("/health")
-    assert answer.status_code == 503
-    assert answer.json()["reasons"] == [
+    response = client.get("/health")
+    assert response.status_code == 503
+    assert response.json()["reasons"] == [
         "The store does not answer (ImproperlyConfigured)."
     ]
     error = client.get("/health/details").json()["store"]["error"]
     assert error.endswith("has no key 'PARKD'. Did you mean 'PARKED'?")
 
 
-def test_what_nobody_thought_of_is_an_answer_and_logged(client, monkeypatch, caplog):
+def test_an_unexpected_error_gets_a_response_and_is_logged(client, monkeypatch, caplog):
     def broken():
         raise RuntimeError("surprise")
 
     monkeypatch.setattr(health, "figures", broken)
-    answer = client.get("/health")
-    assert answer.status_code == 503
-    assert answer.json()["reasons"] == ["The store cannot be read (RuntimeError)."]
-    assert "surprise" not in text_of(answer)
+    response = client.get("/health")
+    assert response.status_code == 503
+    assert response.json()["reasons"] == ["The store cannot be read (RuntimeError)."]
+    assert "surprise" not in text_of(response)
     assert "surprise" in caplog.text
 
 
-def test_an_event_that_was_deleted_is_an_answer(client, store, lend, history):
+def test_a_deleted_event_gets_a_response(client, store, lend, history):
     subscription("reader")(lambda event: None)
     lend("book-of-ann", "BookBought")
     with running():
         reached(store, "reader", 1)
     operator_actions.reset("reader", 0)
     history.delete_many({})
-    answer = client.get("/health")
-    assert answer.status_code == 503
-    assert "reader does not run." in answer.json()["reasons"]
-    assert answer.json()["store"]["reachable"]
-    assert "book-of-ann" not in text_of(answer)
+    response = client.get("/health")
+    assert response.status_code == 503
+    assert "reader is not running." in response.json()["reasons"]
+    assert response.json()["store"]["reachable"]
+    assert "book-of-ann" not in text_of(response)
 
 
 # --- the view ---------------------------------------------------------------
 
 
-def test_the_view_answers_200_or_503_and_is_not_cached(store, client):
-    answer = client.get("/health")
-    assert answer.status_code == 200
-    assert "no-store" in answer.headers["Cache-Control"]
-    assert answer.json()["ok"]
+def test_the_status_is_200_or_503_and_is_not_cached(store, client):
+    response = client.get("/health")
+    assert response.status_code == 200
+    assert "no-store" in response.headers["Cache-Control"]
+    assert response.json()["ok"]
     subscription("reader")(lambda event: None)
-    answer = client.get("/health")
-    assert answer.status_code == 503
-    assert "reader never ran." in answer.json()["reasons"]
+    response = client.get("/health")
+    assert response.status_code == 503
+    assert "reader has never run." in response.json()["reasons"]
 
 
-def test_the_view_takes_get_and_head_alone(store, client):
+def test_the_view_allows_only_get_and_head(store, client):
     assert client.head("/health").status_code == 200
     assert client.head("/health").content == b""
     for method in (client.post, client.put, client.delete, client.options):
         assert method("/health").status_code == 405
 
 
-def test_what_the_view_tells_may_be_public(poisoned, client):
-    answer = client.get("/health")
+def test_what_the_view_shows_may_be_public(poisoned, client):
+    response = client.get("/health")
     for private in ("book-of-ann", "address", socket.gethostname(), "BookLent"):
-        assert private not in text_of(answer)
-    (mail,) = answer.json()["subscriptions"]
+        assert private not in text_of(response)
+    (mail,) = response.json()["subscriptions"]
     assert mail["parked"] == 1
-    answer = client.get("/health/details")
-    assert answer.status_code == 503
-    assert "the address of ann" in text_of(answer)
-    assert "Traceback" not in text_of(answer)
+    response = client.get("/health/details")
+    assert response.status_code == 503
+    assert "the address of ann" in text_of(response)
+    assert "Traceback" not in text_of(response)
 
 
-def test_a_balancer_asks_for_the_store_alone(store, client):
+def test_a_load_balancer_checks_the_store_alone(store, client):
     subscription("reader")(lambda event: None)
-    answer = client.get("/health/store")
-    assert answer.status_code == 200
-    assert answer.json() == {"ok": True, "reasons": [], "store": {"reachable": True}}
+    response = client.get("/health/store")
+    assert response.status_code == 200
+    assert response.json() == {"ok": True, "reasons": [], "store": {"reachable": True}}
 
 
-def test_the_views_answer_under_asgi(store):
-    async def main():
-        client = AsyncClient()
-        return [await client.get(address) for address in ("/health", "/metrics")]
-
+def test_the_view_responds_under_asgi(store):
     if connection.resolve().alias:
-        pytest.skip("Django's own connections are of one thread")
-    for answer in asyncio.run(main()):
-        assert answer.status_code == 200
-
-
-# --- Prometheus -------------------------------------------------------------
-
-
-def test_the_metrics_are_those_of_the_figures(poisoned, client):
-    answer = client.get("/metrics")
-    assert answer.headers["Content-Type"].startswith("text/plain")
-    assert "no-store" in answer.headers["Cache-Control"]
-    lines = text_of(answer).splitlines()
-    for line in (
-        "ossy_event_store_up 1.0",
-        "ossy_event_store_healthy 0.0",
-        "ossy_event_store_head_position 2.0",
-        "ossy_event_store_events 2.0",
-        "ossy_event_store_sequencer_running 0.0",
-        "ossy_event_store_position_lag_seconds 0.0",
-        'ossy_event_store_subscription_lag_events{subscription="mail"} 0.0',
-        'ossy_event_store_subscription_lag_seconds{subscription="mail"} 0.0',
-        'ossy_event_store_subscription_delivered_total{subscription="mail"} 1.0',
-        'ossy_event_store_subscription_parked{subscription="mail"} 1.0',
-        'ossy_event_store_subscription_running{subscription="mail"} 0.0',
-        'ossy_event_store_subscription_stopped{subscription="mail"} 0.0',
-        'ossy_event_store_subscription_declared{subscription="mail"} 1.0',
-        "# TYPE ossy_event_store_subscription_delivered_total counter",
-        "# TYPE ossy_event_store_subscription_rate gauge",
-    ):
-        assert line in lines
-
-
-def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(ImproperlyConfigured, match=r"ossy_event_store\[prometheus\]"):
-        MetricsView.as_view()
-
-
-def test_the_metrics_join_those_of_the_project(store):
-    from prometheus_client import CollectorRegistry, generate_latest
-
-    from ossy_event_store.monitoring.metrics import Collector
-
-    registry = CollectorRegistry()
-    registry.register(Collector())
-    assert b"ossy_event_store_up 1.0" in generate_latest(registry)
+        pytest.skip("Django's own connections belong to one thread")
+    response = asyncio.run(AsyncClient().get("/health"))
+    assert response.status_code == 200

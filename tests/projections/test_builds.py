@@ -4,9 +4,8 @@ import pytest
 
 from ossy_event_store.mongodb import connection
 from ossy_event_store.projections.rebuild import Rebuild
-from tests.subscriptions.test_consumer import checkpoint
-from tests.subscriptions.test_runner import said
 from tests.support.projections import ANN, Loans, collections
+from tests.support.subscriptions import checkpoint, said
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -5,9 +5,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ossy_event_store import Aggregate, EventStore, Projection, register_projection
 from tests.library.aggregate import Book
-from tests.subscriptions.test_consumer import reached, running
-from tests.subscriptions.test_runner import said
 from tests.support.projections import Loans
+from tests.support.subscriptions import reached, running, said
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -13,10 +13,9 @@ from ossy_event_store.projections.rebuild import Rebuild, drop_old
 from ossy_event_store.subscriptions import operator_actions
 from ossy_event_store.subscriptions.runner import Runner
 from tests.library.aggregate import Book
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
-from tests.subscriptions.test_runner import said
 from tests.support.projections import ANN, Loans, collections
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, reached, running, said
 
 pytestmark = pytest.mark.usefixtures("quick")
 

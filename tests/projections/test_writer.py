@@ -13,13 +13,12 @@ from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.projections.writer import Writer
 from ossy_event_store.streams import reducers
 from ossy_event_store.subscriptions import declaration, operator_actions, parked_streams
-from ossy_event_store.subscriptions.checkpoints import ClaimLost, begin, claim
+from ossy_event_store.subscriptions.checkpoints import ClaimLost, claim, find_or_create
 from ossy_event_store.subscriptions.consumer import Consumer
 from ossy_event_store.subscriptions.parked_streams import Failed
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
-from tests.subscriptions.test_runner import said
 from tests.support.projections import Loans
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, reached, running, said
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -251,9 +250,9 @@ def test_a_page_on_which_many_streams_fail_is_written_in_time(
         ]
     )
     store = connection.blocking()
-    drive(begin(store, "loans", 0, "projection", generation=1, revision="1"))
+    drive(find_or_create(store, "loans", 0, "projection", generation=1, revision="1"))
     stop = threading.Event()
-    consumer = Consumer(declaration.registered()["loans"], "me", stop)
+    consumer = Consumer(declaration.registered_subscriptions()["loans"], "me", stop)
     working = threading.Thread(target=lambda: drive(consumer.run(store)))
     working.start()
     try:
@@ -278,7 +277,9 @@ def test_a_state_that_cannot_be_stored_parks_its_stream(
     loans, store, lend, monkeypatch
 ):
     register_projection(Unstorable)
-    quickly = replace(declaration.registered()["unstorable"], backoff=(0.001, 0.001))
+    quickly = replace(
+        declaration.registered_subscriptions()["unstorable"], backoff=(0.001, 0.001)
+    )
     monkeypatch.setitem(declaration._registered, "unstorable", quickly)
     for stream in "abc":
         lend(stream, "BookLent")
@@ -310,7 +311,7 @@ def test_a_changed_class_is_logged(loans, store, lend, monkeypatch, caplog):
 
 
 def test_a_process_that_lost_its_claim_parks_nothing(loans, store):
-    drive(begin(store, "loans", "beginning", "projection"))
+    drive(find_or_create(store, "loans", "beginning", "projection"))
     mine = drive(claim(store, "loans", "me", None))
     drive(claim(store, "loans", "another", None))
     event = {

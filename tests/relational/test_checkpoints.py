@@ -1,16 +1,11 @@
-"""
-Checkpoints in an SQL database: SQLite, or the PostgreSQL database that the variable
-``TEST_POSTGRESQL`` names, reached by libpq's own variables.
-"""
+"""Checkpoints in an SQL database, alone and with a subscription."""
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 
 import pytest
 from django.apps import apps
-from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.db import IntegrityError, connections, transaction
 
@@ -22,45 +17,12 @@ from ossy_event_store.relational import checkpoints
 from ossy_event_store.relational.models import Checkpoint
 from ossy_event_store.subscriptions import operator_actions
 from ossy_event_store.subscriptions.declaration import subscription
-from tests.subscriptions.test_consumer import checkpoint, reached, running
+from tests.support.relational import SQL, effects, take_effect
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, reached, running
 
 pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
-POSTGRESQL = os.environ.get("TEST_POSTGRESQL")
-SQL = "sql"
 WORKERS, EVENTS = 4, 40
-
-
-@pytest.fixture(autouse=True)
-def _database(tmp_path, monkeypatch, django_db_blocker):
-    """An alias ``sql`` that has the table, and another one of effects."""
-    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db")}
-    if POSTGRESQL:
-        database = {"ENGINE": "django.db.backends.postgresql", "NAME": POSTGRESQL}
-    known = {**django_settings.DATABASES, SQL: {"OPTIONS": {}, **database}}
-    complete = connections.configure_settings(known)[SQL]
-    monkeypatch.setitem(connections.settings, SQL, complete)
-    app = "ossy_event_store_relational"
-    with django_db_blocker.unblock(), closing(connections[SQL]) as connection:
-        call_command("migrate", app, database=SQL, verbosity=0)
-        with connection.cursor() as cursor:
-            cursor.execute("CREATE TABLE effects (position bigint PRIMARY KEY)")
-        yield
-        with connection.cursor() as cursor:
-            cursor.execute("DROP TABLE effects")
-        call_command("migrate", app, "zero", database=SQL, verbosity=0)
-    del connections[SQL]
-
-
-def take_effect(position):
-    with connections[SQL].cursor() as cursor:
-        cursor.execute("INSERT INTO effects VALUES (%s)", [position])
-
-
-def effects():
-    with connections[SQL].cursor() as cursor:
-        cursor.execute("SELECT position FROM effects ORDER BY position")
-        return [position for (position,) in cursor.fetchall()]
 
 
 def test_the_migration_is_that_of_the_model():
@@ -79,7 +41,7 @@ def hold(token, before, after, name="orders"):
     return checkpoints.hold(name, token, before, after, SQL)
 
 
-def test_a_checkpoint_is_made_where_it_is_kept_from_now_on():
+def test_a_checkpoint_is_created_in_the_database_that_keeps_it_from_now_on():
     assert checkpoints.read("orders", SQL) is None
     assert checkpoints.claim("orders", "me", SQL) is None
     checkpoints.adopt("orders", 7, {}, "me", SQL)
@@ -87,7 +49,7 @@ def test_a_checkpoint_is_made_where_it_is_kept_from_now_on():
     assert str(Checkpoint.objects.using(SQL).get()) == "orders: 7"
 
 
-def test_it_moves_for_the_last_claim_alone():
+def test_only_the_last_claim_moves_a_checkpoint():
     claim(token="first")
     begun = Checkpoint.objects.using(SQL).get().updated
     assert hold("first", 0, 5)
@@ -101,7 +63,7 @@ def test_it_moves_for_the_last_claim_alone():
     assert Checkpoint.objects.using(SQL).get(aggregate_id="").updated > begun
 
 
-def test_it_moves_from_where_it_was_left_alone():
+def test_a_checkpoint_moves_only_from_where_its_claim_left_it():
     claim()
     assert hold("me", 0, 5)
     assert not hold("me", 0, 9)  # the answer to the first was lost
@@ -109,14 +71,14 @@ def test_it_moves_from_where_it_was_left_alone():
     assert checkpoints.read("orders", SQL) == 5
 
 
-def test_one_that_did_not_begin_does_not_move():
+def test_a_checkpoint_that_does_not_exist_does_not_move():
     assert not hold("me", 0, 5)
     assert checkpoints.read("orders", SQL) is None
 
 
 def test_a_parked_stream_has_a_checkpoint_of_its_own():
     claim(position=5)
-    checkpoints.part("orders", "o-1", 3, SQL)
+    checkpoints.park("orders", "o-1", 3, SQL)
     assert checkpoints.advance("orders", "o-1", 4, SQL)
     assert not checkpoints.advance("orders", "o-1", 4, SQL)
     assert not checkpoints.advance("orders", "o-2", 4, SQL)
@@ -124,11 +86,11 @@ def test_a_parked_stream_has_a_checkpoint_of_its_own():
     assert checkpoints.read("orders", SQL) == 5
     stream = Checkpoint.objects.using(SQL).get(aggregate_id="o-1")
     assert str(stream) == "orders, stream o-1: 4"
-    checkpoints.join("orders", "o-1", SQL)
+    checkpoints.release("orders", "o-1", SQL)
     assert checkpoints.streams("orders", SQL) == {}
 
 
-def test_what_was_parked_before_there_was_a_checkpoint_stays_parked():
+def test_streams_parked_before_the_checkpoint_existed_stay_parked():
     claim(position=5, parked={"o-1": 3})
     assert checkpoints.streams("orders", SQL) == {"o-1": 2}
     claim(position=9, parked={"o-2": 7})  # now the rows count
@@ -143,7 +105,7 @@ def test_what_was_parked_before_there_was_a_checkpoint_stays_parked():
 
 def test_an_event_is_skipped_only_where_its_stream_waits():
     claim(position=5)
-    checkpoints.part("orders", "o-1", 2, SQL)
+    checkpoints.park("orders", "o-1", 2, SQL)
     assert not checkpoints.skip("orders", "o-1", 1, 3, SQL)
     assert checkpoints.skip("orders", "o-1", 2, 3, SQL)
     assert not checkpoints.skip("orders", "o-1", 2, 3, SQL)
@@ -151,9 +113,9 @@ def test_an_event_is_skipped_only_where_its_stream_waits():
     assert checkpoints.streams("orders", SQL) == {"o-1": 3}
 
 
-def test_passing_over_an_event_leaves_what_is_parked():
+def test_passing_over_an_event_keeps_streams_parked():
     claim(position=5)
-    checkpoints.part("orders", "o-1", 2, SQL)
+    checkpoints.park("orders", "o-1", 2, SQL)
     checkpoints.pass_over("orders", 6, SQL)
     assert checkpoints.read("orders", SQL) == 6
     assert checkpoints.streams("orders", SQL) == {"o-1": 2}
@@ -176,16 +138,16 @@ def test_names_that_look_alike_are_kept_apart(of):
 
     for position, name in enumerate(NAMES):
         subscription, stream = place(name)
-        checkpoints.part(subscription, stream, position, SQL)
+        checkpoints.park(subscription, stream, position, SQL)
     found = [checkpoints.read(s, SQL, stream) for s, stream in map(place, NAMES)]
     assert found == list(range(len(NAMES)))
 
 
-def test_a_reset_is_of_one_subscription_and_all_of_its_streams():
+def test_a_reset_changes_one_subscription_and_all_of_its_streams():
     for name in ("orders", "orders 2", "Orders"):
         claim(name, 5)
-        checkpoints.part(name, "o-1", 3, SQL)
-        checkpoints.part(name, "o-2", 2, SQL)
+        checkpoints.park(name, "o-1", 3, SQL)
+        checkpoints.park(name, "o-2", 2, SQL)
     checkpoints.reset("orders", 0, SQL)
     assert not hold("me", 0, 0)
     assert hold("me", 5, 5, "Orders")
@@ -196,7 +158,7 @@ def test_a_reset_is_of_one_subscription_and_all_of_its_streams():
     assert checkpoints.read("new", SQL) == 9
 
 
-def test_what_is_taken_back_takes_the_checkpoint_with_it():
+def test_a_rollback_takes_the_checkpoint_back_too():
     claim()
     with pytest.raises(ZeroDivisionError), transaction.atomic(using=SQL):
         assert hold("me", 0, 1)
@@ -220,7 +182,7 @@ def in_threads(work):
 
 
 @pytest.mark.faults
-def test_of_many_that_begin_one_does():
+def test_of_many_claims_at_once_one_creates_the_checkpoint():
     def begin(name, number):
         with suppress(IntegrityError):  # it tries again
             claim(name, number)
@@ -249,7 +211,7 @@ def handle_all(number, begun):
 
 
 @pytest.mark.faults
-def test_of_many_that_handle_the_same_events_one_has_an_effect():
+def test_of_many_processes_that_handle_the_same_events_one_takes_effect():
     claim()
     begun = threading.Barrier(WORKERS)
     lost = in_threads(lambda number: handle_all(number, begun))
@@ -259,7 +221,7 @@ def test_of_many_that_handle_the_same_events_one_has_an_effect():
 
 
 @pytest.mark.faults
-def test_a_checkpoint_that_does_not_look_who_claimed_it_is_noticed(monkeypatch):
+def test_a_checkpoint_that_ignores_its_claim_is_noticed(monkeypatch):
     def hold(subscription, token, before, after, using):
         Checkpoint.objects.using(using).update(position=after)
         return True
@@ -274,7 +236,7 @@ def test_a_checkpoint_that_does_not_look_who_claimed_it_is_noticed(monkeypatch):
 # --- with a subscription ----------------------------------------------------
 
 
-def test_a_subscription_has_each_effect_once(store, lend):
+def test_each_event_takes_effect_once(store, lend):
     @subscription("orders", using=SQL, batch=7)
     def handle(event):
         take_effect(event["position"])
@@ -288,7 +250,7 @@ def test_a_subscription_has_each_effect_once(store, lend):
     assert effects() == list(range(1, 32))
 
 
-def test_what_a_handler_wrote_before_it_failed_is_taken_back(store, lend):
+def test_what_a_handler_wrote_before_it_failed_is_rolled_back(store, lend):
     broken = ["book-3"]
 
     @subscription("orders", using=SQL, batch=7, retries=1, backoff=(0.01, 0.02))
@@ -310,7 +272,7 @@ def test_what_a_handler_wrote_before_it_failed_is_taken_back(store, lend):
     assert checkpoints.streams("orders", SQL) == {}
 
 
-def test_a_subscription_that_is_set_back_begins_there(store, lend):
+def test_a_subscription_continues_where_it_was_reset_to(store, lend):
     got = []
 
     @subscription("orders", using=SQL)
@@ -325,7 +287,7 @@ def test_a_subscription_that_is_set_back_begins_there(store, lend):
     assert got == [1, 2, 3, 4, 5, 3, 4, 5]
 
 
-def test_what_a_killed_process_had_done_is_told_by_the_next(store, lend):
+def test_the_next_process_finds_what_a_killed_one_had_committed(store, lend):
     got = []
 
     @subscription("orders", using=SQL)
@@ -344,7 +306,7 @@ def test_what_a_killed_process_had_done_is_told_by_the_next(store, lend):
     assert got == [1, 2, 3]
 
 
-def test_a_database_that_was_restored_decides_where_it_stands(store, lend):
+def test_a_restored_database_decides_where_its_subscription_resumes(store, lend):
     got = []
 
     @subscription("orders", using=SQL)
@@ -364,7 +326,7 @@ def test_a_database_that_was_restored_decides_where_it_stands(store, lend):
     assert checkpoint(store, "orders")["fence"] == begun + 1  # claimed once
 
 
-def test_a_connection_that_broke_is_opened_anew_for_the_next_try(store, lend):
+def test_a_broken_connection_is_replaced_for_the_next_try(store, lend):
     broken = []
 
     @subscription("orders", retries=1, backoff=(0.01, 0.02))

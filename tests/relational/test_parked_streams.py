@@ -16,11 +16,14 @@ from ossy_event_store.mongodb import connection
 from ossy_event_store.relational import checkpoints
 from ossy_event_store.relational.models import Checkpoint
 from ossy_event_store.subscriptions import operator_actions, parked_streams
-from ossy_event_store.subscriptions.declaration import add, registered, subscription
-from tests.relational.test_checkpoints import POSTGRESQL, SQL, effects, take_effect
-from tests.relational.test_checkpoints import _database as _database
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
+from ossy_event_store.subscriptions.declaration import (
+    add,
+    registered_subscriptions,
+    subscription,
+)
+from tests.support.relational import POSTGRESQL, SQL, effects, take_effect
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, reached, running
 
 pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
@@ -68,8 +71,8 @@ def test_a_process_that_dies_between_both_databases_loses_and_repeats_nothing(
 ):
     """It dies after MongoDB has a stream parked, or before it has moved or left."""
     module, name = {
-        "park": (checkpoints, "part"),
-        "release": (parked_streams, "leave"),
+        "park": (checkpoints, "park"),
+        "release": (parked_streams, "release"),
         "redeliver": (parked_streams, "advance"),
     }[where]
     step, died = getattr(module, name), []
@@ -95,7 +98,7 @@ def test_a_process_that_dies_between_both_databases_loses_and_repeats_nothing(
     assert checkpoints.streams("orders", SQL) == {}
 
 
-def test_what_had_its_effect_cannot_be_skipped(store, orders):
+def test_an_event_that_took_effect_cannot_be_skipped(store, orders):
     # A process died after its transaction there, before MongoDB said so.
     take_effect(1)
     checkpoints.advance("orders", "book", 1, SQL)
@@ -108,7 +111,7 @@ def test_what_had_its_effect_cannot_be_skipped(store, orders):
     assert effects() == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_was_skipped_has_no_effect_though_mongodb_does_not_say_so(store, orders):
+def test_a_skipped_event_has_no_effect_though_mongodb_does_not_say_so(store, orders):
     assert operator_actions.skip("orders", "book", "never mind")
     connection.raw(store.parked).update_one(
         {}, {"$set": {"position": 1, "aggregateVersion": 1}}
@@ -119,7 +122,7 @@ def test_what_was_skipped_has_no_effect_though_mongodb_does_not_say_so(store, or
     assert effects() == [2, 3, 4, 5, 6]
 
 
-def test_a_stream_that_is_parked_in_the_database_alone_is_retried(store, orders):
+def test_a_stream_that_is_parked_only_in_the_database_is_retried(store, orders):
     connection.raw(store.parked).delete_many({})
     orders.clear()
     with running():
@@ -128,7 +131,7 @@ def test_a_stream_that_is_parked_in_the_database_alone_is_retried(store, orders)
     assert not waiting(store)
 
 
-def test_a_database_that_was_restored_decides_what_is_retried(store, orders):
+def test_a_restored_database_decides_what_is_retried(store, orders):
     orders ^= {1, 5}
     operator_actions.retry("orders")
     with running():
@@ -144,7 +147,7 @@ def test_a_database_that_was_restored_decides_what_is_retried(store, orders):
     assert effects() == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_subscription_that_stopped_keeps_what_it_had_parked(store, stopped):
+def test_a_subscription_that_stopped_keeps_its_parked_streams(store, stopped):
     assert operator_actions.skip("orders", None, "never mind")["position"] == 7
     stopped.clear()
     operator_actions.retry("orders", "book")
@@ -154,7 +157,7 @@ def test_a_subscription_that_stopped_keeps_what_it_had_parked(store, stopped):
     assert effects() == [1, 2, 3, 4, 5, 6, 8]
 
 
-def test_a_reset_releases_what_the_database_has_parked(store, orders):
+def test_a_reset_releases_the_parked_streams_of_the_database(store, orders):
     orders.clear()
     operator_actions.reset("orders", 3)
     with running():
@@ -163,7 +166,9 @@ def test_a_reset_releases_what_the_database_has_parked(store, orders):
     assert not waiting(store)
 
 
-def test_one_that_becomes_transactional_keeps_what_it_had_parked(store, lend):
+def test_a_subscription_that_becomes_transactional_keeps_its_parked_streams(
+    store, lend
+):
     bad = {1}
 
     def handle(event):
@@ -176,7 +181,7 @@ def test_one_that_becomes_transactional_keeps_what_it_had_parked(store, lend):
     lend("other", "BookLent")
     with running():
         reached(store, "orders", 3)
-    add(replace(registered()["orders"], using=SQL))
+    add(replace(registered_subscriptions()["orders"], using=SQL))
     bad.clear()
     operator_actions.retry("orders")
     with running():
@@ -205,7 +210,7 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(store, lend, monkeypatch
     assert effects() == [1, 2]
 
 
-def test_what_runs_on_a_commit_and_fails_repeats_nothing(store, lend):
+def test_an_on_commit_callback_that_fails_repeats_nothing(store, lend):
     @subscription("orders", using=SQL, retries=0)
     def handle(event):
         take_effect(event["position"])
@@ -221,7 +226,7 @@ def test_what_runs_on_a_commit_and_fails_repeats_nothing(store, lend):
     assert not waiting(store)
 
 
-def test_a_database_that_is_restored_while_it_runs_decides(store, lend):
+def test_a_database_that_is_restored_during_the_run_decides(store, lend):
     @subscription("orders", using=SQL)
     def handle(event):
         take_effect(event["position"])
@@ -237,7 +242,7 @@ def test_a_database_that_is_restored_while_it_runs_decides(store, lend):
     assert effects() == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_database_that_lost_the_checkpoint_is_not_guessed_at(store, lend, caplog):
+def test_a_lost_checkpoint_is_not_guessed(store, lend, caplog):
     @subscription("orders", using=SQL)
     def handle(event):
         take_effect(event["position"])
@@ -255,9 +260,9 @@ def test_a_database_that_lost_the_checkpoint_is_not_guessed_at(store, lend, capl
     assert effects() == [1, 2, 3]
 
 
-def test_one_that_was_plain_in_between_continues_where_that_came(store, orders, lend):
+def test_a_subscription_that_was_plain_meanwhile_resumes_there(store, orders, lend):
     orders.clear()
-    transactional = registered()["orders"]
+    transactional = registered_subscriptions()["orders"]
     operator_actions.retry("orders")
     with running():
         until(lambda: not waiting(store))
@@ -272,7 +277,7 @@ def test_one_that_was_plain_in_between_continues_where_that_came(store, orders, 
     assert effects() == list(range(1, 9))
 
 
-def test_an_event_alone_that_fails_does_not_hold_up_the_checkpoint(store, lend):
+def test_a_single_event_that_fails_does_not_hold_up_the_checkpoint(store, lend):
     @subscription("orders", using=SQL, retries=0)
     def handle(event):
         raise KeyError("customer")
@@ -288,7 +293,7 @@ def records(store):
     return [one["reason"] for one in kept]
 
 
-def test_of_two_that_skip_the_same_event_one_does_and_is_recorded(
+def test_of_two_skips_of_the_same_event_one_is_done_and_recorded(
     store, orders, monkeypatch
 ):
     skip = checkpoints.skip
@@ -327,7 +332,7 @@ def test_a_skip_that_ends_before_mongodb_says_so_can_be_completed(
 @pytest.fixture
 def stopped(store, orders, lend):
     """The same, and another stream has stopped it at position 7."""
-    add(replace(registered()["orders"], on_error="stop"))
+    add(replace(registered_subscriptions()["orders"], on_error="stop"))
     orders.add(7)
     lend("other", "BookLent", "BookLent")
     with running():
@@ -354,13 +359,13 @@ def test_a_skip_that_dies_where_it_stopped_leaves_a_record(store, stopped, monke
     assert effects() == [1, 2, 3, 4, 5, 6, 8]
 
 
-def test_where_a_restored_database_stopped_is_not_skipped(store, stopped):
+def test_a_stopped_event_is_not_skipped_after_a_restore(store, stopped):
     Checkpoint.objects.using(SQL).filter(aggregate_id="").update(position=3)
     assert operator_actions.skip("orders", None, "never mind") is None
     assert records(store) == []
 
 
-def test_one_that_has_not_run_since_it_became_transactional_is_operated(store, lend):
+def test_a_subscription_can_be_operated_before_its_first_transactional_run(store, lend):
     bad = {1, 2}
 
     def handle(event):
@@ -372,7 +377,7 @@ def test_one_that_has_not_run_since_it_became_transactional_is_operated(store, l
     lend("book", "BookLent", "BookLent")
     with running():
         reached(store, "orders", 2)
-    add(replace(registered()["orders"], using=SQL))
+    add(replace(registered_subscriptions()["orders"], using=SQL))
     assert operator_actions.skip("orders", "book", "never mind")["position"] == 1
     bad.clear()
     with running():
@@ -429,7 +434,7 @@ def test_a_handler_that_swallows_a_database_error_parks_its_stream(
     assert effects() == [1, 2, 3]
 
 
-def test_the_row_decides_where_mongodb_has_lost_the_subscription(store, lend):
+def test_the_row_decides_if_mongodb_has_lost_the_subscription(store, lend):
     @subscription("orders", using=SQL)
     def handle(event):
         take_effect(event["position"])
@@ -452,7 +457,7 @@ def test_the_row_decides_where_mongodb_has_lost_the_subscription(store, lend):
     assert effects() == [1, 2, 3, 4]
 
 
-def test_a_row_of_a_mongodb_that_was_emptied_passes_over_nothing(store, lend):
+def test_a_row_from_before_mongodb_was_emptied_passes_over_nothing(store, lend):
     @subscription("orders", using=SQL)
     def handle(event):
         take_effect(event["position"])
@@ -464,7 +469,7 @@ def test_a_row_of_a_mongodb_that_was_emptied_passes_over_nothing(store, lend):
         reached(store, "orders", 2)
 
 
-def test_what_was_handled_where_it_stopped_is_not_skipped(store, stopped):
+def test_a_stopped_event_that_was_handled_is_not_skipped(store, stopped):
     take_effect(7)
     Checkpoint.objects.using(SQL).filter(aggregate_id="").update(position=7)
     assert operator_actions.skip("orders", None, "never mind") is None

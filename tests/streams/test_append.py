@@ -49,7 +49,7 @@ print(json.dumps({"stored": stored, "lost": lost, "other": other}))
 
 @pytest.mark.faults
 @pytest.mark.skipif(settings.STORE != "url", reason="the processes connect by URL")
-def test_two_processes_with_eight_threads_each_lose_and_double_nothing(store, lend):
+def test_two_processes_of_eight_threads_lose_and_duplicate_nothing(store, lend):
     lend("hot", "BookBought")
     database = connection.raw(store.events).database.name
     code = f"""
@@ -67,17 +67,17 @@ settings.OSSY_EVENT_STORE = {{"URL": {settings.SERVER!r}, "NAME": {database!r}}}
         )
         for n in range(2)
     ]
-    answers = [json.loads(p.communicate(timeout=120)[0]) for p in processes]
-    assert [answer["other"] for answer in answers] == [[], []]
-    acknowledged = {v: n for a in answers for n, v in a["stored"]}
+    results = [json.loads(p.communicate(timeout=120)[0]) for p in processes]
+    assert [result["other"] for result in results] == [[], []]
+    acknowledged = {v: n for r in results for n, v in r["stored"]}
     events = EventStore.get_event_stream("hot")[1:]
     in_store = {e["aggregateVersion"]: e["payload"]["to"] for e in events}
     assert in_store == acknowledged
     assert sorted(in_store) == list(range(2, 2 + 2 * 8 * 10))
-    assert sum(answer["lost"] for answer in answers) > 0
+    assert sum(result["lost"] for result in results) > 0
 
 
-def test_of_fifty_writers_at_one_version_one_wins(store, lend):
+def test_one_of_fifty_threads_wins_a_version(store, lend):
     lend("hot", "BookBought")
     books = [Aggregate.of(Book, "hot") for _ in range(50)]
 
@@ -93,7 +93,7 @@ def test_of_fifty_writers_at_one_version_one_wins(store, lend):
     assert len(EventStore.get_event_stream("hot")) == 2
 
 
-def test_of_fifty_tasks_at_one_version_one_wins(store, lend):
+def test_one_of_fifty_tasks_wins_a_version(store, lend):
     lend("hot", "BookBought")
 
     async def write(book):
@@ -111,7 +111,7 @@ def test_of_fifty_tasks_at_one_version_one_wins(store, lend):
     assert len(EventStore.get_event_stream("hot")) == 3
 
 
-def test_writers_who_expect_nothing_all_get_through(store):
+def test_writers_without_an_expected_version_all_succeed(store):
     event = {"aggregateId": "hot", "aggregateType": "Book", "type": "BookReturned"}
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: EventStore.append_event(event), range(40)))

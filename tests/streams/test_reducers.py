@@ -1,4 +1,4 @@
-"""Reducers: what they must be, the name of their version, and how they are folded."""
+"""Reducers: what a class needs, what its revision depends on, how it folds."""
 
 import importlib
 import linecache
@@ -34,7 +34,7 @@ class Fine:
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Write a module and return its class ``Fine``, as another process sees it."""
+    """Return a function that writes a module and returns its class ``Fine``."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def module(source, name="fines"):
@@ -64,7 +64,7 @@ def events(*types):
     ]
 
 
-# What a reducer must be
+# What a class needs
 
 
 @pytest.mark.parametrize("Root", [Book, Reader])
@@ -73,7 +73,7 @@ def test_a_class_with_a_type_and_a_view_is_a_reducer(Root):
 
 
 @pytest.mark.parametrize("Root", [None, "Book", Book(), lambda events, state: {}])
-def test_what_is_no_class_is_refused(Root):
+def test_only_a_class_is_a_reducer(Root):
     with pytest.raises(ImproperlyConfigured, match="is not an aggregate class"):
         check_reducer(Root)
 
@@ -88,7 +88,7 @@ def test_a_class_without_a_type_is_refused(kind):
 
 
 @pytest.mark.parametrize("kind", ["x" * 256, "a\0", "\ud800"])
-def test_a_type_that_no_stream_can_have_is_refused(kind):
+def test_a_type_that_a_stream_cannot_have_is_refused(kind):
     with pytest.raises(ImproperlyConfigured, match="aggregate_type"):
         check_reducer(reducer(lambda events, state: {}, aggregate_type=kind))
 
@@ -100,7 +100,7 @@ def test_a_class_without_a_view_is_refused(view):
         check_reducer(Root)
 
 
-def test_a_view_as_an_instance_method_is_refused():
+def test_an_instance_method_is_not_a_view():
     class Shelf:
         aggregate_type = "Shelf"
 
@@ -116,7 +116,7 @@ def test_a_view_as_an_instance_method_is_refused():
     "view",
     [dict, lambda events: {}, lambda a, b, c: {}, lambda events, *, state: {}],
 )
-def test_a_view_of_other_arguments_is_refused(view):
+def test_a_view_with_other_arguments_is_refused(view):
     with pytest.raises(ImproperlyConfigured, match=r"must take \(events, saved_state"):
         check_reducer(reducer(view))
 
@@ -124,14 +124,14 @@ def test_a_view_of_other_arguments_is_refused(view):
 @pytest.mark.parametrize(
     "view", [lambda *args: {}, lambda a, b, c=1: {}, lambda a, b, **more: {}]
 )
-def test_a_view_that_can_take_both_arguments_is_enough(view):
+def test_a_view_may_have_optional_arguments(view):
     assert check_reducer(reducer(view))
 
 
 @pytest.mark.parametrize("revision", [5, "", 1.5, b"1", ["1"]])
-def test_a_revision_that_is_no_text_is_told_at_start(revision):
+def test_a_revision_is_a_non_empty_string(revision):
     Root = reducer(lambda events, state: {}, revision=revision)
-    with pytest.raises(ImproperlyConfigured, match=r"Test\.revision must be a string"):
+    with pytest.raises(ImproperlyConfigured, match=r"revision must be a non-empty"):
         check_reducer(Root)
 
 
@@ -142,7 +142,7 @@ def test_a_class_is_named_with_its_module():
 # The revision
 
 
-def test_the_revision_of_a_classs_own_is_used():
+def test_a_class_can_set_its_own_revision():
     assert revision_of(Reader) == "1"
 
 
@@ -219,7 +219,9 @@ def executed(result, **names):
     return space["Test"]
 
 
-@pytest.mark.parametrize("names", [{"__name__": "nowhere"}, {}], ids=["named", "bare"])
+@pytest.mark.parametrize(
+    "names", [{"__name__": "nowhere"}, {}], ids=["named", "nameless"]
+)
 def test_without_source_the_compiled_code_counts(names):
     one, same, other = (revision_of(executed(n, **names)) for n in (1, 1, 2))
     assert one == same
@@ -244,7 +246,7 @@ print(revision_of(space["Test"]))
 """
 
 
-def test_without_source_every_process_gives_the_same_revision():
+def test_without_source_every_process_computes_the_same_revision():
     seen = set()
     for seed in "1234":
         env = os.environ | {"PYTHONHASHSEED": seed}
@@ -259,7 +261,7 @@ def test_without_source_every_process_gives_the_same_revision():
 # Folding
 
 
-def test_a_fold_gives_events_and_state_to_the_view():
+def test_a_fold_passes_events_and_state_to_the_view():
     Root = reducer(lambda events, state: {**state, "n": len(events)})
     assert fold(Root, events("a", "b"), {"old": 1}) == {"old": 1, "n": 2}
 
@@ -286,13 +288,13 @@ def test_an_error_names_the_last_version_where_single_events_can_be_folded():
     assert (caught.value.version, caught.value.error) == (3, "ValueError: too many")
 
 
-def test_an_error_keeps_what_the_reducer_raised_as_its_cause():
+def test_the_error_of_the_reducer_is_the_cause():
     with pytest.raises(ReducerError) as caught:
         fold(Book, events("BookLent"), {})
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_the_state_before_a_failed_fold_is_what_the_search_begins_with():
+def test_the_search_for_the_failing_event_begins_with_the_old_state():
     def view(events, state):
         for event in events:
             state["seen"] = state.get("seen", 0) + 1
@@ -305,7 +307,7 @@ def test_the_state_before_a_failed_fold_is_what_the_search_begins_with():
     assert (caught.value.version, caught.value.error) == (3, "ValueError: c")
 
 
-def test_a_long_message_of_a_reducer_is_cut():
+def test_a_long_message_of_a_reducer_is_truncated():
     def view(events, state):
         raise ValueError("x" * 10_000)
 
@@ -314,10 +316,10 @@ def test_a_long_message_of_a_reducer_is_cut():
     assert len(caught.value.error) == 500
 
 
-def test_an_error_that_cannot_be_printed_is_a_reducer_error_too():
+def test_an_error_that_cannot_be_printed_is_a_reducer_error():
     class Silent(Exception):
         def __str__(self):
-            raise RuntimeError("no words")
+            raise RuntimeError("not printable")
 
     def view(events, state):
         raise Silent
@@ -332,7 +334,7 @@ def test_a_state_that_cannot_be_copied_is_a_reducer_error():
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_what_ends_a_process_is_no_reducer_error(stop):
+def test_a_signal_to_exit_is_not_a_reducer_error(stop):
     def view(events, state):
         raise stop
 

@@ -1,4 +1,4 @@
-"""A newer snapshot is never replaced, whatever the order of arrival."""
+"""A newer snapshot is never replaced, in whatever order they are saved."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ def snapshot(version):
     return build_snapshot(Book, "b-1", version, {"version": version})
 
 
-def test_saving_says_whether_it_was_stored(store):
+def test_saving_returns_whether_the_snapshot_was_stored(store):
     assert drive(save_snapshot(store, snapshot(2)))
     assert not drive(save_snapshot(store, snapshot(1)))
     assert not drive(save_snapshot(store, snapshot(2)))
@@ -24,7 +24,7 @@ def test_saving_says_whether_it_was_stored(store):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_of_many_first_saves_at_once_the_newest_stays(store, seed):
+def test_the_newest_of_many_concurrent_first_saves_wins(store, seed):
     for _ in range(10):
         Aggregate.collection.delete_many({})
         order = random.Random(seed).sample(range(1, 9), 8)
@@ -33,7 +33,7 @@ def test_of_many_first_saves_at_once_the_newest_stays(store, seed):
         assert Aggregate.find("b-1")["aggregateVersion"] == 8
 
 
-def test_what_another_program_wrote_there_is_replaced(store):
+def test_a_document_of_another_program_is_replaced(store):
     Aggregate.collection.insert_one({"_id": "b-1", "version": 7, "state": {}})
     assert drive(save_snapshot(store, snapshot(1)))
     assert Aggregate.find("b-1")["aggregateVersion"] == 1

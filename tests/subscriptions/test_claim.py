@@ -1,380 +1,137 @@
-"""What a process leaves to the next one that runs its subscription, dead or frozen."""
+"""The lease of a claim is renewed, given back and checked."""
 
 import threading
 
 import pytest
-from django.conf import settings
-from pymongo import monitoring
 
-from ossy_event_store import EventStore, Projection, register_projection
-from ossy_event_store.exceptions import EventStoreError
-from ossy_event_store.mongodb import connection
-from ossy_event_store.mongodb.blocking_port import BlockingCollection
+from ossy_event_store.exceptions import StoreUnavailable
+from ossy_event_store.mongodb import leases
 from ossy_event_store.mongodb.ports import drive
-from ossy_event_store.projections import builds, rebuild
-from ossy_event_store.projections.rebuild import Rebuild
-from ossy_event_store.projections.writer import Writer
-from ossy_event_store.subscriptions import operator_actions, parked_streams
-from ossy_event_store.subscriptions.checkpoints import ClaimLost, begin
+from ossy_event_store.subscriptions import checkpoints
+from ossy_event_store.subscriptions.checkpoints import ClaimLost
+from ossy_event_store.subscriptions.claim import DEFAULT_TIMINGS, Claim
 from ossy_event_store.subscriptions.declaration import subscription
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
-from tests.support.projections import Loans
-from tests.support.projections import events as events
-from tests.support.projections import loans as loans
-from tests.support.projections import writer as writer
+from ossy_event_store.subscriptions.runner import Runner
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint
 
-pytestmark = pytest.mark.usefixtures("quick")
-
-
-# --- dead in between --------------------------------------------------------
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 
-def test_what_came_before_a_parked_event_is_applied_after_a_crash(
-    loans, store, lend, monkeypatch
-):
-    write, died = Writer._write, []
+class Kept(int):
+    """The answer to a renewal, at which the consumer gives its lease back."""
 
-    async def die_once(self, requests):
-        if not died:
-            died.append(parked(store))
-            raise ConnectionError("the process dies here")
-        await write(self, requests)
+    def __new__(cls, value, meanwhile):
+        made = super().__new__(cls, value)
+        made.meanwhile = meanwhile
+        return made
 
-    monkeypatch.setattr(Writer, "_write", die_once)
-    lend("a", "BookLent", "NoKey", "BookLent")
-    lend("b", "BookLent")
-    with running():
-        reached(store, "loans", 4)
-    assert died == [[]]  # what is not written is not parked either
-    (waits,) = parked(store)
-    assert waits["aggregateVersion"] == 2
-    assert Loans.get("ann") == {"lent": 2, "books": ["a", "b"]}
-    assert operator_actions.skip("loans", "a", "there is no such reader")
-    with running():
-        until(lambda: not parked(store))
-    assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "a"]}
+    def __bool__(self):
+        self.meanwhile()
+        return int(self) > 0
 
 
-# --- frozen, and back when another has gone on ------------------------------
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_late_renewal_leaves_no_lease(store, lend, monkeypatch, kept):
+    subscription("reader")(lambda event: None)
+    runner = Runner()
+    (consumer,) = runner.consumers
+    consumer.claim.renewed = 1.0
+
+    async def acquire(*arguments):
+        return Kept(kept, consumer.claim.give_back)
+
+    monkeypatch.setattr(leases, "acquire", acquire)
+    drive(consumer.claim.renew_lease(store))
+    assert consumer.claim.renewed == 0.0
 
 
-def test_one_that_was_frozen_takes_nothing_back_of_a_retry(
-    writer, store, events, monkeypatch
-):
-    parked_one, first, last = events("b", "a", "c")
-    key = parked_streams.key("loans", "b")
-    waits = {"_id": key, "position": 1, "aggregateVersion": 1}
-    connection.raw(store.parked).insert_one(waits)
-    frozen = writer()
-    drive(frozen.deliver([first], 2))
-    find = frozen._find
+def test_a_consumer_that_lost_its_lease_acquires_it_again(store, lend):
+    got = []
+    subscription("reader")(got.append)
+    lend("a", "BookBought")
+    runner = Runner()
+    (consumer,) = runner.consumers
+    once = consumer._once
 
-    async def thaw_too_late(keys):
-        found = await find(keys)
-        await other.redeliver(waits, parked_one, 2)
-        return found
+    async def late(store):
+        consumer._once = once
+        consumer.claim.renewed = -1.0  # as after a renewal that came too late
+        raise StoreUnavailable("away")
 
-    other = writer()
-    monkeypatch.setattr(frozen, "_find", thaw_too_late)
-    with pytest.raises(ClaimLost):
-        drive(frozen.deliver([last], 3))
-    drive(other.deliver([last], 3))
-    assert Loans.get("ann") == {"lent": 3, "books": ["a", "b", "c"]}
-    assert checkpoint(store, "loans")["lateAt"] == 2
+    consumer._once = late
+    thread = threading.Thread(target=runner.run)
+    thread.start()
+    try:
+        until(lambda: got)
+    finally:
+        runner.stop.set()
+        thread.join(30)
 
 
-def test_a_retry_that_failed_while_another_went_on_sets_nothing_back(store, lend):
-    got, bad = [], {"a"}
-
-    @subscription("reader", session=True, retries=0)
-    def reader(event, session):
-        if event["aggregateId"] in bad:
-            raise KeyError("title")
-        got.append(event["position"])
-
-    lend("a", "BookBought", "BookLent")
-    with running():
-        reached(store, "reader", 2)
-    (waits,) = parked(store)
-    bad.clear()
-    operator_actions.retry("reader")
-    with running():
-        until(lambda: not parked(store))
-    bad.add("a")
-    lend("a", "BookReturned")
-    with running():
-        reached(store, "reader", 3)
-    (now,) = parked(store)
-    # The one that was frozen in the handler comes back, and its handler fails.
-    event = next(EventStore.read_all())
-    with pytest.raises(ClaimLost):
-        drive(parked_streams.failed_again(store, waits, event, KeyError("title")))
-    assert parked(store) == [now]
-    assert got == [1, 2]
-
-
-class Sent(monitoring.CommandListener):
-    """Keeps what was sent, and the server's time of each answer, in order."""
-
-    def __init__(self):
-        self.all, self._begun = [], {}
-
-    def started(self, event):
-        self._begun[event.request_id] = dict(event.command)
-
-    def succeeded(self, event):
-        command = self._begun.pop(event.request_id)
-        self.all.append((command, event.reply.get("operationTime")))
-
-    def failed(self, event):
-        pass
-
-
-def seen_by(sent, wanted):
-    """Return what a read waits for, and the time of the last ping before it."""
-    time = None
-    for command, at in sent.all:
-        if "ping" in command:
-            time = at
-        if "find" in command and wanted(command):
-            yield command["readConcern"].get("afterClusterTime"), time
-
-
-@pytest.mark.skipif(settings.STORE != "url", reason="its client is not our own")
-def test_a_new_primary_that_knows_less_lets_no_stream_out(
-    store, lend, settings, request
-):
-    bad, sent = {"a"}, Sent()
-    settings.OSSY_EVENT_STORE = {
-        **settings.OSSY_EVENT_STORE,
-        "OPTIONS": {"event_listeners": [sent]},
-    }
-    request.addfinalizer(connection.Mongo.close)
-    store = connection.blocking()
-
-    @subscription("reader", retries=0)
-    def reader(event):
-        if event["aggregateId"] in bad:
-            raise KeyError("title")
-
-    lend("a", "BookBought", "BookLent")
-    with running():
-        reached(store, "reader", 2)
-        bad.clear()
-        operator_actions.retry("reader")
-        until(lambda: not parked(store))
-    waiting = [*seen_by(sent, lambda c: [*c["filter"]] == ["subscription"])]
-    backlog = [
-        *seen_by(
-            sent,
-            lambda c: c["find"] == "positions" and "aggregateVersion" in c["filter"],
-        )
-    ]
-    assert len(backlog) >= 3
-    for after, ping in [waiting[0], *backlog]:
-        assert ping is not None
-        assert after is not None
-        assert after >= ping
-
-
-# --- written in part --------------------------------------------------------
-
-
-class PerReader(Projection):
-    """Counts what a reader borrowed."""
-
-    name = "per_reader"
-    broken = set()
-
-    @staticmethod
-    def key(event):
-        return event["payload"]["to"]
-
-    @classmethod
-    def apply(cls, event, state):
-        key = cls.key(event)
-        lent = state.get("lent", 0) + 1
-        return {"lent": lent, "bad": {key} if key in cls.broken else None}
+# --- alone ------------------------------------------------------------------
 
 
 @pytest.fixture
-def per_reader(loans, monkeypatch):
-    monkeypatch.setattr(PerReader, "broken", set())
-    return register_projection(PerReader)
+def claim(store, clock):
+    drive(checkpoints.find_or_create(store, "reader", 0, "subscription"))
+    return Claim("reader", "me", threading.Event(), clock=clock)
 
 
-def lent_to(stream, *readers):
-    EventStore.append_events(
-        [
-            {
-                "aggregateId": stream,
-                "aggregateType": "Book",
-                "type": "BookLent",
-                "payload": {"to": reader},
-            }
-            for reader in readers
-        ]
-    )
+def test_a_lease_that_is_not_renewed_ends_by_our_own_clock(store, claim, clock):
+    with pytest.raises(ClaimLost):
+        claim.check()
+    assert drive(claim.acquire_lease(store))
+    clock.now += DEFAULT_TIMINGS.lease_seconds
+    claim.check()
+    drive(claim.renew_lease(store))
+    clock.now += DEFAULT_TIMINGS.lease_seconds
+    claim.check()
+    clock.now += 0.1
+    with pytest.raises(ClaimLost):
+        claim.check()
 
 
-def test_an_event_behind_one_that_cannot_be_stored_is_applied_once(per_reader, store):
-    lent_to("z", "ann")
-    with running("per_reader"):
-        reached(store, "per_reader", 1)
-    PerReader.broken.add("ann")
-    lent_to("a", "ann", "bob")  # an update that fails, and an insert that does not
-    with running("per_reader"):
-        until(lambda: parked(store))
-        reached(store, "per_reader", 3)
-        assert PerReader.get("bob") is None
-        PerReader.broken.clear()
-        operator_actions.retry("per_reader")
-        until(lambda: not parked(store))
-    assert PerReader.get("ann")["lent"] == 2
-    assert PerReader.get("bob")["lent"] == 1
+def test_a_lease_that_another_process_has_is_not_acquired(store, claim):
+    other = Claim("reader", "another", threading.Event())
+    assert drive(other.acquire_lease(store))
+    assert not drive(claim.acquire_lease(store))
+    claim.renewed = claim.clock()  # as if it had lost it since
+    drive(claim.renew_lease(store))
+    with pytest.raises(ClaimLost):
+        claim.check()
+    drive(other.release_lease(store))
+    assert drive(claim.acquire_lease(store))
 
 
-def test_what_a_collection_refuses_holds_the_projection_up_and_parks_nothing(
-    per_reader, store, caplog
-):
-    lent_to("z", "zoe")
-    with running("per_reader"):
-        reached(store, "per_reader", 1)
-    documents = PerReader.collection
-    documents.create_index("state.lent", unique=True)
-    lent_to("a", "ann", "zoe")
-    with running("per_reader"):
-        until(lambda: "Subscription per_reader waits: " in caplog.text)
-        assert not parked(store)
-        documents.drop_indexes()
-        reached(store, "per_reader", 3)
-    assert PerReader.get("ann")["lent"] == 1
-    assert PerReader.get("zoe")["lent"] == 2
+def test_a_claim_that_was_taken_over_moves_nothing(store, claim):
+    other = Claim("reader", "another", threading.Event())
+
+    async def take_over(claim):
+        async with store.client.session() as session:
+            return (await claim.take_over(store, session))["fence"]
+
+    assert drive(take_over(claim)) == 1
+    drive(claim.move(store, {"position": 5}, 2))
+    assert drive(take_over(other)) == 2
+    with pytest.raises(ClaimLost):
+        drive(claim.move(store, {"position": 9}))
+    with pytest.raises(ClaimLost):
+        drive(other.move(store, {"position": 4}))  # never back by itself
+    drive(other.move(store, {"position": 4}, back=True))
+    assert checkpoint(store, "reader")["position"] == 4
 
 
-# --- an operator's process that dies, or is slow ----------------------------
+def test_a_pause_notices_that_the_process_is_to_stop(store, claim, clock):
+    drive(claim.pause(store, 0.25))
+    assert clock.pauses == pytest.approx([0.1, 0.1, 0.05])
+    claim.stop.set()
+    drive(claim.pause(store, 60))
+    assert len(clock.pauses) == 3
 
 
-@pytest.fixture
-def no_delete(monkeypatch):
-    """Let a process die where it would delete from a collection."""
-
-    def no_delete(name):
-        async def die(self, query, **options):
-            if self.raw.name == name:
-                raise ConnectionError("the process dies here")
-            return await delete(self, query, **options)
-
-        delete = BlockingCollection.delete_many
-        monkeypatch.setattr(BlockingCollection, "delete_many", die)
-
-    return no_delete
-
-
-def stands(store, name):
-    return checkpoint(store, name)["position"], len(parked(store))
-
-
-def test_a_reset_that_dies_changes_nothing(store, lend, no_delete):
-    @subscription("reader", retries=0)
-    def reader(event):
-        raise KeyError("title")
-
-    lend("a", "BookBought", "BookLent")
-    with running():
-        reached(store, "reader", 2)
-    no_delete("parked")
-    with pytest.raises(ConnectionError):
-        operator_actions.reset("reader", 0)
-    # A subscription that goes on anew passes over a stream that waits.
-    assert stands(store, "reader") == (2, 1)
-
-
-def test_a_reset_waits_for_the_transaction_at_hand(store, lend):
-    begun, go_on, got = threading.Event(), threading.Event(), []
-
-    @subscription("reader", session=True)
-    def reader(event, session):
-        got.append(event["position"])
-        if event["type"] == "Slow":
-            begun.set()
-            go_on.wait(30)
-
-    lend("a", "BookBought", "Slow")
-    with running():
-        assert begun.wait(30)
-        resetting = threading.Thread(target=operator_actions.reset, args=("reader", 1))
-        resetting.start()
-        until(lambda: checkpoint(store, "reader")["fence"] > 1 or go_on.set())
-        resetting.join(30)
-        assert not resetting.is_alive()
-        until(lambda: got[-2:] == [2, 2])
-        reached(store, "reader", 2)
-
-
-def test_who_skips_too_late_sets_nothing_back(store, lend, monkeypatch):
-    bad, got = {1}, []
-
-    @subscription("reader", retries=0, on_error="stop")
-    def reader(event):
-        if event["position"] in bad:
-            raise KeyError("title")
-        got.append(event["position"])
-
-    lend("a", "BookBought", "BookLent")
-    with running():
-        until(lambda: (checkpoint(store, "reader") or {}).get("stopped"))
-    record = operator_actions._record
-
-    def slowly(*arguments):
-        monkeypatch.setattr(operator_actions, "_record", record)
-        bad.clear()
-        operator_actions.retry("reader")
-        with running():
-            reached(store, "reader", 2)
-        return record(*arguments)
-
-    monkeypatch.setattr(operator_actions, "_record", slowly)
-    assert operator_actions.skip("reader", None, "never mind") is None
-    assert checkpoint(store, "reader")["position"] == 2
-    assert got == [1, 2]
-    assert not connection.raw(store.skipped).count_documents({})
-
-
-def test_a_rebuild_that_dies_at_its_begin_changes_nothing(
-    loans, store, lend, no_delete
-):
-    Loans.broken.add("a")
-    lend("a", "BookLent")
-    with running():
-        reached(store, "loans", 1)
-    no_delete("parked")
-    with pytest.raises(ConnectionError):
-        Rebuild(Loans, beside=False).run()
-    assert stands(store, "loans") == (1, 1)
-    assert checkpoint(store, "loans")["generation"] == 1
-
-
-@pytest.mark.parametrize("beside", [False, True], ids=["at once", "beside"])
-def test_of_two_that_build_the_same_one_gives_way(
-    loans, store, lend, monkeypatch, beside
-):
-    lend("a", "BookLent")
-    with running():
-        reached(store, "loans", 1)
-    module, name = (rebuild, "switch") if beside else (builds, "make_indexes")
-    step = getattr(module, name)
-
-    async def late(*arguments):
-        monkeypatch.setattr(module, name, step)
-        assert Rebuild(Loans, beside=beside).run().generation == 2
-        # As its own subscription would, which does not know that it was finished.
-        await begin(store, "loans@2", 0, "projection build", generation=2, revision="")
-        return await step(*arguments)
-
-    monkeypatch.setattr(module, name, late)
-    with pytest.raises(EventStoreError, match="has rebuilt projection loans"):
-        Rebuild(Loans, beside=beside).run()
-    assert checkpoint(store, "loans")["generation"] == 2
-    assert Loans.get("ann") == {"lent": 1, "books": ["a"]}
+def test_a_pause_notices_that_the_lease_has_ended(store, claim, clock):
+    drive(claim.acquire_lease(store))
+    with pytest.raises(ClaimLost):
+        drive(claim.pause(store, 60, leased=True))
+    assert sum(clock.pauses) == pytest.approx(DEFAULT_TIMINGS.lease_seconds, abs=0.11)

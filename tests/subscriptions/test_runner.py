@@ -1,9 +1,6 @@
 """The commands ``run_subscriptions`` and ``subscriptions``."""
 
-import io
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -11,27 +8,16 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from django.core.management import CommandError, call_command
 
-from ossy_event_store import EventStore, Mongo
-from ossy_event_store.management.commands import run_subscriptions
 from ossy_event_store.mongodb import connection
 from ossy_event_store.positions.head_watcher import watcher
-from ossy_event_store.subscriptions import consumer
+from ossy_event_store.subscriptions.claim import DEFAULT_TIMINGS, lease_of
 from ossy_event_store.subscriptions.declaration import subscription
 from ossy_event_store.subscriptions.runner import Runner
-from tests.subscriptions.test_consumer import checkpoint, parked, reached, running
-from tests.support import servers
 from tests.support.processes import ON_URL, here
-from tests.support.servers import free_port, until
+from tests.support.subscriptions import checkpoint, parked, reached
 
 pytestmark = pytest.mark.usefixtures("quick")
-
-
-def said(*command):
-    out = io.StringIO()
-    call_command(*command, stdout=out, stderr=out)
-    return out.getvalue()
 
 
 # --- processes --------------------------------------------------------------
@@ -91,7 +77,7 @@ def pages(store):
 
 
 def owner(store):
-    lease = connection.raw(store.leases).find_one({"_id": consumer.lease_of("diary")})
+    lease = connection.raw(store.leases).find_one({"_id": lease_of("diary")})
     return int(lease["owner"].split(":")[1]) if lease and lease["owner"] else None
 
 
@@ -108,14 +94,14 @@ def test_another_process_takes_over_from_one_that_was_killed(process, lend, stor
     lend("a", "BookLent")
     began = time.monotonic()
     reached(store, "diary", 2)
-    assert time.monotonic() - began < 2 * consumer.LEASE
+    assert time.monotonic() - began < 2 * DEFAULT_TIMINGS.lease_seconds
     assert owner(store) in processes
     assert pages(store) == [1, 2]
 
 
 @ON_URL
 @pytest.mark.faults
-def test_what_a_killed_process_left_open_holds_nobody_up(process, lend, store):
+def test_the_open_transaction_of_a_killed_process_is_ended(process, lend, store):
     first = process()
     lend("a", "Slow")
     assert first.stdout.readline() == b"slow\n"
@@ -127,14 +113,14 @@ def test_what_a_killed_process_left_open_holds_nobody_up(process, lend, store):
     second.stdin.flush()
     began = time.monotonic()
     reached(store, "diary", 1)
-    assert time.monotonic() - began < 2 * consumer.LEASE
+    assert time.monotonic() - began < 2 * DEFAULT_TIMINGS.lease_seconds
     assert pages(store) == [1]
     assert not parked(store)
 
 
 @ON_URL
 @pytest.mark.faults
-def test_a_process_that_is_to_end_finishes_the_event_at_hand(process, lend, store):
+def test_a_process_that_gets_sigterm_finishes_the_current_event(process, lend, store):
     begun = process()
     lend("a", "Slow", "BookLent")
     assert begun.stdout.readline() == b"slow\n"
@@ -151,7 +137,7 @@ def test_a_process_that_is_to_end_finishes_the_event_at_hand(process, lend, stor
 
 @ON_URL
 @pytest.mark.faults
-def test_one_that_was_thought_dead_changes_nothing(process, lend, store):
+def test_a_process_that_was_only_thought_dead_changes_nothing(process, lend, store):
     first = process()
     lend("a", "Slow")
     assert first.stdout.readline() == b"slow\n"
@@ -170,149 +156,7 @@ def test_one_that_was_thought_dead_changes_nothing(process, lend, store):
     assert pages(store) == [1, 2]
 
 
-# --- the command that shows and operates ------------------------------------
-
-
-@pytest.fixture
-def poisoned(store, lend):
-    """A subscription with a parked stream; one of two events has passed."""
-    bad = {"BookLent"}
-
-    @subscription("mail", retries=0)
-    def mail(event):
-        if event["type"] in bad:
-            raise KeyError("address")
-
-    lend("b", "BookBought")
-    lend("a", "BookLent", "BookReturned")
-    with running():
-        reached(store, "mail", 3)
-    return bad
-
-
-def test_it_shows_how_all_stand(poisoned, lend):
-    subscription("never", types=["X"])(print)
-    lend("b", "BookReturned")
-    shown = said("subscriptions")
-    head, mail, never, *rest = shown.splitlines()
-    assert head.split() == [
-        *("name", "state", "position", "behind", "seconds"),
-        *("events/s", "parked", "by"),
-    ]
-    assert mail.split()[:4] == ["mail", "not", "running", "3"]
-    assert never.split()[:2] == ["never", "new"]
-    (remark,) = rest
-    assert re.fullmatch(r"mail, last error at .* UTC: KeyError: 'address'", remark)
-
-
-def test_it_tells_how_one_stands_as_json(poisoned, store, lend):
-    found = json.loads(said("subscriptions", "show", "mail", "--json"))
-    assert found["position"] == 3
-    assert found["lag"] == 0
-    assert found["parked"] == 1
-    assert found["state"] == "not running"
-    assert found["parked_streams"][0]["aggregateId"] == "a"
-    (listed,) = json.loads(said("subscriptions", "--json"))
-    assert listed == {k: v for k, v in found.items() if k != "parked_streams"}
-    with running():
-        until(lambda: json.loads(said("subscriptions", "--json"))[0]["owner"])
-        found = json.loads(said("subscriptions", "--json"))
-        assert found[0]["state"] == "running"
-        assert found[0]["owner"].split(":")[1] == str(os.getpid())
-
-
-def test_it_shows_parked_streams(poisoned):
-    shown = said("subscriptions", "show", "mail")
-    assert "a, version 1: BookLent (event " in shown
-    assert "KeyError: 'address'" in shown
-    assert "tries 1" in shown
-
-
-def test_it_asks_for_a_retry(poisoned, store):
-    with pytest.raises(CommandError, match="'b' is not parked by 'mail'"):
-        said("subscriptions", "retry", "mail", "--stream", "b")
-    poisoned.clear()
-    assert "a" in said("subscriptions", "retry", "mail", "--stream", "a")
-    assert "to be tried again" in said("subscriptions", "show", "mail")
-    with running():
-        until(lambda: not parked(store))
-    with pytest.raises(CommandError, match="Nothing of 'mail' waits"):
-        said("subscriptions", "retry", "mail")
-
-
-def test_it_skips_with_a_reason(poisoned, store):
-    with pytest.raises(CommandError, match="--reason") as refused:
-        said("subscriptions", "skip", "mail", "--stream", "a")
-    assert refused.value.returncode == 2
-    shown = said("subscriptions", "skip", "mail", "--stream", "a", "--reason", "typo")
-    assert "Skipped BookLent, version 1 of 'a'." in shown
-    with pytest.raises(CommandError, match="does not wait at an event"):
-        said("subscriptions", "skip", "mail", "--stream", "a", "--reason", "typo")
-    with pytest.raises(CommandError, match="has not stopped"):
-        said("subscriptions", "skip", "mail", "--reason", "typo")
-    with running():
-        until(lambda: not parked(store))
-    (kept,) = connection.raw(store.skipped).find()
-    assert kept["reason"] == "typo"
-    assert kept["skippedBy"]
-
-
-def test_it_resets(poisoned, store):
-    with pytest.raises(CommandError, match="--to 0 or more"):
-        said("subscriptions", "reset", "mail")
-    assert "behind position 1" in said("subscriptions", "reset", "mail", "--to", "1")
-    assert checkpoint(store, "mail")["position"] == 1
-    assert not parked(store)
-
-
-def test_a_name_that_is_not_there_is_told(poisoned):
-    for command in ("show", "retry", "skip", "reset"):
-        with pytest.raises(CommandError, match="There is no subscription 'male'"):
-            said("subscriptions", command, "male", "--reason", "r", "--to", "0")
-    with pytest.raises(CommandError, match="There is no subscription 'male'"):
-        said("run_subscriptions", "male")
-    with pytest.raises(CommandError, match="needs the NAME"):
-        said("subscriptions", "retry")
-
-
-def test_there_may_be_none(store):
-    assert said("subscriptions") == "There is no subscription.\n"
-    assert json.loads(said("subscriptions", "--json")) == []
-
-
-@ON_URL
-@pytest.mark.faults
-def test_a_standalone_server_is_refused_with_what_it_lacks(tmp_path, settings, quick):
-    given = settings.OSSY_EVENT_STORE
-    with servers.running(tmp_path / "alone", name=None) as alone:
-        settings.OSSY_EVENT_STORE = {**given, "URL": alone.url()}
-        try:
-            for command in ("run_subscriptions", "rebuild_projections"):
-                with pytest.raises(CommandError, match="need a replica set"):
-                    said(command)
-            # All else works: events, and how the subscriptions stand.
-            said("ensure_event_store")
-            EventStore.append_event(
-                {"aggregateId": "a", "aggregateType": "Book", "type": "BookBought"}
-            )
-            assert list(EventStore.read_all()) == []
-            assert said("subscriptions") == "There is no subscription.\n"
-        finally:
-            Mongo.close()
-
-
-@ON_URL
-def test_one_that_begins_while_the_server_is_away_waits_for_it(settings, caplog):
-    url = f"mongodb://127.0.0.1:{free_port()}/?replicaSet=away"
-    settings.OSSY_EVENT_STORE = {"URL": url, "TIMEOUT": 0.2}
-    try:
-        run_subscriptions.check_replica_set()
-    finally:
-        Mongo.close()
-    assert "Subscriptions wait: The event store is not available" in caplog.text
-
-
-def test_nothing_that_runs_is_left_behind(store, lend):
+def test_no_thread_is_left(store, lend):
     import threading
 
     subscription("reader")(lambda event: None)

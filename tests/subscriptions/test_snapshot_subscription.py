@@ -1,4 +1,4 @@
-"""Snapshots that follow their streams, whoever appends."""
+"""The built-in subscription that keeps snapshots up to date."""
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -8,8 +8,8 @@ from ossy_event_store.mongodb import connection
 from ossy_event_store.streams.reducers import revision_of
 from ossy_event_store.subscriptions import operator_actions, snapshot_subscription
 from tests.library.aggregate import Book
-from tests.subscriptions.test_consumer import parked, reached, running
 from tests.support.servers import until
+from tests.support.subscriptions import parked, reached, running
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -52,7 +52,7 @@ def test_a_snapshot_follows_its_stream(follow, store, lend):
     assert kept["revision"] == revision_of(Root)
 
 
-def test_an_event_of_another_program_is_followed_too(follow, store, history):
+def test_a_snapshot_follows_events_of_another_program_too(follow, store, history):
     follow()
     # As the Node package writes: no metadata, and a number for the time.
     document = {
@@ -71,7 +71,7 @@ def test_an_event_of_another_program_is_followed_too(follow, store, history):
     assert snapshot("n")["state"]["title"] == "Emma"
 
 
-def test_it_is_renewed_as_often_as_its_class_says(follow, store, lend):
+def test_a_snapshot_is_renewed_as_often_as_its_class_says(follow, store, lend):
     Root = follow(every=3)
     with running():
         lend("a", "BookBought", "BookLent")
@@ -89,7 +89,7 @@ def test_it_is_renewed_as_often_as_its_class_says(follow, store, lend):
     assert snapshot("a")["state"] == Root.view(EventStore.get_event_stream("a"), {})
 
 
-def test_a_class_may_have_none(follow, store, lend):
+def test_a_class_may_have_no_snapshots(follow, store, lend):
     follow(every=None)
     lend("a", "BookBought")
     with running() as runner:
@@ -97,7 +97,7 @@ def test_a_class_may_have_none(follow, store, lend):
     assert versions("a") == [None]
 
 
-def test_save_remains(follow, store, lend):
+def test_a_saved_snapshot_stays(follow, store, lend):
     Root = follow(every=10)
     lend("a", "BookBought", "BookLent")
     Aggregate.of(Root, "a").save()
@@ -106,7 +106,7 @@ def test_save_remains(follow, store, lend):
     assert versions("a") == [2]
 
 
-def test_one_that_another_reducer_folded_is_made_anew(follow, store, lend):
+def test_a_snapshot_of_another_revision_is_folded_again(follow, store, lend):
     Root = follow()
     lend("a", "BookBought", "BookLent")
     AggregateRebuild.build_and_save_all()
@@ -118,7 +118,7 @@ def test_one_that_another_reducer_folded_is_made_anew(follow, store, lend):
     assert snapshot("a")["state"] == Root.view(EventStore.get_event_stream("a"), {})
 
 
-def test_one_that_is_current_already_is_left(follow, store, lend):
+def test_a_current_snapshot_is_not_written_again(follow, store, lend):
     follow()
     lend("a", "BookBought", "BookLent")
     AggregateRebuild.build_and_save_all()
@@ -153,6 +153,6 @@ def test_a_reducer_that_raises_parks_its_stream_alone(follow, store, lend):
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, "1", 1.5])
-def test_a_policy_that_is_none_is_refused(follow, wrong):
+def test_a_wrong_snapshot_every_is_refused(follow, wrong):
     with pytest.raises(ImproperlyConfigured, match="snapshot_every must be a number"):
         follow(every=wrong)

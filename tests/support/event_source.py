@@ -1,4 +1,4 @@
-"""A client of server-sent events, as a browser's ``EventSource`` is one."""
+"""A client of server-sent events, like a browser's ``EventSource``."""
 
 import http.client
 import json
@@ -6,7 +6,7 @@ import socket
 import time
 from dataclasses import dataclass
 
-PATIENCE = 60  # seconds
+PATIENCE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -18,24 +18,24 @@ class Message:
 
 class Source:
     """
-    One connection. It knows the last id that it was sent, with a message or without.
+    One connection. It remembers the last id, which may arrive without a message.
 
-    ``window`` makes the buffer of its socket small, as a slow line has it.
+    ``window`` makes the buffer of its socket small, as on a slow line.
     """
 
     def __init__(self, port, path, last=None, window=None):
         self.last = last
-        self._connection = http.client.HTTPConnection(
-            "127.0.0.1", port, timeout=PATIENCE
+        self.connection = http.client.HTTPConnection(
+            "127.0.0.1", port, timeout=PATIENCE_SECONDS
         )
         if window:
-            self._connection.sock = narrow(port, window)
+            self.connection.sock = _narrow_socket(port, window)
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "gzip"}
         if last is not None:
             headers["Last-Event-ID"] = str(last)
-        self._connection.request("GET", path, headers=headers)
-        self.answer = self._connection.getresponse()
-        self.status = self.answer.status
+        self.connection.request("GET", path, headers=headers)
+        self.response = self.connection.getresponse()
+        self.status = self.response.status
 
     def __enter__(self):
         return self
@@ -44,13 +44,13 @@ class Source:
         self.close()
 
     def close(self):
-        self.answer.close()
-        self._connection.close()
+        self.response.close()
+        self.connection.close()
 
     def block(self):
         """Return the fields of the next block of lines, None at the end."""
         fields = {}
-        while line := self.answer.readline():
+        while line := self.response.readline():
             if line == b"\n":
                 if "id" in fields:
                     self.last = fields["id"]
@@ -61,30 +61,31 @@ class Source:
         return None
 
     def begin(self):
-        """Wait until it is told of new events."""
-        assert self.status == 200, self.answer.read()
+        """Wait until the connection receives new events."""
+        assert self.status == 200, self.response.read()
         assert self.block().keys() == {"retry"}
         self.block()
         return self
 
     def message(self):
         """Return the next message, None at the end."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while (fields := self.block()) is not None:
             if "data" in fields:
                 data = json.loads(fields["data"])
                 return Message(fields.get("event", "message"), fields["id"], data)
-            # Signs of life go on for ever.
-            assert time.monotonic() < deadline, "no message came"
+            # Heartbeats would keep this loop alive for ever.
+            assert time.monotonic() < deadline, "no message arrived"
         return None
 
     def take(self, count):
+        """Return the next messages."""
         return [self.message() for _ in range(count)]
 
 
-def narrow(port, window):
+def _narrow_socket(port, window):
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
-    sock.settimeout(PATIENCE)
+    sock.settimeout(PATIENCE_SECONDS)
     sock.connect(("127.0.0.1", port))
     return sock

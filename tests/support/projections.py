@@ -12,8 +12,8 @@ from ossy_event_store.projections.generations import in_use
 from ossy_event_store.projections.writer import Writer
 from ossy_event_store.streams import reducers
 from ossy_event_store.subscriptions import declaration
-from ossy_event_store.subscriptions.checkpoints import begin, claim
-from tests.subscriptions.test_consumer import checkpoint, reached, running
+from ossy_event_store.subscriptions.checkpoints import claim, find_or_create
+from tests.support.subscriptions import checkpoint, reached, running
 
 
 class Loans(Projection):
@@ -71,8 +71,12 @@ def writer(loans, store):
     with ExitStack() as sessions:
 
         def writer(claims=True):
-            declared = declaration.registered()["loans"]
-            drive(begin(store, "loans", 0, declared.kind, **declared.more))
+            declared = declaration.registered_subscriptions()["loans"]
+            drive(
+                find_or_create(
+                    store, "loans", 0, declared.kind, **declared.document_fields
+                )
+            )
             if claims:
                 drive(claim(store, "loans", "me", None))
             client = connection.raw(store.events).database.client

@@ -1,4 +1,4 @@
-"""Views that push events, each with another way to say what and to whom."""
+"""Views that push events; each chooses events and users in another way."""
 
 from django.contrib.auth.models import User
 from django.urls import path
@@ -7,7 +7,7 @@ from ossy_event_store.push.views import EventSourceView
 
 
 def synchronous(get_response):
-    """Middleware that knows nothing of ``await``."""
+    """Synchronous middleware."""
 
     def answer(request):
         return get_response(request)

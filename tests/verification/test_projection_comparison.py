@@ -1,77 +1,30 @@
-"""Verification of projections: their documents are what their events fold to."""
+"""The documents of projections are compared with a fold of their events."""
 
 import datetime as dt
-import json
 import threading
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from bson import Int64, ObjectId
 from pymongo.errors import OperationFailure
 
 from ossy_event_store import EventStore, Projection, register_projection
-from ossy_event_store.management.commands._base import WRONG_USE, Progress
 from ossy_event_store.mongodb import awaitable_port, blocking_port, connection
 from ossy_event_store.streams import reducers
 from ossy_event_store.subscriptions import operator_actions
-from ossy_event_store.verification import projection_comparison, projection_fold
-from ossy_event_store.verification import report as verification_report
-from ossy_event_store.verification.projection_comparison import _Work
-from ossy_event_store.verification.projection_fold import Missing, Share
-from ossy_event_store.verification.verify import averify_event_store, verify_event_store
-from tests.subscriptions.test_consumer import parked, reached, running
-from tests.subscriptions.test_runner import said
-from tests.support.commands import failure, run
+from ossy_event_store.verification import report as reasons
+from ossy_event_store.verification.options import ProjectionSizes
+from ossy_event_store.verification.projection_comparison import _OneProjection
 from tests.support.projections import Loans
-from tests.support.projections import loans as loans
 from tests.support.servers import until
+from tests.support.subscriptions import parked, running, said
+from tests.support.verification import SMALL_PROJECTIONS
+from tests.support.verification import look as look_at_streams
 
 pytestmark = pytest.mark.usefixtures("quick")
 
-
-@pytest.fixture
-def borrow(loans, store):
-    """Let readers borrow a book, one after the other."""
-
-    def borrow(book, *readers):
-        lent = {"aggregateId": book, "aggregateType": "Book", "type": "BookLent"}
-        EventStore.append_events([{**lent, "payload": {"to": r}} for r in readers])
-
-    return borrow
-
-
-@pytest.fixture
-def catch_up(store):
-    """Let a projection take all events, and stop again."""
-
-    def catch_up(position, name="loans"):
-        with running(name):
-            reached(store, name, position)
-
-    return catch_up
-
-
-@pytest.fixture
-def built(borrow, catch_up):
-    """Five events of two readers, all of them in their documents."""
-    borrow("a", "ann", "bob", "ann")
-    borrow("b", "ann", "bob")
-    catch_up(5)
-    return Loans.collection
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Pages of a few documents, so that all things lie across borders."""
-    for name in ("PAGE", "DOCUMENTS", "IDS"):
-        monkeypatch.setattr(projection_comparison, name, 2)
-
-
-def look(face=None, **options):
-    """Verify everything with its projections through a face; return the report."""
-    options = {"sample": None, "projections": True, **options}
-    if face is None or face.runner is None:
-        return verify_event_store(**options)
-    return face.runner.run(averify_event_store(**options))
+look = partial(look_at_streams, projections=True)
 
 
 def counts(report):
@@ -91,14 +44,14 @@ ANN, BOB = ("document 'ann' of projection loans", "document 'bob' of projection 
 FOLD = "what its events fold to"
 
 
-def test_a_sound_projection_is_sound(built, face, small):
-    report = look(face)
+def test_a_sound_projection_is_sound(built, face):
+    report = look(face, projection_sizes=SMALL_PROJECTIONS)
     assert report.ok
     assert report.projections == 1
     assert counts(report) == (1, 2, 2, {})
 
 
-def test_without_the_option_nothing_is_said_of_projections(built, face):
+def test_without_the_option_projections_are_not_reported(built, face):
     built.update_one({"_id": "ann"}, {"$set": {"state.lent": 99}})
     report = look(face, projections=False)
     assert report.ok
@@ -106,7 +59,7 @@ def test_without_the_option_nothing_is_said_of_projections(built, face):
     assert "projections" not in str(report)
 
 
-def test_a_projection_that_has_met_no_event_is_sound(loans, store, catch_up):
+def test_a_projection_without_events_is_sound(loans, store, catch_up):
     with running():
         until(lambda: connection.raw(store.subscriptions).find_one("loans"))
     assert counts(look()) == (1, 0, 0, {})
@@ -126,14 +79,15 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("name", SPOILT)
-def test_a_spoilt_document_is_found_by_its_paths(built, name, face):
-    update, paths = SPOILT[name]
-    built.update_one({"_id": "ann"}, update)
-    report = look(face)
-    told = ("projection-document", ANN, FOLD, f"other values at {paths}")
-    assert found(report) == {told}
-    assert counts(report) == (1, 2, 2, {})
+def test_a_spoilt_document_is_found_by_its_paths(built, face):
+    sound = built.find_one({"_id": "ann"})
+    for name, (update, paths) in SPOILT.items():
+        built.update_one({"_id": "ann"}, update)
+        report = look(face)
+        expected = ("projection-document", ANN, FOLD, f"other values at {paths}")
+        assert found(report) == {expected}, name
+        assert counts(report) == (1, 2, 2, {})
+        built.replace_one({"_id": "ann"}, sound)
 
 
 def test_the_order_of_keys_and_the_width_of_a_number_do_not_count(built):
@@ -147,17 +101,19 @@ def test_a_lost_document_is_found(built, face):
     assert found(look(face)) == {("projection-document", BOB, FOLD, "no document")}
 
 
-@pytest.mark.parametrize(
-    "key", ["eve", 5, 5.5, True, ObjectId("0" * 24), {"a": 1}], ids=repr
-)
-def test_a_document_that_no_event_made_is_found(built, key, face, small):
-    built.insert_one({"_id": key, "state": {"lent": 1, "books": ["a"]}, "position": 1})
-    subject = f"document {key!r} of projection loans"
-    expected = "no document: no event has this key"
-    assert found(look(face)) == {("projection-document", subject, expected, "one")}
+def test_a_document_that_no_event_made_is_found(built, face):
+    for key in ("eve", 5, 5.5, True, ObjectId("0" * 24), {"a": 1}):
+        state = {"lent": 1, "books": ["a"]}
+        built.insert_one({"_id": key, "state": state, "position": 1})
+        subject = f"document {key!r} of projection loans"
+        expected = "no document: no event has this key"
+        assert found(look(face, projection_sizes=SMALL_PROJECTIONS)) == {
+            ("projection-document", subject, expected, "one")
+        }
+        built.delete_one({"_id": key})
 
 
-def test_a_finding_shows_the_beginning_of_a_long_key(built):
+def test_a_finding_shows_only_the_start_of_a_long_key(built):
     built.insert_one({"_id": "x" * 5000, "state": {}, "position": 1})
     (finding,) = look().findings
     assert finding.subject.startswith("document 'xxx")
@@ -202,8 +158,8 @@ def test_an_event_that_was_lost_before_its_stream_was_parked_is_found(built, sto
     }
 
 
-def test_an_event_that_a_retry_left_out_is_found(built):
-    # What is in a document says nothing of how it got there.
+def test_an_event_that_a_retry_omitted_is_found(built):
+    # A document does not say how its state came about.
     built.update_one(
         {"_id": "ann"}, {"$set": {"state": {"lent": 2, "books": ["a", "b"]}}}
     )
@@ -215,9 +171,9 @@ def test_an_event_that_a_retry_left_out_is_found(built):
             "other values at state.books, state.lent",
         )
     }
-    # Where a retry came late it may be its order, and nobody calls that sound.
+    # With late events the cause may be their order, so it is not called sound either.
     built.update_one({"_id": "ann"}, {"$set": {"late": 2}})
-    assert counts(look()) == (1, 2, 1, {"loans": {verification_report.LATE: 1}})
+    assert counts(look()) == (1, 2, 1, {"loans": {reasons.LATE: 1}})
 
 
 def test_a_skipped_event_is_no_finding(borrow, catch_up, store, face):
@@ -233,33 +189,31 @@ def test_a_skipped_event_is_no_finding(borrow, catch_up, store, face):
     assert counts(report) == (1, 1, 1, {})
 
 
-@pytest.mark.parametrize(
-    ("record", "counted"),
-    [
-        ({"subscription": "loans"}, False),
-        ({"subscription": "loans", "generation": 1}, False),
-        ({"subscription": "loans", "generation": 2}, True),
-        ({"subscription": "loans@2", "generation": 2}, True),
-        ({"subscription": "loans@2"}, True),
-        ({"subscription": "loans@3", "generation": 3}, False),
-        ({"subscription": "others", "generation": 2}, False),
-    ],
-    ids=str,
-)
-def test_a_skip_counts_for_the_build_in_which_it_was_made(
-    built, store, record, counted
-):
+#: Records of a skip of position 5, and whether generation 2 of the projection lacks it.
+SKIPS = [
+    ({"subscription": "loans"}, False),
+    ({"subscription": "loans", "generation": 1}, False),
+    ({"subscription": "loans", "generation": 2}, True),
+    ({"subscription": "loans@2", "generation": 2}, True),
+    ({"subscription": "loans@2"}, True),
+    ({"subscription": "loans@3", "generation": 3}, False),
+    ({"subscription": "others", "generation": 2}, False),
+]
+
+
+def test_a_skip_counts_for_the_build_in_which_it_was_made(built, store, monkeypatch):
     said("rebuild_projections", "loans")
-    connection.raw(store.skipped).insert_one(
-        {**record, "aggregateId": "b", "position": 5}
-    )
-    # In the documents of the second generation all events are in.
+    # The documents of the second generation hold all events.
     values = "other values at position, state.books, state.lent"
     wrong = {("projection-document", BOB, FOLD, values)}
-    assert found(look()) == (wrong if counted else set())
+    skipped = connection.raw(store.skipped)
+    for record, counted in SKIPS:
+        skipped.insert_one({**record, "aggregateId": "b", "position": 5})
+        assert found(look()) == (wrong if counted else set()), record
+        skipped.delete_many({})
 
 
-def test_a_document_with_late_events_is_compared_if_their_order_tells_nothing(
+def test_a_document_with_late_events_is_compared_if_their_order_does_not_matter(
     borrow, catch_up, store, face
 ):
     Loans.broken.add("b")
@@ -288,7 +242,7 @@ def test_a_document_with_late_events_in_another_order_is_not_compared(
     assert Loans.get("ann")["books"] == ["a", "b"]
     report = look(face)
     assert report.ok
-    assert counts(report) == (1, 2, 1, {"loans": {verification_report.LATE: 1}})
+    assert counts(report) == (1, 2, 1, {"loans": {reasons.LATE: 1}})
 
 
 # --- what cannot be compared ------------------------------------------------
@@ -298,7 +252,7 @@ def test_a_projection_that_never_ran_is_not_compared(loans, store, lend, face):
     lend("a", "BookLent")
     report = look(face)
     assert report.ok
-    assert counts(report) == (0, 0, 0, {"loans": {verification_report.NEVER_RAN: 0}})
+    assert counts(report) == (0, 0, 0, {"loans": {reasons.NEVER_RAN: 0}})
     assert str(report).endswith("sound, but 1 projections not compared")
 
 
@@ -314,13 +268,11 @@ def test_a_projection_whose_class_has_changed_is_not_compared(built, face, monke
         0,
         2,
         0,
-        {"loans": {verification_report.CHANGED_CLASS: 2}},
+        {"loans": {reasons.CHANGED_CLASS: 2}},
     )
 
 
-def test_an_event_that_was_deleted_is_found_and_the_rest_not_compared(
-    built, history, face
-):
+def test_a_deleted_event_is_found_and_the_rest_not_compared(built, history, face):
     class More(Loans):
         name = "more"
 
@@ -335,40 +287,39 @@ def test_an_event_that_was_deleted_is_found_and_the_rest_not_compared(
     assert report.total == 1
     (finding,) = report.findings
     assert (finding.aggregate_id, finding.versions) == ("b", (2, 2))
-    reasons = {verification_report.BROKEN_ORDER: 2}
-    assert counts(report) == (0, 4, 0, {"loans": reasons, "more": reasons})
+    left = {reasons.BROKEN_ORDER: 2}
+    assert counts(report) == (0, 4, 0, {"loans": left, "more": left})
 
 
-def test_a_server_without_positions_is_said(built, face, monkeypatch):
+def test_a_server_without_positions_is_reported(built, face, monkeypatch):
     async def command(self, name, **options):
         return {"ok": 1.0}
 
     monkeypatch.setattr(blocking_port.BlockingClient, "command", command)
     monkeypatch.setattr(awaitable_port.AwaitableClient, "command", command)
     report = look(face)
-    assert counts(report) == (0, 2, 0, {"loans": {verification_report.NO_POSITIONS: 2}})
+    assert counts(report) == (0, 2, 0, {"loans": {reasons.NO_POSITIONS: 2}})
 
 
 @pytest.mark.parametrize("times", [2, 99])
 def test_documents_are_read_again_if_the_server_has_no_snapshot(
     built, face, monkeypatch, times
 ):
-    monkeypatch.setattr(projection_comparison, "PAUSE", 0.001)
-    took, left = _Work._take_in, [times]
+    original, left = _OneProjection._read_in, [times]
 
-    async def take_in(self, session, share):
+    async def read_in(self, session, share):
         if left[0]:
             left[0] -= 1
             raise OperationFailure("too old", 239)
-        return await took(self, session, share)
+        return await original(self, session, share)
 
-    monkeypatch.setattr(_Work, "_take_in", take_in)
-    report = look(face)
+    monkeypatch.setattr(_OneProjection, "_read_in", read_in)
+    report = look(face, projection_sizes=ProjectionSizes(retry_seconds=0.001))
     assert report.ok
     if times == 2:
         assert counts(report) == (1, 2, 2, {})
     else:
-        assert counts(report) == (0, 2, 0, {"loans": {verification_report.TOO_LONG: 2}})
+        assert counts(report) == (0, 2, 0, {"loans": {reasons.TOO_LONG: 2}})
 
 
 # --- a class that raises ----------------------------------------------------
@@ -390,17 +341,17 @@ def test_an_event_at_which_apply_raises_is_found(built, face):
         ("b", (1, 1), f"{where} 4", "a state of key 'ann'", "ValueError: broken"),
         ("b", (2, 2), f"{where} 5", "a state of key 'bob'", "ValueError: broken"),
     ]
-    assert counts(report) == (1, 2, 0, {"loans": {verification_report.UNSOUND: 2}})
+    assert counts(report) == (1, 2, 0, {"loans": {reasons.UNSOUND: 2}})
 
 
 @pytest.mark.parametrize(
     ("key", "error"),
     [(lambda event: event["nothing"], "KeyError"), (dict, "TypeError")],
+    ids=["key raises", "no key"],
 )
 def test_an_event_at_which_key_raises_is_found_once(
-    built, face, monkeypatch, key, error, small
+    built, face, monkeypatch, key, error
 ):
-    monkeypatch.setattr(projection_fold, "STATES", 1)  # in several passes
 
     def key_of(event):
         return key(event) if event["position"] == 5 else event["payload"]["to"]
@@ -410,7 +361,9 @@ def test_an_event_at_which_key_raises_is_found_once(
         {"_id": "bob"},
         {"$set": {"state": {"lent": 1, "books": ["a"]}, "position": 2}},
     )
-    ((stream, versions, subject, expected, text),) = raised(look(face))
+    sizes = replace(SMALL_PROJECTIONS, held_keys=1)  # several passes
+    report = look(face, projection_sizes=sizes)
+    ((stream, versions, subject, expected, text),) = raised(report)
     assert (stream, versions) == ("b", (2, 2))
     assert subject == "key of projection loans at position 5"
     assert (expected, text.partition(":")[0]) == ("a key", error)
@@ -421,17 +374,18 @@ def test_an_event_at_which_key_raises_is_found_once(
     [
         ({"set": {1, 2}}, "InvalidDocument: "),
         ({"text": "x" * 17_000_000}, "DocumentTooLarge: 17,000,"),
-        ([], "TypeError: tests.support.projections.Loans.apply returned list"),
+        ([], f"TypeError: {Loans.__module__}.Loans.apply returned list"),
     ],
     ids=["not BSON", "too large", "no dict"],
 )
 def test_a_state_that_cannot_be_stored_is_found(built, monkeypatch, state, error):
     monkeypatch.setattr(Loans, "apply", staticmethod(lambda event, _: state))
     report = look()
-    told = raised(report)
-    assert [one[0] for one in told] == ["b", "b"] if error[0] != "T" else ["a", "a"]
-    assert all(one[-1].startswith(error) for one in told)
-    assert all(len(one[-1]) <= 500 for one in told)
+    findings = raised(report)
+    streams = ["a", "a"] if error.startswith("TypeError") else ["b", "b"]
+    assert [one[0] for one in findings] == streams
+    assert all(one[-1].startswith(error) for one in findings)
+    assert all(len(one[-1]) <= 500 for one in findings)
 
 
 class Times(Projection):
@@ -461,44 +415,34 @@ def test_a_state_is_compared_as_mongodb_holds_it(borrow, catch_up):
 # --- how many ---------------------------------------------------------------
 
 
-@pytest.fixture
-def many(borrow, catch_up):
-    """40 documents, each of two events of two books."""
-    readers = [f"reader-{number:02}" for number in range(40)]
-    borrow("a", *readers)
-    borrow("b", *readers)
-    catch_up(80)
-    return Loans.collection
+BOUNDS = {
+    "keys": replace(SMALL_PROJECTIONS, held_keys=7),
+    "bytes": replace(SMALL_PROJECTIONS, held_bytes=500),
+    "one key": ProjectionSizes(events=50, documents=2, held_keys=1, held_bytes=1),
+}
 
 
-BOUNDS = [
-    {"STATES": 7},
-    {"BYTES": 500},
-    pytest.param({"STATES": 1, "BYTES": 1}, marks=pytest.mark.faults),  # long
-]
-
-
-@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
-def test_all_are_compared_in_as_many_passes_as_memory_asks_for(
-    many, face, monkeypatch, bounds, small
-):
-    for name, bound in bounds.items():
-        monkeypatch.setattr(projection_fold, name, bound)
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_all_are_compared_in_as_many_passes_as_memory_requires(many, face, bound):
     many.update_many({"_id": {"$gt": "reader-36"}}, {"$inc": {"state.lent": 1}})
     many.delete_many({"_id": {"$lt": "reader-02"}})
     many.insert_many({"_id": n, "state": {}, "position": 1} for n in range(4))
     passes = []
-    report = look(face, progress=lambda report: passes.append(report.scan))
+    report = look(
+        face,
+        projection_sizes=BOUNDS[bound],
+        progress=lambda report: passes.append(report.scan),
+    )
     scans = [scan for scan in passes if scan and scan.position == scan.until]
     assert len(scans) > 4
     assert counts(report) == (1, 42, 42, {})
-    told = [finding.subject.split()[1] for finding in report.findings]
+    keys = [finding.subject.split()[1] for finding in report.findings]
     lost, spoilt = ["'reader-00'", "'reader-01'"], ["'reader-37'", "'reader-38'"]
-    wanted = [*lost, *spoilt, "'reader-39'", "0", "1", "2", "3"]
-    assert sorted(told) == sorted(wanted)
+    expected = [*lost, *spoilt, "'reader-39'", "0", "1", "2", "3"]
+    assert sorted(keys) == sorted(expected)
 
 
-def test_a_sample_holds_about_as_many_as_asked_for(many, face):
+def test_a_sample_holds_about_as_many_documents_as_its_size(many, face):
     sizes = []
     for _ in range(8):
         report = look(face, sample=10)
@@ -521,52 +465,24 @@ def test_a_sample_of_none_compares_none(many, face):
     assert counts(report) == (0, 40, 0, {"loans": {"not in the sample": 40}})
 
 
-def test_a_lost_collection_is_found_by_a_sample_in_little_memory(many, monkeypatch):
-    monkeypatch.setattr(projection_fold, "STATES", 7)
+def test_a_lost_collection_is_found_by_a_sample_in_little_memory(many):
     many.drop()
-    report = look(sample=1)
+    report = look(sample=1, projection_sizes=ProjectionSizes(held_keys=7))
     assert set(report.found) == {"projection-document"}
     assert 1 <= report.total <= 7
 
 
-def test_a_sample_that_memory_cannot_hold_takes_several_passes(many, monkeypatch):
-    monkeypatch.setattr(projection_fold, "STATES", 7)
-    assert counts(look(sample=40)) == (1, 40, 40, {})
-
-
-@pytest.mark.parametrize(
-    "keys", [range(-500, 500), map(str, range(1000))], ids=["numbers", "texts"]
-)
-def test_the_halves_of_a_share_make_up_the_whole(keys):
-    keys = list(keys)
-    share = Share(7, 3, 2)
-    one, other = share.halves()
-    whole = set(filter(share.holds, keys))
-    assert set(filter(one.holds, keys)) | set(filter(other.holds, keys)) == whole
-    assert not set(filter(one.holds, keys)) & set(filter(other.holds, keys))
-    assert 250 < len(whole) < 420
-    assert 90 < len(set(filter(one.holds, keys))) < 240
-
-
-def test_a_number_is_in_one_share_whatever_its_width():
-    shares = [Share(salt, 16, 3) for salt in range(100)]
-    assert any(share.holds(5) for share in shares)
-    assert all(share.holds(5) == share.holds(Int64(5)) for share in shares)
-
-
-def test_events_of_a_parked_stream_are_missing_from_its_position_on():
-    missing = Missing({"a": 5}, {3})
-    events = [("a", 4), ("a", 5), ("a", 6), ("b", 3), ("b", 6)]
-    held = [missing.holds({"aggregateId": a, "position": p}) for a, p in events]
-    assert held == [False, True, True, True, False]
+def test_a_sample_that_memory_cannot_hold_takes_several_passes(many):
+    report = look(sample=40, projection_sizes=ProjectionSizes(held_keys=7))
+    assert counts(report) == (1, 40, 40, {})
 
 
 # --- while it runs ----------------------------------------------------------
 
 
-def test_a_projection_that_runs_meanwhile_is_sound(borrow, store, face, monkeypatch):
-    for name in ("DOCUMENTS", "IDS"):  # so that it takes a while to read documents
-        monkeypatch.setattr(projection_comparison, name, 2)
+def test_a_projection_that_runs_meanwhile_is_sound(borrow, store, face):
+    # Small reads, so that reading the documents takes a while.
+    sizes = ProjectionSizes(documents=2, keys=2)
     stop = threading.Event()
     readers = [f"reader-{number}" for number in range(9)]
 
@@ -582,7 +498,7 @@ def test_a_projection_that_runs_meanwhile_is_sound(borrow, store, face, monkeypa
         try:
             until(lambda: Loans.reached() > 20)
             for _ in range(15):
-                report = look(face)
+                report = look(face, projection_sizes=sizes)
                 assert report.ok, report.findings
                 assert report.documents_compared == 9
         finally:
@@ -591,7 +507,7 @@ def test_a_projection_that_runs_meanwhile_is_sound(borrow, store, face, monkeypa
     assert look(face).ok
 
 
-def test_nothing_is_written(built, store, history, small):
+def test_nothing_is_written(built, store, history):
     database = connection.raw(store.events).database
 
     def everything():
@@ -601,75 +517,5 @@ def test_nothing_is_written(built, store, history, small):
         }
 
     before = everything()
-    look()
+    look(projection_sizes=SMALL_PROJECTIONS)
     assert everything() == before
-
-
-# --- the command ------------------------------------------------------------
-
-
-def test_the_command_says_what_was_compared(built):
-    out, err = run("verify_event_store", "--projections")
-    assert err == ""
-    assert ", 1 projections, 2 documents, 2 of them compared, in " in out
-    assert out.endswith("sound\n")
-
-
-def test_the_command_says_what_was_not_compared(many):
-    out, _ = run("verify_event_store", "--projections", "--sample", "0")
-    lines = out.splitlines()
-    text = "Not compared: 40 documents of projection loans: not in the sample."
-    assert lines[0] == text
-    assert lines[1].endswith("sound, but 1 projections not compared")
-
-
-def test_the_command_says_that_there_is_no_projection(store, loans, monkeypatch):
-    monkeypatch.setattr("ossy_event_store.projections.projection._registered", {})
-    out, _ = run("verify_event_store", "--projections")
-    assert "Not compared: no projection is registered.\n" in out
-
-
-def test_a_finding_is_a_line_and_ends_with_1(built):
-    built.delete_one({"_id": "bob"})
-    error = failure("verify_event_store", "--projections", "--all")
-    assert error.returncode == 1
-    assert str(error).endswith(": 1 FINDINGS")
-    (finding,) = look().findings
-    assert str(finding) == (
-        "projection-document: document 'bob' of projection loans: expected what its "
-        "events fold to, found no document"
-    )
-
-
-def test_json_has_the_counts(many):
-    document = json.loads(run("verify_event_store", "--projections", "--json")[0])
-    assert document["sound"]
-    assert document["projections"] == document["projections_compared"] == 1
-    assert document["documents"] == document["documents_compared"] == 40
-    assert document["documents_not_compared"] == {}
-    document = json.loads(run("verify_event_store", "--json")[0])
-    assert document["projections"] is None
-
-
-def test_progress_names_the_projection(many, monkeypatch, small):
-    monkeypatch.setattr(Progress, "LOG_SECONDS", 0)
-    _, err = run("verify_event_store", "--projections", "--json")
-    assert "40 of 80 events (50%)" in err
-    assert "left, projection loans\n" in err
-
-
-@pytest.mark.parametrize(
-    "choice", [["--type", "Book"], ["--id", "a"], ["--since", "2020-01-01"]], ids=str
-)
-def test_projections_of_some_streams_are_wrong_use(built, choice):
-    error = failure("verify_event_store", "--projections", *choice)
-    assert error.returncode == WRONG_USE
-    assert str(error) == (
-        "--projections does not go with --type, --id or --since: a document of a "
-        "projection is made of events of many streams."
-    )
-
-
-def test_projections_of_some_streams_are_refused_in_python(built, face):
-    with pytest.raises(ValueError, match="a document is made of events of many"):
-        look(face, ids=["a"])

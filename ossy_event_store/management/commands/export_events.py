@@ -20,7 +20,8 @@ from ...documents.bson_types import Document
 from ...mongodb import connection
 from ...mongodb.ports import drive, drive_each
 from ...streams import lookup
-from ...streams.import_export import TransferReport, export_events
+from ...streams.export_events import export_events
+from ...streams.transfer_report import TransferReport
 from ._base import WRONG_USE, Progress, StoreCommand, add_selection, distinct
 
 
@@ -87,7 +88,7 @@ def _queries(types: Sequence[str] | None, ids: Sequence[str] | None) -> list[Doc
                     returncode=WRONG_USE,
                 )
     for aggregate_id in ids or ():
-        reason = drive(lookup.reason_against(store, aggregate_id, types))
+        reason = drive(lookup.stream_problem(store, aggregate_id, types))
         if reason:
             raise CommandError(reason, returncode=WRONG_USE)
     some = {"aggregateId": {"$in": list(ids)}} if ids else {}

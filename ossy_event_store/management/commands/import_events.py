@@ -15,7 +15,8 @@ from django.core.management.base import CommandError, CommandParser
 from ...exceptions import InvalidLine
 from ...mongodb import connection
 from ...mongodb.ports import drive
-from ...streams.import_export import TransferReport, import_events
+from ...streams.import_events import LIMITS, import_events
+from ...streams.transfer_report import TransferReport
 from ._base import WRONG_USE, Progress, StoreCommand
 
 
@@ -28,6 +29,7 @@ class Command(StoreCommand):
         "that are already stored, so an import can be run again."
     )
     report = TransferReport()
+    limits = LIMITS
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the arguments."""
@@ -64,6 +66,7 @@ class Command(StoreCommand):
                         dry_run=dry_run,
                         report=self.report,
                         progress=show,
+                        limits=self.limits,
                     )
                 )
             except InvalidLine as error:

@@ -16,7 +16,7 @@ from ...rebuild.api import run_rebuild
 from ...rebuild.options import OptionsConflict, RebuildOptions
 from ...rebuild.ranges import Partition
 from ...rebuild.report import Altered, DryRun, RebuildReport
-from ...registry import registered
+from ...registry import registered_aggregates
 from ...streams import lookup
 from ._base import (
     WRONG_USE,
@@ -256,7 +256,7 @@ def _lines(altered: Altered) -> list[str]:
 
 
 def _check_types(types: Sequence[str] | None) -> None:
-    known = registered()
+    known = registered_aggregates()
     for kind in types or ():
         if kind not in known:
             names = ", ".join(known) or "none"
@@ -274,9 +274,9 @@ def _check_types(types: Sequence[str] | None) -> None:
 
 
 def _check_ids(ids: Sequence[str] | None, types: Sequence[str] | None) -> None:
-    known = list(types or registered())
+    known = list(types or registered_aggregates())
     for aggregate_id in ids or ():
         store = connection.blocking()
-        reason = drive(lookup.reason_against(store, aggregate_id, known))
+        reason = drive(lookup.stream_problem(store, aggregate_id, known))
         if reason:
             raise CommandError(reason, returncode=WRONG_USE)

@@ -1,4 +1,4 @@
-"""The process that hands events on: ``manage.py run_subscriptions``."""
+"""The process that delivers events: ``manage.py run_subscriptions``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...mongodb.deadline import in_time
 from ...mongodb.ports import drive
 from ...mongodb.write_errors import short_reason
 from ...monitoring.status import statuses
-from ...subscriptions.runner import Runner, UntilCaughtUp, give_positions
+from ...subscriptions.runner import Runner, UntilCaughtUp, assign_positions
 from ._base import StoreCommand
 
 logger = logging.getLogger("ossy_event_store")
@@ -26,11 +26,11 @@ class Command(StoreCommand):
     """Run subscriptions until SIGTERM or Ctrl-C."""
 
     help = (
-        "Give events their positions, and hand them to the subscriptions, the "
-        "projections and the snapshots, until SIGTERM or Ctrl-C; the event at hand is "
-        "finished. Run one process for all of them, or several: each subscription is "
-        "run by one at a time, and another takes over within seconds of its end. "
-        "Needs a replica set, if only of one."
+        "Assign positions to events, and deliver the events to subscriptions, "
+        "projections and snapshots, until SIGTERM or Ctrl-C; the current event is "
+        "finished first. One process can run them all. If there are several, each "
+        "subscription runs in one of them, and another takes over within seconds when "
+        "that one ends. Needs a replica set; one member is enough."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -44,8 +44,9 @@ class Command(StoreCommand):
         parser.add_argument(
             "--until-caught-up",
             action="store_true",
-            help="End once they have all events that there were at the start, as in a "
-            "test or a cron job; exit with 1 if a stream is parked or one has stopped.",
+            help="End once they have all events that existed at the start, for tests "
+            "and cron jobs; exit with 1 if a stream is parked or a subscription has "
+            "stopped.",
         )
 
     def run(self, **options: Any) -> None:
@@ -54,8 +55,8 @@ class Command(StoreCommand):
         check_replica_set()
         runner = Runner(options["names"] or None)
         if verbosity >= 1:
-            told = ", ".join(consumer.name for consumer in runner.consumers)
-            self.stdout.write(f"Running {told or 'no subscription'}.")
+            names = ", ".join(consumer.name for consumer in runner.consumers)
+            self.stdout.write(f"Running {names or 'no subscription'}.")
             self.stdout.flush()
         with ending(runner.stop.set):
             if options["until_caught_up"]:
@@ -66,8 +67,8 @@ class Command(StoreCommand):
             self.stdout.write("Stopped.")
 
     def catch_up(self, runner: Runner) -> None:
-        """Run until all that is there is handed on."""
-        give_positions(runner.stop)
+        """Run until all events that exist now are delivered."""
+        assign_positions(runner.stop)
         names = [consumer.name for consumer in runner.consumers]
         runner.run(UntilCaughtUp(names) if names else lambda: True)
         failed = [
@@ -76,15 +77,15 @@ class Command(StoreCommand):
             if one.name in names and (one.parked or one.stopped)
         ]
         if failed:
-            told = ", ".join(one.name for one in failed)
+            where = ", ".join(one.name for one in failed)
             raise CommandError(
-                f"{told}: a handler failed; see manage.py subscriptions show."
+                f"{where}: a handler failed; see manage.py subscriptions show."
             )
 
 
 @contextmanager
 def ending(end: Callable[[], None]) -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C call ``end``, for as long as this lasts."""
+    """Let SIGTERM and Ctrl-C call ``end`` inside the block."""
     before = {}
     for number in (signal.SIGTERM, signal.SIGINT):
         with suppress(ValueError):  # not in the main thread, as in a test
@@ -98,21 +99,24 @@ def ending(end: Callable[[], None]) -> Iterator[None]:
 
 def check_replica_set() -> None:
     """
-    Refuse a server on which events cannot be followed; one that is away may be well.
+    Refuse a standalone server; wait for one that is away, as it may be a replica set.
 
     Raises:
-        CommandError: it is standalone.
+        CommandError: the server is standalone.
     """
     try:
         with in_time():
             hello = drive(connection.blocking().client.command("hello"))
     except StoreUnavailable as error:
-        # As with one that goes away later: what runs here waits for it.
-        logger.warning("Subscriptions wait: %s", short_reason(error))
+        # As with a server that goes away later: the subscriptions retry.
+        logger.warning(
+            "MongoDB is not available, subscriptions start when it is: %s",
+            short_reason(error),
+        )
         return
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         raise CommandError(
             "Subscriptions need a replica set, and this server is standalone: it has "
             "no change streams and no transactions. Run it as a replica set of one: "
-            "mongod --replSet NAME, and once rs.initiate() in mongosh."
+            "start mongod --replSet NAME, then run rs.initiate() once in mongosh."
         )

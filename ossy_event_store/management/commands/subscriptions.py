@@ -1,4 +1,4 @@
-"""How subscriptions stand, and what to do about them: ``manage.py subscriptions``."""
+"""Show and operate subscriptions: ``manage.py subscriptions``."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ...subscriptions import operator_actions, parked_streams
 from ._base import WRONG_USE, StoreCommand
 
 ACTIONS = ("list", "show", "retry", "skip", "reset")
-SHOWN = 50  # parked streams
+PARKED_STREAMS_SHOWN = 50
 
 
 class Command(StoreCommand):
-    """Look at subscriptions, and operate them."""
+    """Show subscriptions, and retry, skip or reset."""
 
     help = (
-        "Show how all subscriptions stand, or one of them with its parked streams; try "
-        "again what failed, skip an event, or begin elsewhere. A process that runs the "
+        "Show the state of all subscriptions, or of one with its parked streams; retry "
+        "what failed, skip an event, or reset the position. A process that runs the "
         "subscription notices within a second."
     )
 
@@ -48,20 +48,21 @@ class Command(StoreCommand):
         parser.add_argument(
             "--stream",
             metavar="ID",
-            help="With retry and skip: only this parked stream. Without it retry means "
-            "all of them, and skip the event at which the whole subscription stopped.",
+            help="With retry and skip: only this parked stream. Without it, retry "
+            "means all parked streams, and skip means the event at which the whole "
+            "subscription stopped.",
         )
         parser.add_argument(
             "--reason",
             metavar="TEXT",
-            help="With skip: why; it is kept with the event.",
+            help="With skip: the reason; it is stored with the event.",
         )
         parser.add_argument(
             "--to",
             type=int,
             metavar="POSITION",
-            help="With reset: go on behind this position; 0 is the beginning. Handlers "
-            "get those events again.",
+            help="With reset: continue after this position; 0 is the beginning. "
+            "Handlers get the later events again.",
         )
         parser.add_argument(
             "--json",
@@ -70,7 +71,7 @@ class Command(StoreCommand):
         )
 
     def run(self, **options: Any) -> None:
-        """Do what the action says."""
+        """Run the action."""
         action, name = options["action"], options["name"]
         if action == "list":
             self.list_all(as_json=options["json"])
@@ -88,13 +89,13 @@ class Command(StoreCommand):
             self.reset(name, options["to"])
 
     def list_all(self, *, as_json: bool) -> None:
-        """Print how all stand."""
+        """Print the state of all subscriptions."""
         found = drive(statuses(connection.blocking()))
         if as_json:
             self.stdout.write(_json([one.as_dict() for one in found]))
             return
         if not found:
-            self.stdout.write("There is no subscription.")
+            self.stdout.write("There are no subscriptions.")
         for line in table(found):
             self.stdout.write(line)
         for one in found:
@@ -102,69 +103,72 @@ class Command(StoreCommand):
                 self.stdout.write(self.style.WARNING(remark))
 
     def show(self, name: str, *, as_json: bool) -> None:
-        """Print how one stands, with its parked streams."""
+        """Print the state of one subscription, with its parked streams."""
         store = connection.blocking()
         found = {one.name: one for one in drive(statuses(store))}
         if name not in found:
             raise UnknownSubscription(name, list(found))
         one = found[name]
-        waiting = drive(parked_streams.parked(store, name, limit=SHOWN))
+        parked = drive(
+            parked_streams.find_parked(store, name, limit=PARKED_STREAMS_SHOWN)
+        )
         if as_json:
-            self.stdout.write(_json({**one.as_dict(), "parked_streams": waiting}))
+            self.stdout.write(_json({**one.as_dict(), "parked_streams": parked}))
             return
         for line in [*table([one]), *remarks(one)]:
             self.stdout.write(line)
-        for waits in waiting:
+        for stream in parked:
             self.stdout.write("")
-            for line in described(waits):
+            for line in described(stream):
                 self.stdout.write(line)
-        if one.parked > len(waiting):
-            self.stdout.write(f"\nand {one.parked - len(waiting):,} more.")
+        if one.parked > len(parked):
+            self.stdout.write(f"\nand {one.parked - len(parked):,} more.")
 
     def retry(self, name: str, stream: str | None) -> None:
-        """Ask for a retry."""
-        asked = operator_actions.retry(name, stream)
-        if not asked:
+        """Request a retry."""
+        marked = operator_actions.retry(name, stream)
+        if not marked:
             raise CommandError(
-                f"Stream {stream!r} is not parked by {name!r}."
+                f"{name} has not parked stream {stream!r}."
                 if stream
-                else f"Nothing of {name!r} waits for a retry."
+                else f"{name} has no parked streams and has not stopped."
             )
-        self.stdout.write("To be tried again: " + (stream or f"{asked:,} of {name}."))
+        what = f"stream {stream!r}" if stream else f"{marked:,}"
+        self.stdout.write(f"{name}: {what} marked for retry.")
 
     def skip(self, name: str, stream: str | None, reason: str) -> None:
-        """Pass over an event."""
+        """Skip an event."""
         if not reason.strip():
-            raise CommandError("skip needs a --reason.", returncode=WRONG_USE)
-        kept = operator_actions.skip(name, stream, reason, _who())
-        if kept is None:
+            raise CommandError("skip needs a --reason TEXT.", returncode=WRONG_USE)
+        record = operator_actions.skip(name, stream, reason, _who())
+        if record is None:
             raise CommandError(
-                f"Stream {stream!r} does not wait at an event of {name!r}."
+                f"{name} has not parked stream {stream!r} at an event."
                 if stream
-                else f"{name!r} has not stopped; name a parked --stream."
+                else f"{name} has not stopped; name a parked --stream."
             )
         self.stdout.write(
-            f"Skipped {kept['type']}, version {kept['aggregateVersion']} of "
-            f"{kept['aggregateId']!r}. The events behind it follow."
+            f"Skipped {record['type']}, version {record['aggregateVersion']} of "
+            f"{record['aggregateId']!r}. The events after it follow."
         )
 
     def reset(self, name: str, to: int | None) -> None:
-        """Go on elsewhere."""
+        """Continue after another position."""
         if to is None or to < 0:
             raise CommandError(
-                "reset needs a position, --to 0 or more.", returncode=WRONG_USE
+                "reset needs a position: --to 0 or more.", returncode=WRONG_USE
             )
         try:
             operator_actions.reset(name, to)
         except ValueError as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(f"{name} goes on behind position {to:,}.")
+        self.stdout.write(f"{name} continues after position {to:,}.")
 
 
 def _who() -> str | None:
     try:
         return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container without a user's name
+    except (OSError, KeyError, ImportError):  # a container whose user has no name
         return None
 
 
@@ -172,13 +176,13 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2, default=str)
 
 
-HEADER = ("name", "state", "position", "behind", "seconds", "events/s", "parked", "by")
+COLUMNS = ("name", "state", "position", "lag", "seconds", "events/s", "parked", "by")
 
 
 def table(found: Sequence[Status]) -> list[str]:
-    """Return the lines of a table, a subscription a line."""
-    rows = [HEADER, *(_row(one) for one in found)]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(HEADER))]
+    """Return the lines of a table, one for each subscription."""
+    rows = [COLUMNS, *(_row(one) for one in found)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(COLUMNS))]
     return [
         "  ".join(
             cell.ljust(width) if at in (0, 1, 7) else cell.rjust(width)
@@ -203,7 +207,7 @@ def _row(one: Status) -> tuple[str, ...]:
 
 
 def remarks(one: Status) -> list[str]:
-    """Return what somebody should look at."""
+    """Return lines about what an operator should look at."""
     found = []
     if one.stopped:
         where = described(one.stopped)[0]
@@ -216,26 +220,29 @@ def remarks(one: Status) -> list[str]:
         )
     if one.changed:
         found.append(
-            f"{one.name} has changed since it was built: rebuild_projections {one.name}"
+            f"{one.name} has changed since it was built; run manage.py "
+            f"rebuild_projections {one.name}."
         )
     if not one.declared:
-        found.append(f"{one.name} is declared nowhere in this project.")
+        found.append(f"{one.name} is not declared in this project.")
     return found
 
 
-def described(waits: Mapping[str, Any]) -> list[str]:
-    """Return lines about the event at which something waits."""
-    if waits.get("eventId") is None:
-        return [f"{waits['aggregateId']}: goes on, up to the others"]
+def described(waiting: Mapping[str, Any]) -> list[str]:
+    """Return lines about the event at which a stream or a subscription waiting."""
+    if waiting.get("eventId") is None:
+        return [f"{waiting['aggregateId']}: catching up"]
     lines = [
-        f"{waits['aggregateId']}, version {waits['aggregateVersion']}: {waits['type']} "
-        f"(event {waits['eventId']}, position {waits['position']:,})"
+        f"{waiting['aggregateId']}, version {waiting['aggregateVersion']}: "
+        f"{waiting['type']} (event {waiting['eventId']}, position "
+        f"{waiting['position']:,})"
     ]
-    if "tries" in waits:
-        again = ", to be tried again" if waits.get("retry") else ""
+    if "tries" in waiting:
+        again = ", marked for retry" if waiting.get("retry") else ""
         lines += [
-            f"  parked {waits['since']:%Y-%m-%d %H:%M:%S} UTC, tries {waits['tries']}"
+            f"  parked {waiting['since']:%Y-%m-%d %H:%M:%S} UTC, tries "
+            f"{waiting['tries']}"
             f"{again}",
-            f"  {waits['error']}",
+            f"  {waiting['error']}",
         ]
     return lines

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ossy_event_store.embedded import keeper
-from ossy_event_store.subscriptions import consumer
+from ossy_event_store.subscriptions.claim import DEFAULT_TIMINGS
 from tests.chaos.run import ROOT
 from tests.support.servers import until
 
@@ -30,7 +30,8 @@ from .operated import ASKED, ENDING
 END = 60  # seconds for a process that is told to end
 TICK = (0.4, 2.0)  # seconds from one harm to the next
 FREEZES, ENDS = 0.2, 0.1  # share of those that freeze, and that ask; the others kill
-FROZEN = (consumer.LEASE + 1, consumer.LEASE + 3)  # seconds: others take over
+LEASE = DEFAULT_TIMINGS.lease_seconds
+FROZEN = (LEASE + 1, LEASE + 3)  # seconds: others take over
 FOLLOWERS = ("sequencer", "subscriber")
 
 # Seconds in which some events are bad, and seconds in which none is, by turns.
@@ -127,7 +128,7 @@ class Crew:
         self.done: Counter[str] = Counter()
         #: What went wrong with a process that nobody harmed.
         self.odd: list[str] = []
-        # Held by whoever harms them.
+        # Held while a process is killed, frozen or ended.
         self.lock = threading.Lock()
         # A process ends with the thread that started it, as a mongod of the tests.
         self._starter = ThreadPoolExecutor(1)

@@ -46,7 +46,7 @@ COMMAND = 0.2  # share of the retries that are made with manage.py
 LATER = 2.0  # seconds for a subscription to come to the end of the events
 FEW = 1  # parked streams that get events in the quiet
 TIMES, AT_ONCE = 4, 10  # appends to each of them, and events of each
-FIELDS = ("aggregateId", "aggregateVersion", "eventId", "position", "begun")
+FIELDS = ("aggregateId", "aggregateVersion", "eventId", "position", "parkedAtPosition")
 
 
 class Operator:
@@ -116,7 +116,7 @@ class Operator:
         parked = connection.raw(self.store.parked)
         waiting = list(parked.find({"subscription": name}, FIELDS))
         for waits in waiting:
-            one = name, waits["aggregateId"], waits["begun"]
+            one = name, waits["aggregateId"], waits["parkedAtPosition"]
             if one not in self.seen:
                 self.seen.add(one)
                 self.log.write(Seen(*one))

@@ -36,7 +36,7 @@ class Report(appends.Facts):
     #: By subscription: events that were delivered, and those that came once more.
     delivered: dict[str, int]
     again: dict[str, int]
-    #: What was done to the servers, and how often they elected a primary anew.
+    #: What was done to the servers, and how often they elected another primary.
     nemesis: dict[str, int]
     fail_overs: int
     #: What was done to the processes.

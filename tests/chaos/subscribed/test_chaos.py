@@ -17,13 +17,13 @@ LEAST = 2  # acknowledged events a second: it does 40 on two cores, alone
 
 
 @pytest.mark.chaos
-def test_whoever_is_killed_each_event_has_one_position_and_its_effect_once(
+def test_each_event_has_one_position_and_one_effect_whatever_is_killed(
     tmp_path, capsys
 ):
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(10**6)))
     report = run(tmp_path, SECONDS, seed)
     with capsys.disabled():
-        print(f"\n{report}")  # noqa: T201 - the seed, for whoever wants to see it again
+        print(f"\n{report}")  # noqa: T201 - the seed, to run it again
     assert report.violations == {}
     assert report.acknowledged > SECONDS * LEAST
     assert report.history_lost

@@ -34,7 +34,7 @@ from tests.chaos.subscribed.operated import (
 )
 from tests.chaos.subscribed.operated import read as read_operations
 from tests.chaos.subscribed.report import report
-from tests.chaos.subscribed.variants import SCAN, SQL, VARIANTS
+from tests.chaos.subscribed.variants import SQL, VARIANTS
 
 SEEDS = range(2)
 
@@ -173,7 +173,7 @@ def test_every_check_has_a_run_that_it_fails():
         ("snapshots", "late snapshot"),
     ],
 )
-def test_what_is_empty_at_the_end_has_not_been_done(part, name):
+def test_an_empty_state_at_the_end_is_found(part, name):
     assert set(check(whole(**{part: {}}))) == {name}
 
 
@@ -225,7 +225,7 @@ def test_what_is_skipped_in_one_subscription_is_not_skipped_in_another():
     assert len(found["missed"]) == len([EFFECTS, ROWS])
 
 
-def test_only_skipped_events_at_its_end_leave_a_snapshot_behind():
+def test_only_skipped_events_at_its_end_leave_a_snapshot_older():
     late = {"s": 1, "t": 1}
     assert check(whole(snapshots=late, skips=skip(B, FOLLOWING))) == {}
     assert set(check(whole(snapshots=late, skips=skip(A, FOLLOWING)))) == {
@@ -275,7 +275,7 @@ def test_a_subscription_that_did_nothing_has_missed_all():
 # --- what operators have written ---------------------------------------------
 
 
-def test_of_what_operators_wrote_the_outcome_of_each_skip_is_known(tmp_path):
+def test_the_outcome_of_each_skip_is_read_from_the_log_of_the_operators(tmp_path):
     def attempt(number, event, *outcomes):
         of = number, ROWS, event, "s", 1
         return [Attempt(*of), *(Attempt(*of, outcome) for outcome in outcomes)]
@@ -327,7 +327,7 @@ def in_streams(name):
     return event("a", 1, fails), event("a", 1, other)
 
 
-def test_which_events_are_bad_can_be_changed_while_the_run_goes_on(tmp_path):
+def test_bad_events_can_be_changed_during_the_run(tmp_path):
     fail_if_bad = Failing(tmp_path)
     bad, good = in_streams(ROWS)
     fail_if_bad(ROWS, bad)
@@ -366,7 +366,7 @@ def sql(tmp_path, monkeypatch, django_db_blocker):
 @pytest.fixture
 def play(store, history, quick, monkeypatch, request):
     """Play a scenario in an empty store; return what is left."""
-    monkeypatch.setattr(Sequencer, "scan_batch_size", SCAN)
+    monkeypatch.setattr(Sequencer, "scan_batch_size", 10)
 
     def play(variant, seed, kind):
         if variant.in_sql:
@@ -379,7 +379,7 @@ def play(store, history, quick, monkeypatch, request):
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_ours_stand_what_weaker_ones_do_not(name, seed, play):
+def test_our_subscriptions_withstand_what_weaker_ones_do_not(name, seed, play):
     variant = VARIANTS[name]
     assert check(play(variant, seed, variant.as_it_is)) == {}
 

@@ -1,0 +1,81 @@
+"""
+The filter that says which events a client wants. Pure, no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..documents.bson_types import Document
+
+#: The index key of a listener that no field of an event can find.
+ANY_EVENT = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events a client wants; every condition that is set must hold."""
+
+    #: The id of a stream.
+    stream: str | None = None
+    #: Event types.
+    types: frozenset[str] | None = None
+    #: Aggregate types.
+    aggregate_types: frozenset[str] | None = None
+    #: An event is sent once the projection of this name has applied it.
+    projection: str | None = None
+    #: The key of the event in the projection.
+    key: str | None = None
+
+    def matches(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event, or its entry in the positions, matches."""
+        return (
+            (self.stream is None or _text(event, "aggregateId") == self.stream)
+            and (self.types is None or _text(event, "type") in self.types)
+            and (
+                self.aggregate_types is None
+                or _text(event, "aggregateType") in self.aggregate_types
+            )
+        )
+
+    def query(self) -> Document:
+        """Return the same conditions as a query over the positions."""
+        query: Document = {}
+        if self.stream is not None:
+            query["aggregateId"] = {"$eq": self.stream}
+        if self.types is not None:
+            query["type"] = {"$in": sorted(self.types)}
+        if self.aggregate_types is not None:
+            query["aggregateType"] = {"$in": sorted(self.aggregate_types)}
+        return query
+
+    def index_keys(self) -> list[Hashable]:
+        """Return the keys under which a feed indexes listeners with this filter."""
+        if self.projection is not None:
+            return [ANY_EVENT if self.key is None else projection_key(self.key)]
+        if self.stream is not None:
+            return [("aggregateId", self.stream)]
+        if self.types is not None:
+            return [("type", name) for name in self.types]
+        if self.aggregate_types is not None:
+            return [("aggregateType", name) for name in self.aggregate_types]
+        return [ANY_EVENT]
+
+
+def index_keys_of(event: Mapping[str, Any]) -> list[Hashable]:
+    """Return the index keys under which an event finds its listeners."""
+    fields = ("aggregateId", "aggregateType", "type")
+    return [ANY_EVENT, *((name, _text(event, name)) for name in fields)]
+
+
+def projection_key(key: str) -> Hashable:
+    """Return the index key for a key of a projection."""
+    return ("key", key)
+
+
+def _text(event: Mapping[str, Any], name: str) -> str | None:
+    """Return a field; None if another program stored something else in it."""
+    value = event.get(name)
+    return value if isinstance(value, str) else None

@@ -1,0 +1,271 @@
+"""
+The feed: reads each new event once a process and delivers it to its listeners.
+
+A feed is one task of an event loop. It reads the entries of new positions, fetches the
+events that listeners want, and queues each for every listener that it concerns. A
+listener that returns reads by itself what it missed, and then joins. Positions have no
+gaps, so one number says all that a listener knows: it gets no event twice and misses
+none.
+
+The memory of a listener is bounded: one that does not keep up loses its queue, and
+reads from the store where it left off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any, ClassVar
+
+from pymongo.errors import PyMongoError
+
+from ..documents.bson_types import Document
+from ..exceptions import StoreUnavailable
+from ..mongodb import connection
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
+from ..mongodb.write_errors import short_reason
+from ..positions.head_watcher import watcher
+from ..positions.reader import head_position
+from .applied_events import NEVER
+from .event_filter import EventFilter, index_keys_of
+from .feed_reads import (
+    has_change_streams,
+    raise_if_cancelled,
+    read_events,
+    version_at,
+)
+from .limits import FeedLimits
+from .listener import Listener
+from .notification import Notification
+
+logger = logging.getLogger("ossy_event_store")
+
+
+class Feed:
+    """
+    The events of the store, as they get their positions.
+
+    Args:
+        on_end: called with the feed when its task ends.
+    """
+
+    limits: ClassVar[FeedLimits] = FeedLimits()
+
+    def __init__(self, on_end: Callable[[Feed], None]) -> None:
+        #: All events up to here are delivered; None until the store has answered.
+        self.position: int | None = None
+        #: How many times late events were announced; absent listeners missed them.
+        self.late_count = 0
+        #: The checkpoint of a projection when it last applied an event late.
+        self.late_at = NEVER
+        self._on_end = on_end
+        self._members: set[Listener] = set()
+        self._index: dict[Hashable, set[Listener]] = {}
+        self._readers = asyncio.Semaphore(self.limits.concurrent_readers)
+        self._session: Any = None
+        self._task: asyncio.Task[None] | None = None
+
+    # --- listeners
+
+    def enter(self, listener: Listener) -> None:
+        """Run at least as long as this listener listens."""
+        self._members.add(listener)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="ossy_event_store.feed")
+        if self.position is not None:
+            listener.wake()
+
+    def leave(self, listener: Listener) -> None:
+        """Forget a listener that no longer listens."""
+        self._members.discard(listener)
+        self.part(listener)
+
+    def join(self, listener: Listener) -> None:
+        """Offer the listener every event after the feed's position."""
+        for key in listener.wanted.index_keys():
+            self._index.setdefault(key, set()).add(listener)
+
+    def part(self, listener: Listener) -> None:
+        """Offer the listener nothing for now."""
+        for key in listener.wanted.index_keys():
+            members = self._index.get(key, set())
+            members.discard(listener)
+            if not members:
+                self._index.pop(key, None)
+
+    def end(self) -> None:
+        """End every listener."""
+        for listener in list(self._members):
+            listener.end()
+
+    # --- the task
+
+    async def _run(self) -> None:
+        limits = self.limits
+        pause = limits.retry_seconds
+        try:
+            while self._members:
+                began = monotonic()
+                try:
+                    await self._follow()
+                except (PyMongoError, StoreUnavailable) as error:
+                    logger.warning(
+                        "Event feed interrupted, retrying: %s", short_reason(error)
+                    )
+                    if monotonic() - began > limits.longest_retry_seconds:
+                        pause = limits.retry_seconds  # it had worked
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, limits.longest_retry_seconds)
+        except Exception:
+            # Nobody awaits this task, so nobody else would report its failure.
+            logger.exception("Event feed failed; clients will reconnect.")
+        finally:
+            self._on_end(self)
+            self.end()
+
+    async def _follow(self) -> None:
+        store = await connection.awaitable()
+        async with self._in_session(store) as session:
+            self._session = session
+            if self.position is None:
+                await self._begin(store, session)
+            while self._members and self.position is not None:
+                await self._advance(store, session, self.position)
+                raise_if_cancelled()
+
+    async def _begin(self, store: Store, session: Any) -> None:
+        if not await has_change_streams(store):
+            logger.error(
+                "Event feed needs a replica set: MongoDB is a standalone server, where "
+                "events get no positions, so clients receive none. Run it as a replica "
+                "set; one member is enough."
+            )
+        self.position = await self._first_position(store, session)
+        for listener in self._members:
+            listener.wake()
+
+    async def _advance(self, store: Store, session: Any, position: int) -> None:
+        """Wait for the next position, and deliver the events up to it."""
+        head = await watcher.await_(position, self.limits.poll_seconds)
+        if await self._deliver(store, session, position):
+            return
+        if await head_position(store, session) < position:
+            logger.warning(
+                "Positions were assigned again from the start; clients will reconnect."
+            )
+            self._start_over()
+        elif head > position:
+            await asyncio.sleep(self.limits.busy_poll_seconds)
+
+    def _start_over(self) -> None:
+        self.end()
+        self.position = None
+        self._members.clear()
+        self._index.clear()
+
+    async def _first_position(self, store: Store, session: Any) -> int:
+        """Return the position after which the feed begins."""
+        return await head_position(store, session)
+
+    async def _deliver(self, store: Store, session: Any, after: int) -> bool:
+        """Deliver a page of new events; return whether there was one."""
+        with in_time():
+            entries = await store.positions.find(
+                {"_id": {"$gt": after}},
+                projection={"token": 0, "eventId": 0},
+                sort=[("_id", 1)],
+                limit=self.limits.page_size,
+                session=session,
+            )
+        events: dict[int, Document | None] = {}
+        # Until nothing is new: listeners may join while events are fetched.
+        while new := [
+            entry["_id"]
+            for entry in entries
+            if entry["_id"] not in events and self._listeners_for(entry)
+        ]:
+            events.update(dict.fromkeys(new))
+            read = await read_events(store, {"_id": {"$in": new}}, len(new), session)
+            events.update((event["position"], event) for event in read)
+        for _, event in sorted(events.items()):
+            if event is not None:
+                notification = Notification(event["position"], event)
+                self._offer(notification, self._listeners_for(event))
+        if entries:
+            self.position = entries[-1]["_id"]
+        return bool(entries)
+
+    def _offer(self, notification: Notification, listeners: Iterable[Listener]) -> None:
+        for listener in listeners:
+            listener.offer(notification)
+
+    def _listeners_for(self, event: Mapping[str, Any]) -> list[Listener]:
+        return self._matching(index_keys_of(event), event)
+
+    def _matching(
+        self, keys: Iterable[Hashable], event: Mapping[str, Any]
+    ) -> list[Listener]:
+        return [
+            listener
+            for key in keys
+            for listener in self._index.get(key, ())
+            if listener.wanted.matches(event)
+        ]
+
+    # --- for listeners that return
+
+    async def lacks(self, position: int) -> bool:
+        """Whether no event has this position, nor gets it soon."""
+        await watcher.await_(position, self.limits.position_wait_seconds)
+        store = await connection.awaitable()
+        async with self._readers, self._in_session(store) as session:
+            return await head_position(store, session) < position
+
+    async def missed(
+        self, wanted: EventFilter, after: int, upto: int
+    ) -> tuple[list[Notification], int]:
+        """Return a page of matching events, and the position that it reaches."""
+        store = await connection.awaitable()
+        async with self._readers, self._in_session(store) as session:
+            events, reached = await self._missed(store, session, wanted, after, upto)
+        return [Notification(event["position"], event) for event in events], reached
+
+    async def _missed(
+        self, store: Store, session: Any, wanted: EventFilter, after: int, upto: int
+    ) -> tuple[list[Document], int]:
+        query, sort = wanted.query(), "_id"
+        if wanted.stream is None:
+            query["_id"] = {"$gt": after}
+        else:
+            # Versions rise with positions, so earlier events need not be read.
+            known = await version_at(store, session, wanted.stream, after)
+            query["aggregateVersion"] = {"$gt": known}
+            sort = "aggregateVersion"
+        limit = self.limits.missed_page_size
+        with in_time():
+            entries = await store.positions.find(
+                query,
+                projection={"_id": 1},
+                sort=[(sort, 1)],
+                limit=limit,
+                session=session,
+            )
+        if not entries:
+            return [], upto
+        found = [entry["_id"] for entry in entries]
+        events = await read_events(store, {"_id": {"$in": found}}, len(found), session)
+        return events, found[-1] if len(found) == limit else max(found[-1], upto)
+
+    @asynccontextmanager
+    async def _in_session(self, store: Store) -> AsyncIterator[Any]:
+        """Open a session that sees all that the feed saw, even on a new primary."""
+        async with store.client.session() as session:
+            seen = self._session
+            if seen is not None and seen.operation_time is not None:
+                session.advance_cluster_time(seen.cluster_time)
+                session.advance_operation_time(seen.operation_time)
+            yield session

@@ -1,0 +1,58 @@
+"""
+The reads that feeds share: events at positions, versions, the kind of server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from ..documents.bson_types import Document
+from ..exceptions import PositionsBroken
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
+from ..positions import reader
+
+logger = logging.getLogger("ossy_event_store")
+
+
+async def read_events(
+    store: Store, query: Document, size: int, session: Any
+) -> list[Document]:
+    """Return the events of some positions, without those that were deleted."""
+    deleted: list[int] = []
+    while True:
+        others = {"$and": [query, {"_id": {"$nin": deleted}}]} if deleted else query
+        try:
+            return await reader.read(store, others, size, session)
+        except PositionsBroken as error:
+            logger.error("Event feed skipped a deleted event: %s", error)
+            deleted.append(error.position)
+
+
+async def version_at(store: Store, session: Any, stream: str, position: int) -> int:
+    """Return the version that a stream had at a position."""
+    with in_time():
+        # From the end of the stream: a returning listener has missed little.
+        last = await store.positions.find_one(
+            {"aggregateId": {"$eq": stream}, "_id": {"$lte": position}},
+            projection={"aggregateVersion": 1},
+            sort=[("aggregateVersion", -1)],
+            session=session,
+        )
+    return int(last["aggregateVersion"]) if last else 0
+
+
+async def has_change_streams(store: Store) -> bool:
+    """Whether the server can assign positions: only a standalone server cannot."""
+    with in_time():
+        hello = await store.client.command("hello")
+    return "setName" in hello or hello.get("msg") == "isdbgrid"
+
+
+def raise_if_cancelled() -> None:
+    """End a task that was cancelled while PyMongo (4.20) read and did not notice."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -1,0 +1,146 @@
+"""
+Build the documents of events that are about to be appended. Pure.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from nanoid import generate
+
+from ..documents.bson_types import Document
+from ..documents.event_document import build_event, check_event, check_version
+from ..exceptions import InvalidEvent
+
+Event = Mapping[str, Any]
+
+_SET_BY_THE_STORE = {
+    "aggregateVersion": "the store sets it; load the aggregate to append at its end",
+    "created": "the store sets it to now; put your own date in the payload",
+}
+_ALLOWED_IN_RAW_EVENTS = ("aggregateId", "aggregateType", "aggregateVersion", "created")
+
+
+@dataclass(frozen=True)
+class FirstEvent:
+    """The document of a stream's first event."""
+
+    document: Document
+    #: Whether the caller left the aggregate's id to the store.
+    has_generated_id: bool
+
+
+def first_event(Root: Any, event: Event) -> FirstEvent:
+    """
+    Return the first event of a new aggregate.
+
+    Raises:
+        InvalidEvent: with path and reason.
+    """
+    event = check_event(event, ("aggregateId", "aggregateType"), _SET_BY_THE_STORE)
+    if event.get("aggregateType", Root.aggregate_type) != Root.aggregate_type:
+        raise InvalidEvent(
+            "aggregateType",
+            f"is {event['aggregateType']!r}, but {Root.__name__} creates "
+            f"{Root.aggregate_type!r}",
+        )
+    has_generated_id = event.get("aggregateId") is None
+    document = build_event(
+        event,
+        aggregate_id=generate() if has_generated_id else event["aggregateId"],
+        aggregate_type=Root.aggregate_type,
+        version=1,
+        created=dt.datetime.now(dt.UTC),
+    )
+    return FirstEvent(document, has_generated_id)
+
+
+def next_events(
+    Root: Any, aggregate_id: str, version: int, events: Sequence[Event]
+) -> list[Document]:
+    """
+    Return the documents of events that follow a version of a loaded aggregate.
+
+    Raises:
+        InvalidEvent: with path and reason.
+    """
+    now = dt.datetime.now(dt.UTC)
+    return [
+        build_event(
+            check_event(event, (), _SET_BY_THE_STORE),
+            aggregate_id=aggregate_id,
+            aggregate_type=Root.aggregate_type,
+            version=number,
+            created=now,
+        )
+        for number, event in enumerate(events, version + 1)
+    ]
+
+
+def raw_events(
+    events: Sequence[Event], expected_version: int | None
+) -> tuple[list[Document], int | None]:
+    """
+    Return the documents of raw events of one stream, and the expected version.
+
+    Args:
+        events: each with ``aggregateId`` and ``aggregateType``; their versions say
+            what is expected too.
+        expected_version: the last version of the stream; None for any.
+
+    Raises:
+        InvalidEvent: with path and reason.
+    """
+    if not events:
+        raise InvalidEvent("", "expected at least one event")
+    now = dt.datetime.now(dt.UTC)
+    checked = [check_event(event, _ALLOWED_IN_RAW_EVENTS) for event in events]
+    first = checked[0]
+    expected = _expected_version(checked, expected_version)
+    documents = []
+    for index, event in enumerate(checked):
+        for name in ("aggregateId", "aggregateType"):
+            if event.get(name) != first.get(name):
+                raise InvalidEvent(name, "the events are of more than one stream")
+        documents.append(
+            build_event(
+                event,
+                aggregate_id=cast(str, event.get("aggregateId")),
+                aggregate_type=cast(str, event.get("aggregateType")),
+                version=(expected or 0) + index + 1,
+                created=now if event.get("created") is None else event["created"],
+            )
+        )
+    return documents, expected
+
+
+def _expected_version(
+    events: Sequence[Event], expected_version: int | None
+) -> int | None:
+    if expected_version is not None:
+        check_number(expected_version, "expected_version")
+    for index, event in enumerate(events):
+        if event.get("aggregateVersion") is None:
+            continue
+        expected = check_version(event["aggregateVersion"]) - index - 1
+        if expected_version not in (None, expected):
+            raise InvalidEvent(
+                "aggregateVersion",
+                f"is {event['aggregateVersion']}, but the expected version makes it "
+                f"{expected_version + index + 1}",
+            )
+        expected_version = expected
+    if expected_version is not None and expected_version < 0:
+        raise InvalidEvent("aggregateVersion", "the versions of the events fall")
+    return expected_version
+
+
+def check_number(value: object, name: str) -> None:
+    """Raise unless an argument is a whole number from 0."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}.")
+    if value < 0:
+        raise ValueError(f"{name} is {value}; it must be 0 or more.")

@@ -1,0 +1,41 @@
+"""
+Delivery at least once: the handler is called, and the checkpoint follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...documents.bson_types import Document
+from ...mongodb.connection import Store
+from ...mongodb.deadline import in_time
+from .. import parked_streams
+from ..checkpoints import ClaimLost
+from ..declaration import Subscription
+from .base import Delivered, Delivery
+from .handler_call import call
+
+
+class AtLeastOnce(Delivery):
+    """Calls the handler, without a transaction; the checkpoint follows."""
+
+    size = 1
+
+    def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
+        super().__init__(store, session, declared)
+        self._handle = declared.handle()
+        self._is_async = declared.is_async
+
+    async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
+        """Call the handler with each event."""
+        for event in events:
+            await call(self._handle, self._is_async, event)
+        return Delivered(moved=False)
+
+    async def redeliver(self, parked: Document, event: Document, seen: int) -> None:
+        """Call the handler, then move the stream."""
+        await call(self._handle, self._is_async, event)
+        with in_time():
+            if not await parked_streams.advance(self._store, parked, event):
+                raise ClaimLost

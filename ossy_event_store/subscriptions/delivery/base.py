@@ -1,0 +1,139 @@
+"""
+The interface of a delivery strategy, and what all strategies share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ...documents.bson_types import Document
+from ...mongodb.connection import Store
+from ...mongodb.deadline import in_time
+from .. import checkpoints, parked_streams
+from ..declaration import Subscription
+from ..parked_streams import Failed
+
+
+class TooLarge(Exception):
+    """The effects of the events do not fit into one transaction; deliver fewer."""
+
+
+class Delivered(NamedTuple):
+    """The outcome of a delivery."""
+
+    #: Whether the checkpoint in MongoDB moved in the same transaction.
+    moved: bool
+    #: The events at which streams were parked.
+    parked: Sequence[Failed] = ()
+
+
+class Delivery:
+    """
+    A delivery strategy, used by the process that owns the subscription.
+
+    Args:
+        store: one face of the store.
+        session: the session of the claim; all of its transactions use it.
+        declared: the subscription.
+    """
+
+    #: The most events in one delivery; None means any number.
+    size: int | None = None
+
+    def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
+        self._store = store
+        self._session = session
+        self._declared = declared
+        self._name = declared.name
+        self._fence = 0
+
+    async def begin(self, claimed: Document) -> int:
+        """Return the position after which to start."""
+        self._fence = claimed["fence"]
+        if claimed.get("using") is not None:
+            await self._keep_in(None)  # it no longer writes to an SQL database
+        position: int = claimed["position"]
+        return position
+
+    async def _keep_in(self, using: str | None) -> None:
+        """Record which SQL database has the checkpoint; None if it is in MongoDB."""
+        with in_time():
+            changes = {"using": using}
+            await checkpoints.move(self._store, self._name, self._fence, changes)
+
+    async def parked(self) -> dict[str, int]:
+        """Return the parked streams, and the position at which each was parked."""
+        return await parked_streams.positions_parked_at(
+            self._store, self._name, self._session
+        )
+
+    async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
+        """
+        Deliver events, all or none.
+
+        Args:
+            events: the events, in global order.
+            after: the position of the checkpoint once they are delivered.
+
+        Raises:
+            HandlerFailed: one of them failed; if there are several, it is unknown
+                which.
+            TooLarge: they are too many for one delivery.
+            ClaimLost: another process has claimed the subscription.
+        """
+        raise NotImplementedError
+
+    async def redeliver(self, parked: Document, event: Document, seen: int) -> None:
+        """
+        Deliver the event at which a parked stream parked, and move the stream past it.
+
+        Args:
+            parked: the parked stream.
+            event: its next event.
+            seen: the position of the checkpoint.
+
+        Raises:
+            HandlerFailed: it failed again.
+            ClaimLost: the stream was moved meanwhile.
+        """
+        raise NotImplementedError
+
+    async def park(self, failed: Failed, after: int | None) -> bool:
+        """
+        Park a stream, and move the checkpoint to ``after`` unless this is None.
+
+        Returns:
+            Whether the checkpoint in MongoDB moved in the same transaction.
+        """
+        changes = {} if after is None else {"position": after}
+        await parked_streams.park(
+            self._store, self._session, self._name, self._fence, failed, changes
+        )
+        return after is not None
+
+    async def resume(self, parked: Document) -> Document:
+        """Return a parked stream at the event where its retry has to start."""
+        return parked
+
+    async def release(self, parked: Document, seen: int) -> bool:
+        """
+        Release a parked stream whose events up to ``seen`` are all delivered.
+
+        Returns:
+            False if it stays parked: an operator has moved it meanwhile.
+        """
+        return await parked_streams.release(
+            self._store, self._session, self._name, self._fence, parked, seen
+        )
+
+    async def settle(self, position: int) -> None:
+        """Move the checkpoint in the SQL database, before the one in MongoDB moves."""
+
+
+def by_stream(events: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """Group events by stream, in order within each."""
+    streams: dict[str, list[Any]] = {}
+    for event in events:
+        streams.setdefault(event["aggregateId"], []).append(event)
+    return list(streams.values())

@@ -1,0 +1,78 @@
+"""What handlers return and raise, and how they end."""
+
+import asyncio
+
+import pytest
+
+from ossy_event_store.subscriptions.declaration import subscription
+from tests.support.servers import until
+from tests.support.subscriptions import parked, reached, running
+
+pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
+
+
+ENDS = [SystemExit(3), asyncio.CancelledError()]
+
+
+@pytest.mark.parametrize("ended", ENDS, ids=["exit", "cancelled"])
+def test_a_handler_cannot_end_the_process_that_calls_it(store, lend, subscribe, ended):
+    got = []
+
+    def do(event):
+        if event["position"] == 1:
+            raise ended
+        got.append(event["position"])
+
+    subscribe("reader", do, retries=1)
+    lend("a", "BookBought")
+    lend("b", "BookBought")
+    with running():
+        reached(store, "reader", 2)
+    assert got == [2]
+    (waits,) = parked(store)
+    assert waits["tries"] == 2
+
+
+async def later(event):
+    raise AssertionError("it is never awaited")
+
+
+def one_by_one(event):
+    yield event
+
+
+class Awaitable:
+    async def __call__(self, event):
+        raise AssertionError("it is never awaited")
+
+
+def wrapped(event):
+    return later(event)
+
+
+HANDLERS = [wrapped, one_by_one, Awaitable()]
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=["wrapped", "generator", "object"])
+def test_a_handler_that_does_not_run_when_called_fails(store, lend, handler):
+    subscription("reader", retries=0)(handler)
+    lend("a", "BookBought")
+    with running():
+        until(lambda: parked(store))
+    assert "was not run" in parked(store)[0]["error"]
+
+
+class Speechless(Exception):
+    def __str__(self):
+        return 404
+
+
+def test_an_error_without_a_message_parks_its_stream(store, lend):
+    @subscription("reader", retries=1, backoff=(0.01, 0.02))
+    def reader(event):
+        raise Speechless
+
+    lend("a", "BookBought")
+    with running():
+        reached(store, "reader", 1)
+    assert parked(store)[0]["error"].startswith("Speechless: ")

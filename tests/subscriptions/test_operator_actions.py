@@ -1,0 +1,249 @@
+"""Operators retry, skip and reset."""
+
+import threading
+
+import pytest
+
+from ossy_event_store.exceptions import EventStoreError
+from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.blocking_port import BlockingCollection
+from ossy_event_store.projections import builds, rebuild
+from ossy_event_store.projections.rebuild import Rebuild
+from ossy_event_store.subscriptions import operator_actions
+from ossy_event_store.subscriptions.checkpoints import find_or_create
+from ossy_event_store.subscriptions.declaration import subscription
+from tests.support.projections import Loans
+from tests.support.projections import loans as loans
+from tests.support.servers import until
+from tests.support.subscriptions import checkpoint, parked, places, reached, running
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def test_a_poisoned_event_is_skipped_with_a_reason(store, lend):
+    got = []
+
+    @subscription("reader", retries=0)
+    def reader(event):
+        if event["aggregateVersion"] == 1:
+            raise KeyError("title")
+        got.append(event)
+
+    lend("a", "BookBought", "BookLent")
+    with running():
+        until(lambda: parked(store))
+        with pytest.raises(ValueError, match="reason"):
+            operator_actions.skip("reader", "a", " ")
+        assert operator_actions.skip("reader", "b", "no such stream") is None
+        kept = operator_actions.skip("reader", "a", "a test order", "jane")
+        until(lambda: not parked(store))
+    assert places(got) == [("a", 2)]
+    (record,) = connection.raw(store.skipped).find()
+    assert record["reason"] == kept["reason"] == "a test order"
+    assert record["skippedBy"] == "jane"
+    assert record["position"] == 1
+    assert record["error"] == "KeyError: 'title'"
+    assert record["skipped"]
+
+
+def test_a_retry_requested_while_another_one_fails_is_done(store, lend):
+    tried, fails = [], threading.Event()
+
+    @subscription("reader", retries=0)
+    def reader(event):
+        tried.append(event)
+        if len(tried) == 2:
+            fails.wait(30)
+        if len(tried) < 3:
+            raise KeyError("title")
+
+    lend("a", "BookBought")
+    with running():
+        until(lambda: parked(store))
+        operator_actions.retry("reader")
+        until(lambda: len(tried) == 2)
+        operator_actions.retry("reader")
+        fails.set()
+        until(lambda: not parked(store))
+    assert len(tried) == 3
+
+
+def test_a_subscription_that_stops_continues_after_a_retry(store, lend, subscribe):
+    got, bad = [], {2}
+
+    def do(event):
+        if event["position"] in bad:
+            raise KeyError("title")
+        got.append(event)
+
+    subscribe("reader", do, retries=0, on_error="stop")
+    lend("a", "BookBought", "BookLent")
+    lend("b", "BookBought")
+    with running():
+        stopped = until(lambda: (checkpoint(store, "reader") or {}).get("stopped"))
+        assert stopped["position"] == 2
+        assert checkpoint(store, "reader")["position"] == 1
+    with running():  # a new process does not begin by itself
+        bad.clear()
+        assert operator_actions.retry("reader") == 1
+        reached(store, "reader", 3)
+    assert places(got) == [("a", 1), ("a", 2), ("b", 1)]
+
+
+def test_a_subscription_that_stopped_continues_after_a_skip(store, lend):
+    got = []
+
+    @subscription("reader", retries=0, on_error="stop")
+    def reader(event):
+        if event["position"] == 1:
+            raise KeyError("title")
+        got.append(event)
+
+    lend("a", "BookBought", "BookLent")
+    with running():
+        until(lambda: (checkpoint(store, "reader") or {}).get("stopped"))
+        assert operator_actions.skip("reader", None, "never mind")
+        reached(store, "reader", 2)
+    assert places(got) == [("a", 2)]
+    assert connection.raw(store.skipped).count_documents({"reason": "never mind"}) == 1
+
+
+def test_a_subscription_is_reset_while_it_runs(store, lend, subscribe):
+    got = []
+    subscribe("reader", got.append)
+    lend("a", "BookBought", "BookLent", "BookReturned")
+    with running():
+        reached(store, "reader", 3)
+        operator_actions.reset("reader", 1)
+        until(lambda: len(got) == 5)
+        reached(store, "reader", 3)
+    assert places(got[3:]) == [("a", 2), ("a", 3)]
+
+
+# --- an operator's process that dies, or is slow ----------------------------
+
+
+@pytest.fixture
+def no_delete(monkeypatch):
+    """Let a process die where it would delete from a collection."""
+
+    def no_delete(name):
+        async def die(self, query, **options):
+            if self.raw.name == name:
+                raise ConnectionError("the process dies here")
+            return await delete(self, query, **options)
+
+        delete = BlockingCollection.delete_many
+        monkeypatch.setattr(BlockingCollection, "delete_many", die)
+
+    return no_delete
+
+
+def stands(store, name):
+    return checkpoint(store, name)["position"], len(parked(store))
+
+
+def test_a_reset_that_dies_changes_nothing(store, lend, no_delete):
+    @subscription("reader", retries=0)
+    def reader(event):
+        raise KeyError("title")
+
+    lend("a", "BookBought", "BookLent")
+    with running():
+        reached(store, "reader", 2)
+    no_delete("parked")
+    with pytest.raises(ConnectionError):
+        operator_actions.reset("reader", 0)
+    # A subscription that goes on anew passes over a stream that waits.
+    assert stands(store, "reader") == (2, 1)
+
+
+def test_a_reset_waits_for_the_current_transaction(store, lend):
+    begun, go_on, got = threading.Event(), threading.Event(), []
+
+    @subscription("reader", session=True)
+    def reader(event, session):
+        got.append(event["position"])
+        if event["type"] == "Slow":
+            begun.set()
+            go_on.wait(30)
+
+    lend("a", "BookBought", "Slow")
+    with running():
+        assert begun.wait(30)
+        resetting = threading.Thread(target=operator_actions.reset, args=("reader", 1))
+        resetting.start()
+        until(lambda: checkpoint(store, "reader")["fence"] > 1 or go_on.set())
+        resetting.join(30)
+        assert not resetting.is_alive()
+        until(lambda: got[-2:] == [2, 2])
+        reached(store, "reader", 2)
+
+
+def test_a_late_skip_does_not_move_the_checkpoint_back(store, lend, monkeypatch):
+    bad, got = {1}, []
+
+    @subscription("reader", retries=0, on_error="stop")
+    def reader(event):
+        if event["position"] in bad:
+            raise KeyError("title")
+        got.append(event["position"])
+
+    lend("a", "BookBought", "BookLent")
+    with running():
+        until(lambda: (checkpoint(store, "reader") or {}).get("stopped"))
+    record = operator_actions._record
+
+    def slowly(*arguments):
+        monkeypatch.setattr(operator_actions, "_record", record)
+        bad.clear()
+        operator_actions.retry("reader")
+        with running():
+            reached(store, "reader", 2)
+        return record(*arguments)
+
+    monkeypatch.setattr(operator_actions, "_record", slowly)
+    assert operator_actions.skip("reader", None, "never mind") is None
+    assert checkpoint(store, "reader")["position"] == 2
+    assert got == [1, 2]
+    assert not connection.raw(store.skipped).count_documents({})
+
+
+def test_a_rebuild_that_dies_at_its_start_changes_nothing(
+    loans, store, lend, no_delete
+):
+    Loans.broken.add("a")
+    lend("a", "BookLent")
+    with running():
+        reached(store, "loans", 1)
+    no_delete("parked")
+    with pytest.raises(ConnectionError):
+        Rebuild(Loans, beside=False).run()
+    assert stands(store, "loans") == (1, 1)
+    assert checkpoint(store, "loans")["generation"] == 1
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["at once", "beside"])
+def test_of_two_builds_of_the_same_projection_one_gives_way(
+    loans, store, lend, monkeypatch, beside
+):
+    lend("a", "BookLent")
+    with running():
+        reached(store, "loans", 1)
+    module, name = (rebuild, "switch") if beside else (builds, "make_indexes")
+    step = getattr(module, name)
+
+    async def late(*arguments):
+        monkeypatch.setattr(module, name, step)
+        assert Rebuild(Loans, beside=beside).run().generation == 2
+        # As its own subscription would, which does not know that it was finished.
+        await find_or_create(
+            store, "loans@2", 0, "projection build", generation=2, revision=""
+        )
+        return await step(*arguments)
+
+    monkeypatch.setattr(module, name, late)
+    with pytest.raises(EventStoreError, match="has rebuilt projection loans"):
+        Rebuild(Loans, beside=beside).run()
+    assert checkpoint(store, "loans")["generation"] == 2
+    assert Loans.get("ann") == {"lent": 1, "books": ["a"]}
