@@ -288,7 +288,7 @@ def measured(options):
             try:
                 append, load = installed[name] = stack.enter_context(make())
             except (ImportError, LeftOut) as error:
-                notes.append(f"{name}: left out, because: {error}")
+                notes.append(f"{name}: left out: {error}")
                 continue
             streams[name] = append(LENGTH)
             assert load(streams[name]) == FOLDED, f"{name} folds to something else"

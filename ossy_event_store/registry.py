@@ -17,7 +17,7 @@ from .aggregate import Aggregate
 from .exceptions import UnknownAggregateType
 from .streams.reducers import check_reducer, name_of
 
-MODULE_NAME = "aggregate"
+MODULE = "aggregate"
 
 R = TypeVar("R", bound=type)
 
@@ -77,10 +77,10 @@ def discover() -> Sequence[str]:
         ImproperlyConfigured: a module's exports are wrong; names the module.
         Exception: whatever a module raises during its import, unchanged.
     """
-    autodiscover_modules(MODULE_NAME)
+    autodiscover_modules(MODULE)
     found = []
     for app in apps.get_app_configs():
-        name = f"{app.name}.{MODULE_NAME}"
+        name = f"{app.name}.{MODULE}"
         if (module := sys.modules.get(name)) is not None:
             found.append(name)
             _register_exports(module)

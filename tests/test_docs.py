@@ -171,7 +171,7 @@ def write(folder, name, text):
     path.write_text(text)
 
 
-DISCOVERED = (registry.MODULE_NAME, projection.MODULE, declaration.MODULE, "urls")
+DISCOVERED = (registry.MODULE, projection.MODULE, declaration.MODULE, "urls")
 
 
 def discover(name):

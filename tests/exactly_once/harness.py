@@ -92,7 +92,7 @@ class Crew:
             self.running.burn()
 
     def wait(self, after: int, seconds: float) -> int:
-        """Stand in for the follower: nothing new, and no time to lose."""
+        """Stand in for the watcher of the head: nothing new, and no time to lose."""
         self.clock.now += seconds
         if self.running is not None:
             self.running.waits += 1
@@ -185,7 +185,7 @@ class Process:
         self.at = operation
         self.burn()
         if threading.get_ident() != self._thread or self._is_in_sql():
-            return  # a lane in the thread of a pool, which nobody else steps
+            return  # a lane in the thread of a pool, which no other process steps
         await _suspend()
         self.burn(0)
 

@@ -18,7 +18,7 @@ ALWAYS = 0.0
 @pytest.fixture
 def history(store, django_db_blocker):
     """Begin the history of one subscription, with (stream, key, fault) an event."""
-    begun = []
+    histories = []
 
     def begin(kind, *events, write=NEVER):
         class Own(Happenings):
@@ -26,7 +26,7 @@ def history(store, django_db_blocker):
             counts = Counter()
 
         history = Own()
-        begun.append(history)
+        histories.append(history)
         streams = 1 + max(stream for stream, _, _ in events)
         config = Config(page=1000, batch=100, retries=0, look=0.0, write=write)
         history.begin(config, streams, list(events))
@@ -34,7 +34,7 @@ def history(store, django_db_blocker):
 
     with django_db_blocker.unblock(), database(), quiet():
         yield begin
-        for history in begun:
+        for history in histories:
             history.is_broken = True  # it came to rest, or the test has failed
             history.teardown()
 

@@ -14,7 +14,14 @@ from ossy_event_store.subscriptions.declaration import subscription
 from tests.support import servers
 from tests.support.processes import ON_URL
 from tests.support.servers import free_port, until
-from tests.support.subscriptions import checkpoint, parked, reached, running, said
+from tests.support.subscriptions import (
+    checkpoint,
+    parked,
+    reached,
+    running,
+    said,
+    stopped,
+)
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -79,8 +86,8 @@ def test_retry_marks_parked_streams(poisoned, store):
         said("subscriptions", "retry", "mail", "--stream", "b")
     poisoned.clear()
     shown = said("subscriptions", "retry", "mail", "--stream", "a")
-    assert shown == "mail: stream 'a' marked for retry.\n"
-    assert said("subscriptions", "retry", "mail") == "mail: 1 marked for retry.\n"
+    assert shown == "Marked 1 stream for retry.\n"
+    assert said("subscriptions", "retry", "mail") == "Marked 1 stream for retry.\n"
     assert "marked for retry" in said("subscriptions", "show", "mail")
     with running():
         until(lambda: not parked(store))
@@ -159,3 +166,21 @@ def test_a_process_started_while_the_server_is_away_waits_for_it(settings, caplo
     finally:
         Mongo.close()
     assert "MongoDB is not available, subscriptions start when it is: " in caplog.text
+
+
+def test_retry_lets_a_subscription_that_stopped_continue(store, lend):
+    bad = {1}
+
+    @subscription("mail", retries=0, on_error="stop")
+    def mail(event):
+        if event["position"] in bad:
+            raise KeyError("address")
+
+    lend("a", "BookLent")
+    with running():
+        stopped(store, "mail")
+    bad.clear()
+    shown = said("subscriptions", "retry", "mail")
+    assert shown == "mail retries the event at which it stopped.\n"
+    with running():
+        reached(store, "mail", 1)

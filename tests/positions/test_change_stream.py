@@ -38,7 +38,7 @@ def test_a_token_that_the_server_no_longer_knows_is_an_error(store, lend, entrie
     lend("a", "BookBought")
     with closing(Sequencer(store)) as sequencer:
         while not sequencer.is_caught_up:
-            sequencer.advance(0.1)
+            sequencer.advance(0.02)
     lose_history(entries)
     token = entries.find_one(sort=[("_id", -1)])["token"]
     with pytest.raises(HistoryLost):

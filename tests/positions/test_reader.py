@@ -27,7 +27,7 @@ def assign(store, entries, history):
 
     def assign():
         while entries.count_documents({}) < history.count_documents({}):
-            sequencer.advance(0.05)
+            sequencer.advance(0.01)
 
     yield assign
     sequencer.close()

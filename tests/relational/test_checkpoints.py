@@ -51,7 +51,7 @@ def test_a_checkpoint_is_created_in_the_database_that_keeps_it_from_now_on():
 
 def test_only_the_last_claim_moves_a_checkpoint():
     claim(token="first")
-    begun = Checkpoint.objects.using(SQL).get().updated
+    before = Checkpoint.objects.using(SQL).get().updated
     assert hold("first", 0, 5)
     assert claim(token="second") == 5
     assert not hold("first", 5, 9)
@@ -60,7 +60,7 @@ def test_only_the_last_claim_moves_a_checkpoint():
     assert hold("second", 5, 5)
     assert hold("second", 5, 2**40)
     assert checkpoints.read("orders", SQL) == 2**40
-    assert Checkpoint.objects.using(SQL).get(aggregate_id="").updated > begun
+    assert Checkpoint.objects.using(SQL).get(aggregate_id="").updated > before
 
 
 def test_a_checkpoint_moves_only_from_where_its_claim_left_it():
@@ -194,11 +194,11 @@ def test_of_many_claims_at_once_one_creates_the_checkpoint():
     assert Checkpoint.objects.using(SQL).count() == 20
 
 
-def handle_all(number, begun):
+def handle_all(number, all_claimed):
     """Handle every event, in competition; return how often another was first."""
     token, lost = f"claim {number}", 0
     before = claim(token=token)
-    begun.wait(30)  # all but the last to claim have lost it by now
+    all_claimed.wait(30)  # all but the last to claim have lost it by now
     while before < EVENTS:
         with transaction.atomic(using=SQL):
             if holds := checkpoints.hold("orders", token, before, before + 1, SQL):
@@ -213,8 +213,8 @@ def handle_all(number, begun):
 @pytest.mark.faults
 def test_of_many_processes_that_handle_the_same_events_one_takes_effect():
     claim()
-    begun = threading.Barrier(WORKERS)
-    lost = in_threads(lambda number: handle_all(number, begun))
+    all_claimed = threading.Barrier(WORKERS)
+    lost = in_threads(lambda number: handle_all(number, all_claimed))
     assert sum(lost) >= WORKERS - 1
     assert effects() == list(range(1, EVENTS + 1))
     assert checkpoints.read("orders", SQL) == EVENTS
@@ -228,9 +228,9 @@ def test_a_checkpoint_that_ignores_its_claim_is_noticed(monkeypatch):
 
     monkeypatch.setattr(checkpoints, "hold", hold)
     claim()
-    begun = threading.Barrier(WORKERS)
+    all_claimed = threading.Barrier(WORKERS)
     with pytest.raises(IntegrityError):
-        in_threads(lambda number: handle_all(number, begun))
+        in_threads(lambda number: handle_all(number, all_claimed))
 
 
 # --- with a subscription ----------------------------------------------------
@@ -297,7 +297,7 @@ def test_the_next_process_finds_what_a_killed_one_had_committed(store, lend):
     lend("book", *["BookLent"] * 3)
     with running():
         reached(store, "orders", 3)
-    # It was killed behind its transaction, before the document was written.
+    # It was killed after its transaction, before it wrote the document.
     mongodb_connection.raw(store.subscriptions).update_one(
         {"_id": "orders"}, {"$set": {"position": 1}}
     )
@@ -316,14 +316,14 @@ def test_a_restored_database_decides_where_its_subscription_resumes(store, lend)
     lend("book", *["BookLent"] * 3)
     with running():
         reached(store, "orders", 3)
-    begun = checkpoint(store, "orders")["fence"]
+    fence = checkpoint(store, "orders")["fence"]
     Checkpoint.objects.using(SQL).update(position=1)
     with running():
         until(lambda: checkpoints.read("orders", SQL) == 3)
         lend("book", "BookLent")
         reached(store, "orders", 4)
     assert got == [1, 2, 3, 2, 3, 4]
-    assert checkpoint(store, "orders")["fence"] == begun + 1  # claimed once
+    assert checkpoint(store, "orders")["fence"] == fence + 1  # claimed once
 
 
 def test_a_broken_connection_is_replaced_for_the_next_try(store, lend):

@@ -406,7 +406,7 @@ def test_a_handler_that_swallows_a_database_error_parks_its_stream(
     store, lend, how, retried
 ):
     if how == "raw" and not POSTGRESQL:
-        pytest.skip("the transaction goes on there")
+        pytest.skip("the transaction continues there")
     bad = {2}
 
     @subscription("orders", using=SQL, retries=0)
@@ -447,7 +447,7 @@ def test_the_row_decides_if_mongodb_has_lost_the_subscription(store, lend):
     with running():
         reached(store, "orders", 3)
     assert effects() == [1, 2, 3]
-    # The alias has a new name since, and MongoDB was behind when the process died.
+    # The alias has a new name since, and MongoDB was not written when the process died.
     connection.raw(store.subscriptions).update_one(
         {"_id": "orders"}, {"$set": {"using": "former", "position": 1}}
     )

@@ -71,9 +71,11 @@ def clock(store, monkeypatch):
 
 
 @pytest.fixture
-def consume(store, clock):
+def consume(store, clock, django_db_blocker):
     """Claim a subscription, and return the parts that a consumer is made of."""
     with ExitStack() as sessions:
+        # A handler runs in this thread, where connections to SQL databases are checked.
+        sessions.enter_context(django_db_blocker.unblock())
 
         def consume(handler, **options):
             declared = Subscription("reader", handler, **options)

@@ -154,26 +154,26 @@ def test_a_reset_that_dies_changes_nothing(store, lend, no_delete):
     no_delete("parked")
     with pytest.raises(ConnectionError):
         operator_actions.reset("reader", 0)
-    # A subscription that goes on anew passes over a stream that waits.
+    # A checkpoint that moved alone would pass over the events of the parked stream.
     assert stands(store, "reader") == (2, 1)
 
 
 def test_a_reset_waits_for_the_current_transaction(store, lend):
-    begun, go_on, got = threading.Event(), threading.Event(), []
+    started, proceed, got = threading.Event(), threading.Event(), []
 
     @subscription("reader", session=True)
     def reader(event, session):
         got.append(event["position"])
         if event["type"] == "Slow":
-            begun.set()
-            go_on.wait(30)
+            started.set()
+            proceed.wait(30)
 
     lend("a", "BookBought", "Slow")
     with running():
-        assert begun.wait(30)
+        assert started.wait(30)
         resetting = threading.Thread(target=operator_actions.reset, args=("reader", 1))
         resetting.start()
-        until(lambda: checkpoint(store, "reader")["fence"] > 1 or go_on.set())
+        until(lambda: checkpoint(store, "reader")["fence"] > 1 or proceed.set())
         resetting.join(30)
         assert not resetting.is_alive()
         until(lambda: got[-2:] == [2, 2])

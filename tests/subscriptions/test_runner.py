@@ -52,18 +52,18 @@ def process(store):
     with ExitStack() as stack:
 
         def process():
-            begun = subprocess.Popen(
+            started = subprocess.Popen(
                 [sys.executable, "-c", PROCESS],
                 env={**os.environ, **here(store)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )
-            stack.callback(begun.stdout.close)
-            stack.callback(begun.stdin.close)
-            stack.callback(begun.wait, 30)
-            stack.callback(begun.kill)
-            assert begun.stdout.readline() == b"Running diary.\n"
-            return begun
+            stack.callback(started.stdout.close)
+            stack.callback(started.stdin.close)
+            stack.callback(started.wait, 30)
+            stack.callback(started.kill)
+            assert started.stdout.readline() == b"Running diary.\n"
+            return started
 
         yield process
     pages.drop()
@@ -109,7 +109,7 @@ def test_the_open_transaction_of_a_killed_process_is_ended(process, lend, store)
     first.wait(30)
     second = process()
     assert second.stdout.readline() == b"slow\n"
-    second.stdin.write(b"go on\n")
+    second.stdin.write(b"continue\n")
     second.stdin.flush()
     began = time.monotonic()
     reached(store, "diary", 1)
@@ -121,18 +121,18 @@ def test_the_open_transaction_of_a_killed_process_is_ended(process, lend, store)
 @ON_URL
 @pytest.mark.faults
 def test_a_process_that_gets_sigterm_finishes_the_current_event(process, lend, store):
-    begun = process()
+    started = process()
     lend("a", "Slow", "BookLent")
-    assert begun.stdout.readline() == b"slow\n"
-    begun.send_signal(signal.SIGTERM)
-    begun.stdin.write(b"go on\n")
-    begun.stdin.flush()
-    assert begun.wait(30) == 0
-    assert begun.stdout.read() == b"Stopped.\n"
+    assert started.stdout.readline() == b"slow\n"
+    started.send_signal(signal.SIGTERM)
+    started.stdin.write(b"continue\n")
+    started.stdin.flush()
+    assert started.wait(30) == 0
+    assert started.stdout.read() == b"Stopped.\n"
     done = pages(store)
     assert done in ([1], [1, 2])  # in one transaction, or the second later
     assert checkpoint(store, "diary")["position"] == len(done)
-    assert owner(store) is None  # nobody has to wait for it
+    assert owner(store) is None  # no process has to wait for its lease to end
 
 
 @ON_URL
@@ -144,11 +144,11 @@ def test_a_process_that_was_only_thought_dead_changes_nothing(process, lend, sto
     first.send_signal(signal.SIGSTOP)
     second = process()
     assert second.stdout.readline() == b"slow\n"  # it has taken over
-    second.stdin.write(b"go on\n")
+    second.stdin.write(b"continue\n")
     second.stdin.flush()
     reached(store, "diary", 1)
     first.send_signal(signal.SIGCONT)
-    first.stdin.write(b"go on\n")
+    first.stdin.write(b"continue\n")
     first.stdin.flush()
     lend("a", "BookLent")
     reached(store, "diary", 2)

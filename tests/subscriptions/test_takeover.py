@@ -112,13 +112,13 @@ class Sent(monitoring.CommandListener):
     """Keeps what was sent, and the server's time of each answer, in order."""
 
     def __init__(self):
-        self.all, self._begun = [], {}
+        self.all, self._started = [], {}
 
     def started(self, event):
-        self._begun[event.request_id] = dict(event.command)
+        self._started[event.request_id] = dict(event.command)
 
     def succeeded(self, event):
-        command = self._begun.pop(event.request_id)
+        command = self._started.pop(event.request_id)
         self.all.append((command, event.reply.get("operationTime")))
 
     def failed(self, event):

@@ -275,6 +275,8 @@ class Wire:
         self.port = 0
         #: The names of the commands that were passed on, in order.
         self.said: list[str] = []
+        #: While this is a set, commands of other names get no answer, ever.
+        self.only: set[str] | None = None
         self._losses: defaultdict[str, deque[str]] = defaultdict(deque)
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -356,6 +358,8 @@ class Wire:
             part = self._losses[command].popleft() if self._losses[command] else "none"
             if part == "request":
                 return
+            if self.only is not None and command not in self.only:
+                continue
             self.said.append(command)
             if part != "none":
                 lost.append(part)

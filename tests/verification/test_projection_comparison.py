@@ -201,7 +201,7 @@ SKIPS = [
 ]
 
 
-def test_a_skip_counts_for_the_build_in_which_it_was_made(built, store, monkeypatch):
+def test_a_skip_counts_for_the_build_in_which_it_was_made(built, store):
     said("rebuild_projections", "loans")
     # The documents of the second generation hold all events.
     values = "other values at position, state.books, state.lent"

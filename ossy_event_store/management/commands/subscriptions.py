@@ -13,7 +13,7 @@ from ...exceptions import UnknownSubscription
 from ...mongodb import connection
 from ...mongodb.ports import drive
 from ...monitoring.status import Status, statuses
-from ...subscriptions import operator_actions, parked_streams
+from ...subscriptions import checkpoints, operator_actions, parked_streams
 from ._base import WRONG_USE, StoreCommand
 
 ACTIONS = ("list", "show", "retry", "skip", "reset")
@@ -126,6 +126,8 @@ class Command(StoreCommand):
 
     def retry(self, name: str, stream: str | None) -> None:
         """Request a retry."""
+        found = drive(checkpoints.find(connection.blocking(), name)) or {}
+        has_stopped = stream is None and bool(found.get("stopped"))
         marked = operator_actions.retry(name, stream)
         if not marked:
             raise CommandError(
@@ -133,8 +135,11 @@ class Command(StoreCommand):
                 if stream
                 else f"{name} has no parked streams and has not stopped."
             )
-        what = f"stream {stream!r}" if stream else f"{marked:,}"
-        self.stdout.write(f"{name}: {what} marked for retry.")
+        if streams := marked - has_stopped:
+            what = "stream" if streams == 1 else "streams"
+            self.stdout.write(f"Marked {streams:,} {what} for retry.")
+        if has_stopped:
+            self.stdout.write(f"{name} retries the event at which it stopped.")
 
     def skip(self, name: str, stream: str | None, reason: str) -> None:
         """Skip an event."""

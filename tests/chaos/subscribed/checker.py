@@ -129,7 +129,7 @@ def against_the_stream(effects: Effects) -> Iterator[str]:
     for entry in effects.entries:
         stream, version = _place(entry)
         if version != heads[stream] + 1:
-            yield f"{_name(entry)} at {entry['_id']}, behind {heads[stream]}"
+            yield f"{_name(entry)} at {entry['_id']}, after {heads[stream]}"
         heads[stream] = version
 
 
@@ -145,7 +145,7 @@ def _name(document: Document) -> str:
 
 
 def missed(effects: Effects) -> Iterator[str]:
-    """A subscription has done nothing for an event that nobody has skipped."""
+    """A subscription has no effect of an event that no operator skipped."""
     for name, done in all_done(effects).items():
         known = {effect.event for effect in done} | skipped(effects, name)
         for event in wanted(effects, name):
@@ -285,7 +285,7 @@ def parked(effects: Effects) -> Iterator[str]:
 
 
 def odd(effects: Effects) -> Iterable[str]:
-    """A process ended that nobody had killed."""
+    """A process ended though it was not killed."""
     return effects.odd
 
 

@@ -126,7 +126,7 @@ class Crew:
         self.sizes = sizes
         self.random = random.Random(f"{seed} crew")
         self.done: Counter[str] = Counter()
-        #: What went wrong with a process that nobody harmed.
+        #: What went wrong with a process that was not harmed.
         self.odd: list[str] = []
         # Held while a process is killed, frozen or ended.
         self.lock = threading.Lock()

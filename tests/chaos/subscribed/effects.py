@@ -1,4 +1,4 @@
-"""What positions and subscriptions have left behind at the end of a run."""
+"""What positions and subscriptions have produced at the end of a run."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Effects:
     exact: dict[str, list[Effect]] = field(default_factory=dict)
     #: By subscription: all deliveries of one that has each at least once, in order.
     delivered: dict[str, list[Effect]] = field(default_factory=dict)
-    # None: nobody did this.
+    # None: not part of the run.
     #: By stream: how many events were counted, and their versions in order.
     totals: dict[str, tuple[int, list[int]]] | None = None
     #: By projection: the state of each key, the tokens of its events stream by stream.
@@ -73,7 +73,7 @@ class Effects:
     skips: list[Skip] = field(default_factory=list)
     #: Streams that are parked, subscriptions that have stopped, and why.
     parked: list[str] = field(default_factory=list)
-    #: What went wrong with a process that nobody had harmed.
+    #: What went wrong with a process that was not harmed.
     odd: list[str] = field(default_factory=list)
 
 

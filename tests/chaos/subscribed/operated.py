@@ -35,7 +35,7 @@ class Seen:
 
     subscription: str
     stream: str
-    begun: int
+    parked_at: int
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Quiet:
 
     streams: int
     #: Whether the release was seen to begin.
-    begun: bool
+    has_begun: bool
 
 
 Entry = Seen | Retry | Attempt | Quiet
@@ -81,7 +81,9 @@ class Operated:
 def read(paths: Iterable[Path]) -> Operated:
     """Return what the operators of a run have written."""
     entries = [(path, entry) for path in paths for entry in _entries(path)]
-    seen = {(e.subscription, e.stream, e.begun) for _, e in entries if type(e) is Seen}
+    seen = {
+        (e.subscription, e.stream, e.parked_at) for _, e in entries if type(e) is Seen
+    }
     # The last line of an attempt says what became of it.
     attempts = {(path, e.number): e for path, e in entries if type(e) is Attempt}
     certain = {_of(e) for e in attempts.values() if e.outcome == SKIPPED}
@@ -89,7 +91,9 @@ def read(paths: Iterable[Path]) -> Operated:
     counts = {
         "parked": len(seen),
         "retried": sum(e.count for _, e in entries if type(e) is Retry),
-        "retried in the quiet": sum(e.begun for _, e in entries if type(e) is Quiet),
+        "retried in the quiet": sum(
+            e.has_begun for _, e in entries if type(e) is Quiet
+        ),
         "skipped": len(certain),
         "maybe skipped": len(unknown),
     }

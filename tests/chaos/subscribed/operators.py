@@ -159,8 +159,8 @@ class Operator:
             write_bad(self.folder, [])
             for waits in chosen:
                 self.retry(ROWS, waits["aggregateId"])
-            begun = bool(chosen) and self.wait_for_one_of(chosen)
-            self.log.write(Quiet(len(chosen), begun))
+            has_begun = bool(chosen) and self.wait_for_one_of(chosen)
+            self.log.write(Quiet(len(chosen), has_begun))
         (self.folder / ASKED).unlink(missing_ok=True)
 
     def new_stream(self) -> str:
@@ -222,7 +222,7 @@ class Operator:
 
 @contextlib.contextmanager
 def tolerated() -> Iterator[None]:
-    """Let a server be away, or somebody else be faster; the next try will do."""
+    """Let a server be away, or another operator be faster; the next try will do."""
     try:
         yield
     except AWAY as error:

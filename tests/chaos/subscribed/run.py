@@ -113,9 +113,9 @@ def harm(nemesis: Nemesis, crew: Crew, seconds: float) -> None:
 
 def lose_the_history(nemesis: Nemesis, crew: Crew) -> None:
     """
-    Let the servers forget what was written while nobody followed it.
+    Let the servers forget what was written while no process followed it.
 
-    Writers go on meanwhile. Of those who followed some come back with an open change
+    Writers continue meanwhile. Of those who followed some come back with an open change
     stream, and some from what they had noted.
     """
     with crew.lock:
@@ -134,7 +134,7 @@ def lose_the_history(nemesis: Nemesis, crew: Crew) -> None:
 
 def roll_over(nemesis: Nemesis) -> None:
     """Write until no member has in its oplog what is in it now."""
-    # With all of them: who is too far behind could never come back.
+    # With all of them: a member that lags too far could never catch up.
     concern = pymongo.WriteConcern(len(nemesis.servers.members))
     with MongoClient(nemesis.servers.url()) as client:
         forgotten = newest(client)

@@ -85,7 +85,7 @@ async def diaries(event):
 
 
 def note(name, event):
-    """Write a line that outlives this process, behind those of all processes."""
+    """Write a line that outlives this process, after those of all processes."""
     os.write(_file(name), ("\t".join(map(str, place(event))) + "\n").encode())
 
 

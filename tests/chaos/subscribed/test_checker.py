@@ -366,7 +366,7 @@ def sql(tmp_path, monkeypatch, django_db_blocker):
 @pytest.fixture
 def play(store, history, quick, monkeypatch, request):
     """Play a scenario in an empty store; return what is left."""
-    monkeypatch.setattr(Sequencer, "scan_batch_size", 10)
+    monkeypatch.setattr(Sequencer, "scan_batch_size", 10)  # events a round trip
 
     def play(variant, seed, kind):
         if variant.in_sql:

@@ -64,7 +64,7 @@ VARIANTS = {
         overtake, AssignedAfter, ByCounter, "missed"
     ),
     "position by created": Variant(overtake, AssignedAfter, ByCreated, "missed"),
-    "certified in the midst of a scan": Variant(
+    "certified during a scan": Variant(
         end_in_a_scan, Sequencer, CertifiesEarly, "without a position"
     ),
     "checkpoint before effect": Variant(

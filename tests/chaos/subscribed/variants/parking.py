@@ -97,7 +97,7 @@ class Scene:
 
 
 def dying(Kind: type[Delivery], scene: Scene) -> type[Delivery]:
-    """Return the effect with an end of its process behind a delivery."""
+    """Return the delivery, with the end of its process after the next one."""
 
     class Dying(Kind):  # type: ignore[misc, valid-type]
         async def deliver(self, events: Any, after: int) -> Delivered:

@@ -99,14 +99,14 @@ def overtake(store: Store, seed: int, Positions: type[AssignedAfter]) -> Effects
     """Let writers begin one after another, and commit as it comes; poll in between."""
     choice = random.Random(seed)
     positions = Positions(store)
-    begun: list[Document] = []
+    open_writes: list[Document] = []
     for number in range(EVENTS):
-        begun.append(positions.begin(made(number, f"s-{number}")))
-        while begun and choice.random() < 0.5:
-            positions.commit(begun.pop(choice.randrange(len(begun))))
+        open_writes.append(positions.begin(made(number, f"s-{number}")))
+        while open_writes and choice.random() < 0.5:
+            positions.commit(open_writes.pop(choice.randrange(len(open_writes))))
         if choice.random() < 0.2:
             positions.poll()
-    for event in begun:
+    for event in open_writes:
         positions.commit(event)
     positions.poll()
     return positions.effects()
