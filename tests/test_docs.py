@@ -31,7 +31,7 @@ from django.core.management import call_command
 import ossy_event_store
 from ossy_event_store import EventStore, conf, embedded, exceptions, registry
 from ossy_event_store.management.commands import run_subscriptions
-from ossy_event_store.mongodb import connection, indexes
+from ossy_event_store.mongodb import connection, indexes, schema_validator
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.monitoring import metrics
 from ossy_event_store.projections import projection
@@ -268,7 +268,9 @@ def reader(store, quick, run_once, tmp_path, monkeypatch, request):
     for name in set(sys.modules) - known:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
-    drive(indexes.ensure(store))  # a page may have dropped one
+    # A page may have dropped an index, or ended before it removed the validator.
+    drive(indexes.ensure(store))
+    drive(schema_validator.remove(store))
 
 
 def drop_projections(store):

@@ -27,10 +27,17 @@ FACES = {"EventStore", "Aggregate"}  # a method for each operation, twice
 
 # Test modules of a room that mirror no module of it, each with its reason.
 WITHOUT_MODULE = {
+    "admin/test_stream_history.py": "the mixin and the tag, on a page of a project",
     "admin/test_translations.py": "the texts of all pages",
+    "checks/test_connection_options.py": "checks.settings, of the connection",
+    "checks/test_register.py": "when Django runs which checks",
+    "checks/test_warnings_are_true.py": "what the checks warn of happens",
+    "management/test_base.py": "what all commands share: commands._base",
     "mongodb/test_sharding.py": "every module on a sharded cluster",
+    "mongodb/test_walk.py": "the other scan of resumable_scan",
     "relational/test_parked_streams.py": "subscriptions.parked_streams in SQL",
     "subscriptions/test_takeover.py": "what one process leaves to the next one",
+    "verification/test_verify_event_store.py": "the command, with this room's fixtures",
 }
 
 WORDS = r"\b(anew|whoever|mends?|mended|hands?\s+on|handed\s+on|at\s+hand)\b"

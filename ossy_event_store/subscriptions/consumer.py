@@ -80,7 +80,7 @@ class Consumer:
         self.page_events = page_events
         self._stop = stop
         self._clock = clock
-        self._head = 0  # the last position that the watcher knows of
+        self._head = 0  # the last position that the head watcher knows of
         self._rate = Rate(clock)
         self._side_by_side = SideBySide(
             declared.name, declared.concurrency, is_async=declared.is_async
@@ -266,8 +266,8 @@ class Consumer:
             connection.close_if_unusable_or_obsolete()
         timings, seen = self.claim.timings, progress.seen
         if self._head > seen:
-            # The watcher knows of more events than there are to read: a new primary
-            # knows less for a while, or the positions have begun again.
+            # The head watcher knows of more events than there are to read: a new
+            # primary knows less for a while, or the positions have begun again.
             await self.claim.pause(store, timings.stop_seconds)
         seconds = timings.poll_seconds
         if seen != progress.position:

@@ -124,7 +124,7 @@ def test_a_projection_cannot_be_reset(lent):
         said("subscriptions", "reset", "loans", "--to", "0")
 
 
-def test_an_unknown_name_is_refused(lent):
+def test_an_unknown_name_is_an_error(lent):
     with pytest.raises(CommandError, match="Subscription 'lonas' does not exist"):
         said("rebuild_projections", "lonas")
 

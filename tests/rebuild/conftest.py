@@ -3,15 +3,14 @@
 import pytest
 from django.conf import settings
 
-from ossy_event_store import AggregateRebuild, EventStore
+from ossy_event_store import AggregateRebuild
 from ossy_event_store.mongodb import resumable_scan
 from ossy_event_store.rebuild import ranges
 from ossy_event_store.rebuild.fold_streams import SnapshotBuilder
 from ossy_event_store.rebuild.progress import RebuildProgress
-from ossy_event_store.streams import reducers
 from tests.library.aggregate import Book
-
-EACH = ("BookBought", "BookLent", "BookReturned")
+from tests.support.rebuild import shout as shout
+from tests.support.rebuild import twenty_books as twenty_books
 
 
 @pytest.fixture(autouse=True)
@@ -21,13 +20,8 @@ def _same_server(monkeypatch):
 
 
 @pytest.fixture
-def books(lend):
+def books(twenty_books):
     """Twenty books of one to three events, and a reader."""
-    for number in range(20):
-        lend(f"b-{number:02}", *EACH[: 1 + number % 3])
-    EventStore.append_event(
-        {"aggregateId": "r-1", "aggregateType": "Reader", "type": "Joined"}
-    )
 
 
 @pytest.fixture
@@ -38,31 +32,6 @@ def small(monkeypatch):
     monkeypatch.setattr(resumable_scan, "BATCH", 3)
     monkeypatch.setattr(SnapshotBuilder, "write_batch", 2)
     monkeypatch.setattr(RebuildProgress, "save_seconds", 0)
-
-
-@pytest.fixture
-def shout(monkeypatch):
-    """Change the reducer of books: titles in capitals, and loans of another type."""
-
-    def shout():
-        whole = Book.view
-
-        def view(events, saved_state):
-            state = whole(events, saved_state)
-            title = state.get("title")
-            return {
-                **state,
-                "title": title and title.upper(),
-                "loans": float(state["loans"]),
-            }
-
-        monkeypatch.setattr(Book, "view", staticmethod(view))
-        monkeypatch.setattr(Book, "revision", "shouted", raising=False)
-        reducers.revision_of.cache_clear()
-
-    yield shout
-    monkeypatch.undo()
-    reducers.revision_of.cache_clear()
 
 
 @pytest.fixture

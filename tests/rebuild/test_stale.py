@@ -41,7 +41,7 @@ def test_a_snapshot_newer_than_its_stream_is_replaced(history, face, lend, caplo
     report = face(AggregateRebuild.build_and_save_all, stale=True)
     assert (report.streams, report.saved) == (1, 1)
     assert stored()["b-1"][0] == 1
-    assert "Discarding" in caplog.text
+    assert "Discarding the snapshot of Book 'b-1'" in caplog.text
 
 
 def test_a_snapshot_without_a_stream_is_discarded(history, face, lend, caplog):

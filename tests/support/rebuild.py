@@ -4,13 +4,51 @@ import io
 
 import pytest
 from bson import encode
-from django.core.management import CommandError, call_command
+from django.core.management import call_command
 
 from ossy_event_store import Aggregate, EventStore
-from ossy_event_store.management.commands._base import WRONG_USE
 from ossy_event_store.mongodb import connection
 from ossy_event_store.rebuild import progress
 from ossy_event_store.rebuild.ranges import Span
+from ossy_event_store.streams import reducers
+from tests.library.aggregate import Book
+
+EACH = ("BookBought", "BookLent", "BookReturned")
+
+
+@pytest.fixture
+def twenty_books(lend):
+    """Twenty books of one to three events, and a reader."""
+    for number in range(20):
+        lend(f"b-{number:02}", *EACH[: 1 + number % 3])
+    EventStore.append_event(
+        {"aggregateId": "r-1", "aggregateType": "Reader", "type": "Joined"}
+    )
+
+
+@pytest.fixture
+def shout(monkeypatch):
+    """Change the reducer of books: titles in capitals, and loans of another type."""
+
+    def shout():
+        whole = Book.view
+
+        def view(events, saved_state):
+            state = whole(events, saved_state)
+            title = state.get("title")
+            return {
+                **state,
+                "title": title and title.upper(),
+                "loans": float(state["loans"]),
+            }
+
+        monkeypatch.setattr(Book, "view", staticmethod(view))
+        monkeypatch.setattr(Book, "revision", "shouted", raising=False)
+        reducers.revision_of.cache_clear()
+
+    yield shout
+    monkeypatch.undo()
+    reducers.revision_of.cache_clear()
 
 
 def stored():
@@ -43,14 +81,6 @@ def run(*words, **options):
     words = ("rebuild_aggregates", "--noinput", *words)
     call_command(*words, stdout=out, stderr=err, **options)
     return out.getvalue(), err.getvalue()
-
-
-def wrong(*words):
-    """Run ``rebuild_aggregates``, which refuses; return its error."""
-    with pytest.raises(CommandError) as caught:
-        run(*words)
-    assert caught.value.returncode == WRONG_USE
-    return str(caught.value)
 
 
 def recorded(store):

@@ -1,0 +1,124 @@
+"""The appender does all that a site does, and changes no event."""
+
+import asyncio
+import contextlib
+
+import pytest
+from django.core.management import CommandError
+
+from ossy_event_store import Aggregate, AggregateRebuild, EventStore, Mongo, checks
+from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.positions.change_stream import ChangeStream
+from ossy_event_store.post_migrate import ensure_indexes
+from ossy_event_store.rebuild.progress import RebuildProgress
+from ossy_event_store.rebuild.ranges import Part, Span
+from tests.library.aggregate import Book, Reader
+from tests.support.roles import (
+    BOUGHT,
+    CHANGES,
+    LENT,
+    RETURNED,
+    guarded_marks,
+    in_others,
+    may_not,
+    said,
+)
+
+pytestmark = [pytest.mark.faults, *guarded_marks]
+
+
+def test_the_checks_have_nothing_to_say_to_the_appender(appender, monkeypatch):
+    monkeypatch.setattr(checks.server, "FIXED_IN", {})  # the server may be an old one
+    assert checks.check_server(None, ["default"]) == []
+    assert "no issues" in said("check", "--database", "default")
+
+
+def test_the_checks_see_the_validator_as_the_appender(become, guarded):
+    become("shop_deploy")
+    said("ensure_event_store", "--validator")
+    guarded.database.command("collMod", connection.EVENTS, validationAction="warn")
+    become("shop_site")
+    found = [message.id for message in checks.check_server(None, ["default"])]
+    assert "ossy_event_store.W012" in found
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["blocking", "awaitable"])
+def test_the_appender_appends_several_with_the_validator_on(become, is_async):
+    become("shop_deploy")
+    said("ensure_event_store", "--validator")
+    become("shop_site")
+    if is_async:
+        assert asyncio.run(lend_and_save()) == 3
+        return
+    book = Aggregate.of(Book, BOUGHT).add(LENT, RETURNED).save()
+    assert Aggregate.of(Book, book.id).version == 3
+
+
+async def lend_and_save():
+    await Mongo.aconnect()
+    book = await Aggregate.aof(Book, BOUGHT)
+    await book.aadd(LENT, RETURNED)
+    await book.asave()
+    return (await Aggregate.aof(Book, book.id)).version
+
+
+def test_the_appender_settles_what_it_cannot_know(appender, guarded):
+    event = {**BOUGHT, "id": "e-1", "aggregateId": "b-1", "aggregateType": "Book"}
+    stored = EventStore.append_event(event)
+    read = appender.client.find_after_all_writes(appender.events, {"_id": "e-1"})
+    assert drive(read) == [stored]
+
+
+# --- and changes no event ---------------------------------------------------
+
+
+def test_the_appender_may_not_change_events(appender, guarded):
+    Aggregate.of(Book, BOUGHT).save()
+    may_not(appender, CHANGES, guarded)
+
+
+def test_the_appender_may_not_change_positions(appender, guarded):
+    Aggregate.of(Book, BOUGHT)
+    guarded.database.positions.insert_one({"_id": 1})
+    may_not(appender, in_others(connection.POSITIONS), guarded)
+
+
+def test_the_appender_rebuilds_and_resumes(appender, guarded, monkeypatch):
+    Aggregate.of(Book, {**BOUGHT, "aggregateId": "b-1"})
+    notes = RebuildProgress(appender, [Book, Reader], None)
+    drive(notes.begin([Part(Span("Book"), "a"), Part(Span("Reader"))]))
+    report = AggregateRebuild.build_and_save_all(resume=True)
+    assert (report.restart_reason, report.saved) == ("", 1)
+    assert guarded.database.leases.find_one({"_id": notes.id})["parts"] == []
+
+
+def test_the_appender_sees_new_positions_and_tends_what_is_parked(appender, guarded):
+    with contextlib.closing(
+        ChangeStream(connection.raw(appender.positions), fields=())
+    ) as new:
+        guarded.database.positions.insert_one({"_id": 1})
+        assert [entry["_id"] for entry, _ in new.fetch(10)] == [1]
+    guarded.database.parked.insert_one({"_id": "p"})
+    guarded.database.subscriptions.insert_one({"_id": "s"})
+    connection.raw(appender.parked).update_one({"_id": "p"}, {"$set": {"retry": True}})
+    connection.raw(appender.subscriptions).update_one(
+        {"_id": "s"}, {"$set": {"seen": 1}}
+    )
+    connection.raw(appender.skipped).insert_one({"_id": "e", "reason": "a bad day"})
+    connection.raw(appender.parked).delete_one({"_id": "p"})
+    assert guarded.database.skipped.count_documents({}) == 1
+
+
+def test_the_appender_may_not_install_the_validator(appender):
+    with pytest.raises(CommandError, match="needs collMod on the collection"):
+        said("ensure_event_store", "--validator")
+
+
+def test_the_appender_that_lacks_an_index_is_told_so(appender, guarded, caplog):
+    guarded.database.eventstore.drop_indexes()
+    ensure_indexes(using="default")
+    with pytest.raises(CommandError, match="not authorized"):
+        said("ensure_event_store")
+    found = {message.id for message in checks.check_server(None, ["default"])}
+    assert "ossy_event_store.W004" in found
