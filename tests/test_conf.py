@@ -21,7 +21,7 @@ from ossy_event_store.checks import check_deployment, check_server, check_settin
 from ossy_event_store.conf import HealthLimits, Settings, get_settings, problems
 from ossy_event_store.exceptions import StoreUnavailable
 from ossy_event_store.mongodb import location
-from tests.documents.test_event_document import ANY
+from tests.support.bson_values import ANY
 
 ONLY_URL = pytest.mark.skipif(
     django_settings.STORE != "url", reason="the store is found in DATABASES"

@@ -24,7 +24,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from ossy_event_store.documents.diff import Change, changes
-from tests.documents.test_event_document import ANY, KEYS, LEAVES, nested
+from tests.support.bson_values import ANY, KEYS, LEAVES
+from tests.support.event_documents import nested
 
 NOON = dt.datetime(2024, 2, 29, 12, tzinfo=dt.UTC)
 EAST = dt.timezone(dt.timedelta(hours=2))

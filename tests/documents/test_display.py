@@ -28,7 +28,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from ossy_event_store.documents.display import brief, lines, type_note, visible
-from tests.documents.test_event_document import ANY, VALUES, nested
+from tests.support.bson_values import ANY, VALUES
+from tests.support.event_documents import nested
 
 OID = ObjectId("65e0a1b2c3d4e5f601234567")
 NOON = dt.datetime(2024, 2, 29, 12, tzinfo=dt.UTC)

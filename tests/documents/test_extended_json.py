@@ -38,7 +38,8 @@ from ossy_event_store.documents.extended_json import (
     loads,
     parse_date,
 )
-from tests.documents.test_event_document import ANY, KEYS, VALUES, nested
+from tests.support.bson_values import ANY, KEYS, VALUES
+from tests.support.event_documents import nested
 
 NOW = dt.datetime(2024, 2, 29, 12, 30, 15, 123000, dt.UTC)
 OID = ObjectId("65e0a1b2c3d4e5f601234567")

@@ -10,16 +10,12 @@ import time
 import warnings
 
 import pytest
-from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
 from ossy_event_store import Aggregate, EventStore, Mongo, StoreUnavailable
 from ossy_event_store.mongodb import connection
 from tests.library.aggregate import Book
-
-ON_URL = pytest.mark.skipif(
-    django_settings.STORE != "url", reason="about clients of the store's own"
-)
+from tests.support.processes import ON_URL
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def connect(settings, monkeypatch):
 
 @pytest.fixture
 def wire(connect, single):
-    """A line to the server; a scan that hears nothing for a second begins anew."""
+    """A line to the server; a scan that hears nothing for a second starts again."""
     with Wire(single.members[0]).open() as wire:
         connect(wire.url(**FAST), timeout=1)
         try:

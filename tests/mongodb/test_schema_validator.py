@@ -34,8 +34,9 @@ from ossy_event_store.mongodb.schema_validator import Standing
 from ossy_event_store.post_migrate import ensure_indexes
 from ossy_event_store.streams.event_lines import derived_id, line_of, read_line
 from ossy_event_store.streams.import_events import import_events
-from tests.documents.test_event_document import ANY, KEYS, LETTERS, NOW, VALUES
 from tests.library.aggregate import Book
+from tests.support.bson_values import ANY, KEYS, LETTERS, VALUES
+from tests.support.event_documents import NOW
 
 VIOLATION = 121
 BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}

@@ -19,7 +19,7 @@ from ossy_event_store.monitoring.status import Status
 from ossy_event_store.positions import reader as positions_reader
 from ossy_event_store.subscriptions import operator_actions
 from ossy_event_store.subscriptions.declaration import subscription
-from tests.mongodb.test_connection import ON_URL
+from tests.support.processes import ON_URL
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, parked, reached, running
 

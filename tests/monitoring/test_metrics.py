@@ -9,7 +9,7 @@ from django.test import AsyncClient
 
 from ossy_event_store.mongodb import connection
 from ossy_event_store.monitoring.metrics import Collector, MetricsView
-from tests.mongodb.test_connection import ON_URL
+from tests.support.processes import ON_URL
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -15,7 +15,8 @@ from ossy_event_store.documents.extended_json import Malformed
 from ossy_event_store.exceptions import InvalidEvent
 from ossy_event_store.streams import event_lines
 from ossy_event_store.streams.event_lines import derived_id, line_of, read_line
-from tests.documents.test_event_document import ANY, NOW, VALUES, built, nested
+from tests.support.bson_values import ANY, VALUES
+from tests.support.event_documents import NOW, built, nested
 from tests.support.event_lines import STREAM, line
 
 # Read

@@ -8,8 +8,8 @@ from ossy_event_store import Aggregate, EventStore
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.streams.event_lines import read_line
 from ossy_event_store.streams.import_events import ImportLimits, import_events
-from tests.documents.test_event_document import NOW
 from tests.library.aggregate import Book
+from tests.support.event_documents import NOW
 from tests.support.event_lines import (
     bring,
     counts,
