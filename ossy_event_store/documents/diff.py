@@ -72,7 +72,10 @@ class Diff:
 
 
 def changes(
-    before: Mapping[str, Any], after: Mapping[str, Any], limit: int = 200
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    limit: int = 200,
+    comparisons: int = COMPARISONS,
 ) -> Diff:
     """
     Return the changes that turn ``before`` into ``after``.
@@ -86,10 +89,11 @@ def changes(
         before: a state, nested to any depth.
         after: a state.
         limit: the most changes to return; the others are only counted.
+        comparisons: the most comparisons to find where a list grew or shrank.
     """
     items: list[Change] = []
     more = 0
-    for change in _Comparison().run(before, after):
+    for change in _Comparison(comparisons).run(before, after):
         if len(items) < limit:
             items.append(change)
         else:
@@ -100,8 +104,8 @@ def changes(
 class _Comparison:
     """One walk through two states, with its own stack for nested values."""
 
-    def __init__(self) -> None:
-        self.comparisons = COMPARISONS
+    def __init__(self, comparisons: int) -> None:
+        self.comparisons = comparisons
 
     def run(
         self, before: Mapping[str, Any], after: Mapping[str, Any]

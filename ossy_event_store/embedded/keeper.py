@@ -4,7 +4,7 @@ The keeper: it runs one mongod for as long as a process needs it, then stops it.
 ``server.py`` runs this file as a script, not as part of the package: without Django and
 PyMongo it is a process of about 12 MB. ::
 
-    python keeper.py FOLDER GRACE keep|remove MONGOD [OPTION ...]
+    python keeper.py FOLDER keep|remove GRACE MONGOD [OPTION ...]
 
 It depends on two locks (``flock``) in FOLDER, which the kernel frees however the
 process that holds them dies:
@@ -82,11 +82,11 @@ def watch(mongod: subprocess.Popen[bytes], owners: int, grace: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def stop(mongod: subprocess.Popen[bytes]) -> None:
-    """Stop mongod cleanly, or by force after ``STOP_SECONDS``."""
+def stop(mongod: subprocess.Popen[bytes], seconds: float = STOP_SECONDS) -> None:
+    """Stop mongod cleanly, or by force after some seconds."""
     mongod.terminate()
     try:
-        mongod.wait(STOP_SECONDS)
+        mongod.wait(seconds)
     except subprocess.TimeoutExpired:
         mongod.kill()
         mongod.wait()
@@ -164,7 +164,7 @@ def keep(folder: str, grace: float, remove: bool, command: Sequence[str]) -> Non
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def main(folder: str, grace: str, end: str, *command: str) -> int:
+def main(folder: str, end: str, grace: str, *command: str) -> int:
     """Become the keeper of ``folder`` in a new process; return 3 if it has a keeper."""
     keeper = lock(f"{folder}/keeper.lock")
     if keeper is None:

@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,13 @@ _folders: dict[str, Path] = {}  # by location; a relative one is resolved once
 _owned: dict[Path, int] = {}  # the descriptors that hold owners.lock
 
 
-def start(location: str, mongod: str | None = None) -> str:
+def start(
+    location: str,
+    mongod: str | None = None,
+    *,
+    grace: float = GRACE_SECONDS,
+    patience: float = START_SECONDS,
+) -> str:
     """
     Start the server of ``location`` unless it runs, and return its URL.
 
@@ -79,6 +85,8 @@ def start(location: str, mongod: str | None = None) -> str:
             current one, which is created if missing; or ``""`` for a throw-away folder,
             one a process, which is deleted with the server.
         mongod: path of the binary; see ``find_mongod()``.
+        grace: seconds that a server in a folder runs without an owner.
+        patience: seconds to wait for the server.
 
     Returns:
         ``mongodb://127.0.0.1:PORT/?replicaSet=ossy``; its server is the primary.
@@ -103,7 +111,8 @@ def start(location: str, mongod: str | None = None) -> str:
         try:
             # Wait while a keeper stops its server; from here on no keeper will.
             fcntl.flock(_owned[folder], fcntl.LOCK_SH)
-            _serve(folder, mongod, throw_away=not location)
+            fate = ["keep", str(grace)] if location else ["remove", "0"]
+            _serve(folder, mongod, fate, patience)
         except BaseException:
             if joins:
                 os.close(_owned.pop(folder))
@@ -116,7 +125,7 @@ def stop(location: str) -> None:
     Stop being an owner of the server of ``location``, if this process is one.
 
     A server without an owner ends: at once if its folder is a throw-away one, else
-    after ``GRACE_SECONDS``.
+    after its grace time.
     """
     folder = _folders.pop(location, None)
     if folder in _owned:
@@ -215,15 +224,17 @@ def _keeper_lives(folder: Path) -> bool:
 # The server. All of this runs under start.lock.
 
 
-def _serve(folder: Path, mongod: str | None, throw_away: bool) -> None:
+def _serve(
+    folder: Path, mongod: str | None, fate: Sequence[str], patience: float
+) -> None:
     """Start the server of ``folder`` unless it runs; return when it is primary."""
     for _ in range(ATTEMPTS):
         if not _keeper_lives(folder):
             try:
-                _launch(folder, find_mongod(mongod), throw_away)
+                _launch(folder, find_mongod(mongod), fate)
             except OSError as error:  # no space, or no memory for a process
                 raise StoreUnavailable(f"mongod did not start: {error}") from error
-        if _becomes_primary(folder):
+        if _becomes_primary(folder, patience):
             return
     log = folder / "keeper.log"
     lines = log.read_text(errors="replace").splitlines()
@@ -231,7 +242,7 @@ def _serve(folder: Path, mongod: str | None, throw_away: bool) -> None:
     raise StoreUnavailable(f"mongod did not start: {last} (log: {log})")
 
 
-def _launch(folder: Path, mongod: str, throw_away: bool) -> None:
+def _launch(folder: Path, mongod: str, fate: Sequence[str]) -> None:
     """Start a keeper with a mongod, in a session that Ctrl-C does not reach."""
     from . import keeper as embedded_keeper  # here, as it cannot be imported on Windows
 
@@ -242,7 +253,6 @@ def _launch(folder: Path, mongod: str, throw_away: bool) -> None:
     new.replace(folder / "server.json")
     (folder / "data").mkdir(exist_ok=True)
     keeper = [sys.executable, "-I", "-S", embedded_keeper.__file__]
-    fate = ["0", "remove"] if throw_away else [str(GRACE_SECONDS), "keep"]
     where = ["--dbpath", f"{folder}/data", "--logpath", f"{folder}/mongod.log"]
     command = [*keeper, str(folder), *fate, mongod, "--port", str(port), *where]
     with (folder / "keeper.log").open("wb") as output:
@@ -257,10 +267,10 @@ def _launch(folder: Path, mongod: str, throw_away: bool) -> None:
         )
 
 
-def _becomes_primary(folder: Path) -> bool:
+def _becomes_primary(folder: Path, patience: float) -> bool:
     """Wait for the server; return False if its keeper ends."""
     port = _port(folder)
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + patience
     problem: object = "it was not elected"
     client: MongoClient[dict[str, Any]] = MongoClient(
         f"mongodb://127.0.0.1:{port}/?directConnection=true"

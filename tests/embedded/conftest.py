@@ -18,9 +18,8 @@ from tests.support.embedded import (
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder for a server that ends with its last owner; at the end it is gone."""
-    monkeypatch.setattr(embedded, "GRACE_SECONDS", 0)
     folder = tmp_path / "server"
     yield folder
     embedded.stop(str(folder))

@@ -24,6 +24,7 @@ from tests.support.embedded import (
     owner,
     read,
     servers,
+    start,
     until,
     values,
     write,
@@ -39,14 +40,14 @@ def test_the_server_ends_with_its_only_owner_killed_and_keeps_the_data(folder):
         other.kill()
         until(lambda: is_gone(folder))
 
-    assert embedded.start(str(folder)) == url
+    assert start(folder) == url
     assert values(url) == [1]
 
 
 def test_the_server_stays_while_another_owner_lives(folder):
     with owner(folder) as other:
         url = read(other)
-        embedded.start(str(folder))
+        start(folder)
         other.kill()
         other.wait()
 
@@ -55,7 +56,7 @@ def test_the_server_stays_while_another_owner_lives(folder):
         )  # that nothing happens has no condition
         write(url, 1)
 
-    assert values(embedded.start(str(folder))) == [1]
+    assert values(start(folder)) == [1]
 
 
 def test_within_the_grace_time_the_next_owner_finds_it_running(folder):
@@ -64,7 +65,7 @@ def test_within_the_grace_time_the_next_owner_finds_it_running(folder):
         first.wait(10)
     running = servers(folder)
 
-    assert embedded.start(str(folder)) == url
+    assert start(folder) == url
     assert servers(folder) == running
     assert len(running) == 1
 
@@ -78,7 +79,7 @@ def test_an_owner_who_arrives_while_the_server_ends_gets_a_fresh_one(folder):
                 return True
             return False
 
-    embedded.start(str(folder))
+    start(folder)
     before = servers(folder)
     with (folder / "owners.lock").open() as second:  # until we have looked once
         fcntl.flock(second, fcntl.LOCK_SH)
@@ -86,7 +87,7 @@ def test_an_owner_who_arrives_while_the_server_ends_gets_a_fresh_one(folder):
         assert not ends()
     until(lambda: is_gone(folder) or ends())
 
-    write(embedded.start(str(folder)), 1)
+    write(start(folder), 1)
 
     assert len(servers(folder)) == 1
     assert servers(folder) != before
@@ -146,23 +147,22 @@ def test_the_keeper_is_out_of_reach_of_ctrl_c_and_holds_no_pipe(folder):
 
 
 def test_a_second_keeper_of_a_folder_ends_at_once(folder):
-    embedded.start(str(folder))
-    script = [sys.executable, embedded_keeper.__file__, folder, "0", "remove", "false"]
+    start(folder)
+    script = [sys.executable, embedded_keeper.__file__, folder, "remove", "0", "false"]
 
     assert subprocess.run(script).returncode == 3
     assert len(keepers(folder)) == 1
 
 
 def test_a_keeper_told_to_end_stops_mongod(folder):
-    embedded.start(str(folder))
+    start(folder)
     os.kill(keepers(folder)[0], signal.SIGTERM)
 
     until(lambda: is_gone(folder))
     assert (folder / "data" / "mongod.lock").read_text() == ""  # cleanly
 
 
-def test_a_mongod_that_does_not_stop_is_killed(monkeypatch):
-    monkeypatch.setattr(embedded_keeper, "STOP_SECONDS", 0.2)
+def test_a_mongod_that_does_not_stop_is_killed():
     deaf = (
         "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); input()"
     )
@@ -171,7 +171,7 @@ def test_a_mongod_that_does_not_stop_is_killed(monkeypatch):
     ) as process:
         process.stdout.readline()
 
-        embedded_keeper.stop(process)
+        embedded_keeper.stop(process, 0.2)
 
         assert process.returncode == -signal.SIGKILL
 
@@ -180,39 +180,39 @@ def test_a_mongod_that_does_not_stop_is_killed(monkeypatch):
 
 
 def test_after_kill_9_of_mongod_the_next_start_begins_again_with_the_data(folder):
-    url = embedded.start(str(folder))
+    url = start(folder)
     write(url, 1)
     os.kill(servers(folder)[0], signal.SIGKILL)
     until(lambda: not embedded._keeper_lives(folder))
 
-    assert embedded.start(str(folder)) == url
+    assert start(folder) == url
     assert values(url) == [1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no PR_SET_PDEATHSIG")
 def test_kill_9_of_the_keeper_leaves_no_mongod(folder):
-    embedded.start(str(folder))
+    start(folder)
     os.kill(keepers(folder)[0], signal.SIGKILL)
 
     until(lambda: is_gone(folder))
 
 
 def test_after_kill_9_of_the_keeper_the_next_start_begins_again_with_the_data(folder):
-    url = embedded.start(str(folder))
+    url = start(folder)
     write(url, 1)
     before = servers(folder)
     os.kill(keepers(folder)[0], signal.SIGKILL)
     # Its lock, not its command: a dying process loses that a moment earlier.
     until(lambda: not embedded._keeper_lives(folder))
 
-    assert embedded.start(str(folder)) == url
+    assert start(folder) == url
     assert values(url) == [1]
     assert len(servers(folder)) == 1
     assert servers(folder) != before
 
 
 def test_start_ends_a_mongod_that_lost_its_keeper(folder):
-    write(embedded.start(str(folder)), 1)
+    write(start(folder), 1)
     embedded.stop(str(folder))
     until(lambda: is_gone(folder))
     data = folder / "data"
@@ -227,7 +227,7 @@ def test_start_ends_a_mongod_that_lost_its_keeper(folder):
 
         # It is a child of ours, and a zombie until someone waits for it.
         threading.Thread(target=orphan.wait).start()
-        url = embedded.start(str(folder))
+        url = start(folder)
 
         assert orphan.poll() == 0
     assert url.startswith(f"mongodb://127.0.0.1:{port}/")
@@ -235,13 +235,13 @@ def test_start_ends_a_mongod_that_lost_its_keeper(folder):
 
 
 def test_start_leaves_a_stranger_alone_that_has_the_id_of_the_last_mongod(folder):
-    embedded.start(str(folder))
+    start(folder)
     embedded.stop(str(folder))
     until(lambda: is_gone(folder))
     with subprocess.Popen(["sleep", "60"]) as stranger:
         (folder / "data" / "mongod.lock").write_text(f"{stranger.pid}\n")
 
-        embedded.start(str(folder))
+        start(folder)
 
         assert stranger.poll() is None
         stranger.kill()

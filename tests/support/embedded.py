@@ -17,10 +17,14 @@ from ossy_event_store.embedded import server as embedded
 OWNER = """
 import os, subprocess, sys
 from ossy_event_store.embedded import server as embedded
-embedded.GRACE_SECONDS = float(sys.argv[2])
-print(embedded.start(sys.argv[1]), flush=True)
+print(embedded.start(sys.argv[1], grace=float(sys.argv[2])), flush=True)
 """
 STAYS = "sys.stdin.read()"
+
+
+def start(folder: Path | str, mongod: str | None = None, **options: float) -> str:
+    """Start a server that ends with its last owner, and return its URL."""
+    return embedded.start(str(folder), mongod, **{"grace": 0, **options})
 
 
 def until(condition: Callable[[], object], seconds: float = 15) -> None:
