@@ -1,4 +1,4 @@
-"""The settings: what is refused and how, and that no message holds a secret."""
+"""The settings: which are refused and how, and no message contains a secret."""
 
 import contextlib
 import io
@@ -29,13 +29,13 @@ ONLY_URL = pytest.mark.skipif(
 SECRET = "hunter2secret"
 
 
-def told(value):
+def problems_of(value):
     return [str(problem) for problem in problems(value)]
 
 
 @pytest.fixture
 def nowhere(settings, monkeypatch):
-    """Settings and an environment that say nothing."""
+    """Settings and an environment without a store."""
     monkeypatch.delenv("DB_URL", raising=False)
     monkeypatch.delenv("DB_NAME", raising=False)
     settings.OSSY_EVENT_STORE = {}
@@ -64,8 +64,8 @@ def test_no_setting_gives_the_defaults(nowhere):
         (None, "Known keys: URL"),
     ],
 )
-def test_an_unknown_key_is_told_with_the_one_that_is_close(key, hint):
-    (problem,) = told({key: 1})
+def test_an_unknown_key_is_a_problem_that_names_the_closest_one(key, hint):
+    (problem,) = problems_of({key: 1})
     assert problem.startswith(f"OSSY_EVENT_STORE has no key {key!r}. {hint}")
 
 
@@ -94,8 +94,8 @@ def test_an_unknown_key_is_told_with_the_one_that_is_close(key, hint):
         ("REBUILD_ON_STARTUP", ["background"], "or False, not list"),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_told(key, value, expected):
-    (problem,) = told({key: value})
+def test_a_value_of_the_wrong_type_is_a_problem(key, value, expected):
+    (problem,) = problems_of({key: value})
     assert problem.startswith(f"OSSY_EVENT_STORE[{key!r}] must be ")
     assert expected in problem
 
@@ -115,8 +115,8 @@ def test_a_value_of_the_wrong_kind_is_told(key, value, expected):
         ({"TIMEOUT": None}, "['TIMEOUT'] must be a number of seconds above 0, not"),
     ],
 )
-def test_a_limit_of_the_health_that_is_wrong_is_told(health, expected):
-    (problem,) = told({"HEALTH": health})
+def test_a_wrong_health_limit_is_a_problem(health, expected):
+    (problem,) = problems_of({"HEALTH": health})
     assert expected in problem
 
 
@@ -127,9 +127,9 @@ def test_every_key_is_checked_in_the_order_of_the_docs(kind):
 
 
 @pytest.mark.parametrize("value", [None, [], "mongodb://x", {"URL"}, 5])
-def test_a_setting_that_is_no_dict_is_told(value):
+def test_a_setting_that_is_no_dict_is_a_problem(value):
     kind = type(value).__name__
-    assert told(value) == [f"OSSY_EVENT_STORE must be a dict, not {kind}."]
+    assert problems_of(value) == [f"OSSY_EVENT_STORE must be a dict, not {kind}."]
 
 
 @pytest.mark.parametrize(
@@ -146,15 +146,15 @@ def test_a_setting_that_is_no_dict_is_told(value):
         *({"REBUILD_ON_STARTUP": v} for v in ("background", "blocking", False)),
     ],
 )
-def test_what_is_right_is_no_problem(value):
-    assert told(value) == []
+def test_correct_settings_are_no_problem(value):
+    assert problems_of(value) == []
 
 
-def test_every_problem_is_told():
-    assert len(told({"URL": 5, "zzz": 1, "TIMEOUT": -1})) == 3
+def test_every_problem_is_yielded():
+    assert len(problems_of({"URL": 5, "zzz": 1, "TIMEOUT": -1})) == 3
 
 
-def test_reading_wrong_settings_is_improperly_configured(nowhere):
+def test_wrong_settings_raise_improperly_configured(nowhere):
     nowhere.OSSY_EVENT_STORE = {"URI": "x"}
     with pytest.raises(ImproperlyConfigured, match=r"has no key 'URI'\. Did you mean"):
         get_settings()
@@ -170,14 +170,14 @@ def test_the_settings_are_read_once(nowhere):
     assert get_settings() is get_settings()
 
 
-def test_a_change_of_other_settings_is_not_read_again(nowhere):
+def test_a_change_of_other_settings_does_not_reload_them(nowhere):
     before = get_settings()
     with override_settings(DEBUG=True):
         assert get_settings() is before
 
 
-def test_wrong_settings_can_be_mended_without_a_restart(nowhere):
-    test_reading_wrong_settings_is_improperly_configured(nowhere)
+def test_wrong_settings_can_be_fixed_without_a_restart(nowhere):
+    test_wrong_settings_raise_improperly_configured(nowhere)
     nowhere.OSSY_EVENT_STORE = {"TIMEOUT": 4}
     assert get_settings().TIMEOUT == 4
 
@@ -197,7 +197,7 @@ def test_every_key_is_documented():
 
 
 @pytest.mark.parametrize("name", ["a/b", "a.b", "a b", 'a"b', "a$b", "x" * 64])
-def test_a_name_that_no_database_can_have_is_improperly_configured(nowhere, name):
+def test_an_invalid_database_name_raises_improperly_configured(nowhere, name):
     nowhere.OSSY_EVENT_STORE = {"URL": "mongodb://127.0.0.1", "NAME": name}
     with pytest.raises(ImproperlyConfigured, match="NAME"):
         location.resolve()
@@ -237,7 +237,7 @@ def test_a_source_does_not_show_the_url_or_the_options(nowhere):
     ],
 )
 def test_a_problem_never_holds_a_value(value):
-    assert not any(SECRET in problem for problem in told(value))
+    assert not any(SECRET in problem for problem in problems_of(value))
 
 
 ODD = st.text("@/:?%#[]&=+,; 1$\\\"'é", max_size=4)
@@ -272,7 +272,7 @@ QUOTED = st.sampled_from([str, quote, quote_plus, lambda password: password + "%
 
 
 def hides_it(url):
-    """Whether the mark is not the name of a host, which messages have to tell."""
+    """Whether the mark is not the name of a host, which messages have to contain."""
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return not any(SECRET in host for host, _ in parse_uri(url)["nodelist"])
@@ -288,7 +288,7 @@ TOLD = (ImproperlyConfigured, StoreUnavailable, CommandError, TypeError)
 
 
 def told_about(action):
-    """Everything that can be read of what an action raises, returns, warns and logs."""
+    """The text of everything that an action raises, returns, warns and logs."""
     log = io.StringIO()
     handler = logging.StreamHandler(log)
     logging.getLogger().addHandler(handler)
@@ -315,7 +315,7 @@ def told_about(action):
 @example(f"mongodb+srv://ann:p/{SECRET}@x.example.com/name")
 @example(f"mongodb://ann:1/{SECRET}@127.0.0.1:1/name")
 @example(f"mongodb://ann:1/{SECRET}@127.0.0.1:1")
-def test_the_checks_never_tell_a_password(url):
+def test_the_checks_never_reveal_a_password(url):
     with override_settings(OSSY_EVENT_STORE={"URL": url}):
         assert SECRET not in told_about(lambda: check_settings(None))
         assert SECRET not in told_about(lambda: check_deployment(None))
@@ -325,7 +325,7 @@ def test_the_checks_never_tell_a_password(url):
 @pytest.mark.usefixtures("nowhere")
 @ANY
 @given(URLS)
-def test_the_environments_url_never_tells_a_password(url):
+def test_the_environments_url_never_reveals_a_password(url):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DB_URL", url.replace("\0", ""))
         assert SECRET not in told_about(lambda: check_settings(None))
@@ -345,7 +345,7 @@ CONNECTING = ANY.__class__(ANY, max_examples=15)  # each waits for a client to c
 @pytest.mark.usefixtures("_close", "nowhere")
 @CONNECTING
 @given(URLS.filter(lambda url: not url.startswith("mongodb+srv")))
-def test_connecting_never_tells_a_password(url):
+def test_a_connection_never_reveals_a_password(url):
     with override_settings(OSSY_EVENT_STORE={"TIMEOUT": 0.01}):
         assert SECRET not in told_about(lambda: Mongo.connect(url))
 
@@ -354,7 +354,7 @@ def test_connecting_never_tells_a_password(url):
 @pytest.mark.usefixtures("_close", "nowhere")
 @CONNECTING
 @given(URLS.filter(lambda url: not url.startswith("mongodb+srv")))
-def test_a_command_never_tells_a_password(url):
+def test_a_command_never_reveals_a_password(url):
     with override_settings(OSSY_EVENT_STORE={"URL": url, "TIMEOUT": 0.01}):
         assert SECRET not in told_about(lambda: call_command("ensure_event_store"))
         assert SECRET not in told_about(lambda: check_server(None, ["default"]))
@@ -373,7 +373,7 @@ def test_a_command_never_tells_a_password(url):
     ],
     ids=lambda options: " ".join(options).replace(SECRET, "unknown"),
 )
-def test_the_options_never_tell_a_password(options):
+def test_the_options_never_reveal_a_password(options):
     url = "mongodb://127.0.0.1:1/name"
     wrong = {"URL": url, "TIMEOUT": 0.01, "OPTIONS": options}
     with override_settings(OSSY_EVENT_STORE=wrong):
@@ -393,7 +393,7 @@ def test_the_options_never_tell_a_password(options):
     ],
     ids=str,
 )
-def test_options_that_the_driver_does_not_take_are_improperly_configured(options):
+def test_options_that_the_driver_refuses_raise_improperly_configured(options):
     wrong = {"URL": "mongodb://127.0.0.1:1/name", "OPTIONS": options}
     with override_settings(OSSY_EVENT_STORE=wrong), pytest.raises(ImproperlyConfigured):
         Mongo.connect()

@@ -1,4 +1,4 @@
-"""The store beside, or inside, Django's own database."""
+"""The store beside or inside of Django's own database."""
 
 import asyncio
 
@@ -36,7 +36,7 @@ def test_a_superuser_logs_in_to_the_admin(client):
 
 @NOT_DJONGO
 @pytest.mark.django_db
-def test_migrate_makes_the_indexes(store):
+def test_migrate_creates_the_indexes(store):
     mongodb_connection.raw(store.events).drop_indexes()
     post_migrate._done.clear()
     call_command("migrate", verbosity=0)
@@ -103,7 +103,7 @@ def test_a_known_event_id_inside_a_transaction_is_no_error(store, atomic):
 
 @INSIDE
 @pytest.mark.django_db(transaction=True)
-def test_an_older_save_inside_a_transaction_leaves_it_whole(store, atomic):
+def test_an_older_save_inside_a_transaction_does_not_end_it(store, atomic):
     book = Aggregate.of(Book, BOUGHT)
     old = Aggregate.of(Book, book.id)
     book.add({"type": "BookReturned"}).save()

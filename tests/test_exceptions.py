@@ -182,7 +182,7 @@ def test_the_representation_of_an_error_names_its_class(error):
 
 
 def everything():
-    """Every error class of the module, but its bases."""
+    """Every error class of the module except its bases."""
     classes = [v for v in vars(exceptions).values() if inspect.isclass(v)]
     own = [cls for cls in classes if cls.__module__ == exceptions.__name__]
     return {cls for cls in own if not cls.__name__.startswith("_")} - {EventStoreError}
@@ -192,7 +192,7 @@ def test_every_error_is_tested_here():
     assert {type(error) for error, _, _ in ERRORS} == everything()
 
 
-def test_every_error_is_of_one_tree():
+def test_every_error_is_in_one_tree():
     assert all(issubclass(cls, EventStoreError) for cls in everything())
 
 
@@ -202,7 +202,7 @@ def test_every_error_can_be_imported_from_the_package():
     assert names == set(exceptions.__all__)
 
 
-def test_every_error_stands_in_the_drawing_of_the_tree():
+def test_every_error_is_in_the_drawn_tree():
     drawn = exceptions.__doc__
     assert all(f"── {cls.__name__} " in drawn for cls in everything())
 

@@ -1,4 +1,4 @@
-"""What an event changed: found to the last value, told in few lines, in linear time."""
+"""The diff of two states: complete, short, and in linear time."""
 
 import copy
 import datetime as dt
@@ -32,8 +32,8 @@ EAST = dt.timezone(dt.timedelta(hours=2))
 NAN = float("nan")
 
 
-def told(before, after):
-    """Each change as its place, and what was put there or taken away."""
+def changed(before, after):
+    """Each change as its place, and the value that was added or removed there."""
     found = changes(before, after)
     assert found.more == 0
     return [(c.where, c.kind, c.old, c.new) for c in found.items]
@@ -110,15 +110,15 @@ def test_a_value_of_another_type_or_content_is_a_change(before, after):
     ],
     ids=repr,
 )
-def test_what_is_the_same_in_mongodb_is_no_change(before, after):
+def test_values_that_mongodb_stores_alike_are_no_change(before, after):
     assert kinds(before, after) == []
     assert kinds([before], [after]) == []
 
 
-def test_changes_stand_in_the_order_of_the_state_then_what_was_removed():
+def test_changes_are_in_the_order_of_the_state_and_removals_come_last():
     before = {"gone": 1, "b": {"x": 1, "y": 2}, "a": 1, "same": 0}
     after = {"same": 0, "a": 2, "new": {"n": 1}, "b": {"y": 3, "z": 4}}
-    assert told(before, after) == [
+    assert changed(before, after) == [
         ("a", "changed", 1, 2),
         ("new", "added", None, {"n": 1}),
         ("b.y", "changed", 2, 3),
@@ -156,7 +156,7 @@ def test_a_list_that_grew_or_shrank_is_a_small_change(before, after, found):
     assert kinds(before, after) == found
 
 
-def test_only_so_many_changes_are_kept_and_the_others_counted():
+def test_changes_beyond_the_limit_are_counted():
     before = {f"k{i}": i for i in range(10)}
     found = changes(before, {}, limit=3)
     assert [change.where for change in found.items] == ["k0", "k1", "k2"]
@@ -185,7 +185,7 @@ def test_only_so_many_changes_are_kept_and_the_others_counted():
         (("k" * 81,), f'["{"k" * 78}…]'),
     ],
 )
-def test_a_path_is_told_as_one_would_write_it(path, where):
+def test_a_path_is_written_for_people(path, where):
     assert Change(path, "added", None, 1).where == where
 
 
@@ -235,7 +235,7 @@ ALIKE = st.lists(
 
 
 def canonical(value):
-    """A value that equals only what is the same: types told, keys sorted."""
+    """A value that equals only the same value: with types, and keys in order."""
     if isinstance(value, dict):
         return {key: canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -255,7 +255,7 @@ def thawed(value):
 
 
 def applied(before, found):
-    """The state with the changes made in it, what is removed from the end on."""
+    """The state with the changes applied; removals from the end on."""
     state = thawed(before)
     removed = [change for change in found if change.kind == "removed"]
     for change in [c for c in found if c.kind == "changed"] + removed[::-1]:
@@ -284,20 +284,20 @@ def applied(before, found):
 
 @hypothesis_settings(ANY, max_examples=100)
 @given(STATES)
-def test_a_state_has_no_changes_from_itself(state):
+def test_a_state_does_not_differ_from_itself(state):
     assert changes(state, copy.deepcopy(state)).items == []
 
 
 @hypothesis_settings(ANY, max_examples=150)
 @given(STATES | SMALL, STATES | SMALL)
-def test_the_changes_of_one_state_make_the_other(before, after):
+def test_the_changes_turn_one_state_into_the_other(before, after):
     found = changes(before, after, limit=10_000)
     assert canonical(applied(before, found.items)) == canonical(after)
 
 
 @hypothesis_settings(ANY, max_examples=250)
 @given(SMALL | ALIKE, SMALL | ALIKE)
-def test_the_changes_of_a_small_state_make_the_other(before, after):
+def test_the_changes_turn_one_small_state_into_the_other(before, after):
     found = changes(before, after, limit=10_000)
     assert canonical(applied(before, found.items)) == canonical(after)
     assert bool(found.items) == (canonical(before) != canonical(after))
@@ -311,7 +311,7 @@ def test_the_changes_of_a_small_state_make_the_other(before, after):
     [(lambda v: {"a": v}, ".a"), (lambda v: [v], "[0]"), (lambda v: [v, 1], "[0]")],
 )
 @pytest.mark.parametrize("levels", [150, 5000])
-def test_a_state_is_compared_however_deep_it_is(wrap, step, levels):
+def test_states_of_any_depth_are_compared(wrap, step, levels):
     before, after = (nested(levels, v, wrap) for v in ([1], [1, 2]))
     assert kinds(before, after) == [(f"v{step * levels}[1]", "added")]
     assert kinds([after], [after, before]) == [("v[1]", "added")]

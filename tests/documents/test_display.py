@@ -1,4 +1,4 @@
-"""What is stored is shown whole, with its type, and can do nothing to the page."""
+"""Stored values are rendered completely, with their types, and cannot harm the page."""
 
 import datetime as dt
 import re
@@ -176,7 +176,7 @@ def test_a_value_is_shown_with_its_type(value, text, note):
     assert type_note(value) == note
 
 
-def test_a_document_is_shown_an_item_a_line():
+def test_a_document_is_shown_with_one_item_a_line():
     value = {"a": {"b": [1, Int64(2)], "c": {}}, "d": [], "e": (None,)}
     assert text_of(value) == (
         '{\n  "a": {\n    "b": [\n      1,\n      2 int64\n    ],\n    "c": {}\n  },\n'
@@ -220,9 +220,9 @@ def test_each_kind_of_text_has_its_class():
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 @pytest.mark.parametrize("kind", [str, mark_safe, Code, Regex, lambda t: {t: [t]}])
 def test_hostile_text_is_only_text(text, kind):
-    shown = lines(kind(text))
-    assert isinstance(shown.html, SafeString)
-    for string in Page(shown.html).strings:
+    rendered = lines(kind(text))
+    assert isinstance(rendered.html, SafeString)
+    for string in Page(rendered.html).strings:
         assert text in string
     assert not RAW.search(brief(kind(text)))
 
@@ -246,13 +246,15 @@ def test_a_value_of_an_unknown_type_is_only_text(value):
     assert not RAW.search(brief(value))
 
 
-def test_every_character_that_is_not_seen_is_shown_as_an_escape():
+def test_every_invisible_character_is_shown_as_an_escape():
     categories = {"Cc", "Cs", "Zl", "Zp"}
-    shown = set("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2")
+    prepended = set(
+        "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
+    )
     for code in range(sys.maxunicode + 1):
         character = chr(code)
         category = unicodedata.category(character)
-        if category in categories or (category == "Cf" and character not in shown):
+        if category in categories or (category == "Cf" and character not in prepended):
             if 0x110BD <= code <= 0x110CD or 0x13430 <= code <= 0x1345F:
                 continue  # signs of Kaithi and hieroglyphs, which are seen
             assert visible(character).isascii(), hex(code)
@@ -289,33 +291,33 @@ ODD = st.recursive(
 @hypothesis_settings(ANY, max_examples=300)
 @given(ODD)
 def test_any_value_is_shown_whole(value):
-    shown = lines(value)
-    page = Page(shown.html)
-    assert (shown.is_cut, shown.size) == (False, len(page.text))
+    rendered = lines(value)
+    page = Page(rendered.html)
+    assert (rendered.is_cut, rendered.size) == (False, len(page.text))
     quoted = iter([s[1:-1] for s in page.strings if s.startswith('"')])
     assert all(string in quoted for string in strings_in(value))
 
 
 @hypothesis_settings(ANY, max_examples=300)
 @given(ODD, st.integers(0, 300))
-def test_any_value_is_cut_where_it_may_be(value, limit):
-    whole, shown = text_of(value), lines(value, limit)
-    text = Page(shown.html).text
-    assert whole.startswith(text)
+def test_any_value_is_cut_only_where_allowed(value, limit):
+    complete, rendered = text_of(value), lines(value, limit)
+    text = Page(rendered.html).text
+    assert complete.startswith(text)
     assert len(text) <= limit
-    assert shown.is_cut == (len(whole) > limit)
-    assert (shown.size is None) == shown.is_cut
+    assert rendered.is_cut == (len(complete) > limit)
+    assert (rendered.size is None) == rendered.is_cut
 
 
 @hypothesis_settings(ANY, max_examples=300)
 @given(ODD, st.integers(1, 200))
 def test_any_value_is_brief(value, limit):
-    text, whole = brief(value, limit), brief(value, 10**6)
+    text, complete = brief(value, limit), brief(value, 10**6)
     assert len(text) <= limit
     assert not RAW.search(text)
     assert "\n" not in text
-    assert text == whole if len(whole) <= limit else text.endswith("…")
-    assert whole.startswith(text.removesuffix("…"))
+    assert text == complete if len(complete) <= limit else text.endswith("…")
+    assert complete.startswith(text.removesuffix("…"))
 
 
 # Cut
@@ -337,9 +339,9 @@ def test_any_value_is_brief(value, limit):
     ],
 )
 def test_a_cut_leaves_no_half_number_or_escape(value, limit, text):
-    shown = lines(value, limit)
-    assert Page(shown.html).text == text
-    assert shown.is_cut == (text != '"ab"')
+    rendered = lines(value, limit)
+    assert Page(rendered.html).text == text
+    assert rendered.is_cut == (text != '"ab"')
 
 
 @pytest.mark.parametrize(
@@ -382,7 +384,7 @@ class Endless(dict):
     ],
     ids=["keys", "text", "escapes", "bytes", "regex", "code", "list", "a key"],
 )
-def test_a_value_costs_what_is_shown_of_it(value):
+def test_a_value_costs_no_more_than_its_shown_part(value):
     start = time.process_time()
     assert lines(value, 1000).is_cut
     assert len(brief(value)) <= 120
@@ -392,7 +394,7 @@ def test_a_value_costs_what_is_shown_of_it(value):
 
 @pytest.mark.parametrize("wrap", [lambda v: {"a": v}, lambda v: [v]])
 @pytest.mark.parametrize("levels", [150, 1500])
-def test_a_value_is_shown_however_deep_it_is(wrap, levels):
+def test_a_value_of_any_depth_is_shown(wrap, levels):
     value = nested(levels, "bottom", wrap)
     assert '"bottom"' in text_of(value, 10**9)
     assert '"bottom"' in brief(value, 10**6)

@@ -1,4 +1,4 @@
-"""What an event may hold: every refusal names path and reason, all else comes back."""
+"""Event documents: built and read equal to the byte, or refused with a reason."""
 
 import datetime as dt
 import re
@@ -140,13 +140,13 @@ def test_a_wrong_id_of_an_event_is_refused(name, value):
 
 
 @pytest.mark.parametrize("value", NOT_IDS.values(), ids=list(NOT_IDS))
-def test_an_id_that_is_no_string_is_a_type_error_before_any_query(value):
+def test_an_id_that_is_no_string_raises_type_error_before_any_query(value):
     with pytest.raises(TypeError, match=r"aggregate_id must be a string, not \w+"):
         EventStore.get_event_stream(value)
 
 
 @pytest.mark.parametrize(("value", "reason"), NOT_NAMES.values(), ids=list(NOT_NAMES))
-def test_a_string_that_cannot_be_an_id_is_a_value_error(value, reason):
+def test_a_string_that_cannot_be_an_id_raises_value_error(value, reason):
     with pytest.raises(ValueError, match=reason):
         check_id(value)
 
@@ -162,13 +162,13 @@ def test_a_string_of_another_class_is_an_id_as_plain_text(value):
 
 
 @pytest.mark.parametrize("name", ["aggregateVersion", "created"])
-def test_what_the_store_sets_is_refused_from_an_aggregate(store, name):
+def test_an_aggregate_may_not_set_the_fields_of_the_store(store, name):
     error = refusal(Aggregate.of, Book, {"type": "BookBought", name: 1})
     assert error.path == name
     assert "the store sets it" in error.reason
 
 
-def test_a_foreign_type_is_refused_from_an_aggregate():
+def test_an_aggregate_may_not_set_another_aggregate_type():
     event = {"type": "BookBought", "aggregateType": "Cook"}
     assert refusal(Aggregate.of, Book, event).path == "aggregateType"
 
@@ -183,12 +183,12 @@ def test_a_missing_type_is_refused():
     assert str(refusal(check_event, {}, ())) == "type: missing"
 
 
-def test_the_reason_against_an_unknown_key_is_whole_sentences():
+def test_the_reason_against_an_unknown_key_is_complete_sentences():
     reason = refusal(check_event, {"type": "T", "zzz": 1}, ()).reason
     assert re.search(r"known: .*, id[.;] Put other data in payload", reason)
 
 
-def test_an_event_has_exactly_4_mib_at_most():
+def test_an_event_has_at_most_4_mib():
     frame = len(bson.encode(built({"a": b""})))
     assert built({"a": bytes(NEW.size - frame)})
     error = refusal(built, {"a": bytes(NEW.size - frame + 1)})
@@ -215,11 +215,11 @@ def test_payload_and_metadata_are_empty_and_created_by_none_by_default():
     assert (event["payload"], event["metadata"], event["createdBy"]) == ({}, {}, None)
 
 
-def test_an_id_of_the_callers_is_kept():
+def test_the_callers_id_is_kept():
     assert built({}, id="mine")["_id"] == "mine"
 
 
-def test_every_event_without_an_id_gets_another():
+def test_events_without_an_id_get_different_ids():
     assert built({})["_id"] != built({})["_id"]
 
 
@@ -248,7 +248,7 @@ def test_an_event_is_built_returned_and_loaded_equal_to_the_byte(
 # --- the loosest limits, for copies and states
 
 
-def test_a_copy_may_hold_what_is_not_a_number():
+def test_a_copy_may_contain_nan():
     document = built({}) | {"payload": {"a": float("inf")}}
     assert checked_document(document, COPY)["payload"] == {"a": float("inf")}
 
@@ -289,11 +289,11 @@ def test_a_state_that_cannot_be_stored_is_refused_with_its_path():
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.0, "1", None, [1]])
-def test_a_version_is_a_whole_number_from_1(value):
+def test_a_version_is_an_integer_from_1(value):
     assert refusal(check_version, value).path == "aggregateVersion"
 
 
-def test_version_and_date_are_no_difference_between_two_tries():
+def test_version_and_date_may_differ_between_two_tries():
     other = built({}, id="e") | {"aggregateVersion": 9, "created": NOW - HOUR}
     assert differences(built({}, id="e"), other) == []
 
@@ -303,7 +303,7 @@ def test_version_and_date_are_no_difference_between_two_tries():
     [(1, 1.0), (1, Int64(1)), (1, True), ({"a": 1, "b": 2}, {"b": 2, "a": 1})],
     ids=str,
 )
-def test_values_of_other_bytes_are_a_difference(one, other):
+def test_values_with_other_bytes_differ(one, other):
     first, second = built({"v": one}, id="e"), built({"v": other}, id="e")
     assert differences(first, second) == ["payload"]
 
@@ -337,7 +337,7 @@ def test_milliseconds_are_read_as_a_date(milliseconds, date):
 
 
 @pytest.mark.parametrize("created", [8.64e15, float("nan"), float("inf"), -(2**62)])
-def test_milliseconds_that_no_date_can_have_are_read_without_complaint(created):
+def test_milliseconds_that_are_no_date_are_read_as_they_are(created):
     assert read_event({"created": created})["metadata"] == {}
 
 

@@ -1,4 +1,4 @@
-"""BSON as JSON and back, equal to the byte; anything else is Malformed, with a path."""
+"""BSON as JSON and back, equal to the byte; other JSON is malformed, with a path."""
 
 import datetime as dt
 import json
@@ -46,7 +46,7 @@ OID = ObjectId("65e0a1b2c3d4e5f601234567")
 
 
 def as_stored(value):
-    """The value as MongoDB gives it back."""
+    """The value as MongoDB returns it."""
     encoded = bson.encode({"value": value}, codec_options=CODEC)
     return bson.decode(encoded, CODEC)["value"]
 
@@ -72,7 +72,7 @@ def malformed(line):
 @given(VALUES)
 @example({"$document": {"$document": {"$oid": "x"}}})
 @example([{"$oid": str(OID)}, {"$numberLong": "5"}, {"$date": "x"}])
-def test_a_value_goes_there_and_back_equal_to_the_byte(value):
+def test_a_value_survives_a_round_trip_to_the_byte(value):
     value = as_stored(value)
     assert to_bytes(there_and_back(value)) == to_bytes(value)
 
@@ -122,7 +122,7 @@ def negative_nan():
     ],
     ids=repr,
 )
-def test_an_odd_value_goes_there_and_back(value):
+def test_an_odd_value_survives_a_round_trip(value):
     value = as_stored(value)
     assert to_bytes(there_and_back(value)) == to_bytes(value)
 
@@ -132,19 +132,19 @@ def test_an_odd_value_goes_there_and_back(value):
     [negative_nan(), Decimal128("sNaN"), Decimal128("-NaN")],
     ids=["as x86 computes it", "signalling", "negative"],
 )
-def test_a_nan_of_another_kind_goes_there_and_back(value):
+def test_an_unusual_nan_survives_a_round_trip(value):
     assert to_bytes(there_and_back(value)) == to_bytes(value)
 
 
 @pytest.mark.parametrize("wrap", [lambda v: {"a": v}, lambda v: [v]])
-def test_a_value_as_deep_as_mongodb_allows_goes_there_and_back(wrap):
+def test_a_value_as_deep_as_mongodb_allows_survives_a_round_trip(wrap):
     value = nested(178, 1, wrap)
     assert there_and_back(value) == value
 
 
 @pytest.mark.parametrize("value", [5, 2**40, 2**63 - 1])
-def test_a_64_bit_integer_is_encoded_in_no_time(value):
-    # A range is asked for an int of another class by walking through all of it.
+def test_a_64_bit_integer_is_encoded_at_once(value):
+    # `x in range()` iterates if x is of a subclass of int.
     code = f"""
 from bson import Int64
 from ossy_event_store.documents.extended_json import dumps, encode
@@ -234,7 +234,7 @@ def test_canonical_extended_json_is_read_too(line, value):
     ],
     ids=lambda text: text[:30],
 )
-def test_what_is_not_json_is_malformed(line, reason):
+def test_a_line_that_is_not_json_is_malformed(line, reason):
     assert re.search(reason, malformed(line).reason)
 
 
@@ -278,7 +278,7 @@ def test_what_is_not_json_is_malformed(line, reason):
         ('{"a":{"$document":{"b":{"$oid":"x"}}}}', "a.b", "not Extended JSON"),
     ],
 )
-def test_what_is_not_extended_json_is_malformed_with_its_path(line, path, reason):
+def test_json_that_is_not_extended_json_is_malformed_with_its_path(line, path, reason):
     error = malformed(line)
     assert error.path == path
     assert re.search(reason, error.reason)
@@ -311,7 +311,7 @@ def test_what_is_not_extended_json_is_malformed_with_its_path(line, path, reason
         ("20240101T000000.0001Z", "finer than a millisecond|not an ISO"),
     ],
 )
-def test_what_is_no_date_is_malformed(text, reason):
+def test_text_that_is_no_date_is_malformed(text, reason):
     with pytest.raises(Malformed) as caught:
         parse_date(text)
     assert re.search(reason, caught.value.reason)

@@ -1,4 +1,4 @@
-"""Which filters and pipelines are run: those that only read, and run no code."""
+"""Filters and pipelines: the store runs those that only read, without code."""
 
 from types import MappingProxyType
 
@@ -84,7 +84,7 @@ def test_the_store_refuses_a_filter_that_runs_code(method, query):
         getattr(EventStore, method)(query)
 
 
-def test_a_filter_of_any_depth_is_walked_through():
+def test_a_filter_of_any_depth_is_checked():
     query = {"$where": "1"}
     for _ in range(5000):
         query = {"$and": [query]}
@@ -256,5 +256,5 @@ def test_the_message_names_the_collections_that_may_be_read():
     )
 
 
-def test_no_stage_that_is_allowed_is_among_what_runs_code():
+def test_no_allowed_stage_runs_code():
     assert not STAGES & RUN_CODE

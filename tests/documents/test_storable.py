@@ -1,4 +1,4 @@
-"""What a document may hold: the rest is refused with path and reason."""
+"""Storable values: they come back as expected, others are refused with a reason."""
 
 import datetime as dt
 import re
@@ -106,7 +106,7 @@ WRONG_VALUES = {
 @pytest.mark.parametrize(
     ("payload", "path", "reason"), WRONG_VALUES.values(), ids=list(WRONG_VALUES)
 )
-def test_what_mongodb_cannot_hold_is_refused_with_path_and_reason(
+def test_a_value_that_cannot_be_stored_is_refused_with_path_and_reason(
     payload, path, reason
 ):
     error = refusal(built, payload)
@@ -117,7 +117,7 @@ def test_what_mongodb_cannot_hold_is_refused_with_path_and_reason(
 @pytest.mark.parametrize(
     "payload", [p for p, _, _ in WRONG_VALUES.values()], ids=list(WRONG_VALUES)
 )
-def test_what_mongodb_cannot_hold_writes_nothing(store, payload):
+def test_a_value_that_cannot_be_stored_writes_nothing(store, payload):
     with pytest.raises(InvalidEvent):
         EventStore.append_event(to_append(payload=payload))
     assert EventStore.collection.count_documents({}) == 0
@@ -157,7 +157,7 @@ def test_64_levels_are_stored_and_65_refused(wrap):
     assert error.path.startswith("payload.a")
 
 
-def test_a_value_that_holds_itself_is_refused():
+def test_a_value_that_contains_itself_is_refused():
     circle = []
     circle.append(circle)
     assert "nested more than" in refusal(built, {"a": circle}).reason
@@ -207,14 +207,14 @@ def test_the_key_of_an_enum_is_stored_as_plain_text():
     assert {type(key) for key in built({Colour.RED: 1})["payload"]} == {str}
 
 
-def test_what_was_given_is_not_changed():
+def test_the_callers_payload_is_not_changed():
     payload = {"a": (1, NOW.replace(microsecond=5)), "b": {"c": []}}
     before = repr(payload)
     built(payload)
     assert repr(payload) == before
 
 
-def test_a_later_change_of_what_was_given_does_not_reach_the_event():
+def test_a_later_change_of_the_callers_payload_does_not_reach_the_event():
     payload = {"a": []}
     event = built(payload)
     payload["a"].append(1)
@@ -250,8 +250,8 @@ def test_the_payload_of_an_event_is_a_dict_whatever_its_keys():
 
 
 @pytest.mark.parametrize("value", [0, 2**63 - 1])
-def test_a_64_bit_integer_is_checked_in_no_time(value):
-    # A range is asked for an int of another class by walking through all of it.
+def test_a_64_bit_integer_is_checked_at_once(value):
+    # `x in range()` iterates if x is of a subclass of int.
     code = f"""
 from bson import Int64
 from ossy_event_store.documents.storable import NEW, stored_mapping
@@ -264,14 +264,14 @@ print(type(stored_mapping({{"a": Int64({value})}}, NEW)["a"]).__name__)
 
 
 def looked_through(value):
-    """What a walk says of a document, and the document."""
+    """The walk through a document, and the document as it is stored."""
     walk = Walk(COPY)
     return walk, stored_mapping({"v": value}, walk)
 
 
 @ANY
 @given(VALUES)
-def test_what_is_exact_is_stored_as_it_is_and_no_larger_than_told(value):
+def test_an_exact_document_comes_back_as_it_is_and_is_not_larger_than_estimated(value):
     try:
         walk, document = looked_through(value)
     except Unstorable:
@@ -298,7 +298,7 @@ def test_what_is_exact_is_stored_as_it_is_and_no_larger_than_told(value):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_no_document_is_larger_than_told(value):
+def test_no_document_is_larger_than_estimated(value):
     walk, document = looked_through(value)
     assert walk.exact
     assert len(bson.encode(document, codec_options=CODEC)) <= 4 * walk.size + 5
@@ -317,7 +317,7 @@ def test_no_document_is_larger_than_told(value):
     ],
     ids=str,
 )
-def test_what_may_come_back_another_is_not_exact(value):
+def test_a_value_that_may_come_back_different_is_not_exact(value):
     assert not looked_through(value)[0].exact
 
 
@@ -330,7 +330,7 @@ def test_a_value_is_built_equal_to_the_byte(value):
 
 
 def kinds(value):
-    """The types of a value and of all that is in it."""
+    """The types of a value and of all values in it."""
     if isinstance(value, dict):
         return [type(value), *((k, kinds(v)) for k, v in value.items())]
     if isinstance(value, list):
@@ -340,7 +340,7 @@ def kinds(value):
 
 
 class Moment(dt.datetime):
-    """As those of libraries that freeze the time."""
+    """As libraries that freeze the time have."""
 
 
 class Bytes(bytes):

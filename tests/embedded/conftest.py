@@ -19,7 +19,7 @@ from tests.support.embedded import (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder for a server that ends with its last owner; at the end it is gone."""
+    """A folder for a server that ends with its last owner, or with the test."""
     folder = tmp_path / "server"
     yield folder
     embedded.stop(str(folder))

@@ -1,4 +1,4 @@
-"""The keeper: when it ends the server, and every way to die."""
+"""The keeper: when it ends the server, and what happens after each kind of death."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.embedded import (
 pytestmark = pytest.mark.faults
 
 
-def test_the_server_ends_with_its_only_owner_killed_and_keeps_the_data(folder):
+def test_the_server_ends_when_its_only_owner_is_killed_and_keeps_the_data(folder):
     with owner(folder) as other:
         url = read(other)
         write(url, 1)
@@ -70,7 +70,7 @@ def test_within_the_grace_time_the_next_owner_finds_it_running(folder):
     assert len(running) == 1
 
 
-def test_an_owner_who_arrives_while_the_server_ends_gets_a_fresh_one(folder):
+def test_an_owner_that_arrives_while_the_server_ends_gets_a_new_one(folder):
     def ends() -> bool:
         with (folder / "owners.lock").open() as lock:
             try:
@@ -154,7 +154,7 @@ def test_a_second_keeper_of_a_folder_ends_at_once(folder):
     assert len(keepers(folder)) == 1
 
 
-def test_a_keeper_told_to_end_stops_mongod(folder):
+def test_a_terminated_keeper_stops_mongod(folder):
     start(folder)
     os.kill(keepers(folder)[0], signal.SIGTERM)
 
@@ -234,7 +234,7 @@ def test_start_ends_a_mongod_that_lost_its_keeper(folder):
     assert values(url) == [1]
 
 
-def test_start_leaves_a_stranger_alone_that_has_the_id_of_the_last_mongod(folder):
+def test_start_does_not_end_another_process_with_the_id_of_the_last_mongod(folder):
     start(folder)
     embedded.stop(str(folder))
     until(lambda: is_gone(folder))

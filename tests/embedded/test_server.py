@@ -43,7 +43,7 @@ def test_start_takes_at_most_three_seconds(folder):
     assert time.monotonic() - began < 3
 
 
-def test_start_gives_the_url_of_a_primary(folder):
+def test_start_returns_the_url_of_a_primary(folder):
     url = start(folder)
 
     with MongoClient(url) as client:
@@ -185,7 +185,7 @@ def fake(tmp_path: Path) -> Callable[[str], str]:
     return make
 
 
-def test_a_mongod_that_cannot_run_is_reported_with_what_it_said(folder, fake):
+def test_a_mongod_that_cannot_run_is_reported_with_its_output(folder, fake):
     said = "error while loading shared libraries: libcrypto.so.1.1"
     mongod = fake(f"echo '{said}' >&2; exit 127")
 
@@ -220,7 +220,7 @@ def test_a_folder_that_takes_no_file_is_reported(folder):
         start(folder)
 
 
-def test_who_could_not_start_is_no_owner_and_may_try_again(folder, fake):
+def test_a_process_that_failed_to_start_is_no_owner_and_may_retry(folder, fake):
     with pytest.raises(StoreUnavailable):
         start(folder, fake("exit 1"))
 
@@ -237,7 +237,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
         start(tmp_path / "file" / "below")
 
 
-def test_a_folder_with_files_of_others_is_refused_and_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_refused_and_not_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
 
     with pytest.raises(ImproperlyConfigured, match=r"contains other files \(thesis"):
@@ -261,14 +261,14 @@ def test_windows_is_refused(monkeypatch, tmp_path):
         start(tmp_path)
 
 
-def test_giving_up_what_was_never_started_does_nothing():
+def test_stopping_a_server_that_was_never_started_does_nothing():
     embedded.stop("never-started")
 
 
 # --- finding mongod
 
 
-def test_the_given_mongod_comes_first_and_must_be_executable(fake, tmp_path):
+def test_the_configured_mongod_comes_first_and_must_be_executable(fake, tmp_path):
     assert embedded.find_mongod(fake("")) == str(tmp_path / "mongod")
     with pytest.raises(ImproperlyConfigured, match="not an executable file"):
         embedded.find_mongod(str(tmp_path))

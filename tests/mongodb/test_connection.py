@@ -1,4 +1,4 @@
-"""Clients: when they connect, whose they are, and what they say when they cannot."""
+"""Clients: when they connect, who owns them, and how they report failures."""
 
 import asyncio
 import gc
@@ -20,7 +20,7 @@ from tests.support.processes import ON_URL
 
 @pytest.fixture
 def nobody_there(settings):
-    """Settings that lead to a port where nothing listens."""
+    """Settings with a port where nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -33,7 +33,7 @@ def nobody_there(settings):
 
 
 @ON_URL
-def test_a_server_that_is_not_there_is_said_in_time_and_without_the_password(
+def test_an_unavailable_server_is_reported_in_time_and_without_the_password(
     nobody_there, face
 ):
     began = time.monotonic()
@@ -53,7 +53,7 @@ def test_a_server_that_is_not_there_is_said_in_time_and_without_the_password(
 
 
 @ON_URL
-def test_connect_answers_with_the_database(store, face):
+def test_connect_returns_the_database(store, face):
     database = face(Mongo.connect)
     assert database.name == connection.raw(store.events).database.name
 
@@ -71,7 +71,7 @@ def test_a_closed_store_connects_again(store, lend):
 
 
 @ON_URL
-def test_settings_that_no_client_takes_leave_the_old_one_open(store, settings):
+def test_settings_that_no_client_accepts_leave_the_old_client_open(store, settings):
     good = settings.OSSY_EVENT_STORE
     settings.OSSY_EVENT_STORE = {**good, "OPTIONS": {"maxPoolSize": -7}}
     with pytest.raises(ImproperlyConfigured):
@@ -81,7 +81,7 @@ def test_settings_that_no_client_takes_leave_the_old_one_open(store, settings):
 
 
 @ON_URL
-def test_a_forked_child_has_a_client_of_its_own(store, lend):
+def test_a_forked_child_has_its_own_client(store, lend):
     lend("b-1", "BookBought")
     parent = id(connection.raw(store.events).database.client)
     read, write = os.pipe()
@@ -103,7 +103,7 @@ def test_a_forked_child_has_a_client_of_its_own(store, lend):
         assert answer.read() == "True 1"
 
 
-def test_each_loop_has_a_client_that_ends_with_it(store):
+def test_each_event_loop_has_a_client_that_is_closed_with_it(store):
     clients = []
 
     async def use():
@@ -123,8 +123,8 @@ def test_each_loop_has_a_client_that_ends_with_it(store):
 
 
 @ON_URL
-def test_a_client_outlives_the_time_of_its_first_operation(store, settings):
-    """In PyMongo 4.13.0 the monitors inherited it, and timed out for ever."""
+def test_a_client_outlives_the_deadline_of_its_first_operation(store, settings):
+    """In PyMongo 4.13.0 the monitors inherited the deadline, and timed out forever."""
     settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 0.5}
 
     async def use():
@@ -136,7 +136,7 @@ def test_a_client_outlives_the_time_of_its_first_operation(store, settings):
     asyncio.run(use())
 
 
-def test_a_blocking_call_in_a_coroutine_is_refused_as_the_orm_refuses_it(store):
+def test_a_blocking_call_in_a_coroutine_is_refused_as_by_the_orm(store):
     async def use():
         EventStore.get_event_stream("b-1")
 
@@ -159,7 +159,7 @@ def test_many_tasks_share_one_client(store):
 
 
 @pytest.mark.versions
-def test_importing_and_setting_up_connects_to_nothing():
+def test_import_and_setup_do_not_connect():
     code = """
 import socket, threading
 def refuse(*args, **kwargs): raise SystemExit("something connected")

@@ -35,7 +35,7 @@ FOREVER = 8.0  # seconds until the socket gives up on a call that has no deadlin
 
 @pytest.fixture
 def wire(store, monkeypatch):
-    """A line to the run's server, with six documents at its other end."""
+    """A line to the server of this run, where a collection has six documents."""
     monkeypatch.setattr("pymongo.common.MIN_HEARTBEAT_INTERVAL", 0.02)
     ((host, port), *_) = parse_uri(django_settings.SERVER)["nodelist"]
     assert host in ("127.0.0.1", "localhost")
@@ -63,7 +63,7 @@ class Ports:
         self.settings.OSSY_EVENT_STORE = {**given, "TIMEOUT": seconds}
 
     def silence(self, *but):
-        """Let the server answer nothing any more, and a call have little time."""
+        """Let the server answer no commands any more, and give calls little time."""
         self.wire.only = {*GREETINGS, *but}
         self.set_timeout(SHORT)
         self.since = time.monotonic()
@@ -106,7 +106,7 @@ def ports(request, wire, settings):
 
 
 def call(name, *args, **options):
-    """Return a case: one call of the collection, to a server that is silent."""
+    """Return a case: a call of the collection while the server is silent."""
 
     async def case(ports):
         ports.silence()
@@ -286,7 +286,7 @@ def test_a_call_to_a_silent_server_ends(ports, case):
     ids=["find_one", "find", "count_where", "create_index"],
 )
 @pytest.mark.parametrize("face", ["blocking", "awaitable"])
-def test_a_call_that_says_so_takes_as_long_as_it_takes(wire, settings, face, case):
+def test_an_unbounded_call_takes_as_long_as_it_takes(wire, settings, face, case):
     forever = 4 * SHORT  # each call is tried twice
     with opened(face, wire, settings, forever) as ports:
         with pytest.raises(PyMongoError):
@@ -296,7 +296,7 @@ def test_a_call_that_says_so_takes_as_long_as_it_takes(wire, settings, face, cas
 
 @pytest.mark.parametrize("name", ["batches", "aggregate"])
 @pytest.mark.parametrize("face", ["blocking", "awaitable"])
-def test_a_scan_that_says_so_takes_as_long_as_it_takes(wire, settings, face, name):
+def test_an_unbounded_scan_takes_as_long_as_it_takes(wire, settings, face, name):
     forever = 4 * SHORT
 
     async def scan(ports):
@@ -329,7 +329,7 @@ def test_a_scan_is_bounded_a_batch_at_a_time(ports):
 
 
 @pytest.mark.parametrize("unbounded", [False, True])
-def test_one_deadline_holds_in_place_of_those_of_the_calls(ports, unbounded):
+def test_an_outer_deadline_replaces_those_of_the_calls(ports, unbounded):
     async def work():
         ports.silence()
         ports.set_timeout(60)
@@ -344,7 +344,7 @@ def test_one_deadline_holds_in_place_of_those_of_the_calls(ports, unbounded):
     assert ports.seconds < FOREVER
 
 
-def test_an_error_is_explained_without_a_deadline_of_its_own(ports):
+def test_explained_turns_a_timeout_into_store_unavailable(ports):
     async def work():
         ports.silence()
         with explained():

@@ -1,4 +1,4 @@
-"""Indexes: made where they are missing, and a clear word where they cannot be."""
+"""Indexes: created where they are missing, with a clear error where they cannot be."""
 
 import pytest
 
@@ -13,7 +13,7 @@ KEYS = [("aggregateId", 1), ("aggregateVersion", 1)]
 
 @pytest.fixture
 def bare(store):
-    """The store without its unique index, which is made again afterwards."""
+    """The store without its unique index, which is created again afterwards."""
     EventStore.collection.drop_index(UNIQUE)
     yield store
     EventStore.collection.delete_many({})
@@ -22,14 +22,14 @@ def bare(store):
     drive(indexes.ensure(store))
 
 
-def test_a_missing_index_is_found_and_made(bare):
+def test_a_missing_index_is_found_and_created(bare):
     assert [index.name for index in drive(indexes.missing(bare))] == [UNIQUE]
     assert [index.name for index in drive(indexes.ensure(bare))] == [UNIQUE]
     assert drive(indexes.missing(bare)) == []
     assert drive(indexes.ensure(bare)) == []
 
 
-def test_an_index_of_other_options_is_missing_and_named(bare):
+def test_an_index_with_other_options_is_missing_and_a_conflict(bare):
     EventStore.collection.create_index(KEYS)
     assert [index.name for index in drive(indexes.missing(bare))] == [UNIQUE]
     with pytest.raises(IndexConflict, match="dropIndex") as error:
@@ -37,14 +37,14 @@ def test_an_index_of_other_options_is_missing_and_named(bare):
     assert (error.value.collection, error.value.name) == ("eventstore", UNIQUE)
 
 
-def test_two_events_of_one_version_are_named(bare):
+def test_a_conflict_names_the_version_of_two_events(bare):
     event = {"aggregateId": "b-1", "aggregateType": "Book", "aggregateVersion": 3}
     EventStore.collection.insert_many([{**event}, {**event}])
     with pytest.raises(IndexConflict, match=r"'b-1'.*3.*only one may"):
         drive(indexes.ensure(bare))
 
 
-def test_every_index_has_its_reason():
+def test_every_index_has_a_reason():
     assert all(len(index.reason) > 20 for index in indexes.INDEXES)
 
 

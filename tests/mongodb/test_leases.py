@@ -1,4 +1,4 @@
-"""One of many holds a lease, by the server's clock."""
+"""Leases: one of many processes holds each, by the server's clock."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,19 +10,19 @@ def acquire(store, owner, seconds=30.0):
     return drive(leases.acquire(store, "work", owner, seconds))
 
 
-def test_one_of_many_gets_it(store):
+def test_one_of_many_gets_the_lease(store):
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda n: acquire(store, f"owner-{n}"), range(8)))
     assert sum(got) == 1
 
 
-def test_the_owner_may_renew_it_and_others_may_not(store):
+def test_only_the_owner_renews_a_lease(store):
     assert acquire(store, "one")
     assert acquire(store, "one")
     assert not acquire(store, "other")
 
 
-def test_a_lease_that_ran_out_goes_to_the_next_with_a_new_fence(store):
+def test_an_expired_lease_goes_to_the_next_owner_with_a_new_fence(store):
     assert acquire(store, "one", seconds=0)
     assert acquire(store, "other")
     document = connection.raw(store.leases).find_one({"_id": "work"})

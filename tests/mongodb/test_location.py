@@ -1,4 +1,4 @@
-"""Where the store is said to be, and what is said when it is not."""
+"""Where the store is, by the settings, and the errors if they do not say so."""
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -22,7 +22,7 @@ DATABASES = {
 
 @pytest.fixture(autouse=True)
 def nothing_said(settings, monkeypatch):
-    """Start from settings and an environment that say nothing."""
+    """Settings and an environment without a store."""
     settings.OSSY_EVENT_STORE = {}
     monkeypatch.delenv("DB_URL", raising=False)
     monkeypatch.delenv("DB_NAME", raising=False)
@@ -30,14 +30,14 @@ def nothing_said(settings, monkeypatch):
     monkeypatch.setattr(location.connections, "settings", DATABASES)
 
 
-def test_nothing_said_names_the_four_ways():
+def test_without_a_setting_the_error_names_the_four_ways():
     with pytest.raises(ImproperlyConfigured) as error:
         location.resolve()
     for way in ("['URL']", "['DATABASE']", "DB_URL", "Mongo.connect(url)"):
         assert way in str(error.value)
 
 
-def test_the_environment_is_asked_last(settings, monkeypatch):
+def test_the_environment_comes_last(settings, monkeypatch):
     monkeypatch.setenv("DB_URL", "mongodb://environment/shop")
     assert location.resolve().url == "mongodb://environment/shop"
     settings.OSSY_EVENT_STORE = {"DATABASE": "older"}
@@ -77,25 +77,27 @@ def test_the_name_of_the_database(settings, monkeypatch, url, given, environment
     assert location.resolve().name == name
 
 
-def test_outside_of_tests_the_name_is_as_it_was_given(settings, monkeypatch):
+def test_outside_of_tests_the_name_is_that_of_the_settings(settings, monkeypatch):
     settings.OSSY_EVENT_STORE = {"URL": "mongodb://host/shop"}
     monkeypatch.setattr(location, "is_test_run", lambda: False)
     assert location.resolve().name == "shop"
 
 
-def test_each_process_of_djangos_parallel_run_has_a_database(settings, monkeypatch):
+def test_each_process_of_a_parallel_django_run_has_its_own_database(
+    settings, monkeypatch
+):
     settings.OSSY_EVENT_STORE = {"URL": "mongodb://host/shop"}
     monkeypatch.setattr("django.test.runner._worker_id", 2, raising=False)
     assert location._test_name("shop") == "test_shop_2"
 
 
-def test_each_worker_of_a_parallel_run_has_a_database(settings, monkeypatch):
+def test_each_worker_of_pytest_xdist_has_its_own_database(settings, monkeypatch):
     settings.OSSY_EVENT_STORE = {"URL": "mongodb://host/shop"}
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw3")
     assert location.resolve().name == "test_shop_gw3"
 
 
-def test_a_djongo_alias_gives_a_client_of_our_own(settings):
+def test_a_djongo_alias_leads_to_our_own_client(settings):
     settings.OSSY_EVENT_STORE = {"DATABASE": "older"}
     source = location.resolve()
     assert (source.url, source.alias, source.name) == (
@@ -107,13 +109,13 @@ def test_a_djongo_alias_gives_a_client_of_our_own(settings):
     assert not source.borrows
 
 
-def test_a_mongodb_backend_alias_is_borrowed_from(settings, monkeypatch):
+def test_the_client_of_a_mongodb_backend_alias_is_borrowed(settings, monkeypatch):
     settings.OSSY_EVENT_STORE = {"DATABASE": "documents"}
     monkeypatch.setitem(DATABASES["documents"], "NAME", "test_site")
     assert location.resolve().borrows
 
 
-def test_a_test_is_kept_from_the_real_database_of_an_alias(settings):
+def test_a_test_may_not_use_the_real_database_of_an_alias(settings):
     settings.OSSY_EVENT_STORE = {"DATABASE": "documents"}
     with pytest.raises(ImproperlyConfigured, match="the real database 'site'"):
         location.resolve()
@@ -138,7 +140,7 @@ def test_an_sql_alias_is_refused(settings):
         location.resolve()
 
 
-def test_a_url_of_another_kind_is_refused(settings):
+def test_a_url_of_another_scheme_is_refused(settings):
     settings.OSSY_EVENT_STORE = {"URL": "postgres://ann:secret@host/db"}
     with pytest.raises(ImproperlyConfigured) as error:
         location.resolve()

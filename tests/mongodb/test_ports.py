@@ -1,4 +1,4 @@
-"""The two faces: how the blocking one is driven, and that they are twins."""
+"""The two faces: they are alike, and how the blocking one is driven."""
 
 import ast
 import asyncio
@@ -55,7 +55,7 @@ def source_of(method):
 
 
 @pytest.mark.parametrize(("blocking", "awaitable"), PAIRS)
-def test_the_twins_differ_by_await_alone(blocking, awaitable):
+def test_the_faces_differ_by_await_alone(blocking, awaitable):
     names = [n for n, value in vars(blocking).items() if inspect.isfunction(value)]
     assert names == [n for n, v in vars(awaitable).items() if inspect.isfunction(v)]
     for name in names:
@@ -65,7 +65,7 @@ def test_the_twins_differ_by_await_alone(blocking, awaitable):
             assert one == other, name
 
 
-def test_a_twin_that_forgets_something_is_noticed():
+def test_a_face_that_forgets_something_is_noticed():
     one = "async def save(self, d):\n    return self.raw.replace(d, upsert=True)"
     other = "async def save(self, d):\n    return await self.raw.replace(d)"
     assert shape(one) != shape(other)
@@ -92,7 +92,7 @@ def test_every_method_has_an_awaitable_twin_with_the_same_arguments(cls):
         assert one.parameters == other.parameters, name
 
 
-def test_a_coroutine_is_driven_to_its_end():
+def test_drive_runs_a_coroutine_to_its_end():
     async def inner():
         return 2
 
@@ -102,7 +102,7 @@ def test_a_coroutine_is_driven_to_its_end():
     assert drive(outer()) == 3
 
 
-def test_an_error_comes_out_of_a_driven_coroutine():
+def test_drive_raises_the_error_of_a_coroutine():
     async def fails():
         raise KeyError("x")
 
@@ -110,7 +110,7 @@ def test_an_error_comes_out_of_a_driven_coroutine():
         drive(fails())
 
 
-def test_a_coroutine_that_waits_for_a_loop_is_refused():
+def test_drive_refuses_a_coroutine_that_waits_for_a_loop():
     async def waits():
         await asyncio.sleep(0)
 
@@ -154,7 +154,7 @@ async def broken():
     raise KeyError("x")
 
 
-def test_work_goes_on_meanwhile_and_is_done_behind_the_block(meanwhile):
+def test_work_runs_meanwhile_and_is_done_after_the_block(meanwhile):
     async def main(meanwhile):
         async with meanwhile(seven()) as work:
             pass
@@ -163,7 +163,7 @@ def test_work_goes_on_meanwhile_and_is_done_behind_the_block(meanwhile):
     assert meanwhile(main) == 7
 
 
-def test_what_work_raises_comes_with_its_result(meanwhile):
+def test_the_result_of_work_raises_its_error(meanwhile):
     async def main(meanwhile):
         async with meanwhile(broken()) as work:
             pass
@@ -173,7 +173,7 @@ def test_what_work_raises_comes_with_its_result(meanwhile):
     meanwhile(main)
 
 
-def test_an_error_beside_work_comes_out(meanwhile):
+def test_an_error_in_the_block_is_raised(meanwhile):
     async def main(meanwhile):
         async with meanwhile(broken()):
             raise ValueError("beside it")

@@ -177,7 +177,7 @@ def test_the_server_is_asked_for_one_batch_and_pushes_the_others(wire, keys):
     assert wire.said.count("getMore") == 1
 
 
-def test_what_is_not_read_to_its_end_leaves_the_others_alone(connect, single, read):
+def test_a_scan_that_ends_early_does_not_disturb_others(connect, single, read):
     connect(single.url(**FAST))
     store = connection.blocking()
     for _ in range(3):
@@ -192,16 +192,16 @@ def test_no_more_is_pushed_than_is_read(connect, single, through):
     connect(single.url(**FAST))
     with single.primary.client() as client:
 
-        def asked():
+        def getmores():
             return client.admin.command("serverStatus")["opcounters"]["getmore"]
 
         async def read(store):
-            before, pushed = asked(), -1
+            before, pushed = getmores(), -1
             batches = all_events(store)
             found = keys_of(await anext(batches)) + keys_of(await anext(batches))
             # Some are on their way by now; then the server waits for the reader.
-            while pushed < 1 or asked() - before > pushed:
-                pushed = asked() - before
+            while pushed < 1 or getmores() - before > pushed:
+                pushed = getmores() - before
                 await store.client.pause(0.3)
             async for batch in batches:
                 found += keys_of(batch)
@@ -212,7 +212,7 @@ def test_no_more_is_pushed_than_is_read(connect, single, through):
     assert found == EVENTS
 
 
-def test_a_scan_whose_time_is_over_leaves_no_connection_that_goes_on(
+def test_a_scan_that_timed_out_leaves_no_connection_with_more_on_the_way(
     connect, single, through
 ):
     """PyMongo gives it back to the pool within a second."""
@@ -241,7 +241,7 @@ def drained(batches):
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_a_scan_holds_no_connection_that_others_wait_for(connect, single, size):
+def test_a_scan_keeps_no_connection_that_others_wait_for(connect, single, size):
     connect(single.url(maxPoolSize=size), timeout=5)
     Aggregate.collection.delete_many({})
     report = AggregateRebuild.build_and_save_all()
@@ -264,8 +264,8 @@ def test_a_download_is_not_pushed(wire):
     assert wire.said.count("getMore") > 5
 
 
-def test_where_the_server_cannot_push_it_is_asked_for_each(wire, through):
-    """As by a mongos of which server or PyMongo do not know that."""
+def test_a_server_that_cannot_push_is_asked_for_each_batch(wire, through):
+    """As a mongos that does not support it, or with such a PyMongo."""
 
     class Refusing:
         def __init__(self, events):

@@ -1,4 +1,4 @@
-"""The validator: it lets pass all that the store writes, and nothing else."""
+"""The validator: it accepts all that the store writes, and nothing else."""
 
 import datetime as dt
 import io
@@ -44,7 +44,7 @@ BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 
 @pytest.fixture
 def guarded(store):
-    """The store with the validator, which is taken off afterwards."""
+    """The store with the validator, which is removed afterwards."""
     drive(schema_validator.install(store))
     yield store
     drive(schema_validator.remove(store))
@@ -164,7 +164,7 @@ def test_the_largest_versions_are_stored(guarded):
     assert EventStore.collection.count_documents({}) == 1
 
 
-def test_the_store_works_as_ever(guarded, face):
+def test_the_store_works_with_the_validator(guarded, face):
     book = face(Aggregate.of, Book, BOUGHT)
     lent = {"type": "BookLent", "payload": {"to": "ann"}, "createdBy": "jane"}
     face(book.add, lent, {"type": "BookReturned", "id": "e-1"})
@@ -232,7 +232,7 @@ COMPLETED = {
 
 
 @pytest.mark.parametrize("document", BAD.values(), ids=list(BAD))
-def test_what_is_no_event_is_refused(guarded, document):
+def test_a_document_that_is_no_event_is_refused(guarded, document):
     with pytest.raises(WriteError) as caught:
         EventStore.collection.insert_one(dict(document))
     assert caught.value.code == VIOLATION
@@ -240,7 +240,7 @@ def test_what_is_no_event_is_refused(guarded, document):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_it_refuses_the_store_does_not_import_either(name):
+def test_the_store_does_not_import_what_the_validator_refuses(name):
     line = dumps({key: encode(value) for key, value in BAD[name].items()})
     if name in COMPLETED:
         assert checked_document(read_line(line), COPY)
@@ -300,7 +300,7 @@ def test_a_refused_line_of_an_import_names_the_validator(forbidding, store):
 # Installing it
 
 
-def test_it_is_installed_once_and_taken_off(unguarded):
+def test_it_is_installed_once_and_removed(unguarded):
     assert drive(schema_validator.standing(unguarded)) is Standing.ABSENT
     assert "Installed the validator" in ensure("--validator")
     assert drive(schema_validator.standing(unguarded)) is Standing.CURRENT
@@ -311,13 +311,13 @@ def test_it_is_installed_once_and_taken_off(unguarded):
     EventStore.collection.insert_one({})
 
 
-def test_a_collection_that_is_not_there_is_made(unguarded, history):
+def test_a_missing_collection_is_created(unguarded, history):
     history.drop()
     assert "Installed the validator" in ensure("--validator")
     assert drive(schema_validator.standing(unguarded)) is Standing.CURRENT
 
 
-def test_there_is_none_on_a_collection_that_is_not_there(unguarded, history):
+def test_a_missing_collection_has_no_validator(unguarded, history):
     history.drop()
     assert drive(schema_validator.standing(unguarded)) is Standing.ABSENT
     ensure()
@@ -332,7 +332,7 @@ def test_there_is_none_on_a_collection_that_is_not_there(unguarded, history):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_that_of_another_version_is_replaced(unguarded, change):
+def test_the_validator_of_another_version_is_replaced(unguarded, change):
     options = {**schema_validator._OPTIONS, **change}
     drive(unguarded.events.database_command("collMod", "eventstore", **options))
     assert drive(schema_validator.standing(unguarded)) is Standing.OTHER_VERSION
@@ -340,7 +340,7 @@ def test_that_of_another_version_is_replaced(unguarded, change):
     assert drive(schema_validator.standing(unguarded)) is Standing.CURRENT
 
 
-def test_one_of_somebody_else_is_not_replaced(forbidding, store):
+def test_a_foreign_validator_is_not_replaced(forbidding, store):
     assert drive(schema_validator.standing(store)) is Standing.FOREIGN
     with pytest.raises(CommandError, match=r"did not install.*--no-validator"):
         ensure("--validator")
@@ -349,13 +349,13 @@ def test_one_of_somebody_else_is_not_replaced(forbidding, store):
     assert "Installed" in ensure("--validator")
 
 
-def test_making_the_indexes_leaves_it_alone(guarded):
+def test_creating_the_indexes_keeps_the_validator(guarded):
     ensure()
     ensure_indexes(using="default")
     assert drive(schema_validator.standing(guarded)) is Standing.CURRENT
 
 
-def test_the_awaitable_face_installs_it_as_well(unguarded, face):
+def test_the_awaitable_face_installs_it_too(unguarded, face):
     if face.runner is None:
         pytest.skip("the other tests do")
 
@@ -386,7 +386,7 @@ def test_of_many_events_that_do_not_fit_the_first_are_named(unguarded):
     assert found.complete
 
 
-def test_nothing_is_said_of_events_that_fit(unguarded, lend):
+def test_events_that_fit_are_not_reported(unguarded, lend):
     lend("b-1", "BookBought")
     assert "refuse" not in ensure("--validator")
     assert drive(schema_validator.misfits(unguarded, 5)) == schema_validator.Misfits(
@@ -394,7 +394,7 @@ def test_nothing_is_said_of_events_that_fit(unguarded, lend):
     )
 
 
-def test_looking_for_them_ends_in_time(unguarded):
+def test_the_search_for_misfits_ends_in_time(unguarded):
     EventStore.collection.insert_many(
         event(aggregateVersion=n) for n in range(1, 20_000)
     )
@@ -402,7 +402,7 @@ def test_looking_for_them_ends_in_time(unguarded):
     assert found == schema_validator.Misfits([], complete=False)
 
 
-def test_what_was_found_when_the_time_was_up_is_named(unguarded, monkeypatch):
+def test_misfits_found_before_the_time_was_up_are_named(unguarded, monkeypatch):
     async def batches(self, query, size, **options):
         yield [{"_id": "n-1"}]
         raise ExecutionTimeout("operation exceeded time limit", 50)
@@ -417,7 +417,7 @@ async def refuse(self, name, value=1, **options):
     raise OperationFailure(f"not authorized on x to execute {name}", 13)
 
 
-def test_without_the_right_it_says_which(unguarded, monkeypatch):
+def test_without_the_right_the_command_names_it(unguarded, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(unguarded.events), "database_command", refuse)
         with pytest.raises(CommandError, match=r"needs collMod .* and listCollections"):

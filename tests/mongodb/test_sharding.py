@@ -15,7 +15,7 @@ BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 
 
 def is_legal(index, shard_key):
-    """Whether MongoDB takes a unique index on a collection that is sharded so."""
+    """Whether MongoDB accepts a unique index on a collection with this shard key."""
     return list(index.keys)[: len(shard_key)] == shard_key
 
 
@@ -30,7 +30,7 @@ def test_a_unique_index_begins_with_the_shard_key(index):
     assert not is_legal(index, [("aggregateVersion", 1)])
 
 
-def test_what_has_a_unique_id_that_is_not_its_shard_key_stays_whole():
+def test_a_collection_whose_id_is_not_its_shard_key_stays_unsharded():
     assert SHARD_KEYS.keys() == {connection.EVENTS, connection.SNAPSHOTS}
     # An event's id is one of its kind for its stream; see the docs on the rest.
     assert [name for name, keys in SHARD_KEYS.items() if keys != [("_id", 1)]] == [
@@ -49,7 +49,7 @@ def test_the_shard_key_has_an_index():
 
 
 def targeted(command):
-    """Whether a command goes to one shard: it says the whole shard key, by value."""
+    """Whether a command goes to one shard: its filter has the shard key, by value."""
     name = next(iter(command))
     key = [field for field, _ in SHARD_KEYS[command[name]]]
     if name == "insert":
@@ -71,7 +71,7 @@ def _by_value(wanted):
 
 @pytest.fixture
 def sent(store, settings):
-    """What the store sends to the collections that may be sharded."""
+    """The commands that the store sends to the collections that may be sharded."""
     if settings.STORE != "url":
         pytest.skip("a connection of Django's has no listener of ours")
     Mongo.close()
@@ -106,7 +106,7 @@ WORK = {
 
 
 @pytest.mark.parametrize("work", WORK)
-def test_what_runs_all_the_time_goes_to_one_shard(store, sent, work):
+def test_frequent_commands_go_to_one_shard(store, sent, work):
     Aggregate(Book, "there", []).add(BOUGHT, BOUGHT)
     assert sent()
     WORK[work]()
@@ -115,7 +115,7 @@ def test_what_runs_all_the_time_goes_to_one_shard(store, sent, work):
     assert [command for command in found if not targeted(command)] == []
 
 
-def test_what_asks_every_shard_is_seen(store, sent):
+def test_a_command_to_every_shard_is_noticed(store, sent):
     Aggregate(Book, "there", []).add(BOUGHT)
     assert sent()
     assert EventStore.find_event({"type": "BookBought"})

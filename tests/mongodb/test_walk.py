@@ -44,10 +44,10 @@ def test_a_walk_resumes_where_it_broke_off(store, history, keys):
     history.insert_many(
         event("b", n, _id=value, aggregateType=value) for n, value in enumerate(ids)
     )
-    whole = [one["_id"] for one in history.find().sort(keys)]
+    expected = [one["_id"] for one in history.find().sort(keys)]
     for size in (1, 2, 3):
         flaky = Flaky(store.events, [2, 1, 3, 0, 1])
-        assert walked(store, flaky, keys, size=size) == whole, size
+        assert walked(store, flaky, keys, size=size) == expected, size
         assert flaky.opened >= 3
 
 
