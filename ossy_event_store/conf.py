@@ -1,8 +1,8 @@
 """
-The settings: ``OSSY_EVENT_STORE``, read once into one frozen, typed place.
+The settings: ``OSSY_EVENT_STORE`` as a frozen, typed object.
 
 Nothing is read at import. ``get_settings()`` is cached and follows Django's
-``setting_changed``, so that ``override_settings`` works.
+``setting_changed`` signal, so that ``override_settings`` works.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ SETTING = "OSSY_EVENT_STORE"
 
 @dataclass(frozen=True)
 class HealthLimits:
-    """The keys of ``HEALTH``: beyond which figures the store is not healthy."""
+    """The keys of ``HEALTH``: the limits beyond which the store is unhealthy."""
 
     LAG: int | None = field(
         default=None,
-        metadata={"doc": "The most events that a subscription may be behind."},
+        metadata={"doc": "The most events that a subscription may lag behind."},
     )
     LAG_SECONDS: float | None = field(
         default=60.0,
         metadata={
             "doc": "The most seconds that an event may wait for a subscription that "
-            "wants it, by the event's ``created``."
+            "handles its type, by the event's ``created``."
         },
     )
     PARKED: int | None = field(
@@ -50,13 +50,13 @@ class HealthLimits:
     RUNNING: bool | None = field(
         default=True,
         metadata={
-            "doc": "Whether every declared subscription has to run somewhere, and a "
-            "process has to give positions."
+            "doc": "Whether each declared subscription must run in some process, and a "
+            "process must assign positions."
         },
     )
     TIMEOUT: float = field(
         default=2.0,
-        metadata={"doc": "Seconds in which the store has to answer, never ``None``."},
+        metadata={"doc": "Seconds within which the store must answer; never ``None``."},
     )
 
 
@@ -65,8 +65,8 @@ class Settings:
     """
     The keys of ``OSSY_EVENT_STORE``, with their defaults.
 
-    The metadata of each field is its documentation; the settings page of the
-    docs is made from it.
+    The metadata of each field is its documentation, from which the settings page of
+    the docs is generated.
     """
 
     URL: str | None = field(
@@ -74,8 +74,8 @@ class Settings:
         repr=False,
         metadata={
             "doc": "Where MongoDB is: ``mongodb://``, ``mongodb+srv://``, or "
-            "``embedded://FOLDER`` for a server of the store's own in development "
-            "and tests (``embedded://`` alone: a throw-away folder)."
+            "``embedded://FOLDER`` for a server that the store starts in development "
+            "and tests (``embedded://`` alone: in a throw-away folder)."
         },
     )
     DATABASE: str | None = field(
@@ -88,29 +88,28 @@ class Settings:
     NAME: str | None = field(
         default=None,
         metadata={
-            "doc": "Name of the database, for a ``URL`` without one in its path. "
+            "doc": "Name of the database, if ``URL`` has none in its path. "
             "Default: the environment's ``DB_NAME``, else ``event_store``."
         },
     )
     OPTIONS: Mapping[str, Any] = field(
         default_factory=dict,
         repr=False,
-        metadata={"doc": "Further keyword arguments for PyMongo's ``MongoClient``."},
+        metadata={"doc": "More keyword arguments for PyMongo's ``MongoClient``."},
     )
     TIMEOUT: float = field(
         default=10.0,
         metadata={
-            "doc": "Seconds one operation may take in all, from choosing a server to "
-            "the last retry."
+            "doc": "Seconds that one operation may take in total, from the selection "
+            "of a server to the last retry."
         },
     )
     REBUILD_ON_STARTUP: Literal["background", "blocking", False] = field(
         default="background",
         metadata={
-            "doc": "Whether a process that starts to serve brings stale snapshots up "
-            "to date: in a thread (``'background'``), before the first request if "
-            "it can be done at once, else in a thread (``'blocking'``), or not at all "
-            "(``False``)."
+            "doc": "Whether a web process rebuilds stale snapshots when it starts: in "
+            "a thread (``'background'``), before the first request if that is possible "
+            "at once, else in a thread (``'blocking'``), or not at all (``False``)."
         },
     )
     MONGOD: str | None = field(
@@ -123,15 +122,15 @@ class Settings:
     HEALTH: Mapping[str, Any] = field(
         default_factory=dict,
         metadata={
-            "doc": "Limits of :doc:`/howto/monitoring`, a dict of the keys below; "
-            "``None`` switches a limit off."
+            "doc": "Limits for :doc:`/howto/monitoring`, a dict of the keys below; "
+            "``None`` turns a limit off."
         },
     )
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with the setting: ``key`` (may be empty), what, and a hint."""
+    """One problem of the setting: its key (may be empty), what is wrong, and a hint."""
 
     key: str
     message: str
@@ -179,7 +178,7 @@ _EXPECTED_OF_HEALTH: _Expected = {
 
 
 def problems(value: object) -> Iterator[Problem]:
-    """Yield what is wrong with ``value`` as ``OSSY_EVENT_STORE``; never its values."""
+    """Yield the problems of ``value`` as ``OSSY_EVENT_STORE``, without its values."""
     if not isinstance(value, Mapping):
         yield Problem("", f"{SETTING} must be a dict, not {type(value).__name__}.")
         return
@@ -192,7 +191,7 @@ def problems(value: object) -> Iterator[Problem]:
 def _problems(
     where: str, value: Mapping[Any, Any], expected: _Expected
 ) -> Iterator[Problem]:
-    for key, given in value.items():
+    for key, found in value.items():
         if key not in expected:
             close = difflib.get_close_matches(str(key).upper(), expected, n=1)
             yield Problem(
@@ -202,11 +201,11 @@ def _problems(
                 if close
                 else f"Known keys: {', '.join(expected)}.",
             )
-        elif not expected[key][1](given):
+        elif not expected[key][1](found):
             yield Problem(
                 key,
                 f"{where}[{key!r}] must be {expected[key][0]}, "
-                f"not {type(given).__name__}.",
+                f"not {type(found).__name__}.",
             )
 
 
@@ -216,7 +215,7 @@ def get_settings() -> Settings:
     Return the settings.
 
     Raises:
-        ImproperlyConfigured: a key is unknown or a value of the wrong kind.
+        ImproperlyConfigured: a key is unknown, or a value has the wrong type.
     """
     value = getattr(django_settings, SETTING, {})
     for problem in problems(value):

@@ -1,32 +1,33 @@
 """
-Every error of the store, one tree.
+The errors of the store, in one tree.
 
 ::
 
     EventStoreError
-    ├── AggregateNotFound        no stream with this id (ObjectDoesNotExist)
+    ├── AggregateNotFound        no stream has this id (ObjectDoesNotExist)
     ├── AggregateTypeMismatch    the stream is of another type
-    ├── CheckpointMissing        an SQL database has lost a subscription's checkpoint
-    ├── ConcurrencyError         another writer was faster: load and decide again
-    ├── EventNotFound            no event answers the query (ObjectDoesNotExist)
-    ├── IdempotencyConflict      this event id is taken by other content
-    ├── IndexConflict            an index cannot be made beside what is there
-    ├── InvalidEvent             refused before anything was sent (ValueError)
-    ├── InvalidLine              a line of a file to import (ValueError)
-    ├── InvalidQuery             a query the store does not run (ValueError)
-    ├── InvalidState             a reducer returned what cannot be stored (ValueError)
-    ├── OutcomeUnknown           stored or not: try again with the same event ids
-    ├── PositionsBroken          a position stands for an event that is not there
-    ├── RebuildBroken            a process of a rebuild ended before its work
-    ├── ReducerError             a reducer raised while a stream was folded
+    ├── CheckpointMissing        an SQL database lost the checkpoint of a subscription
+    ├── ConcurrencyError         another writer was faster; load again and decide again
+    ├── EventNotFound            no event matches the query (ObjectDoesNotExist)
+    ├── IdempotencyConflict      this event id is stored with other content
+    ├── IndexConflict            existing indexes or documents prevent an index
+    ├── InvalidEvent             the event was refused, nothing was sent (ValueError)
+    ├── InvalidLine              a line of an import file is wrong (ValueError)
+    ├── InvalidQuery             the store refuses to run the query (ValueError)
+    ├── InvalidState             a reducer returned a state that cannot be stored
+    │                            (ValueError)
+    ├── OutcomeUnknown           stored or not; append again with the same event ids
+    ├── PositionsBroken          a position refers to an event that no longer exists
+    ├── RebuildBroken            a worker process of a rebuild ended too early
+    ├── ReducerError             a reducer raised on an event
     ├── StoreUnavailable         MongoDB did not answer in time; nothing was stored
-    ├── TransactionsUnavailable  several events at once need a replica set
+    ├── TransactionsUnavailable  several events in one append need a replica set
     ├── UnknownAggregateType     no class is registered under this type (LookupError)
-    └── UnknownSubscription      there is no subscription of this name (LookupError)
+    └── UnknownSubscription      no subscription has this name (LookupError)
 
-Each carries its facts as attributes and can be pickled. What is wrong in the
-settings is Django's ``ImproperlyConfigured``; an id that is not a string is
-``TypeError``, as for any wrong argument.
+Each carries its facts as attributes and can be pickled. Wrong settings raise Django's
+``ImproperlyConfigured``; an id that is not a string raises ``TypeError``, as any wrong
+argument does.
 """
 
 from __future__ import annotations
@@ -61,11 +62,11 @@ __all__ = [
 
 
 class EventStoreError(Exception):
-    """Base of the tree; never raised itself."""
+    """The base of the tree; never raised itself."""
 
 
 class AggregateNotFound(EventStoreError, ObjectDoesNotExist):
-    """There is no stream ``aggregate_id``."""
+    """The stream ``aggregate_id`` does not exist."""
 
     def __init__(self, aggregate_type: str, aggregate_id: str) -> None:
         super().__init__(aggregate_type, aggregate_id)
@@ -73,7 +74,7 @@ class AggregateNotFound(EventStoreError, ObjectDoesNotExist):
         self.aggregate_id = aggregate_id
 
     def __str__(self) -> str:
-        return f"There is no {self.aggregate_type} {self.aggregate_id!r}."
+        return f"{self.aggregate_type} {self.aggregate_id!r} does not exist."
 
 
 class AggregateTypeMismatch(EventStoreError):
@@ -87,17 +88,17 @@ class AggregateTypeMismatch(EventStoreError):
 
     def __str__(self) -> str:
         return (
-            f"Stream {self.aggregate_id!r} holds events of type {self.actual!r}, "
-            f"expected {self.expected!r}."
+            f"Stream {self.aggregate_id!r} is of aggregate type {self.actual!r}, not "
+            f"{self.expected!r}."
         )
 
 
 class ConcurrencyError(EventStoreError):
     """
-    The stream is not at ``expected_version``: somebody else appended.
+    The stream is not at ``expected_version``, as another writer has appended.
 
-    ``actual_version`` is where the stream stood when the store looked.
-    Nothing was written. Load the aggregate again and decide again.
+    ``actual_version`` is the version that the store found. Nothing was written. Load
+    the aggregate again and decide again.
     """
 
     def __init__(
@@ -112,27 +113,27 @@ class ConcurrencyError(EventStoreError):
         expected = (
             f"version {self.expected_version}"
             if self.expected_version
-            else "no such stream"
+            else "a new stream"
         )
         return (
             f"Stream {self.aggregate_id!r}: expected {expected}, found version "
-            f"{self.actual_version}. Nothing was written; load it again and retry."
+            f"{self.actual_version}. Nothing was written. Load it again and retry."
         )
 
 
 class EventNotFound(EventStoreError, ObjectDoesNotExist):
-    """No event answers ``query``."""
+    """No event matches ``query``."""
 
     def __init__(self, query: object) -> None:
         super().__init__(query)
         self.query = query
 
     def __str__(self) -> str:
-        return f"No event answers the query {self.query!r}."
+        return f"No event matches the query {self.query!r}."
 
 
 class IdempotencyConflict(EventStoreError):
-    """Event ``event_id`` is stored, with other content in ``differences``."""
+    """Event ``event_id`` is stored with other content in the fields ``differences``."""
 
     def __init__(self, event_id: object, differences: Sequence[str]) -> None:
         super().__init__(event_id, differences)
@@ -141,14 +142,14 @@ class IdempotencyConflict(EventStoreError):
 
     def __str__(self) -> str:
         return (
-            f"Event {self.event_id!r} is stored already with another "
+            f"Event {self.event_id!r} is already stored with another "
             f"{', '.join(self.differences)}. Nothing was written. "
-            "An event id is used once."
+            "Use a new id for each event."
         )
 
 
 class IndexConflict(EventStoreError):
-    """Index ``name`` on ``collection`` cannot be made, for ``reason``."""
+    """Index ``name`` on ``collection`` cannot be created, for ``reason``."""
 
     def __init__(self, collection: str, name: str, reason: str) -> None:
         super().__init__(collection, name, reason)
@@ -157,16 +158,16 @@ class IndexConflict(EventStoreError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"Index {self.name} on {self.collection} cannot be made: {self.reason}"
+        return f"Cannot create index {self.name} on {self.collection}: {self.reason}"
 
 
 def _text(message: str) -> str:
-    """Return a message that can be written anywhere, whatever a key holds."""
+    """Return a message that can be printed anywhere, whatever a key contains."""
     return message.encode("utf-8", "backslashreplace").decode()
 
 
 class _Refused(EventStoreError, ValueError):
-    """``path`` names the place in the document, ``reason`` what is wrong there."""
+    """``path`` is the place in the document, ``reason`` says what is wrong there."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -182,7 +183,7 @@ class InvalidEvent(_Refused):
 
 
 class InvalidLine(EventStoreError, ValueError):
-    """Line number ``line`` of a file is not an event that can be imported."""
+    """Line ``line`` of a file cannot be imported as an event."""
 
     def __init__(self, line: int, path: str, reason: str) -> None:
         super().__init__(line, path, reason)
@@ -207,8 +208,8 @@ class OutcomeUnknown(EventStoreError):
     """
     The time ran out before it was known whether the events were stored.
 
-    Appending again with the same ``event_ids`` is safe: what is stored already
-    is found and returned.
+    It is safe to append again with the same ``event_ids``: events that are already
+    stored are found and returned.
     """
 
     def __init__(self, event_ids: Sequence[Any]) -> None:
@@ -227,7 +228,7 @@ class ReducerError(EventStoreError):
     """
     The reducer of ``aggregate_type`` raised ``error`` at ``version``.
 
-    ``version`` is that of the first event the reducer cannot fold.
+    ``version`` is that of the first event that the reducer cannot fold.
     """
 
     def __init__(
@@ -247,7 +248,7 @@ class ReducerError(EventStoreError):
 
 
 class PositionsBroken(EventStoreError):
-    """A position stands for an event that is not there."""
+    """A position refers to an event that no longer exists."""
 
     def __init__(
         self, position: int, aggregate_id: str, aggregate_version: int
@@ -259,14 +260,14 @@ class PositionsBroken(EventStoreError):
 
     def __str__(self) -> str:
         return (
-            f"Position {self.position} stands for version {self.aggregate_version} of "
-            f"stream {self.aggregate_id!r}, and there is no such event: it was deleted "
-            "past the store. See manage.py verify_event_store."
+            f"Position {self.position} refers to version {self.aggregate_version} of "
+            f"stream {self.aggregate_id!r}, which no longer exists: it was deleted "
+            "outside of the event store. Run manage.py verify_event_store."
         )
 
 
 class RebuildBroken(EventStoreError):
-    """A process of a rebuild ended before it was done with the streams ``part``."""
+    """A worker process ended before it had rebuilt the streams ``part``."""
 
     def __init__(self, part: str, exit_code: int | None) -> None:
         super().__init__(part, exit_code)
@@ -278,16 +279,17 @@ class RebuildBroken(EventStoreError):
         if self.exit_code is not None and self.exit_code < 0:
             how = f"was killed by signal {-self.exit_code}"
         if self.exit_code == -9:
-            how += ", as the system does where memory runs out"
+            how += ", as the system does when memory runs out"
         return (
-            f"The process that folded the streams of {self.part} {how}. The others "
-            "were ended too; every snapshot is whole. Run a full rebuild again with "
-            "--resume, any other as it was; with fewer workers if memory was short."
+            f"The process that rebuilt the streams of {self.part} {how}. The other "
+            "processes were stopped; every snapshot is complete. Run a full rebuild "
+            "again with --resume, any other without; use fewer workers if memory was "
+            "short."
         )
 
 
 class StoreUnavailable(EventStoreError):
-    """MongoDB did not answer in time, or broke off; no event was stored."""
+    """MongoDB did not answer in time, or the connection broke; nothing was stored."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -298,13 +300,13 @@ class StoreUnavailable(EventStoreError):
 
 
 class TransactionsUnavailable(EventStoreError):
-    """Several events at once were asked of a server without transactions."""
+    """Several events in one append need transactions, which the server lacks."""
 
     def __str__(self) -> str:
         return (
-            "Several events at once need a transaction, and this server has none: "
-            "it is not a member of a replica set. Nothing was written. Append one "
-            "event at a time, or run the server as a replica set of one."
+            "Several events in one append need a transaction, and this server has "
+            "none: it is not a member of a replica set. Nothing was written. Append "
+            "one event at a time, or run the server as a replica set of one member."
         )
 
 
@@ -325,7 +327,7 @@ class UnknownAggregateType(EventStoreError, LookupError):
 
 
 class UnknownSubscription(EventStoreError, LookupError):
-    """There is no subscription or projection ``name``."""
+    """The subscription or projection ``name`` does not exist."""
 
     def __init__(self, name: str, registered: Sequence[str]) -> None:
         super().__init__(name, registered)
@@ -339,23 +341,23 @@ class UnknownSubscription(EventStoreError, LookupError):
                 "manage.py run_subscriptions."
             )
         known = ", ".join(self.registered) or "none"
-        return f"There is no subscription {self.name!r}. Declared: {known}."
+        return f"Subscription {self.name!r} does not exist. Declared: {known}."
 
 
 class CheckpointMissing(EventStoreError):
-    """The checkpoint of a subscription is no longer in the database ``using``."""
+    """The checkpoint of a subscription is missing in the database ``using``."""
 
     def __init__(self, name: str, using: str, position: int) -> None:
         super().__init__(name, using, position)
         self.name = name
         self.using = using
-        #: Where MongoDB says that the subscription stood.
+        #: The position of the subscription, according to MongoDB.
         self.position = position
 
     def __str__(self) -> str:
         return (
-            f"The database {self.using!r} had the checkpoint of subscription "
-            f"{self.name!r}, and has none now. If what the subscription wrote there is "
-            f"gone too, run manage.py subscriptions reset {self.name} --to 0; if it is "
-            f"there, --to {self.position}."
+            f"The checkpoint of subscription {self.name!r} is missing in the database "
+            f"{self.using!r}. If the data that the subscription wrote there is missing "
+            f"too, run manage.py subscriptions reset {self.name} --to 0; if it exists, "
+            f"--to {self.position}."
         )

@@ -1,9 +1,9 @@
 """
-No tables: events and snapshots live in MongoDB.
+Models without tables: they carry the permissions for the admin's pages.
 
-The models stand for what the admin shows, so that people can be given permissions
-on it; Django makes no table for them and no migration. The module also makes Django
-tell the app when ``migrate`` is done, which is when the indexes are made.
+Events and snapshots are stored in MongoDB, so Django creates no tables and no
+migrations for these models. The app needs this module also so that Django sends it
+``post_migrate``, upon which it creates the indexes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Stream(models.Model):
 
 
 class Event(models.Model):
-    """What an event holds: its payload, and the state it led to."""
+    """The content of an event: its payload, and the state that it led to."""
 
     id = models.CharField(_("event"), max_length=1024, primary_key=True)
 
@@ -59,7 +59,7 @@ class Snapshot(models.Model):
 
 
 class Subscription(models.Model):
-    """How a subscription or a projection stands, and what waits since it failed."""
+    """The status of a subscription or projection, and its parked streams."""
 
     id = models.CharField(_("subscription"), max_length=1024, primary_key=True)
 

@@ -65,7 +65,7 @@ def _unbound():
 
         def unbound(documents):
             raw = connection.raw(documents)
-            options = connection.OPTIONS[raw.name]
+            options = connection.COLLECTION_OPTIONS[raw.name]
             return client[raw.database.name].get_collection(raw.name, **options)
 
         yield unbound
@@ -75,7 +75,7 @@ def _unbound():
 def store(_store_ready, _unbound):
     """The blocking face of an empty store with its indexes."""
     store = connection.blocking()
-    for name in connection.OPTIONS:
+    for name in connection.COLLECTION_OPTIONS:
         _unbound(store.events).database[name].delete_many({})
     return store
 

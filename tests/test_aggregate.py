@@ -164,7 +164,7 @@ def test_creating_again_with_the_same_event_id_returns_the_first_aggregate(store
 
 
 def test_an_unknown_id_is_not_found(store, face):
-    with pytest.raises(AggregateNotFound, match="There is no Book 'nowhere'"):
+    with pytest.raises(AggregateNotFound, match="Book 'nowhere' does not exist"):
         face(Aggregate.of, Book, "nowhere")
 
 

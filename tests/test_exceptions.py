@@ -41,17 +41,17 @@ ERRORS = [
     (
         AggregateNotFound("Book", "b"),
         {"aggregate_type": "Book", "aggregate_id": "b"},
-        "There is no Book 'b'.",
+        "Book 'b' does not exist.",
     ),
     (
         AggregateTypeMismatch("b", "Book", "Cook"),
         {"aggregate_id": "b", "expected": "Book", "actual": "Cook"},
-        "Stream 'b' holds events of type 'Cook', expected 'Book'.",
+        "Stream 'b' is of aggregate type 'Cook', not 'Book'.",
     ),
     (
         CheckpointMissing("mail", "default", 7),
         {"name": "mail", "using": "default", "position": 7},
-        "The database 'default' had the checkpoint of subscription 'mail'",
+        "The checkpoint of subscription 'mail' is missing in the database 'default'",
     ),
     (
         ConcurrencyError("b", 2, 3),
@@ -61,22 +61,22 @@ ERRORS = [
     (
         ConcurrencyError("b", 0, 3),
         {"expected_version": 0},
-        "Stream 'b': expected no such stream, found version 3.",
+        "Stream 'b': expected a new stream, found version 3.",
     ),
     (
         EventNotFound({"type": "x"}),
         {"query": {"type": "x"}},
-        "No event answers the query {'type': 'x'}.",
+        "No event matches the query {'type': 'x'}.",
     ),
     (
         IdempotencyConflict("e", ["type", "payload"]),
         {"event_id": "e", "differences": ("type", "payload")},
-        "Event 'e' is stored already with another type, payload. Nothing was written.",
+        "Event 'e' is already stored with another type, payload. Nothing was written.",
     ),
     (
         IndexConflict("eventstore", "a_1", "it is there"),
         {"collection": "eventstore", "name": "a_1", "reason": "it is there"},
-        "Index a_1 on eventstore cannot be made: it is there",
+        "Cannot create index a_1 on eventstore: it is there",
     ),
     (
         InvalidEvent("payload.a", "no"),
@@ -100,18 +100,18 @@ ERRORS = [
     (
         PositionsBroken(7, "b", 2),
         {"position": 7, "aggregate_id": "b", "aggregate_version": 2},
-        "Position 7 stands for version 2 of stream 'b', and there is no such event",
+        "Position 7 refers to version 2 of stream 'b', which no longer exists",
     ),
     (
         RebuildBroken("Book after 'b'", -9),
         {"part": "Book after 'b'", "exit_code": -9},
-        "The process that folded the streams of Book after 'b' was killed by signal 9, "
-        "as the system does where memory runs out. The others were ended too;",
+        "The process that rebuilt the streams of Book after 'b' was killed by signal "
+        "9, as the system does when memory runs out. The other processes were stopped;",
     ),
     (
         RebuildBroken("Book", 3),
         {"exit_code": 3},
-        "The process that folded the streams of Book ended with exit code 3.",
+        "The process that rebuilt the streams of Book ended with exit code 3.",
     ),
     (
         ReducerError("Book", "b", 2, "KeyError: 'to'"),
@@ -128,7 +128,7 @@ ERRORS = [
         {"reason": "refused"},
         "The event store is not available: refused",
     ),
-    (TransactionsUnavailable(), {}, "Several events at once need a transaction"),
+    (TransactionsUnavailable(), {}, "Several events in one append need a transaction"),
     (
         UnknownAggregateType("Cook", ["Book", "Reader"]),
         {"aggregate_type": "Cook", "registered": ("Book", "Reader")},
@@ -138,7 +138,7 @@ ERRORS = [
     (
         UnknownSubscription("mail", ["maps", "menu"]),
         {"name": "mail", "registered": ("maps", "menu")},
-        "There is no subscription 'mail'. Declared: maps, menu.",
+        "Subscription 'mail' does not exist. Declared: maps, menu.",
     ),
     (
         UnknownSubscription("mail", ["mail", "menu"]),

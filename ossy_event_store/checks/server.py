@@ -100,7 +100,7 @@ def _shard_keys(store: Store) -> Iterator[CheckMessage]:
     """Compare the shard keys of the collections; a replica set has none."""
     database = connection.raw(store.events).database
     sharded = database.client["config"]["collections"]
-    names = [f"{database.name}.{name}" for name in connection.OPTIONS]
+    names = [f"{database.name}.{name}" for name in connection.COLLECTION_OPTIONS]
     query = {"_id": {"$in": names}, "unsplittable": {"$ne": True}, "key": {"$ne": None}}
     try:
         with in_time():

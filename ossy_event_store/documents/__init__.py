@@ -1,1 +1,1 @@
-"""What events and values may be: pure code, no I/O."""
+"""Documents and values: which ones are allowed, as JSON, as text, and their diff."""

@@ -16,6 +16,6 @@ CODEC: CodecOptions[Document] = CodecOptions(
     tz_aware=True,
     tzinfo=dt.UTC,
     uuid_representation=UuidRepresentation.STANDARD,
-    # A date beyond Python's years is read as DatetimeMS rather than not at all.
+    # A date outside of Python's range is read as DatetimeMS rather than not at all.
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )

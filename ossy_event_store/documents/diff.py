@@ -1,5 +1,5 @@
 """
-What an event changed in a state: a diff of two documents. Pure.
+The diff of two documents: what an event changed in a state.
 
 Two values are the same if BSON holds them in the same type with the same content,
 so ``1``, ``1.0``, ``True`` and ``Int64(1)`` are four values.
@@ -23,10 +23,10 @@ from .display import brief, visible
 
 Path: TypeAlias = tuple[str | int, ...]
 
-# Comparisons to find where a list grew or shrank. Lists nested in lists would be
-# looked through again at each level; after so many, items are compared one by one.
-_LOOKS = 2_000_000
-_KEY = 80  # characters of a key in a path
+# Comparisons to find where a list grew or shrank. Nested lists are compared again at
+# each level; after so many comparisons, items are compared one by one.
+COMPARISONS = 2_000_000
+_KEY_LENGTH = 80  # characters of a key in a path
 _PLAIN = frozenset((str, bool, int, float, type(None)))
 _BY_VALUE = (_PLAIN - {float}) | {ObjectId, bytes, uuid.UUID}
 _MISSING = object()
@@ -34,10 +34,10 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One value that is not what it was."""
+    """One value that was added, removed or changed."""
 
     path: Path
-    """Keys and indexes: in ``before`` of what was removed, else in ``after``."""
+    """Keys and indexes: in ``before`` if it was removed, else in ``after``."""
     kind: Literal["added", "removed", "changed"]
     old: Any
     """None if it was added."""
@@ -53,11 +53,11 @@ class Change:
 def _step(key: object) -> str:
     if isinstance(key, int):
         return f"[{key}]"
-    return f".{key}" if _is_plain_name(key) else f"[{brief(key, _KEY)}]"
+    return f".{key}" if _is_plain_name(key) else f"[{brief(key, _KEY_LENGTH)}]"
 
 
 def _is_plain_name(key: object) -> bool:
-    if not isinstance(key, str) or len(key) > _KEY:
+    if not isinstance(key, str) or len(key) > _KEY_LENGTH:
         return False
     return key.isidentifier() and visible(key) == key
 
@@ -68,22 +68,22 @@ class Diff:
 
     items: list[Change]
     more: int
-    """How many there are besides."""
+    """How many more changes there are."""
 
 
 def changes(
     before: Mapping[str, Any], after: Mapping[str, Any], limit: int = 200
 ) -> Diff:
     """
-    Return what has to be done to ``before`` to make it ``after``.
+    Return the changes that turn ``before`` into ``after``.
 
-    A document is compared key by key, in the order of ``after``, then what was
-    removed. Of a list that grew or shrank only the items between the equal ones at
-    its ends are compared, each with the one at its index. What is added or removed
-    is one change, however much is in it.
+    Documents are compared key by key in the order of ``after``; removed keys come last.
+    In a list that grew or shrank, the equal items at both ends are left out, and the
+    others are compared by index. A value that is added or removed is one change,
+    however large it is.
 
     Args:
-        before: a state; nested as deep as it likes.
+        before: a state, nested to any depth.
         after: a state.
         limit: the most changes to return; the others are only counted.
     """
@@ -98,10 +98,10 @@ def changes(
 
 
 class _Comparison:
-    """One walk through two states, with a stack of its own for what is nested."""
+    """One walk through two states, with its own stack for nested values."""
 
     def __init__(self) -> None:
-        self.looks = _LOOKS
+        self.comparisons = COMPARISONS
 
     def run(
         self, before: Mapping[str, Any], after: Mapping[str, Any]
@@ -123,7 +123,7 @@ class _Comparison:
         return _in_list(path, old, new, *ends)
 
     def _ends(self, old: Sequence[Any], new: Sequence[Any]) -> tuple[int, int]:
-        """Return how many items are the same at the start, and then at the end."""
+        """Return how many items are equal at the start, and then at the end."""
         longest = min(len(old), len(new))
         start = end = 0
         while start < longest and self._is_same(old[start], new[start]):
@@ -134,12 +134,12 @@ class _Comparison:
         return start, end
 
     def _is_same(self, old: Any, new: Any) -> bool:
-        """Whether two values are the same all through, as far as there are looks."""
+        """Whether two values are equal; False once no comparisons are left."""
         stack = [iter([(old, new)])]
         while stack:
             for one, other in stack[-1]:
-                self.looks -= 1
-                if self.looks < 0:
+                self.comparisons -= 1
+                if self.comparisons < 0:
                     return False
                 if _may_differ(one, other):
                     if not _is_to_open(one, other) or len(one) != len(other):

@@ -1,8 +1,9 @@
 """
-BSON values as text for people: typed, inert and whole. Pure.
+BSON values as text for people: escaped, visible, and with their types.
 
-What is stored was written by others. So all of it is escaped, no character can hide
-or turn the text around it, and no value costs more than what is shown of it.
+Others wrote what is stored. So everything is escaped, no character is invisible or
+changes the direction of the text around it, and a value costs no more than the part of
+it that is shown.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from django.utils.safestring import SafeString
 
 from .extended_json import iso
 
-# What is not seen, or moves what is: controls, soft hyphens, fillers, joiners, marks
-# of direction, line and paragraph separators, halves of a surrogate pair, selectors
-# of a variant, tags, and what is no character at all.
-_UNSEEN = (
+# Characters that are invisible or move others: controls, soft hyphens, fillers,
+# joiners, marks of direction, line and paragraph separators, halves of a surrogate
+# pair, variation selectors, tags, and code points that are no character.
+_INVISIBLE = (
     r"\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
     r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f"
     r"\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff"
     r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-_IN_TEXT = re.compile(f"[{_UNSEEN}]")
-_IN_QUOTES = re.compile(rf'[{_UNSEEN}"\\]')
+_IN_TEXT = re.compile(f"[{_INVISIBLE}]")
+_IN_QUOTES = re.compile(rf'[{_INVISIBLE}"\\]')
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t", '"': r"\"", "\\": r"\\"}
 
 _REPR = reprlib.Repr()
@@ -51,27 +52,27 @@ _REPR.maxother = _REPR.maxstring = 200  # characters of a value of an unknown ty
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A value for a page."""
+class Rendered:
+    """A value as HTML."""
 
     html: SafeString
-    """What goes into a ``<pre>``."""
+    """The content of a ``<pre>``."""
     is_cut: bool
-    """Whether there is more than the limit let in."""
+    """Whether the limit cut it."""
     size: int | None
-    """Characters of the text without its tags; None if it was cut."""
+    """Characters of the text without tags; None if it was cut."""
 
 
-def lines(value: Any, limit: int = 64_000) -> Shown:
+def lines(value: Any, limit: int = 64_000) -> Rendered:
     """
-    Return a value as HTML, an item a line, with notes of the types JSON lacks.
+    Return a value as HTML, one item a line, with notes of the types that JSON lacks.
 
-    A string is cut between two characters or escapes; a number, a date, an id or a
-    note is there as a whole or not at all.
+    A string is cut between two characters or escapes. A number, a date, an id or a
+    note is never cut, but left out.
 
     Args:
-        value: anything BSON holds; of other types their name and ``repr()``.
-        limit: the most characters of text, without its tags.
+        value: any BSON value; of other types the name and ``repr()`` are shown.
+        limit: the most characters of text, without tags.
     """
     limit = max(limit, 0)
     room = _Room(limit)
@@ -81,31 +82,30 @@ def lines(value: Any, limit: int = 64_000) -> Shown:
         if room.is_cut:
             break
     size = None if room.is_cut else limit - room.left
-    return Shown(_join(parts), room.is_cut, size)
+    return Rendered(_join(parts), room.is_cut, size)
 
 
 def brief(value: Any, limit: int = 120) -> str:
     """
     Return a value as one line of plain text, not HTML, without notes of types.
 
-    It has at most ``limit`` characters, and at least one; ``…`` is the last of them
-    if there is more.
+    It has 1 to ``limit`` characters; the last one is ``…`` if the value was cut.
     """
     text, is_cut = _line(value, max(limit, 1))
     return f"{_line(value, max(limit - 1, 0))[0]}…" if is_cut else text
 
 
 def type_note(value: Any) -> str:
-    """Return the name of a value's type, or "" if JSON has that type too."""
+    """Return the name of a value's type, or "" if JSON has the type."""
     note = _type(value).note
     return note if isinstance(note, str) else note(value)
 
 
 def visible(text: str) -> str:
     r"""
-    Return a text in which each character can be seen: ``\u202e`` for U+202E.
+    Return a text in which every character is visible: ``\u202e`` for U+202E.
 
-    A backslash stays as it is. This is not HTML.
+    A backslash stays as it is. The result is not HTML.
     """
     return _IN_TEXT.sub(_escaped, text)
 
@@ -121,7 +121,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 class _Type(NamedTuple):
-    """How a type is shown; ``text`` need not return much more than the limit."""
+    """How a type is displayed; ``text`` may stop a little after the limit."""
 
     kind: type | tuple[type, ...]
     css: str
@@ -140,7 +140,7 @@ def _cut(value: str, limit: int) -> str:
 
 
 def _integer(value: int, limit: int) -> str:
-    # Python refuses to write the decimals of an integer of thousands of bits.
+    # Python refuses to print an integer of thousands of bits in decimal.
     return int.__repr__(value) if -(2**63) <= value < 2**63 else hex(value)
 
 
@@ -180,7 +180,7 @@ def _unknown(value: object, limit: int) -> str:
     return str.__str__(_REPR.repr(value))
 
 
-# The first that fits: a Code is a str, a bool is an int, and all are objects.
+# The first that matches: a Code is a str, a bool is an int, and all are objects.
 _TYPES = (
     _Type(Code, "es-string", _cut, "code", is_whole=False, is_quoted=True),
     _Type(str, "es-string", _cut, "", is_whole=False, is_quoted=True),
@@ -212,7 +212,7 @@ def _type(value: Any) -> _Type:
 
 
 class _Token(NamedTuple):
-    """A piece of the text; without a ``css`` it is layout."""
+    """A piece of the text; without ``css`` it is layout."""
 
     text: str
     css: str = ""
@@ -222,7 +222,7 @@ class _Token(NamedTuple):
 
 @dataclass(slots=True)
 class _Open:
-    """A container of which not all is told yet: keys as tokens, and values."""
+    """A container whose items are not all written yet: keys as tokens, and values."""
 
     items: Iterator[tuple[_Token | None, Any]]
     end: str
@@ -235,19 +235,21 @@ def _opened(value: Any, limit: int) -> _Open | None:
     elif isinstance(value, Code) and value.scope is not None:
         value = {"$code": str(value), "$scope": value.scope}
     if isinstance(value, Mapping):
-        return _Open(((_key(key, limit), item) for key, item in value.items()), "}")
+        return _Open(
+            ((_key_token(key, limit), item) for key, item in value.items()), "}"
+        )
     if isinstance(value, list | tuple):
         return _Open(((None, item) for item in value), "]")
     return None
 
 
-def _key(key: object, limit: int) -> _Token:
+def _key_token(key: object, limit: int) -> _Token:
     text = key if isinstance(key, str) else _REPR.repr(key)
     return _Token(_cut(text, limit), "es-key", is_whole=False, is_quoted=True)
 
 
 def _tokens(value: Any, limit: int, *, is_tall: bool) -> Iterator[_Token]:
-    """Tell a value piece by piece, with a stack of its own for what is nested."""
+    """Yield a value piece by piece, with its own stack for nested values."""
     containers = [_Open(iter([(None, value)]), "")]
     while containers:
         container = containers[-1]
@@ -291,18 +293,18 @@ def _scalar(value: Any, limit: int, is_tall: bool) -> Iterator[_Token]:
         yield from (_Token(" "), _Token(note, "es-type"))
 
 
-# --- out --------------------------------------------------------------------
+# --- output -----------------------------------------------------------------
 
 
 class _Room:
-    """How many characters may still come."""
+    """How many characters still fit."""
 
     def __init__(self, limit: int) -> None:
         self.left = limit
         self.is_cut = False
 
     def fit(self, token: _Token) -> list[tuple[str, bool]]:
-        """Return as much of a token as fits, in pieces: text, and if it is escaped."""
+        """Return what fits of a token, in pieces: text, and whether it is an escape."""
         fitting = []
         for text, is_escape in _pieces(token):
             if len(text) > self.left:
@@ -345,7 +347,7 @@ def _line(value: Any, limit: int) -> tuple[str, bool]:
 
 
 def _join(parts: list[SafeString]) -> SafeString:
-    if len(parts) == 1:  # most are, and it takes its time
+    if len(parts) == 1:  # most are, and the other way is slow
         return parts[0]
     return format_html_join("", "{}", ((part,) for part in parts))
 
@@ -361,6 +363,6 @@ def _html(token: _Token, pieces: list[tuple[str, bool]]) -> SafeString:
     )
     if not token.css or not inside:
         return inside
-    if token.css in ("es-key", "es-string"):  # a text in Hebrew turns nothing else
+    if token.css in ("es-key", "es-string"):  # a text in Hebrew turns nothing around it
         return format_html('<span class="{}"><bdi>{}</bdi></span>', token.css, inside)
     return format_html('<span class="{}">{}</span>', token.css, inside)

@@ -1,8 +1,8 @@
 """
-Events as documents: build them, check them, read them. Pure, no I/O.
+Event documents: build, check and read them.
 
-What cannot be stored, or would not come back equal, is refused here with the
-path of the value and the reason, before anything is sent.
+A value that MongoDB cannot store, or would not return equal, is refused here with its
+path and the reason, before anything is sent.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FIELDS = (
     "createdBy",
     "metadata",
 )
-# What may differ between two tries to append one event.
+# Fields that may differ between two tries to append an event.
 FIXED_AT_APPEND = ("aggregateVersion", "created")
 
 MAX_ID_LENGTH = 255
@@ -52,10 +52,10 @@ def check_id(value: Any, name: str = "aggregate_id") -> str:
     """
     Return ``value`` if it can be an id: a string of 1 to 255 characters.
 
-    Anything else, above all a dict or a list that came in with a request, is
-    ``TypeError`` before it reaches a query.
+    Any other type raises ``TypeError`` before it reaches a query, above all a dict or a
+    list from a request.
     """
-    if not issubclass(type(value), str):  # a lazy string only looks like one
+    if not issubclass(type(value), str):  # a lazy string only pretends to be one
         raise TypeError(f"{name} must be a string, not {type(value).__name__}.")
     if reason := _wrong_with_name(value):
         raise ValueError(f"{name} {reason}.")
@@ -64,7 +64,7 @@ def check_id(value: Any, name: str = "aggregate_id") -> str:
 
 def _wrong_with_name(value: str, longest: int = MAX_ID_LENGTH) -> str | None:
     if not 1 <= len(value) <= longest:
-        return f"must have 1 to {longest} characters, it has {len(value)}"
+        return f"must have 1 to {longest} characters, not {len(value)}"
     if "\0" in value:
         return "must not contain a NUL character"
     if not is_text(value):
@@ -74,7 +74,7 @@ def _wrong_with_name(value: str, longest: int = MAX_ID_LENGTH) -> str | None:
 
 def stored_state(state: object, aggregate_type: str) -> Document:
     """
-    Return a reducer's state as MongoDB gives it back.
+    Return a reducer's state as MongoDB returns it.
 
     Raises:
         InvalidState: with the path in the state and the reason.
@@ -100,10 +100,10 @@ def check_event(
     Return ``event`` if it is a mapping with a type and only the allowed keys.
 
     Args:
-        event: what the caller gave.
+        event: the argument of the caller.
         allowed: keys besides ``type``, ``payload``, ``createdBy``, ``metadata``
             and ``id``.
-        refused: known keys that are not the caller's to set, with the reason.
+        refused: known keys that the caller must not set, each with the reason.
 
     Raises:
         InvalidEvent: with the key and the reason.
@@ -121,22 +121,22 @@ def check_event(
 
 
 def unknown_key(key: object, known: Sequence[str]) -> str:
-    """Return the reason against ``key``, with the known key that is closest."""
+    """Return why ``key`` is refused, with the known key that is closest."""
     close = difflib.get_close_matches(str(key), known, n=1)
     if key == "_id":
         close = ["id"]
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}."
-    return f"not a key of an event; {hint} Other data belongs into payload or metadata."
+    return f"not a key of an event; {hint} Put other data in payload or metadata."
 
 
 def _check_name(value: Any, path: str, longest: int = MAX_ID_LENGTH) -> str:
-    # By far the most names are plain; this runs five times an event.
+    # Nearly all names are plain, and this runs five times an event.
     plain = type(value) is str and value.isascii() and "\0" not in value
     if plain and 0 < len(value) <= longest:
         return value  # type: ignore[no-any-return]
     if value is None:
         raise InvalidEvent(path, "missing")
-    if not issubclass(type(value), str):  # a lazy string only looks like one
+    if not issubclass(type(value), str):  # a lazy string only pretends to be one
         raise InvalidEvent(path, f"must be a string, not {type(value).__name__}")
     if reason := _wrong_with_name(value, longest):
         raise InvalidEvent(path, reason)
@@ -152,7 +152,7 @@ def build_event(
     created: dt.datetime,
 ) -> Document:
     """
-    Return the document of a checked event, exactly as MongoDB will give it back.
+    Return the document of a checked event, exactly as MongoDB will return it.
 
     Raises:
         InvalidEvent: with the path in the event and the reason.
@@ -174,12 +174,12 @@ def build_event(
 
 def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Document:
     """
-    Return ``document`` as MongoDB gives it back, if it is a whole, storable event.
+    Return ``document`` as MongoDB returns it, if it is a complete, storable event.
 
     Args:
         document: the fields of an event; ``metadata`` may be missing, as in events
             of the Node package.
-        limits: ``NEW``, or ``COPY`` for an event that is stored elsewhere.
+        limits: ``NEW``, or ``COPY`` for an event that is already stored elsewhere.
 
     Raises:
         InvalidEvent: with the path in the event and the reason.
@@ -196,11 +196,11 @@ def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Docum
     except Unstorable as error:
         raise InvalidEvent(error.path, error.reason) from None
     except _UNENCODABLE as error:
-        # A value of a BSON type that is malformed in itself, as a UUID of 3 bytes.
+        # A malformed value of a BSON type, such as a UUID of 3 bytes.
         raise InvalidEvent(_unencodable(document), str(error)) from None
     if len(encoded) > limits.size:
         path = max("payload", "metadata", key=lambda name: _size(document.get(name)))
-        reason = f"{len(encoded):,} bytes; an event may have {limits.size:,}"
+        reason = f"has {len(encoded):,} bytes; an event may have {limits.size:,}"
         raise InvalidEvent(path, reason)
     if b"$ref" in encoded:
         _check_dbrefs(stored, encoded)
@@ -215,11 +215,11 @@ def _check_dbrefs(stored: Document, encoded: bytes) -> None:
             raise InvalidEvent(name, _LIKE_A_DBREF)
 
 
-# SystemError: what PyMongo before 4.14 says of a Binary of subtype 255.
+# SystemError: PyMongo before 4.14 raises it for a Binary of subtype 255.
 _UNENCODABLE = (BSONError, ValueError, OverflowError, SystemError)
 _LIKE_A_DBREF = (
-    'holds a dict with "$ref" and "$id", which is read as a bson.DBRef and would not '
-    "come back equal; use other keys"
+    'contains a dict with "$ref" and "$id", which is read as a bson.DBRef and would '
+    "not come back equal; use other keys"
 )
 
 
@@ -242,7 +242,7 @@ def _unencodable(document: Mapping[str, Any]) -> str:
 
 
 def check_fields(document: Mapping[str, Any], limits: Limits) -> None:
-    """Check the fields of an event themselves, not what its payload holds."""
+    """Check the fields of an event, but not the values inside of its payload."""
     for name in ("aggregateId", "aggregateType", "type"):
         _check_name(document[name], name)
     if not isinstance(document["_id"], ObjectId):
@@ -260,19 +260,19 @@ def check_fields(document: Mapping[str, Any], limits: Limits) -> None:
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
-    return type(value) is dict or isinstance(value, Mapping)  # which is slow to ask
+    return type(value) is dict or isinstance(value, Mapping)  # the latter is slow
 
 
 def check_version(value: object) -> int:
-    """Return ``value`` if it can be the version of an event: a whole number from 1."""
+    """Return ``value`` if it can be the version of an event: an integer from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        reason = f"must be a whole number from 1, not {value!r}"
+        reason = f"must be an integer from 1, not {value!r}"
         raise InvalidEvent("aggregateVersion", reason)
     return value
 
 
 def differences(stored: Mapping[str, Any], sent: Mapping[str, Any]) -> list[str]:
-    """Return the fields in which two events of one id differ, of those that count."""
+    """Return the fields in which two events of one id differ, as far as they matter."""
     return [
         name
         for name in FIELDS
@@ -284,32 +284,32 @@ def differences(stored: Mapping[str, Any], sent: Mapping[str, Any]) -> list[str]
 
 def read_event(document: Document) -> Document:
     """
-    Return a stored event with every field, in place.
+    Complete a stored event in place, and return it.
 
-    The Node package writes no ``metadata`` and ``created`` as milliseconds.
+    The Node package writes no ``metadata``, and ``created`` as milliseconds.
     """
-    # Looked up rather than set by default: this runs for every event of a rebuild.
+    # Without setdefault(), which is slower: this runs for every event of a rebuild.
     if "metadata" not in document:
         document["metadata"] = {}
     if "createdBy" not in document:
         document["createdBy"] = None
     created = document.get("created")
     if type(created) is not dt.datetime and isinstance(created, (int, float)):
-        # A number that no date can have stays what it is.
+        # A number that is no date stays as it is.
         with contextlib.suppress(OverflowError, ValueError):
             document["created"] = from_milliseconds(created)
     return document
 
 
 def from_milliseconds(value: float) -> dt.datetime:
-    """Return the UTC datetime of a JavaScript time stamp."""
+    """Return the UTC datetime of a JavaScript timestamp."""
     return dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(
         milliseconds=math.floor(value)
     )
 
 
 def version_number(version: object) -> int | None:
-    """Return a stored ``aggregateVersion`` as an int, or None if it is no version."""
+    """Return a stored ``aggregateVersion`` as an int, or None if it is invalid."""
     if isinstance(version, bool) or not isinstance(version, (int, float)):
         return None
     if not math.isfinite(version) or version < 1 or version != int(version):

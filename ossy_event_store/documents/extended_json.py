@@ -1,11 +1,11 @@
 """
-BSON values as JSON and back, equal to the byte. Pure.
+BSON values as JSON and back, equal to the byte.
 
-MongoDB's Extended JSON in its relaxed form, with three additions: an integer that
-was stored in 64 bits though 32 would do keeps its ``$numberLong``; a NaN of other
-bits than the usual one names them, ``{"$numberDouble": "NaN(fff8000000000000)"}``;
-and a document with a key that begins with ``$`` is wrapped as
-``{"$document": {…}}``, since ``{"$oid": "x"}`` may be a payload as well as an id.
+This is MongoDB's Extended JSON in its relaxed form, with three additions. An integer
+that is stored in 64 bits though 32 would do keeps its ``$numberLong``. A NaN with
+unusual bits names them: ``{"$numberDouble": "NaN(fff8000000000000)"}``. A document with
+a key that begins with ``$`` is wrapped as ``{"$document": {…}}``, since
+``{"$oid": "x"}`` may be a payload as well as an id.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ _WRONG = (
 )
 _PLAIN = frozenset((str, int, bool, type(None)))
 _ESCAPE = "$document"
-# fromisoformat cuts off what is finer than it knows, and takes it in an offset too.
+# fromisoformat() drops digits that are finer than it supports, also in an offset.
 _FINER = re.compile(r"[.,]\d{3}\d*[1-9]|[+-][\d:]+[.,]")
 _NAN = "7ff8000000000000"
 
 
 class Malformed(Unstorable):
-    """What stands at ``path`` is not extended JSON, for ``reason``."""
+    """The value at ``path`` is not Extended JSON, for ``reason``."""
 
 
-# --- out --------------------------------------------------------------------
+# --- encoding ----------------------------------------------------------------
 
 
 def encode(value: Any) -> Any:
-    """Return a BSON value as what ``json.dumps`` takes."""
+    """Return a BSON value in the form that ``json.dumps`` accepts."""
     kind = type(value)
     if kind in _PLAIN:
         return value
@@ -71,7 +71,7 @@ def encode(value: Any) -> Any:
 
 def _encode_document(value: dict[str, Any]) -> dict[str, Any]:
     encoded = {}
-    for key, item in value.items():  # a comprehension would be one more frame a level
+    for key, item in value.items():  # a comprehension would need one more frame a level
         encoded[key] = encode(item)
     if _has_dollar(value):
         return {_ESCAPE: encoded}
@@ -133,7 +133,7 @@ def iso(value: dt.datetime) -> str:
 
 
 def dumps(document: Mapping[str, Any]) -> str:
-    """Return one line of JSON for what ``encode`` returned."""
+    """Return one line of JSON for a result of ``encode()``."""
     return json.dumps(
         document, ensure_ascii=False, allow_nan=False, separators=(",", ":")
     )
@@ -151,12 +151,12 @@ _ENCODERS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 )
 
 
-# --- in ---------------------------------------------------------------------
+# --- decoding -----------------------------------------------------------------
 
 
 def loads(line: str) -> Any:
     """
-    Return the JSON of a line, not yet decoded.
+    Parse a line of JSON; ``decode()`` turns the result into BSON values.
 
     Raises:
         Malformed: it is not JSON.
@@ -166,32 +166,34 @@ def loads(line: str) -> Any:
     except json.JSONDecodeError as error:
         raise Malformed(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
-        raise Malformed("nested too deep") from None
+        raise Malformed("nested too deeply") from None
     except ValueError as error:
         if isinstance(error, Malformed):
             raise
-        raise Malformed("a number of too many digits") from None
+        raise Malformed("a number with too many digits") from None
 
 
 def _refuse(name: str) -> None:
     raise Malformed(f"{name} is not JSON; write {{'$numberDouble': '{name}'}}")
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) < len(pairs):
         keys = [key for key, _ in pairs]
-        double = next(key for key in keys if keys.count(key) > 1)
-        raise Malformed(f"the key {double!r} stands twice in one object")
+        duplicate = next(key for key in keys if keys.count(key) > 1)
+        raise Malformed(f"an object has the key {duplicate!r} twice")
     return document
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_without_doubles)
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse, object_pairs_hook=_without_duplicates
+)
 
 
 def decode(value: Any) -> Any:
     """
-    Return the BSON value of what ``encode`` returned.
+    Return the BSON value of a result of ``encode()``.
 
     Raises:
         Malformed: with path and reason.
@@ -199,7 +201,7 @@ def decode(value: Any) -> Any:
     try:
         return _decode(value)
     except RecursionError:
-        raise Malformed("nested too deep") from None
+        raise Malformed("nested too deeply") from None
 
 
 def _decode(value: Any) -> Any:
@@ -220,7 +222,7 @@ def _decode(value: Any) -> Any:
 
 
 def _decoded(items: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    # Few frames a level: MongoDB nests 180 deep, and Python's stack is not endless.
+    # Few frames a level: MongoDB nests 180 levels, and Python's stack is limited.
     decoded = {}
     for key, item in items:
         if type(item) not in _PLAIN:
@@ -233,7 +235,7 @@ def _decoded(items: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def _has_dollar(value: Mapping[str, Any]) -> bool:
-    for key in value:  # noqa: SIM110 - a generator costs more than the look itself
+    for key in value:  # noqa: SIM110 - a generator costs more than the check
         if key.startswith("$"):
             return True
     return False
@@ -245,15 +247,15 @@ def _decode_type(key: str, value: Any) -> Any:
     except Malformed:
         raise
     except (*_WRONG, BSONError) as error:
-        raise Malformed(f"not extended JSON: {error}") from None
+        raise Malformed(f"not Extended JSON: {error}") from None
 
 
 def _decode_rest(decoded: dict[str, Any]) -> Any:
-    """Decode the types that are rare, or no type at all."""
+    """Decode the rare types, and documents that are no type."""
     try:
         return json_util.object_hook(decoded, _OPTIONS)
     except (*_WRONG, BSONError) as error:
-        raise Malformed(f"not extended JSON: {error}") from None
+        raise Malformed(f"not Extended JSON: {error}") from None
 
 
 def _text(value: Any) -> str:
@@ -276,7 +278,7 @@ def _decode_date(value: Any) -> Any:
 def _whole(value: Any) -> int:
     number = int(_text(value))
     if not -(2**63) <= number < 2**63:
-        raise Malformed("a number of more than 64 bits")
+        raise Malformed("an integer of more than 64 bits")
     return number
 
 
@@ -307,8 +309,8 @@ def _decode_binary(value: Any) -> Any:
     return Binary(content, kind)
 
 
-# One look-up for the common ones, and no leniency: json_util makes up a new id for
-# {"$oid": null}, and drops what is not base64.
+# One look-up for the common types, and no leniency: json_util invents a new id for
+# {"$oid": null}, and drops characters that are not base64.
 _TYPES: dict[str, Callable[[Any], Any]] = {
     "$oid": lambda value: ObjectId(_text(value)),
     "$date": _decode_date,
@@ -326,7 +328,7 @@ def parse_date(value: Any) -> dt.datetime:
     Return the UTC datetime of an ISO 8601 string with a time zone.
 
     Raises:
-        Malformed: it is none, or is finer than MongoDB's millisecond.
+        Malformed: it is not such a string, or finer than MongoDB's millisecond.
     """
     if not isinstance(value, str):
         raise Malformed(f"expected an ISO 8601 string, not {type(value).__name__}")
@@ -341,4 +343,4 @@ def parse_date(value: Any) -> dt.datetime:
     try:
         return date.astimezone(dt.UTC)
     except OverflowError:
-        raise Malformed(f"{value!r} is beyond the years of UTC") from None
+        raise Malformed(f"{value!r} is outside of the years 1 to 9999 in UTC") from None

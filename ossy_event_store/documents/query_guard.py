@@ -1,5 +1,5 @@
 """
-Which filters and pipelines the store runs: those that only read and run no code.
+The guard of filters and pipelines: the store runs those that only read, without code.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OWN_COLLECTIONS = (EVENTS, SNAPSHOTS)
 
 def check_query(query: object, path: str = "query") -> Mapping[str, Any]:
     """
-    Return ``query`` if it is a filter that runs no code.
+    Return ``query`` if it is a filter without code.
 
     Raises:
         InvalidQuery: with the path of the operator.
@@ -54,13 +54,13 @@ def check_query(query: object, path: str = "query") -> Mapping[str, Any]:
         raise InvalidQuery(path, f"must be a dict, not {type(query).__name__}")
     for where, key in _keys(query, path):
         if key in RUN_CODE or str(key).startswith("$_internal"):
-            raise InvalidQuery(where, "runs code on the server, which is refused")
+            raise InvalidQuery(where, "must not run code on the server")
     return query
 
 
 def check_pipeline(pipeline: object, path: str = "pipeline") -> Sequence[Any]:
     """
-    Return ``pipeline`` if all its stages, nested ones too, only read the store.
+    Return ``pipeline`` if all its stages, nested ones included, only read the store.
 
     Raises:
         InvalidQuery: with the path of the stage.
@@ -70,10 +70,10 @@ def check_pipeline(pipeline: object, path: str = "pipeline") -> Sequence[Any]:
     for index, stage in enumerate(pipeline):
         where = f"{path}[{index}]"
         if not isinstance(stage, Mapping) or len(stage) != 1:
-            raise InvalidQuery(where, "a stage is a dict with one key")
+            raise InvalidQuery(where, "a stage must be a dict with one key")
         ((name, body),) = stage.items()
         if name not in STAGES:
-            raise InvalidQuery(f"{where}.{name}", "not a stage that only reads")
+            raise InvalidQuery(f"{where}.{name}", "only stages that read are allowed")
         check_query(stage, where)
         _check_body(name, body, f"{where}.{name}")
     return list(pipeline)
@@ -90,7 +90,7 @@ def _check_body(name: str, body: Any, path: str) -> None:
         for source in (body[key] for key in ("coll", "from") if key in body):
             if source not in OWN_COLLECTIONS:
                 own = " and ".join(OWN_COLLECTIONS)
-                raise InvalidQuery(path, f"reads {source!r}; only {own} may be read")
+                raise InvalidQuery(path, f"reads {source!r}; only {own} are allowed")
         if "pipeline" in body:
             check_pipeline(body["pipeline"], f"{path}.pipeline")
 

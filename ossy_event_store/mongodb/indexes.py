@@ -1,7 +1,8 @@
 """
-The indexes, each with its reason. Created by ``migrate`` and by
-``manage.py ensure_event_store``, never by an append: the user that a site runs
-under may lack the right.
+The indexes, each with its reason.
+
+``migrate`` and ``manage.py ensure_event_store`` create them, an append never does: the
+database user of a site may not be allowed to.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pymongo.errors import OperationFailure
 from ..documents.collections import EVENTS, PARKED, POSITIONS, SKIPPED, SNAPSHOTS
 from ..exceptions import IndexConflict
 from .connection import Store
-from .deadline import in_time
+from .deadline import explained
 from .ports import Documents
 from .write_errors import DUPLICATE_KEY
 
@@ -25,7 +26,7 @@ OTHER_OPTIONS = (85, 86)
 
 @dataclass(frozen=True)
 class Index:
-    """An index: its collection, its keys, its options, and what it is for."""
+    """An index: its collection, its keys, its options, and its purpose."""
 
     collection: str
     keys: Sequence[tuple[str, int]]
@@ -35,12 +36,12 @@ class Index:
 
     @property
     def name(self) -> str:
-        """The name that MongoDB gives by default."""
+        """MongoDB's default name for it."""
         return "_".join(f"{key}_{direction}" for key, direction in self.keys)
 
     @property
     def options(self) -> dict[str, Any]:
-        """What ``create_index`` takes besides the keys."""
+        """The options for ``create_index()``."""
         options: dict[str, Any] = {"name": self.name}
         if self.unique:
             options["unique"] = True
@@ -52,19 +53,19 @@ class Index:
 STREAM_VERSIONS = Index(
     EVENTS,
     [("aggregateId", 1), ("aggregateVersion", 1)],
-    "Reads a stream in order, and lets only one writer have a version.",
+    "Reads a stream in order, and gives each version to one writer.",
     unique=True,
 )
 TYPE_VERSIONS = Index(
     EVENTS,
     [("aggregateType", 1), ("aggregateId", 1), ("aggregateVersion", 1)],
-    "Reads all streams of a type in order: rebuild, export, type-level queries; "
-    "and finds the head of each by skipping from stream to stream.",
+    "Reads all streams of a type in order (rebuild, export, queries of a type), and "
+    "finds the last version of each without reading the others.",
 )
 FIRST_EVENTS = Index(
     EVENTS,
     [("aggregateId", 1), ("aggregateType", 1), ("aggregateVersion", 1)],
-    "Lists the streams: one entry each, for the first event alone.",
+    "Lists the streams: one entry each, for their first event.",
     partial={"aggregateVersion": 1},
 )
 SNAPSHOT_HEADS = Index(
@@ -73,57 +74,58 @@ SNAPSHOT_HEADS = Index(
     "Finds stale snapshots without reading a state.",
 )
 
-# The feed of events, by time: of everything, and of what is asked for most.
+# The event feed, by time: of all events, and by the filters that are used most.
 TIME = Index(
     EVENTS,
     [("created", 1), ("_id", 1)],
-    "Finds what came since a time: verification, and the feed of events.",
+    "Finds the events since a time: verification, and the event feed.",
 )
 TYPE_TIME = Index(
     EVENTS,
     [("aggregateType", 1), ("created", 1), ("_id", 1)],
-    "The feed of one aggregate type; which streams of it were active last.",
+    "The event feed of one aggregate type; its most recently active streams.",
 )
 EVENT_TYPE_TIME = Index(
     EVENTS,
     [("type", 1), ("created", 1), ("_id", 1)],
-    "The feed of one event type; which event types there are.",
+    "The event feed of one event type; which event types exist.",
 )
 WHO_TIME = Index(
     EVENTS,
     [("createdBy", 1), ("created", 1), ("_id", 1)],
-    "The feed of one person.",
+    "The event feed of one person.",
     partial={"createdBy": {"$type": "string"}},
 )
 CORRELATION = Index(
     EVENTS,
     [("metadata.correlationId", 1), ("created", 1), ("_id", 1)],
-    "The events of one correlation, in whatever streams they are.",
+    "The events of one correlation, across streams.",
     partial={"metadata.correlationId": {"$type": "string"}},
 )
 CAUSATION = Index(
     EVENTS,
     [("metadata.causationId", 1), ("created", 1), ("_id", 1)],
-    "What an event caused.",
+    "The events that an event caused.",
     partial={"metadata.causationId": {"$type": "string"}},
 )
 
-# The entries that give every event its place in the one order over all.
+# The entries that assign each event its position in the global order.
 ENTRY_VERSIONS = Index(
     POSITIONS,
     STREAM_VERSIONS.keys,
-    "Finds how far a stream has positions, and lets only one sequencer give them.",
+    "Finds the last event of a stream that has a position, and lets only one sequencer "
+    "assign it.",
     unique=True,
 )
 ENTRY_TYPES = Index(
     POSITIONS,
     [("type", 1), ("_id", 1)],
-    "Reads the events of some types in the order over all.",
+    "Reads the events of some event types in global order.",
 )
 ENTRY_AGGREGATE_TYPES = Index(
     POSITIONS,
     [("aggregateType", 1), ("_id", 1)],
-    "The same for some aggregate types.",
+    "Reads the events of some aggregate types in global order.",
 )
 PARKED_STREAMS = Index(
     PARKED,
@@ -133,17 +135,17 @@ PARKED_STREAMS = Index(
 PARKED_RETRIES = Index(
     PARKED,
     [("subscription", 1), ("retry", 1), ("position", 1)],
-    "Those that are to be tried again, which is asked for twice a second.",
+    "The parked streams that are marked for retry, looked up twice a second.",
     partial={"retry": True},
 )
 SKIPPED_EVENTS = Index(
     SKIPPED,
     [("subscription", 1), ("position", 1)],
-    "The events of a subscription that somebody skipped.",
+    "The skipped events of a subscription.",
 )
-# By which key a collection may be spread over shards. A unique index holds only with
-# the whole shard key at its front; an ``_id`` is one of its kind only where it is the
-# key. The others stay whole: their ``_id`` is a position, or a name.
+# The shard keys of the collections that may be sharded. A unique index must begin with
+# the whole shard key, and an ``_id`` is unique across shards only as the shard key. The
+# other collections stay unsharded: their ``_id`` is a position or a name.
 SHARD_KEYS = {EVENTS: [("aggregateId", 1)], SNAPSHOTS: [("_id", 1)]}
 
 INDEXES = (
@@ -167,7 +169,7 @@ INDEXES = (
 
 
 async def missing(store: Store) -> list[Index]:
-    """Return the indexes that are not there, or are there with other options."""
+    """Return the indexes that do not exist, or exist with other options."""
     present = {
         name: await _present(collection) for name, collection in _collections(store)
     }
@@ -185,7 +187,7 @@ def _collections(store: Store) -> list[tuple[str, Documents]]:
 
 
 async def _present(collection: Documents) -> dict[Any, Any]:
-    with in_time():
+    with explained():
         try:
             indexes = await collection.index_information()
         except OperationFailure as error:
@@ -206,16 +208,16 @@ def _matches(index: Index, present: dict[str, dict[Any, Any]]) -> bool:
 
 async def ensure(store: Store) -> list[Index]:
     """
-    Create the indexes that are missing and return them.
+    Create the indexes that are missing, and return them.
 
-    Collections come into being with their first index, so that a later append
-    inside a transaction need not create one.
+    The first index creates its collection, so that an append in a transaction never
+    has to.
     """
     created = await missing(store)
     for index in created:
         collection = dict(_collections(store))[index.collection]
-        # Not bounded in time: on a large collection a build may take hours.
         try:
+            # On a large collection a build may take hours.
             await collection.create_index(
                 list(index.keys), unbounded=True, **index.options
             )
@@ -229,13 +231,13 @@ async def ensure(store: Store) -> list[Index]:
 def _conflict(index: Index, error: OperationFailure) -> str | None:
     if error.code in OTHER_OPTIONS:
         return (
-            "one with the same keys or name and other options is there. If nothing "
+            "an index with the same keys or name but other options exists. If nothing "
             f"else needs it: db.{index.collection}.dropIndex({dict(index.keys)!r})"
         )
     if error.code == DUPLICATE_KEY:
-        twice = (error.details or {}).get("keyValue")
+        key = (error.details or {}).get("keyValue")
         return (
-            f"several documents have {twice!r}, and only one may. The events of such a "
-            "stream must be put right by hand first."
+            f"several documents have {key!r}, and only one may. Correct the events of "
+            "that stream first."
         )
     return None

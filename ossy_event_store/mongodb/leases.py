@@ -1,8 +1,8 @@
 """
 Leases: one of many processes does a piece of work, by the server's clock.
 
-A lease is advice, not a lock: whoever holds one writes in a way that would be
-right without it.
+A lease is advice, not a lock: the writes of its owner are correct even if another
+process writes at the same time.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from .connection import Store
 
 
 def new_owner() -> str:
-    """Return a name for this process that no other has, readable by people."""
+    """Return a name for this process: unique, and readable by people."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 async def acquire(store: Store, name: str, owner: str, seconds: float) -> int:
     """
-    Take or renew the lease ``name`` for ``owner``; 0 if another holds it.
-
-    Returns:
-        The lease's fence, from 1: it grows each time another owner takes the lease.
+    Take or renew the lease ``name`` for ``owner``.
 
     Args:
         store: one face of the store.
-        name: what is leased.
-        owner: who asks, from ``new_owner()``.
-        seconds: how long it holds, by the server's clock, unless renewed.
+        name: the work that one process at a time should do.
+        owner: the process, from ``new_owner()``.
+        seconds: when it expires unless renewed, by the server's clock.
+
+    Returns:
+        The lease's fence, from 1, which grows with each change of owner; or 0 if
+        another process holds the lease.
     """
-    # An upsert may not compare with the server's clock, so the document comes first.
-    with contextlib.suppress(DuplicateKeyError):  # another process made it just now
+    # The filter of an upsert may not contain $expr, so create the document first.
+    with contextlib.suppress(DuplicateKeyError):  # another process just created it
         await store.leases.update_one(
             {"_id": name},
             {"$setOnInsert": {"owner": None, "fence": 0, "until": None}},
@@ -70,7 +71,7 @@ async def acquire(store: Store, name: str, owner: str, seconds: float) -> int:
 
 
 async def release(store: Store, name: str, owner: str) -> None:
-    """Give the lease back, if ``owner`` still holds it."""
+    """Release the lease, if ``owner`` still holds it."""
     await store.leases.update_one(
         {"_id": name, "owner": owner}, {"$set": {"owner": None, "until": None}}
     )

@@ -1,9 +1,9 @@
 """
-Where the store's MongoDB is, from the settings alone; nothing connects here.
+Where the store's MongoDB is, by the settings; nothing connects here.
 
-First match wins: ``Mongo.connect(url)``; ``OSSY_EVENT_STORE["URL"]``;
-``OSSY_EVENT_STORE["DATABASE"]``, an alias in ``DATABASES``; the environment's
-``DB_URL``.
+The first of these that is set wins: ``Mongo.connect(url)``;
+``OSSY_EVENT_STORE["URL"]``; ``OSSY_EVENT_STORE["DATABASE"]``, an alias in
+``DATABASES``; the environment's ``DB_URL``.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pymongo.uri_parser import parse_uri
 from ..conf import SETTING, Settings, get_settings
 
 DEFAULT_NAME = "event_store"
-LONGEST_NAME = 58  # MongoDB's 63, less the prefix that a test run adds
+LONGEST_NAME = 58  # bytes: MongoDB's 63, less the prefix of a test run
 EMBEDDED = "embedded://"
 SCHEMES = ("mongodb://", "mongodb+srv://", EMBEDDED)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the store lives, and ``origin``: which setting said so."""
+    """Where the store is; ``origin`` names the setting that said so."""
 
     origin: str
     url: str = field(default="", repr=False)
@@ -50,24 +50,24 @@ def engine_of(alias: str) -> str | None:
     return {"django_mongodb_backend": "mongodb", "djongo": "djongo"}.get(last)
 
 
-_connected: str | None = None  # what Mongo.connect(url) was given
-_adopted: Source | None = None  # that of the process that started this one
+_connected: str | None = None  # the URL passed to Mongo.connect()
+_adopted: Source | None = None  # from the process that started this one
 
 
 def resolve() -> Source:
     """
-    Return where the store lives, without connecting.
+    Return where the store is, without connecting.
 
     Raises:
-        ImproperlyConfigured: nothing says where, or what does is wrong.
+        ImproperlyConfigured: no setting says where, or the setting is wrong.
     """
     global _resolved
     if _adopted is not None:
         return _adopted
     settings = get_settings()
     alias = settings.DATABASE if not (_connected or settings.URL) else None
-    # What the answer depends on: parsing a URL at every call would cost as much as
-    # a query on this machine.
+    # The answer depends on these alone. To parse the URL at every call would cost as
+    # much as a query to a server on the same machine.
     key = (
         _connected,
         _connected or settings.URL or os.environ.get("DB_URL"),
@@ -86,7 +86,7 @@ _resolved: tuple[Settings, tuple[object, ...], Source] | None = None
 
 def _resolve(settings: Settings) -> Source:
     if _connected:
-        return _of_url(_connected, "The URL given to Mongo.connect()")
+        return _of_url(_connected, "The URL passed to Mongo.connect()")
     if settings.URL:
         return _of_url(settings.URL, f"{SETTING}['URL']")
     if settings.DATABASE:
@@ -94,8 +94,8 @@ def _resolve(settings: Settings) -> Source:
     if url := os.environ.get("DB_URL"):
         return _of_url(url, "the environment's DB_URL")
     raise ImproperlyConfigured(
-        "Nothing says where the event store's MongoDB is. Set one of "
-        f"{SETTING}['URL'], {SETTING}['DATABASE'] (an alias in DATABASES), the "
+        "The event store's MongoDB is not configured. Set "
+        f"{SETTING}['URL'], {SETTING}['DATABASE'] (an alias in DATABASES) or the "
         "environment variable DB_URL, or call Mongo.connect(url)."
     )
 
@@ -121,13 +121,13 @@ def _of_url(url: str, origin: str) -> Source:
 def _name_in(url: str, origin: str) -> str | None:
     try:
         if "@" in url.partition("://")[2].partition("/")[2].partition("?")[0]:
-            raise ValueError  # a password with a slash in it, read as a path
+            raise ValueError  # a password with a slash, parsed as a path
         if url.startswith("mongodb://"):
             name: str | None = parse_uri(url)["database"]
         else:
             name = _name_in_srv(url)
     except (PyMongoError, ValueError):
-        # The driver's own text may hold a piece of the password.
+        # The driver's message may contain a part of the password.
         raise ImproperlyConfigured(
             f"{origin} is not a valid MongoDB URL. User name and password must be "
             "percent-encoded: mongodb://user:p%40ss@host:27017/name"
@@ -136,7 +136,7 @@ def _name_in(url: str, origin: str) -> str | None:
 
 
 def _name_in_srv(url: str) -> str | None:
-    """Check the shape of an srv URL; its options need a look-up in the DNS."""
+    """Check the syntax of an SRV URL, without the DNS look-up for its options."""
     rest = url.removeprefix("mongodb+srv://").partition("?")[0]
     authority, _, name = rest.partition("/")
     user, at, host = authority.rpartition("@")
@@ -150,8 +150,8 @@ def _name_in_srv(url: str) -> str | None:
 def _check_name(name: str, origin: str) -> None:
     if set(name) & set(' ."$/\\\0') or len(name.encode()) > LONGEST_NAME:
         raise ImproperlyConfigured(
-            f"{origin}: the name of a database has at most {LONGEST_NAME} bytes, and "
-            'no space or any of . " $ / \\'
+            f"{origin}: a database name may have at most {LONGEST_NAME} bytes, and "
+            'must not contain a space or any of . " $ / \\'
         )
 
 
@@ -159,7 +159,9 @@ def _of_alias(alias: str) -> Source:
     origin = f"{SETTING}['DATABASE'] = {alias!r}"
     if alias not in connections.settings:
         known = ", ".join(sorted(connections.settings))
-        raise ImproperlyConfigured(f"{origin}: DATABASES has only {known}.")
+        raise ImproperlyConfigured(
+            f"{origin}: DATABASES has no such alias, only {known}."
+        )
     engine = engine_of(alias)
     if engine is None:
         raise ImproperlyConfigured(
@@ -168,8 +170,8 @@ def _of_alias(alias: str) -> Source:
     if engine == "mongodb":
         _check_test_name(alias, origin)
         return Source(origin, alias=alias)
-    # djongo closes its client, which all threads share, at the end of a request,
-    # so it is neither imported nor borrowed: its settings build one of our own.
+    # djongo closes its client, which all threads share, at the end of a request. So it
+    # is neither imported nor borrowed: we build our own client from its settings.
     client = dict(connections.settings[alias].get("CLIENT") or {})
     return Source(
         origin,
@@ -182,10 +184,10 @@ def _of_alias(alias: str) -> Source:
 
 def _test_name(name: str) -> str:
     """
-    Return the database that tests may write to.
+    Return the name of the database, in a test run that of a test database.
 
-    Django renames the databases in ``DATABASES`` for a test run, but knows nothing
-    of a URL: without this a test would append to the real store.
+    Django renames the databases in ``DATABASES`` for a test run, but does not know
+    the store's URL: without this, tests would append to the real store.
     """
     if not is_test_run():
         return name
@@ -197,13 +199,13 @@ def _test_name(name: str) -> str:
 
 
 def _check_test_name(alias: str, origin: str) -> None:
-    """Refuse the real database to a test for which Django has not renamed it."""
+    """Refuse a test the real database, which Django has not renamed for it."""
     database = connections.settings[alias]
     name = str(database.get("NAME") or "")
     of_tests = (database.get("TEST") or {}).get("NAME")
     if is_test_run() and name != of_tests and not name.startswith("test_"):
         raise ImproperlyConfigured(
-            f"{origin}: this test would use the database {name!r} itself. Ask for the "
+            f"{origin}: this test would use the real database {name!r}. Request the "
             "test database: inherit from django.test.TestCase, or mark the test with "
             "pytest.mark.django_db."
         )
@@ -211,30 +213,30 @@ def _check_test_name(alias: str, origin: str) -> None:
 
 def is_test_run() -> bool:
     """Whether Django runs tests in this process."""
-    # Set by setup_test_environment(), which Django's runner and pytest-django call.
-    # A process that never imported the module is not testing.
+    # setup_test_environment() sets it, which Django's runner and pytest-django call.
+    # A process that has not imported the module runs no tests.
     test_utils = sys.modules.get("django.test.utils")
     return test_utils is not None and hasattr(test_utils._TestState, "saved_data")
 
 
 def use(url: str | None) -> None:
-    """Let ``url`` decide for this process, or, with None, the settings again."""
+    """Use ``url`` in this process, or the settings again if it is None."""
     global _connected
     if url is not None:
-        _of_url(url, "The URL given to Mongo.connect()")
+        _of_url(url, "The URL passed to Mongo.connect()")
     _connected = url
 
 
 def adopt(url: str | None, name: str) -> None:
     """
-    Let this process use the store of the one that started it.
+    Use the store of the process that started this one.
 
-    What the settings say may lead elsewhere: to another throw-away server, or to the
-    real database where the other process runs tests.
+    The settings may lead elsewhere: to another throw-away server, or to the real
+    database if the other process runs tests.
 
     Args:
-        url: where its server runs; None if ``DATABASES`` says so.
-        name: its database.
+        url: where the server is; None if ``DATABASES`` says so.
+        name: the database.
     """
     global _adopted
     use(url)

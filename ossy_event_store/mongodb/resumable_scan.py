@@ -1,5 +1,5 @@
 """
-Ordered scans in flat memory, which go on where a broken connection ended them.
+Ordered scans in constant memory that resume where a connection broke.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ async def scan(
     """
     Yield the events of a query in batches, in order of stream and version.
 
-    Once a batch has come, a connection that breaks, or a primary that goes or falls
-    silent, does not end the scan: it is opened again where it stood, until the time-out
-    passes without a new event.
+    After the first batch, a broken connection, or a primary that steps down or falls
+    silent, does not end the scan. It resumes where it was, unless no new event arrives
+    within the setting ``TIMEOUT``.
 
     Args:
         store: one face of the store.
         query: which events.
         size: events a round trip.
-        pushed: let the server send unasked, which holds a connection until the end;
-            False for whoever may take their time.
+        pushed: let the server send batches without being asked, which keeps a
+            connection until the end; False for readers that may take long.
     """
     last: tuple[str, int] | None = None
     patience = _Patience()
     while True:
-        given = last  # what was given before this scan was opened
+        given = last  # yielded before this try
         found = _batches(
             store.events,
             _from(query, given),
@@ -81,22 +81,22 @@ async def walk(
     indexed: bool = True,
 ) -> AsyncGenerator[list[Document], None]:
     """
-    Yield documents in batches along an index, whatever BSON types stand in it.
+    Yield documents in batches in the order of an index, whatever BSON types it holds.
 
-    It goes on after a break as ``scan()`` does, and gives no document twice.
+    It resumes as ``scan()`` does, and yields no document twice.
 
     Args:
         store: one face of the store.
-        documents: the collection of it.
-        keys: those of the index, all ascending.
+        documents: one of its collections.
+        keys: the keys of the index, all ascending.
         query: which documents.
         projection: which fields; ``keys`` must be among them.
         size: documents a round trip.
-        indexed: False if the index is not there. The server sorts then, for as long
-            as it takes, and a break is an error.
+        indexed: False if the index does not exist. The server then sorts for as long
+            as it takes, and the scan does not resume.
     """
     last: list[tuple[str, Any]] = []
-    given = 0  # documents with the key that was given last
+    given = 0  # documents yielded that have the last key
     patience = _Patience()
     while True:
         found = _batches(
@@ -115,7 +115,7 @@ async def walk(
                     again = again - repeated if repeated == len(batch) else 0
                     if rest := batch[repeated:]:
                         given = _tail(rest, keys, last, given)
-                        last = _key(rest[-1], keys)
+                        last = _key_of(rest[-1], keys)
                         yield rest
                         patience.renew()
             return
@@ -127,9 +127,9 @@ async def walk(
 
 class _Patience:
     """
-    How long a scan is opened again: the setting ``TIMEOUT``, from the break on.
+    How long a scan tries to resume: the setting ``TIMEOUT``, from the break on.
 
-    A server that falls silent has used up the time of its batch when that is noticed.
+    When a silent server is noticed, the time of its batch has already passed.
     """
 
     def __init__(self) -> None:
@@ -137,11 +137,11 @@ class _Patience:
         self.renewed = False
 
     def renew(self) -> None:
-        """Note that something new came."""
+        """Note that the scan yielded something new."""
         self.renewed = True
 
     def allows(self, error: PyMongoError) -> bool:
-        """Whether the scan may be opened again after ``error``."""
+        """Whether the scan may resume after ``error``."""
         broken = classify(error) in (Fault.UNKNOWN, Fault.UNSENT, Fault.TRANSIENT)
         if not broken and not isinstance(error, CursorNotFound):
             return False
@@ -149,7 +149,7 @@ class _Patience:
             self.since, self.renewed = time.monotonic(), False
         if time.monotonic() - self.since > get_settings().TIMEOUT:
             return False
-        logger.warning("The scan broke off (%s); resuming.", type(error).__name__)
+        logger.warning("Scan interrupted, resuming: %s", type(error).__name__)
         return True
 
 
@@ -162,13 +162,13 @@ async def _batches(
     pushed: bool = True,
     **options: Any,
 ) -> AsyncGenerator[list[Document], None]:
-    """Yield batches, each within the time-out if ``bounded``."""
+    """Yield batches, each within the setting ``TIMEOUT`` if ``bounded``."""
     options["unbounded"] = not bounded
-    # A server that sends unasked and falls silent is noticed by the time-out alone.
+    # Only the time-out notices that a server that pushes has fallen silent.
     found = documents.batches(query, size, pushed=pushed and bounded, **options)
     try:
         batch = await anext(found, None)
-    except InvalidOperation:  # a mongos that cannot, or a client that encrypts
+    except InvalidOperation:  # a mongos that cannot push, or a client that encrypts
         await found.aclose()
         found = documents.batches(query, size, **options)
         batch = await anext(found, None)
@@ -188,7 +188,7 @@ def _from(query: Document, last: tuple[str, int] | None) -> Document:
 
 
 def _after(batch: list[Document], last: tuple[str, int]) -> list[Document]:
-    """Leave out what a scan that was opened again has given before."""
+    """Leave out the events that were yielded before the scan resumed."""
     if batch[0]["aggregateId"] != last[0]:
         return batch
     return [
@@ -202,23 +202,23 @@ def _after(batch: list[Document], last: tuple[str, int]) -> list[Document]:
 
 
 def _along(keys: Keys, last: list[tuple[str, Any]], indexed: bool) -> dict[str, Any]:
-    """Return the options that let the server follow the index, from ``last`` on."""
+    """Return the options with which the server follows the index from ``last`` on."""
     if not indexed:
         return {"sort": keys, "allow_disk_use": True}
-    # A filter with $gte would pass over values of other BSON types; a bound does not.
+    # A filter with $gte would skip values of other BSON types; a bound does not.
     return {"sort": keys, "hint": keys, **({"min": dict(last)} if last else {})}
 
 
-def _key(document: Document, keys: Keys) -> list[tuple[str, Any]]:
+def _key_of(document: Document, keys: Keys) -> list[tuple[str, Any]]:
     return [(name, document.get(name)) for name, _ in keys]
 
 
 def _repeated(
     batch: list[Document], keys: Keys, last: list[tuple[str, Any]], again: int
 ) -> int:
-    """Return how many documents at the beginning have been given before."""
+    """Return how many documents at the beginning were yielded before."""
     for number, document in enumerate(batch[:again]):
-        if _key(document, keys) != last:
+        if _key_of(document, keys) != last:
             return number
     return min(again, len(batch))
 
@@ -226,9 +226,9 @@ def _repeated(
 def _tail(
     batch: list[Document], keys: Keys, last: list[tuple[str, Any]], given: int
 ) -> int:
-    """Return how many documents with the last key of ``batch`` are given by now."""
-    key = _key(batch[-1], keys)
+    """Return how many documents with the last key of ``batch`` were yielded by now."""
+    key = _key_of(batch[-1], keys)
     for number, document in enumerate(reversed(batch)):
-        if _key(document, keys) != key:
+        if _key_of(document, keys) != key:
             return number
     return len(batch) + (given if key == last else 0)

@@ -1,9 +1,9 @@
 """
-The validator: MongoDB itself refuses what is no event, whoever writes it.
+The validator with which MongoDB itself refuses documents that are not events.
 
-Nothing installs it but ``manage.py ensure_event_store --validator``. It lets pass all
-that the store writes. What is inside of ``payload`` and ``metadata`` is open to it, and
-it does not keep an event from being changed: a role without that right does.
+Only ``manage.py ensure_event_store --validator`` installs it. It accepts everything
+that the store writes, and does not look into ``payload`` and ``metadata``. It does not
+stop others from changing an event: only a role without that right does.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ..documents.collections import EVENTS
 from ..documents.event_document import FIELDS, MAX_ID_LENGTH
 from ..documents.storable import COPY
 from .connection import Store
-from .deadline import in_time
+from .deadline import explained
 
-# By its title a validator of ours is known, whichever version of the store made it.
+# The title marks a validator of ours, of any version of the store.
 TITLE = "An event of ossy_event_store"
-SHOWN = 5  # ids of misfits
+MISFIT_IDS = 5  # ids of misfits to return
 
 
 def _text(longest: int = MAX_ID_LENGTH) -> Document:
     return {
         "minLength": 1,
         "maxLength": longest,  # code points, as Python counts
-        # No NUL; and a pattern never matches what is not UTF-8.
+        # No NUL. A pattern never matches a string that is not UTF-8.
         "pattern": r"^[^\x00]*$",
     }
 
@@ -44,15 +44,15 @@ SCHEMA: Document = {
     # Events that an import copied from the Node package have no metadata.
     "required": [name for name in FIELDS if name != "metadata"],
     "properties": {
-        # An import brings longer ids than a new event may have.
+        # Imported events may have longer ids than new ones.
         "_id": {"bsonType": ["objectId", "string"], **_text(COPY.id_length)},
         "aggregateId": _NAME,
         "aggregateType": _NAME,
         "aggregateVersion": {"bsonType": ["int", "long"], "minimum": 1},
         "type": _NAME,
         "payload": {"bsonType": "object"},
-        # The Node package writes a number here, and so is kept out: it knows no
-        # unique version, and must not write beside the store.
+        # The Node package writes a number, so this refuses its events: it does not
+        # keep versions unique, and must not write to the same collection.
         "created": {"bsonType": "date"},
         "createdBy": {"bsonType": ["string", "null"], **_text()},
         "metadata": {"bsonType": "object"},
@@ -67,22 +67,22 @@ _OPTIONS: Document = {
 
 
 class Standing(enum.Enum):
-    """What validator ``eventstore`` has."""
+    """Which validator ``eventstore`` has."""
 
     ABSENT = "none"
-    CURRENT = "the one of this version"
-    OTHER_VERSION = "one of another version of the store, or a relaxed one"
-    FOREIGN = "one that is not of the store"
+    CURRENT = "that of this version"
+    OTHER_VERSION = "that of another version of the store, or a relaxed one"
+    FOREIGN = "one that the store did not install"
 
 
 async def standing(store: Store) -> Standing:
     """
-    Return what validator ``eventstore`` has.
+    Return which validator ``eventstore`` has.
 
     Raises:
         OperationFailure: code 13, without the right ``listCollections``.
     """
-    with in_time():
+    with explained():
         answer = await store.events.database_command(
             "listCollections", filter={"name": EVENTS}
         )
@@ -103,7 +103,7 @@ def _standing_of(options: Mapping[str, Any]) -> Standing:
 
 async def install(store: Store) -> None:
     """
-    Install the validator, in place of any other; ``eventstore`` must be there.
+    Install the validator, in place of any other; ``eventstore`` must exist.
 
     Raises:
         OperationFailure: code 13, without the right ``collMod``.
@@ -112,12 +112,12 @@ async def install(store: Store) -> None:
 
 
 async def remove(store: Store) -> None:
-    """Take off whatever validator is there; see ``install()``."""
+    """Remove any validator; see ``install()``."""
     await _modify(store, {**_OPTIONS, "validator": {}})
 
 
 async def _modify(store: Store, options: Document) -> None:
-    with in_time():
+    with explained():
         await store.events.database_command(
             "collMod", EVENTS, **options, writeConcern={"w": "majority"}
         )
@@ -125,7 +125,8 @@ async def _modify(store: Store, options: Document) -> None:
 
 @dataclass(frozen=True)
 class Misfits:
-    """Events that the validator would refuse: the first ids, and if all were seen."""
+    """Stored events that the validator would refuse: the first ids, and whether the
+    search was complete."""
 
     ids: list[Any]
     complete: bool
@@ -133,18 +134,18 @@ class Misfits:
 
 async def misfits(store: Store, seconds: float) -> Misfits:
     """
-    Look among the events that are there for such as the validator would refuse.
+    Search the stored events for some that the validator would refuse.
 
     Args:
         store: one face of the store.
-        seconds: how long to look; there may be many events, and no index helps.
+        seconds: how long to search; no index helps, and there may be many events.
     """
     ids: list[Any] = []
     found = store.events.batches(
         {"$nor": [VALIDATOR]},
-        1,  # so that the first ones are known when the time is up
+        1,  # so that the first ids are known when the time is up
         projection={"_id": 1},
-        limit=SHOWN,
+        limit=MISFIT_IDS,
         max_time_ms=round(seconds * 1000),
         unbounded=True,
     )

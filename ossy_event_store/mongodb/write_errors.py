@@ -1,9 +1,9 @@
 """
-What an error of the driver says about a write.
+What an error of the driver says about a write: stored, not stored, or unknown.
 
-Decided by codes, labels and ``keyPattern``, never by the text of a message.
-The distinctions follow experiments with real servers: an acknowledgement that
-got lost, a write concern that timed out and a plain race look alike at first.
+Codes, labels and ``keyPattern`` decide, never the text of a message. The distinctions
+follow experiments with real servers: a lost acknowledgement, a write concern that
+timed out and a plain race look alike at first.
 """
 
 from __future__ import annotations
@@ -30,44 +30,44 @@ FAILED_VALIDATION = 121
 DUPLICATE_KEY = 11000
 MAX_TIME_EXPIRED = 50
 # HostUnreachable, HostNotFound, NetworkTimeout, ExceededTimeLimit, SocketException:
-# the driver repeats these, and what it gave up on may be there.
+# the driver retries these, and a write that it gave up may be stored.
 LOST_ON_THE_WAY = frozenset({6, 7, 89, 262, 9001})
-# WriteConflict, TemporarilyUnavailable: outside of a transaction without a label.
+# WriteConflict, TemporarilyUnavailable: without a label outside of a transaction.
 TOO_BUSY = frozenset({112, 365})
-# The member is primary no more. In an error of the command the driver makes a
-# ConnectionFailure of these; in one of a single write it does not.
+# The member is no longer primary. If the whole command fails with one of these, the
+# driver raises a ConnectionFailure; if one write in it fails, it does not.
 NOT_PRIMARY = frozenset({91, 189, 10058, 10107, 11600, 11602, 13435, 13436})
 ILLEGAL_OPERATION = 20
 TRANSACTION_UNSUPPORTED = 263
 
 
 class Fault(enum.Enum):
-    """What a failed write may have left behind."""
+    """Whether a failed write may be stored."""
 
-    DUPLICATE = "an index refused it: a race lost, or an earlier try of our own"
-    UNKNOWN = "it may or may not be stored"
-    TRANSIENT = "nothing is stored, and a new try may succeed"
+    DUPLICATE = "a unique index refused it: a lost race, or our own earlier try"
+    UNKNOWN = "it may be stored or not"
+    TRANSIENT = "nothing is stored, and a retry may succeed"
     UNSENT = "no server was found, so nothing was sent"
-    FATAL = "nothing is stored, and a new try would fail the same way"
+    FATAL = "nothing is stored, and a retry would fail the same way"
 
 
 def classify(error: PyMongoError) -> Fault:
-    """Return what ``error``, raised by an insert or a transaction, leaves behind."""
+    """Return whether the insert or transaction that raised ``error`` may be stored."""
     if key_pattern(error) is not None:
         return Fault.DUPLICATE
     if error.has_error_label("UnknownTransactionCommitResult"):
         return Fault.UNKNOWN
     if isinstance(error, ServerSelectionTimeoutError):
-        # A retry that finds no server raises the error of the first try instead,
-        # so this one always means that nothing went out. In a transaction it is
-        # labelled as transient as well, but there is nobody to try again with.
+        # A retry that finds no server raises the error of the first try, so this one
+        # always means that nothing was sent. In a transaction it is also labelled as
+        # transient, but there is no server to retry with.
         return Fault.UNSENT
     if error.has_error_label("TransientTransactionError"):
         return Fault.TRANSIENT
     if isinstance(error, OperationFailure) and error.code in TOO_BUSY:
         return Fault.TRANSIENT
     if isinstance(error, ConfigurationError):
-        # A connection without sessions, opened while its member had no role.
+        # A connection without sessions: its member had no role when it was opened.
         return Fault.TRANSIENT
     if _may_be_stored(error):
         return Fault.UNKNOWN
@@ -78,7 +78,7 @@ def _may_be_stored(error: PyMongoError) -> bool:
     if error.timeout or isinstance(error, (ConnectionFailure, WriteConcernError)):
         return True
     if isinstance(error, BulkWriteError):
-        # Only a write concern failed: every document is there, perhaps not for good.
+        # Only the write concern failed: every document is stored, perhaps not durably.
         details = error.details or {}
         return not details.get("writeErrors") and bool(
             details.get("writeConcernErrors")
@@ -93,7 +93,7 @@ def _may_be_stored(error: PyMongoError) -> bool:
 
 
 def key_pattern(error: PyMongoError) -> Mapping[str, Any] | None:
-    """Return the keys of the unique index that refused the write, if one did."""
+    """Return the keys of the unique index that refused the write, or None."""
     pattern: Mapping[str, Any]
     if isinstance(error, DuplicateKeyError):
         pattern = (error.details or {}).get("keyPattern", {})
@@ -107,7 +107,7 @@ def key_pattern(error: PyMongoError) -> Mapping[str, Any] | None:
 
 
 def lacks_transactions(error: PyMongoError) -> bool:
-    """Whether ``error`` is a standalone server's answer to a transaction."""
+    """Whether a standalone server refused a transaction with ``error``."""
     return isinstance(error, OperationFailure) and error.code in (
         ILLEGAL_OPERATION,
         TRANSACTION_UNSUPPORTED,
@@ -119,15 +119,15 @@ _CREDENTIALS = re.compile(r"//[^/\s]*@")
 
 def short_reason(error: BaseException) -> str:
     """
-    Return one line of ``error`` for people: no topology dump, no password.
+    Return ``error`` as one line for people, without topology and password.
 
-    PyMongo appends the whole topology to its messages, and a malformed URL may
-    hold a part of the password.
+    PyMongo appends the whole topology to its messages, and the message about a
+    malformed URL may contain a part of the password.
     """
     try:
         text = str(error).split(", Topology Description:")[0]
-    except Exception:  # its own method fails
-        text = f"a {type(error).__name__} that cannot be told"
+    except Exception:  # its own __str__() fails
+        text = f"{type(error).__name__} (its message cannot be read)"
     text = text.split(" (configured timeouts:")[0].split(", full error:")[0]
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return _CREDENTIALS.sub("//***@", first)[:300]

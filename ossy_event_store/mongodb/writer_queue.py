@@ -1,10 +1,10 @@
 """
-Turns: the writers of one process that met on a stream go on one after another.
+Queue the writers of one process that contend for a stream.
 
-Each would lose most races against the others and read the stream again for nothing.
-Turns are advice, never a lock that something rests on: whoever waits too long goes
-on without, other processes know nothing of them, and a writer that meets nobody
-takes none.
+Without the queue each writer would lose most races against the others, and read the
+stream again in vain. A turn is advice, not a lock: a writer that waits too long writes
+without one, other processes do not take part, and a writer that meets no other one
+takes no turn.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakValueDictionary
 
-# Of this thread or task: two that each had a turn, and asked for the other's, would
-# wait for each other.
+# Of this thread or task. Two writers that each have a turn, and each wait for the
+# other's, would wait for each other.
 _has_turn = ContextVar("has_turn", default=False)
 
 
 class Turns:
-    """The queues of one process, or of one event loop, by name of the stream."""
+    """The queues of one process or event loop, one for each contended stream."""
 
     def __init__(
         self,
@@ -32,16 +32,16 @@ class Turns:
     ) -> None:
         self.new_lock = new_lock
         self.acquire = acquire
-        # A queue lives as long as somebody stands in it.
+        # A queue exists as long as a writer is in it.
         self.locks: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
     def place(self, name: str, patience: float) -> Ticket:
-        """Return a place for one writer, who waits at most ``patience`` seconds."""
+        """Return a ticket for a writer that waits at most ``patience`` seconds."""
         return Ticket(self, name, patience)
 
 
 class Ticket:
-    """One writer's place in a queue; he stands in it from the first ``take()``."""
+    """One writer's place in a queue, from its first ``take()`` on."""
 
     def __init__(self, turns: Turns, name: str, patience: float) -> None:
         self.turns = turns
@@ -52,11 +52,11 @@ class Ticket:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether others stand there."""
+        """Whether other writers are in the queue."""
         return self.name in self.turns.locks
 
     async def take(self) -> bool:
-        """Wait for the turn; False when that would help nobody."""
+        """Wait for the turn; return False at once if waiting would not help."""
         if self.lock is not None or _has_turn.get():
             return False
         self.lock = self.turns.locks.setdefault(self.name, self.turns.new_lock())
@@ -65,7 +65,7 @@ class Ticket:
         return True
 
     def leave(self) -> None:
-        """Let the next one go on."""
+        """Leave the queue, so that the next writer gets its turn."""
         if self.has_turn:
             _has_turn.set(False)
             self.lock.release()
@@ -83,10 +83,10 @@ async def _wait(lock: asyncio.Lock, seconds: float) -> bool:
 
 
 def blocking_turns() -> Turns:
-    """Return the turns of the blocking face: of the threads of this process."""
+    """Return the queues of the blocking face, for the threads of this process."""
     return Turns(threading.Lock, _block)
 
 
 def awaitable_turns() -> Turns:
-    """Return the turns of the awaitable face: of the tasks of one loop."""
+    """Return the queues of the awaitable face, for the tasks of one event loop."""
     return Turns(asyncio.Lock, _wait)

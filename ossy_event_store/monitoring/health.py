@@ -19,13 +19,14 @@ from django.views.decorators.cache import never_cache
 from pymongo.errors import PyMongoError
 
 from ..conf import HealthLimits, get_settings
+from ..documents.collections import SEQUENCER_LEASE
 from ..exceptions import EventStoreError
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
-from ..positions import leased_sequencer, reader
+from ..positions import reader
 from ..projections.projection import BUILD_KIND
 from ..subscriptions.transactions import is_away
 from .status import Status, is_held, statuses
@@ -103,7 +104,7 @@ async def _figures(store: Store, limits: HealthLimits) -> dict[str, Any]:
 
 
 async def _positions(store: Store) -> dict[str, Any]:
-    lease = await store.leases.find_one({"_id": leased_sequencer.LEASE_NAME})
+    lease = await store.leases.find_one({"_id": SEQUENCER_LEASE})
     now = dt.datetime.now(dt.UTC)
     is_running = is_held(lease, now)
     since = await reader.waiting_since(store)

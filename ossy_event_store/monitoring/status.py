@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ..documents.bson_types import Document
+from ..documents.collections import subscription_lease
 from ..exceptions import PositionsBroken
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
@@ -17,7 +18,7 @@ from ..positions.reader import head_position, read
 from ..projections.generations import revision
 from ..projections.projection import BUILD_KIND, registered_projections
 from ..subscriptions import declaration
-from ..subscriptions.claim import DEFAULT_TIMINGS, lease_of
+from ..subscriptions.claim import DEFAULT_TIMINGS
 
 # After this time without an update, the rate of a subscription is 0.
 RATE_VALID_SECONDS = 3 * DEFAULT_TIMINGS.lease_seconds
@@ -94,7 +95,7 @@ async def _status(
     document = found or {}
     position = document.get("position", 0)
     with in_time():
-        lease = await store.leases.find_one({"_id": lease_of(name)})
+        lease = await store.leases.find_one({"_id": subscription_lease(name)})
         parked = await store.parked.count_where({"subscription": {"$eq": name}})
     now = dt.datetime.now(dt.UTC)
     running = is_held(lease, now)

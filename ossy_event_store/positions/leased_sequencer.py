@@ -12,6 +12,7 @@ from time import monotonic
 
 from pymongo.errors import PyMongoError
 
+from ..documents.collections import SEQUENCER_LEASE
 from ..exceptions import StoreUnavailable
 from ..mongodb.connection import Store
 from ..mongodb.leases import acquire, release
@@ -20,8 +21,6 @@ from ..mongodb.write_errors import short_reason
 from .sequencer import HoleInStream, Sequencer
 
 logger = logging.getLogger("ossy_event_store")
-
-LEASE_NAME = "sequencer"
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def _while_leased(
     try:
         while not stop.is_set():
             if monotonic() - renewed > timings.lease / 3:
-                if not drive(acquire(store, LEASE_NAME, owner, timings.lease)):
+                if not drive(acquire(store, SEQUENCER_LEASE, owner, timings.lease)):
                     stop.wait(timings.lease / 5)
                     return
                 renewed = monotonic()
@@ -104,7 +103,7 @@ def _while_leased(
     finally:
         sequencer.close()
         with suppress(PyMongoError, StoreUnavailable):
-            drive(release(store, LEASE_NAME, owner))
+            drive(release(store, SEQUENCER_LEASE, owner))
 
 
 class Pace:

@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from ..documents.bson_types import Document
+from ..documents.collections import SEQUENCER_SCAN
 from ..mongodb.connection import Store, raw
 from ..mongodb.indexes import ENTRY_VERSIONS, TIME
 from ..mongodb.write_errors import DUPLICATE_KEY
@@ -36,7 +37,6 @@ from .change_stream import BATCH_SIZE, ChangeStream, HistoryLost
 
 HEADS = 100_000  # streams whose last version is kept in memory
 
-SCAN_PROGRESS = "sequencer scan"  # an id among the leases, though no lease
 
 _FIELDS = ("aggregateId", "aggregateVersion", "aggregateType", "type")
 # The driver would fetch whole documents; an entry needs only these fields.
@@ -149,7 +149,7 @@ class Sequencer:
 
     def _scan(self) -> Generator[int, None, ChangeStream]:
         """Assign positions to all events that lack one; return the changes since."""
-        begun = self._progress.find_one({"_id": SCAN_PROGRESS})
+        begun = self._progress.find_one({"_id": SEQUENCER_SCAN})
         changes = self._resume(begun["token"]) if begun else None
         after = begun["after"] if begun and changes else None
         changes = changes or self._open()
@@ -160,9 +160,9 @@ class Sequencer:
                 yield self._assign([(event, None) for event in _by_version(batch)])
                 after = {"created": batch[-1].get("created"), "_id": batch[-1]["_id"]}
                 state = {"token": token, "after": after}
-                self._progress.replace_one({"_id": SCAN_PROGRESS}, state, upsert=True)
+                self._progress.replace_one({"_id": SEQUENCER_SCAN}, state, upsert=True)
             self._certify(token)
-            self._progress.delete_one({"_id": SCAN_PROGRESS})
+            self._progress.delete_one({"_id": SEQUENCER_SCAN})
         except BaseException:
             changes.close()
             raise

@@ -23,6 +23,7 @@ from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 from pymongo.errors import OperationFailure, PyMongoError
 
 from ..conf import get_settings
+from ..documents.collections import STARTUP_LEASE
 from ..exceptions import EventStoreError
 from ..mongodb import connection, leases, location
 from ..mongodb.deadline import in_time
@@ -34,7 +35,6 @@ from .report import RebuildReport
 
 logger = logging.getLogger("ossy_event_store")
 
-LEASE_NAME = "rebuild"
 LEASE_SECONDS = 30.0  # renewed well before
 LONGEST_PAUSE_SECONDS = 60.0  # between two attempts while the database is down
 
@@ -130,7 +130,7 @@ def rebuild_stale(owner: str) -> RebuildReport | None:
         return RebuildReport()
     store = connection.blocking()
     with in_time():
-        if not drive(leases.acquire(store, LEASE_NAME, owner, LEASE_SECONDS)):
+        if not drive(leases.acquire(store, STARTUP_LEASE, owner, LEASE_SECONDS)):
             return None
     renewed = time.monotonic()
 
@@ -139,13 +139,13 @@ def rebuild_stale(owner: str) -> RebuildReport | None:
         if time.monotonic() - renewed > LEASE_SECONDS / 3:
             renewed = time.monotonic()
             with in_time():
-                drive(leases.acquire(store, LEASE_NAME, owner, LEASE_SECONDS))
+                drive(leases.acquire(store, STARTUP_LEASE, owner, LEASE_SECONDS))
 
     try:
         report = AggregateRebuild.build_and_save_all(stale=True, progress=renew)
     finally:
         with in_time():
-            drive(leases.release(store, LEASE_NAME, owner))
+            drive(leases.release(store, STARTUP_LEASE, owner))
     if report.streams:
         logger.log(
             logging.INFO if report.ok else logging.ERROR,

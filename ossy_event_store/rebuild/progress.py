@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..documents.bson_types import Document
+from ..documents.collections import rebuild_progress
 from ..exceptions import ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.leases import new_owner
 from ..streams.reducers import revision_of
 from .ranges import Part, Partition, Span
-
-DOCUMENT_ID = "rebuild progress"  # among the leases; of a share with its name
 
 
 class RebuildProgress:
@@ -41,7 +40,7 @@ class RebuildProgress:
         self.store = store
         self.run_id = new_owner()
         self.revisions = {Root.aggregate_type: revision_of(Root) for Root in roots}
-        self.id = f"{DOCUMENT_ID} {partition}" if partition else DOCUMENT_ID
+        self.id = rebuild_progress(partition)
         self._saved_at = 0.0
 
     async def load(self) -> tuple[list[Part], str]:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..documents.bson_types import Document
+from ..documents.collections import TALLIES
 from ..exceptions import ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 
 NAMED_FAILURES = 20  # failed streams that a tally names
-
-ID_PREFIX = "tally "  # of an id among the leases; the aggregate type follows
 
 
 @dataclass
@@ -54,7 +53,9 @@ async def save_tally(store: Store, tally: Tally) -> None:
     }
     with in_time():
         await store.leases.update_one(
-            {"_id": ID_PREFIX + tally.aggregate_type}, {"$set": document}, upsert=True
+            {"_id": TALLIES + tally.aggregate_type},
+            {"$set": document},
+            upsert=True,
         )
 
 
@@ -62,7 +63,7 @@ async def tallies(store: Store) -> list[Tally]:
     """Return the tallies of the last rebuilds, in order of aggregate type."""
     with in_time():
         found = await store.leases.find(
-            {"_id": {"$gte": ID_PREFIX, "$lt": ID_PREFIX + "\U0010ffff"}},
+            {"_id": {"$gte": TALLIES, "$lt": TALLIES + "\U0010ffff"}},
             sort=[("_id", 1)],
         )
     return [_tally(document) for document in found]

@@ -17,6 +17,7 @@ from typing import Any
 from pymongo.errors import PyMongoError
 
 from ..documents.bson_types import Document
+from ..documents.collections import subscription_lease
 from ..exceptions import StoreUnavailable
 from ..mongodb import leases
 from ..mongodb.connection import Store
@@ -45,11 +46,6 @@ class Timings:
 
 
 DEFAULT_TIMINGS = Timings()
-
-
-def lease_of(name: str) -> str:
-    """Return the lease under which a subscription is run."""
-    return f"subscription {name}"
 
 
 class Claim:
@@ -93,7 +89,7 @@ class Claim:
         return True
 
     async def _lease(self, store: Store) -> bool:
-        name, seconds = lease_of(self.name), self.timings.lease_seconds
+        name, seconds = subscription_lease(self.name), self.timings.lease_seconds
         with in_time():
             return bool(await leases.acquire(store, name, self.owner, seconds))
 
@@ -115,7 +111,7 @@ class Claim:
     async def release_lease(self, store: Store) -> None:
         """Let another process acquire the lease at once."""
         with suppress(PyMongoError, StoreUnavailable), in_time():
-            await leases.release(store, lease_of(self.name), self.owner)
+            await leases.release(store, subscription_lease(self.name), self.owner)
 
     def check(self) -> None:
         """

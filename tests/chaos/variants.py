@@ -60,8 +60,8 @@ def acknowledge_alone(monkeypatch: Any) -> None:
 
 
 def set_concerns(monkeypatch: Any, **concerns: Any) -> None:
-    options = {**connection.OPTIONS[connection.EVENTS], **concerns}
-    monkeypatch.setitem(connection.OPTIONS, connection.EVENTS, options)
+    options = {**connection.COLLECTION_OPTIONS[connection.EVENTS], **concerns}
+    monkeypatch.setitem(connection.COLLECTION_OPTIONS, connection.EVENTS, options)
 
 
 def kill_the_only_one_who_has_it(stage: Stage) -> None:

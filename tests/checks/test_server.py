@@ -49,7 +49,7 @@ def test_w004_an_index_with_other_options(store):
 
 
 def test_w004_for_every_index_of_an_empty_database(store):
-    for name in connection.OPTIONS:
+    for name in connection.COLLECTION_OPTIONS:
         connection.raw(store.events).database[name].drop()
     found = ids(check_server(None, DEFAULT))
     call_command("ensure_event_store", verbosity=0)

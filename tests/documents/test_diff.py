@@ -344,7 +344,7 @@ def test_a_large_state_is_compared_in_linear_time(before, after):
 
 
 def test_lists_without_end_are_still_compared_right(monkeypatch):
-    monkeypatch.setattr("ossy_event_store.documents.diff._LOOKS", 3)
+    monkeypatch.setattr("ossy_event_store.documents.diff.COMPARISONS", 3)
     before, after = {"v": [1, 2, 3, 4, 5]}, {"v": [1, 2, 4, 5]}
     found = changes(before, after).items
     assert applied(before, found) == after

@@ -18,12 +18,13 @@ from hypothesis.stateful import (
 )
 
 from ossy_event_store import EventStore, registry
+from ossy_event_store.documents.collections import subscription_lease
 from ossy_event_store.mongodb import connection
 from ossy_event_store.positions import head_watcher
 from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.projections import projection
 from ossy_event_store.subscriptions import declaration, operator_actions
-from ossy_event_store.subscriptions.claim import Timings, lease_of
+from ossy_event_store.subscriptions.claim import Timings
 
 from .harness import Clock, Crew, Process
 from .kinds import TYPE, Config, Kind
@@ -88,7 +89,7 @@ class Happenings(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.arrange()
         self.store = connection.blocking()
-        for name in connection.OPTIONS:
+        for name in connection.COLLECTION_OPTIONS:
             connection.raw(connection.documents(self.store, name)).delete_many({})
         self.model = Model(self.kind_of.exact, self.kind_of.keyed)
         self.streams = STREAMS[:streams]
@@ -139,7 +140,7 @@ class Happenings(RuleBasedStateMachine):
     def start(self) -> Process:
         """Start a process, and let the lease of the one before end."""
         connection.raw(self.store.leases).update_many(
-            {"_id": lease_of(self.name)}, {"$set": {"until": None}}
+            {"_id": subscription_lease(self.name)}, {"$set": {"until": None}}
         )
         return self.crew.start(self.kind.declared, self.kind.alias)
 

@@ -33,7 +33,7 @@ def test_an_unavailable_server_is_one_line(command, settings):
 def test_nothing_configured_is_one_line(command, settings, monkeypatch):
     monkeypatch.delenv("DB_URL", raising=False)
     settings.OSSY_EVENT_STORE = {}
-    assert "Nothing says where" in str(failure(command, types=["Book"]))
+    assert "is not configured" in str(failure(command, types=["Book"]))
 
 
 @pytest.mark.parametrize("command", ["export_events", "rebuild_aggregates"])

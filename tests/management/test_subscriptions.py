@@ -123,9 +123,9 @@ def test_reset_moves_the_checkpoint_and_releases_streams(poisoned, store):
 
 def test_an_unknown_name_is_refused(poisoned):
     for command in ("show", "retry", "skip", "reset"):
-        with pytest.raises(CommandError, match="There is no subscription 'male'"):
+        with pytest.raises(CommandError, match="Subscription 'male' does not exist"):
             said("subscriptions", command, "male", "--reason", "r", "--to", "0")
-    with pytest.raises(CommandError, match="There is no subscription 'male'"):
+    with pytest.raises(CommandError, match="Subscription 'male' does not exist"):
         said("run_subscriptions", "male")
     with pytest.raises(CommandError, match="needs the NAME"):
         said("subscriptions", "retry")

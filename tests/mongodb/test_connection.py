@@ -144,7 +144,7 @@ def test_a_blocking_call_in_a_coroutine_is_refused_as_the_orm_refuses_it(store):
     async def use():
         EventStore.get_event_stream("b-1")
 
-    with pytest.raises(SynchronousOnlyOperation, match="twin with an 'a' in front"):
+    with pytest.raises(SynchronousOnlyOperation, match="with an 'a' in front"):
         asyncio.run(use())
 
 

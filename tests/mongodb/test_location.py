@@ -115,7 +115,7 @@ def test_a_mongodb_backend_alias_is_borrowed_from(settings, monkeypatch):
 
 def test_a_test_is_kept_from_the_real_database_of_an_alias(settings):
     settings.OSSY_EVENT_STORE = {"DATABASE": "documents"}
-    with pytest.raises(ImproperlyConfigured, match="would use the database 'site'"):
+    with pytest.raises(ImproperlyConfigured, match="the real database 'site'"):
         location.resolve()
 
 

@@ -381,7 +381,7 @@ def test_of_many_events_that_do_not_fit_the_first_are_named(unguarded):
         {"_id": f"n-{n}", "aggregateVersion": n} for n in range(20)
     )
     found = drive(schema_validator.misfits(unguarded, 5))
-    assert found.ids == [f"n-{n}" for n in range(schema_validator.SHOWN)]
+    assert found.ids == [f"n-{n}" for n in range(schema_validator.MISFIT_IDS)]
     assert found.complete
 
 

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 
 import pytest
 
+from ossy_event_store.documents.collections import SEQUENCER_LEASE
 from ossy_event_store.exceptions import StoreUnavailable
 from ossy_event_store.mongodb import connection
 from ossy_event_store.positions.leased_sequencer import (
     DEFAULT_TIMINGS,
-    LEASE_NAME,
     Pace,
     SequencerTimings,
     run_sequencer,
@@ -27,8 +27,10 @@ LEASE_SECONDS = 1.5
 PROCESS = f"""
 import django, threading
 django.setup()
+from ossy_event_store.documents.collections import SEQUENCER_LEASE
 from ossy_event_store.mongodb import connection
 from ossy_event_store.positions.leased_sequencer import *
+from ossy_event_store.documents.collections import SEQUENCER_LEASE
 from ossy_event_store.mongodb.leases import new_owner
 print("begun", flush=True)
 timings = SequencerTimings(lease={LEASE_SECONDS})
@@ -55,7 +57,7 @@ def process(store):
 
 
 def lease_owner(store):
-    return connection.raw(store.leases).find_one({"_id": LEASE_NAME})["owner"]
+    return connection.raw(store.leases).find_one({"_id": SEQUENCER_LEASE})["owner"]
 
 
 @ON_URL

@@ -125,7 +125,7 @@ def test_a_projection_cannot_be_reset(lent):
 
 
 def test_an_unknown_name_is_an_error(lent):
-    with pytest.raises(CommandError, match="There is no subscription 'lonas'"):
+    with pytest.raises(CommandError, match="Subscription 'lonas' does not exist"):
         said("rebuild_projections", "lonas")
 
 

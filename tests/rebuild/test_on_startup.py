@@ -9,6 +9,7 @@ import pytest
 from django.core.signals import request_started
 
 from ossy_event_store import Aggregate
+from ossy_event_store.documents.collections import STARTUP_LEASE
 from ossy_event_store.mongodb import connection, leases
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.rebuild import on_startup
@@ -62,7 +63,7 @@ def test_runserver_rebuilds_in_the_process_that_serves(store, lend, tmp_path, op
     with serving(tmp_path, *command, **here(store)) as (_, answer):
         until(answer, 60)
         until(lambda: Aggregate.find("b-1"))
-    lease = connection.raw(store.leases).find_one({"_id": on_startup.LEASE_NAME})
+    lease = connection.raw(store.leases).find_one({"_id": STARTUP_LEASE})
     assert lease["fence"] == 1
 
 
@@ -149,11 +150,11 @@ def test_a_server_known_only_by_its_requests_starts_with_the_first(monkeypatch):
 
 def test_a_rebuild_is_left_to_the_process_that_holds_the_lease(store, lend):
     lend("b-1", "BookBought")
-    assert drive(leases.acquire(store, on_startup.LEASE_NAME, "other", 30))
+    assert drive(leases.acquire(store, STARTUP_LEASE, "other", 30))
     assert on_startup.rebuild_stale("me") is None
-    drive(leases.release(store, on_startup.LEASE_NAME, "other"))
+    drive(leases.release(store, STARTUP_LEASE, "other"))
     assert on_startup.rebuild_stale("me").saved == 1
-    assert drive(leases.acquire(store, on_startup.LEASE_NAME, "other", 30))
+    assert drive(leases.acquire(store, STARTUP_LEASE, "other", 30))
 
 
 def test_blocking_continues_in_a_thread_while_another_process_rebuilds(
@@ -166,7 +167,7 @@ def test_blocking_continues_in_a_thread_while_another_process_rebuilds(
         on_startup.threading, "Thread", lambda **kw: started.append(kw) or Stub()
     )
     monkeypatch.setattr(on_startup, "_started_in", None)
-    assert drive(leases.acquire(store, on_startup.LEASE_NAME, "other", 30))
+    assert drive(leases.acquire(store, STARTUP_LEASE, "other", 30))
     on_startup._start()
     assert [thread["target"] for thread in started] == [on_startup._keep_trying]
 

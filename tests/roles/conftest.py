@@ -31,7 +31,7 @@ def become(guarded, settings):
 
     become("shop_deploy")
     said("ensure_event_store", "--no-validator")
-    for name in (*connection.OPTIONS, PROJECTION):
+    for name in (*connection.COLLECTION_OPTIONS, PROJECTION):
         guarded.database[name].delete_many({})
     yield become
     Mongo.close()

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.faults, *guarded_marks]
 
 
 def test_the_migrator_makes_all_in_an_empty_database(become, guarded):
-    for name in connection.OPTIONS:
+    for name in connection.COLLECTION_OPTIONS:
         guarded.database[name].drop()
     store = become("shop_deploy")
     assert said("ensure_event_store", "--validator").count("Created ") == len(
@@ -38,7 +38,7 @@ def test_the_migrator_makes_all_in_an_empty_database(become, guarded):
 
 @pytest.mark.django_db
 def test_the_migrator_migrates(become, guarded, monkeypatch):
-    for name in connection.OPTIONS:
+    for name in connection.COLLECTION_OPTIONS:
         guarded.database[name].drop()
     store = become("shop_deploy")
     monkeypatch.setattr("ossy_event_store.post_migrate._done", set())

@@ -9,9 +9,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from ossy_event_store.documents.collections import subscription_lease
 from ossy_event_store.mongodb import connection
 from ossy_event_store.positions.head_watcher import watcher
-from ossy_event_store.subscriptions.claim import DEFAULT_TIMINGS, lease_of
+from ossy_event_store.subscriptions.claim import DEFAULT_TIMINGS
 from ossy_event_store.subscriptions.declaration import subscription
 from ossy_event_store.subscriptions.runner import Runner
 from tests.support.processes import ON_URL, here
@@ -77,7 +78,7 @@ def pages(store):
 
 
 def owner(store):
-    lease = connection.raw(store.leases).find_one({"_id": lease_of("diary")})
+    lease = connection.raw(store.leases).find_one({"_id": subscription_lease("diary")})
     return int(lease["owner"].split(":")[1]) if lease and lease["owner"] else None
 
 

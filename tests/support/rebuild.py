@@ -7,6 +7,7 @@ from bson import encode
 from django.core.management import call_command
 
 from ossy_event_store import Aggregate, EventStore
+from ossy_event_store.documents.collections import rebuild_progress
 from ossy_event_store.mongodb import connection
 from ossy_event_store.rebuild import progress
 from ossy_event_store.rebuild.ranges import Span
@@ -85,7 +86,7 @@ def run(*words, **options):
 
 def recorded(store):
     """Return the recorded progress of the last full rebuild."""
-    return connection.raw(store.leases).find_one({"_id": progress.DOCUMENT_ID})
+    return connection.raw(store.leases).find_one({"_id": rebuild_progress()})
 
 
 def in_span(span):

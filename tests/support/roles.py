@@ -230,5 +230,8 @@ def code_of(change, events):
 
 
 def everything(guarded):
-    found = {name: list(guarded.database[name].find()) for name in connection.OPTIONS}
+    found = {
+        name: list(guarded.database[name].find())
+        for name in connection.COLLECTION_OPTIONS
+    }
     return found | {"indexes": guarded.database.eventstore.index_information()}
