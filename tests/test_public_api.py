@@ -1,6 +1,7 @@
 """What a user can import."""
 
 import inspect
+import os
 import subprocess
 import sys
 from pkgutil import iter_modules
@@ -35,8 +36,14 @@ print(*names, "multiprocessing" if "multiprocessing" in sys.modules else "")
 
 def loaded(statement):
     code = LOADED.format(statement=statement)
+    # Without the measurement of coverage, which loads modules of its own.
+    env = {key: value for key, value in os.environ.items() if "COV" not in key}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=env,
     )
     return done.stdout.split()
 

@@ -81,10 +81,12 @@ def park(store, limit_feeds):
 
     def park(aggregate_id, position, version=1):
         own = {"subscription": "readers", "aggregateId": aggregate_id}
-        collection.delete_one({"_id": own})
-        if position is not None:
-            at = {"position": position, "aggregateVersion": version}
-            collection.insert_one({"_id": own, **own, **at})
+        if position is None:
+            collection.delete_one({"_id": own})
+            return
+        # In one step: a feed that looked in between would see the stream released.
+        at = {"position": position, "aggregateVersion": version}
+        collection.replace_one({"_id": own}, {**own, **at}, upsert=True)
 
     return park
 

@@ -64,9 +64,9 @@ def states():
     return {s["_id"]: [s[f] for f in fields] for s in Aggregate.collection.find()}
 
 
-def everything(store):
-    """Return all of a database: documents, collections and indexes."""
-    database = connection.raw(store.events).database
+def everything(events):
+    """Return all of the database of the events: documents, collections, indexes."""
+    database = events.database
     return {
         name: (
             sorted(encode(document) for document in database[name].find()),

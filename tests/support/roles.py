@@ -44,6 +44,7 @@ OF_HANDLERS = (
     "projection_loans_4",
     "projection_loans_5",
     "projection_odd_keys",
+    "projection_per_reader",
     "projection_per_type",
     "projection_per_type_2",
     "projection_indexed",
