@@ -106,7 +106,7 @@ def test_a_lost_race_of_several_events_stores_none(store, face):
 
 def test_creating_an_aggregate_that_exists_is_a_lost_race(store, face):
     book = face(Aggregate.of, Book, BOUGHT)
-    with pytest.raises(ConcurrencyError, match="expected no such stream"):
+    with pytest.raises(ConcurrencyError, match="expected a new stream"):
         face(Aggregate.of, Book, {**BOUGHT, "aggregateId": book.id})
 
 

@@ -256,7 +256,7 @@ def test_a_live_append_between_two_batches_is_noticed_and_kept(store):
 
 def test_an_error_names_the_number_of_the_line(store):
     error = refusal(store, [line(), "", line(version="x")])
-    assert str(error).startswith("line 3, aggregateVersion: must be a whole number")
+    assert str(error).startswith("line 3, aggregateVersion: must be an integer")
 
 
 def test_a_batch_ends_at_its_limit_of_characters(store):
