@@ -30,6 +30,7 @@ pytestmark = [
 ]
 
 STREAMS, LENGTH = 12, 10
+NOTE = 200_000  # characters of each event
 SIZE = 7  # events a batch: a stream's events are in two or three
 FAST = {"heartbeatFrequencyMS": 500, "serverMonitoringMode": "poll"}
 EVENTS = [
@@ -59,7 +60,7 @@ def event(key):
         "aggregateVersion": key[1],
         "type": "BookReturned",
         # Too large, all together, for what sockets hold on the way.
-        "payload": {"note": "x" * 200_000},
+        "payload": {"note": "x" * NOTE},
     }
 
 
@@ -188,8 +189,23 @@ def test_a_scan_that_ends_early_does_not_disturb_others(connect, single, read):
         assert len(drive(store.events.find({}))) == len(EVENTS)
 
 
-def test_no_more_is_pushed_than_is_read(connect, single, through):
-    connect(single.url(**FAST))
+@pytest.fixture(scope="module")
+def much(single):
+    """The URL of a database with three times as much: sockets may hold 32 MB."""
+    url = single.url(**FAST).replace("/?", "/much?")
+    try:
+        location.use(url)
+        drive(indexes.ensure(connection.blocking()))
+        for key in EVENTS:
+            note = "x" * NOTE * 3
+            EventStore.collection.insert_one({**event(key), "payload": {"note": note}})
+    finally:
+        Mongo.close()
+    return url
+
+
+def test_no_more_is_pushed_than_is_read(connect, single, much, through):
+    connect(much)
     with single.primary.client() as client:
 
         def getmores():

@@ -252,9 +252,7 @@ def test_a_lost_checkpoint_is_not_guessed(store, lend, caplog):
         reached(store, "orders", 2)
     Checkpoint.objects.using(SQL).all().delete()
     with running():
-        until(
-            lambda: "The checkpoint of subscription 'orders' is missing" in caplog.text
-        )
+        until(lambda: "checkpoint of subscription 'orders' is missing" in caplog.text)
         assert "reset orders --to 0; if it exists, --to 2." in caplog.text
         operator_actions.reset("orders", 2)
         lend("book", "BookLent")
