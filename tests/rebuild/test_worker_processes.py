@@ -214,7 +214,7 @@ def test_a_killed_worker_is_an_error_and_a_resumed_rebuild_does_the_rest(store, 
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert (
-        "RebuildBroken" in err or "The process that folded the streams of Book" in err
+        "RebuildBroken" in err or "The process that rebuilt the streams of Book" in err
     )
     assert "killed by signal 9" in err
     assert "--resume" in err
