@@ -5,6 +5,7 @@ One server a run, one database a worker, emptied before each test that asks for 
 import asyncio
 import os
 import re
+import signal
 
 import pytest
 from django.conf import settings
@@ -23,6 +24,10 @@ LINUX = hasattr(os, "sched_getaffinity")
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell lets what runs in the background ignore Ctrl-C, and the processes
+        # that the tests start and interrupt would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # The workers of pytest-xdist and the processes of the tests share this server.
     os.environ["TEST_MONGODB_URL"] = settings.SERVER
     # PyMongo (4.13 to 4.20) leaves a socket to the garbage collector if the task that
