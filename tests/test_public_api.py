@@ -63,6 +63,12 @@ def test_a_public_name_loads_only_the_rooms_that_it_needs():
     }
 
 
+def test_only_a_rebuild_in_processes_loads_multiprocessing():
+    names = loaded("from ossy_event_store import AggregateRebuild")
+    assert "ossy_event_store.rebuild.api" in names
+    assert "multiprocessing" not in names
+
+
 def test_every_public_name_has_a_docstring():
     for name in ossy_event_store.__all__:
         value = getattr(ossy_event_store, name)

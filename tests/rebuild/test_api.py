@@ -1,8 +1,5 @@
 """``AggregateRebuild``: all snapshots, chosen ones, or a single one."""
 
-import subprocess
-import sys
-
 import pytest
 
 from ossy_event_store import (
@@ -69,14 +66,3 @@ def test_rebuilding_one_stream_raises_its_error(store, face, lend, broken):
     broken("BookBought")
     with pytest.raises(ReducerError, match="version 1: ZeroDivisionError"):
         face(AggregateRebuild.build_and_save, "Book", "b-1")
-
-
-def test_only_worker_processes_load_multiprocessing():
-    code = (
-        "import sys, ossy_event_store.rebuild.api\n"
-        "print('multiprocessing' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "False\n"

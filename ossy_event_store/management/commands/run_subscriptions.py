@@ -110,7 +110,7 @@ def check_replica_set() -> None:
     except StoreUnavailable as error:
         # As with a server that goes away later: the subscriptions retry.
         logger.warning(
-            "MongoDB is not available, subscriptions start when it is: %s",
+            "Waiting for MongoDB before the subscriptions start: %s",
             short_reason(error),
         )
         return
