@@ -165,7 +165,7 @@ def test_a_process_started_while_the_server_is_away_waits_for_it(settings, caplo
         run_subscriptions.check_replica_set()
     finally:
         Mongo.close()
-    assert "MongoDB is not available, subscriptions start when it is: " in caplog.text
+    assert "Waiting for MongoDB before the subscriptions start: " in caplog.text
 
 
 def test_retry_lets_a_subscription_that_stopped_continue(store, lend):
