@@ -62,7 +62,7 @@ BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 
 
 def test_w011_costs_snapshots_a_retry_and_appends_none(on_the_pair, pair):
-    on_the_pair(timeout=10, retryWrites="false", appName="w011")
+    on_the_pair(timeout=30, retryWrites="false", appName="w011")
     cut = {"closeConnection": True, "appName": "w011"}
     with pair.primary.fail_point(
         "failCommand", {"times": 1}, failCommands=["insert"], **cut

@@ -44,7 +44,7 @@ def connections_and_streams(store):
     return admin.command("serverStatus")["connections"]["current"], len(streams)
 
 
-@pytest.mark.faults
+@pytest.mark.chaos  # it counts the connections of the whole server
 def test_a_thousand_connections_cost_mongodb_no_more_than_a_few(
     positions, store, lend, tmp_path, many_files
 ):
