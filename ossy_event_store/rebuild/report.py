@@ -61,7 +61,7 @@ class DryRun:
     alterations: list[Altered] = field(default_factory=list)
     #: In how many streams each path would change; an index of a list is ``[]``.
     paths: Counter[str] = field(default_factory=Counter)
-    #: Changes at further paths: ``paths`` has at most 1,000.
+    #: Changes at more paths than these; ``paths`` has at most 1,000.
     other_paths: int = 0
 
     def alter(self, aggregate_id: str, version: int, found: Diff) -> None:
