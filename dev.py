@@ -2,7 +2,7 @@
 Run a check or the example: ``python3 dev.py NAME [ARGUMENTS]``.
 
 Needs Python 3.11 or later and nothing else: the first call makes ``.venv`` with tox
-in it, and tox makes an environment for each name of ``tox.ini``.
+and uv in it, and they make an environment for each name of ``tox.ini``.
 """
 
 import os
@@ -21,9 +21,8 @@ NAMES = ("tests", "faults", "lint", "types", "docs", "package", "browser")
 NAMES += ("mongodb", "djongo", "lowest", "coverage", "ci", "all")
 NAMES += ("example", "chaos", "model", "pictures")
 
-
-# What ``tests`` runs on, and CI therefore not once more.
-NEWEST_DJANGO = {(3, 11): "52", (3, 12): "61", (3, 13): "61"}
+# What ``tests`` takes, the first that is there: CI does not run that pair once more.
+NEWEST = {"python3.13": "py313-dj61", "python3.12": "py312-dj61"}
 
 # The rest of the store neither knows nor asks where its client comes from.
 THROUGH_DJANGO = (
@@ -54,7 +53,8 @@ def ensure_tox():
     print("Making .venv with tox ...", flush=True)
     venv.create(VENV, with_pip=True, clear=True)
     python = BIN / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "tox>=4.20"], check=True)
+    needed = ("tox>=4.20", "tox-uv>=1.25")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *needed], check=True)
     ready.touch()
 
 
@@ -96,32 +96,31 @@ def coverage(arguments):
 
 def ci(_):
     """
-    Run what matters besides ``tests``, and print what each part took.
+    Run what matters, and print what each part took.
 
-    All tests run on the newest pair of Python and Django found here. On the other
-    pairs, those run that are marked with ``versions``; on an alias, those that reach
-    the store through Django.
+    All tests run on the newest Python and Django found here, and on the lowest that
+    are supported. On the other pairs, those run that are marked with ``versions``;
+    on an alias, those that reach the store through Django.
     """
-    newest = "py313-dj61" if is_there("python3.13") else "tests"
     began, took = time.monotonic(), []
-    code = timed(took, "-e", "lint,types")
-    if code == 0:
-        measure()
-        codes = [
-            timed(took, "-e", f"{newest},faults"),
-            timed(took, "-e", "mongodb,djongo", "--", *THROUGH_DJANGO),
-            timed(took, "-e", "coverage"),
-        ]
-        del os.environ["PYTEST_ADDOPTS"]
-        codes.append(timed(took, "-e", "lowest,short-chaos,docs,package,browser"))
-        django = NEWEST_DJANGO.get(sys.version_info[:2], "61")
-        this = f"py3{sys.version_info.minor}-dj{django}"
-        os.environ["TOX_SKIP_ENV"] = f"{newest}|{this}"
-        codes.append(timed(took, "-m", "pairs", "--", "-m", "versions and not faults"))
-        code = max(codes)
+    measure()
+    codes = [timed(took, sys.executable, __file__, "tests")]
+    for names, *options in (
+        ("lint,types,faults",),
+        ("mongodb,djongo", "--", *THROUGH_DJANGO),
+        ("coverage",),
+    ):
+        codes.append(timed(took, BIN / "tox", "run", "-e", names, *options))
+    del os.environ["PYTEST_ADDOPTS"]
+    others = ("-e", "lowest,short-chaos,docs,package,browser")
+    codes.append(timed(took, BIN / "tox", "run", *others))
+    newest = [pair for python, pair in NEWEST.items() if is_there(python)]
+    os.environ["TOX_SKIP_ENV"] = "|".join(newest[:1] or ["py311-dj52"])
+    pairs = ("-m", "pairs", "--", "-m", "versions and not faults")
+    codes.append(timed(took, BIN / "tox", "run", *pairs))
     total = time.monotonic() - began
     print("\nWhat each part took:", *took, f"  total: {total:.0f} seconds", sep="\n")
-    return code
+    return max(codes)
 
 
 def is_there(python):
@@ -134,10 +133,10 @@ def is_there(python):
     return False
 
 
-def timed(took, *arguments):
-    """Run tox, and add what it says of each environment at its end to ``took``."""
+def timed(took, *command):
+    """Run a command, and add what tox says of each environment to ``took``."""
     with subprocess.Popen(
-        [BIN / "tox", "run", *arguments], cwd=HERE, stdout=subprocess.PIPE, text=True
+        command, cwd=HERE, stdout=subprocess.PIPE, text=True
     ) as process:
         for line in process.stdout:
             print(line, end="", flush=True)

@@ -42,6 +42,12 @@ def pytest_xdist_auto_num_workers():
     return 1 + (len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Begin with the longest file, lest the others wait for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_store_tests.py")
+
+
 def pytest_itemcollected(item):
     # Django renames the database of an alias only for tests that ask for it.
     if settings.STORE == "mongodb" and "store" in item.fixturenames:

@@ -7,6 +7,12 @@ FOCUSED = """() => {
 HAS_FOCUS = "e => e === document.activeElement"
 
 
+def press_when_loaded(page, key):
+    """Press a key that the page's script handles, which a visible page may yet lack."""
+    page.wait_for_load_state()
+    page.keyboard.press(key)
+
+
 def press_until_focused(page, selector, key="Tab", most=100):
     """
     Press ``key`` until the element has the focus, and return what had it meanwhile.

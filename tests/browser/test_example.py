@@ -20,7 +20,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.accessibility import axe
-from tests.browser.keyboard import press_until_focused
+from tests.browser.keyboard import press_until_focused, press_when_loaded
 from tests.support.processes import serving
 from tests.support.servers import until
 from tests.test_real_log import EVENTS, LOG, STREAMS
@@ -212,9 +212,9 @@ def test_the_keyboard_alone_is_enough(page, log):
     page.keyboard.press("Enter")
     at_version(page, last)
     for version in (last - 1, last - 2):
-        page.keyboard.press("ArrowLeft")
+        press_when_loaded(page, "ArrowLeft")
         at_version(page, version)
-    page.keyboard.press("ArrowRight")
+    press_when_loaded(page, "ArrowRight")
     at_version(page, last - 1)
 
     press_until_focused(page, ".es-timeline .es-selected div a")

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from ossy_event_store import Aggregate, AggregateRebuild, EventStore
 from tests.browser.accessibility import axe
 from tests.browser.chromium import VARIANTS
-from tests.browser.keyboard import press_until_focused
+from tests.browser.keyboard import press_until_focused, press_when_loaded
 from tests.library.aggregate import Book
 
 in_every_variant = pytest.mark.parametrize("page", VARIANTS, indirect=True)
@@ -61,9 +61,9 @@ def test_a_person_finds_a_stream_and_steps_back_through_its_states(
     page.get_by_role("link", name="Previous").click()
     expect(page.get_by_role("heading", name="As of version 7")).to_be_visible()
     expect(change(page)).to_contain_text('"eve"')
-    page.keyboard.press("ArrowLeft")
+    press_when_loaded(page, "ArrowLeft")
     expect(page.get_by_role("heading", name="As of version 6")).to_be_visible()
-    page.keyboard.press("ArrowRight")
+    press_when_loaded(page, "ArrowRight")
     expect(page.get_by_role("heading", name="As of version 7")).to_be_visible()
     assert "version=7" in page.url
 
@@ -109,7 +109,7 @@ def test_arrow_keys_in_a_field_do_not_change_the_version(
     log_in(page, superuser)
     page.goto(f"{STREAMS}book-07/change/?version=7")
     page.locator("#es-when").focus()
-    page.keyboard.press("ArrowLeft")
+    press_when_loaded(page, "ArrowLeft")
     expect(page.get_by_role("heading", name="As of version 7")).to_be_visible()
 
 
@@ -124,7 +124,7 @@ def test_a_right_to_left_page_is_mirrored_except_times_and_code(
     assert state.bounding_box()["x"] > timeline.bounding_box()["x"]
     for text in page.locator("#content time, #content pre").all():
         assert text.evaluate("e => getComputedStyle(e).direction") == "ltr"
-    page.keyboard.press("ArrowRight")
+    press_when_loaded(page, "ArrowRight")
     expect(page.get_by_role("heading", name="As of version 6")).to_be_visible()
 
 

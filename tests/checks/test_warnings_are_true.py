@@ -62,7 +62,7 @@ BOUGHT = {"type": "BookBought", "payload": {"title": "Emma"}}
 
 
 def test_w011_costs_snapshots_a_retry_and_appends_none(on_the_pair, pair):
-    on_the_pair(timeout=30, retryWrites="false", appName="w011")
+    on_the_pair(retryWrites="false", appName="w011")
     cut = {"closeConnection": True, "appName": "w011"}
     with pair.primary.fail_point(
         "failCommand", {"times": 1}, failCommands=["insert"], **cut
@@ -84,8 +84,11 @@ def test_w013_and_w009_are_true(on_the_pair, pair):
         Aggregate.of(Book, BOUGHT)
     on_the_pair()
     pair.secondaries[0].kill()
-    with pytest.raises(OutcomeUnknown):
-        Aggregate.of(Book, BOUGHT)
+    try:
+        with pytest.raises(OutcomeUnknown):
+            Aggregate.of(Book, BOUGHT)
+    finally:
+        servers.heal(pair)
 
 
 def test_w014_is_true(tmp_path, settings):

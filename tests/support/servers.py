@@ -255,7 +255,8 @@ def _all_take_part(servers: Servers) -> bool:
     primary = servers.find_primary()
     if primary is None:
         return False
-    everybody = WriteConcern(len(servers.members), wtimeout=1000)
+    with_data = len(servers.members) - len(servers.arbiters)
+    everybody = WriteConcern(with_data, wtimeout=1000)
     with contextlib.suppress(PyMongoError), primary.client() as client:
         client.test.get_collection("beats", write_concern=everybody).insert_one({})
         return True
