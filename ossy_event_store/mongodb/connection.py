@@ -75,6 +75,11 @@ COLLECTION_OPTIONS = {
 }
 
 
+# A client that is closed tells the server which sessions end. They end without that
+# too, so a process does not wait long for a server that is gone.
+CLOSE_SECONDS = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """The store through one face: its client and its collections."""
@@ -165,7 +170,8 @@ if hasattr(os, "register_at_fork"):
 def _close_own_client() -> None:
     held = _process.blocking
     if held is not None and held[0].url:  # else it is borrowed
-        held[1].close()
+        with pymongo.timeout(CLOSE_SECONDS):
+            held[1].close()
 
 
 @async_unsafe(
@@ -299,7 +305,8 @@ async def _closed_with_the_loop(
     try:
         yield
     finally:
-        await client.close()
+        with pymongo.timeout(CLOSE_SECONDS):
+            await client.close()
 
 
 def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:

@@ -111,8 +111,9 @@ def calls_of_a_new_client(face, book, event):
     ]
 
 
-def forget_connections(face):
-    face(Mongo.connect)  # so that there is one to forget
+def forget_connections(face, connect=True):
+    if connect:
+        face(Mongo.connect)  # so that there is one to forget
     if face.runner is None:
         connection._close_own_client()
         connection._process.blocking = None
@@ -152,6 +153,15 @@ def out_of_order(running, state):
         else:
             member.start()
         until(running.find_primary)
+
+
+@pytest.mark.parametrize("state", ["frozen", "dead"])
+def test_a_process_that_ends_does_not_wait_for_a_server_that_is_gone(
+    single, member, face, state
+):
+    bought(face)  # its session is open
+    with out_of_order(single, state), within(connection.CLOSE_SECONDS):
+        forget_connections(face, connect=False)
 
 
 @pytest.mark.parametrize("state", ["frozen", "dead"])
