@@ -12,7 +12,6 @@ of Python that cannot run has a comment above it that says why: ``<!-- not run: 
 import configparser
 import doctest
 import importlib
-import importlib.util
 import io
 import os
 import re
@@ -23,7 +22,9 @@ import threading
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import from_code
 import pytest
+import rooms
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
@@ -55,10 +56,6 @@ GENERATED = {
     "exceptions": "all-exceptions",
     "documents": "all-indexes",
 }
-
-spec = importlib.util.spec_from_file_location("from_code", DOCS / "_ext/from_code.py")
-from_code = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(from_code)
 
 
 def in_a_test_database(test):
@@ -503,29 +500,29 @@ def test_the_page_on_monitoring_names_every_metric():
 def test_the_architecture_page_shows_the_picture_and_every_module():
     page = (DOCS / "architecture.rst").read_text()
     assert page.index(".. all-rooms::\n") < page.index(".. all-modules::\n")
-    known, text = from_code.modules(), "\n".join(from_code.modules_lines())
+    known, text = rooms.modules(), "\n".join(from_code.modules_lines())
     assert len(known) > 100
     for name, path in known.items():
         assert f" - ``{name}``\n" in text
-        assert from_code.summary(path), name
+        assert rooms.summary(path), name
 
 
 def test_the_architecture_page_names_modules_that_exist():
     page = (DOCS / "architecture.rst").read_text()
     named = re.findall(r"``([a-z_]+(?:\.[a-z_]+)+)``", page)
     assert named
-    assert set(named) <= set(from_code.modules())
+    assert set(named) <= set(rooms.modules())
 
 
 def test_a_module_is_in_a_layer_after_those_that_it_imports():
     arrows = {"a": {"b", "c"}, "b": {"c"}, "c": set(), "d": {"b"}}
-    assert from_code.layers(arrows) == [["c"], ["b"], ["a", "d"]]
+    assert rooms.layers(arrows) == [["c"], ["b"], ["a", "d"]]
 
 
 def test_a_circle_of_imports_is_found_and_named():
     arrows = {"a": {"b"}, "b": {"a", "c"}, "c": set(), "d": {"a"}}
     with pytest.raises(ValueError, match=r"circle of imports among .'a', 'b'.$"):
-        from_code.layers(arrows)
+        rooms.layers(arrows)
 
 
 # --- README, CHANGELOG, CONTRIBUTING ----------------------------------------

@@ -6,20 +6,15 @@ that breaks its rule beside a tree that just keeps it.
 """
 
 import ast
-import importlib.util
 import re
 from pathlib import Path
 
+import picture
 import pytest
+import rooms
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ossy_event_store"
-
-spec = importlib.util.spec_from_file_location(
-    "from_code", ROOT / "docs/_ext/from_code.py"
-)
-from_code = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(from_code)
 
 ENTRIES, MODULES = 32, 14
 MODULE_LINES, FUNCTION_LINES, METHODS = 450, 50, 25
@@ -101,7 +96,7 @@ def large_classes(root):
 
 def trees(root):
     for path in sorted((root / "ossy_event_store").rglob("*.py")):
-        yield path, from_code.tree_of(path)
+        yield path, rooms.tree_of(path)
 
 
 # --- imports ----------------------------------------------------------------
@@ -109,21 +104,21 @@ def trees(root):
 
 def upward_imports(root):
     """Report imports that do not go down in the table of rooms."""
-    floor_of = {room: n for n, rooms in enumerate(from_code.FLOORS) for room in rooms}
-    for name, used in from_code.imports(root / "ossy_event_store").items():
-        room = from_code.room_of(name)
+    floor_of = {room: n for n, floor in enumerate(rooms.FLOORS) for room in floor}
+    for name, used in rooms.imports(root / "ossy_event_store").items():
+        room = rooms.room_of(name)
         if room not in floor_of:
             yield f"{room} is not in the table of rooms"
             continue
         for other in sorted(used):
-            to = from_code.room_of(other)
+            to = rooms.room_of(other)
             if to != room and not floor_of[room] < floor_of.get(to, -1):
                 yield f"{name} imports {other}"
 
 
 def circular_imports(root):
     try:
-        from_code.layers(from_code.imports(root / "ossy_event_store"))
+        rooms.layers(rooms.imports(root / "ossy_event_store"))
     except ValueError as error:
         yield str(error)
 
@@ -131,7 +126,7 @@ def circular_imports(root):
 def drivers_in_documents(root):
     package = root / "ossy_event_store"
     for path in sorted((package / "documents").rglob("*.py")):
-        for name in sorted(from_code.imported_names(path, package)):
+        for name in sorted(rooms.imported_names(path, package)):
             if name.partition(".")[0] in {"pymongo", "gridfs", "motor"}:
                 yield f"{path.relative_to(root)} imports {name}"
 
@@ -367,14 +362,14 @@ def test_a_check_finds_nothing_where_its_rule_is_kept(tmp_path, check, files):
 
 
 def test_the_picture_shows_every_room_once():
-    shown = [room for _, members in from_code.BOXES.values() for room in members]
-    known = set(from_code.rooms()) - {"__init__"}
+    shown = [room for _, members in picture.BOXES.values() for room in members]
+    known = set(rooms.rooms()) - {"__init__"}
     assert sorted(shown) == sorted(known)
 
 
 def test_the_picture_leaves_out_arrows_that_others_imply():
     arrows = {"a": {"b", "c", "d"}, "b": {"c"}, "c": {"d"}, "d": set(), "e": {"d"}}
-    assert from_code.reduced(arrows) == {
+    assert picture.reduced(arrows) == {
         "a": {"b"},
         "b": {"c"},
         "c": {"d"},
@@ -385,7 +380,7 @@ def test_the_picture_leaves_out_arrows_that_others_imply():
 
 def test_an_arrow_gets_a_place_in_each_row_that_it_passes():
     arrows = {"a": {"b", "e"}, "b": {"c"}, "c": {"d"}, "d": set(), "e": {"d"}}
-    rows, ways = from_code.routed(arrows)
+    rows, ways = picture.routed(arrows)
     assert [sorted(map(str, row)) for row in rows] == [
         ["a"],
         ["('a', 'e', 1)", "b"],
@@ -396,7 +391,7 @@ def test_an_arrow_gets_a_place_in_each_row_that_it_passes():
 
 
 def test_the_picture_names_every_box_and_has_a_text_instead_of_it():
-    svg = "\n".join(from_code.picture_lines())
-    for name, uses in from_code.boxes().items():
+    svg = "\n".join(picture.svg_lines())
+    for name, uses in picture.boxes().items():
         assert f">{name}</text>" in svg
         assert not uses or f"{name} imports {' and '.join(sorted(uses))}" in svg

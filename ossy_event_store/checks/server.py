@@ -20,6 +20,7 @@ from ..mongodb.deadline import in_time
 from ..mongodb.location import EMBEDDED, resolve
 from ..mongodb.ports import drive
 from ..mongodb.schema_validator import Standing
+from ..mongodb.topology import is_standalone
 from ..mongodb.write_errors import short_reason
 from ..subscriptions import declaration
 from ..subscriptions.snapshot_subscription import KIND as SNAPSHOTS
@@ -71,12 +72,8 @@ def _shortcomings() -> Iterator[CheckMessage]:
     yield from _indexes(store)
 
 
-def _is_standalone(hello: Mapping[str, Any]) -> bool:
-    return "setName" not in hello and hello.get("msg") != "isdbgrid"
-
-
 def _replica_set(hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
-    if _is_standalone(hello):
+    if is_standalone(hello):
         yield warning(
             "W005",
             "The event store's server is standalone: it refuses to append several "
@@ -131,7 +128,7 @@ def _arbiters(count: int) -> str:
 
 
 def _subscriptions(store: Store, hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
-    if _is_standalone(hello) and (_has_subscriptions() or _has_positions(store)):
+    if is_standalone(hello) and (_has_subscriptions() or _has_positions(store)):
         yield warning(
             "W014",
             "Subscriptions need a replica set, but the event store's server is "

@@ -13,7 +13,7 @@ import atexit
 import os
 import threading
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -64,6 +64,7 @@ _CACHE: dict[str, Any] = {
     "write_concern": WriteConcern(1),
     "read_concern": ReadConcern("local"),
 }
+# In the order of the fields of ``Store``.
 COLLECTION_OPTIONS = {
     EVENTS: _MAJORITY,
     SNAPSHOTS: _CACHE,
@@ -85,6 +86,7 @@ class Store:
     """The store through one face: its client and its collections."""
 
     client: Client
+    turns: Turns
     events: Documents
     snapshots: Documents
     leases: Documents
@@ -92,9 +94,8 @@ class Store:
     subscriptions: Documents
     parked: Documents
     skipped: Documents
-    turns: Turns
     # The same store without the caller's open transaction, if there is one.
-    outside: Store | None = None
+    outside: Store | None = field(default=None, kw_only=True)
 
 
 # --- clients ----------------------------------------------------------------
@@ -203,24 +204,15 @@ def blocking() -> Store:
 
 
 def _blocking_store(client: MongoClient[Document], name: str) -> Store:
-    database = client[name]
+    collections = _collections(BlockingCollection, client[name])
+    return Store(BlockingClient(client), blocking_turns(), *collections)
 
-    def collection(name: str) -> BlockingCollection:
-        return BlockingCollection(
-            database.get_collection(name, **COLLECTION_OPTIONS[name])
-        )
 
-    return Store(
-        BlockingClient(client),
-        collection(EVENTS),
-        collection(SNAPSHOTS),
-        collection(LEASES),
-        collection(POSITIONS),
-        collection(SUBSCRIPTIONS),
-        collection(PARKED),
-        collection(SKIPPED),
-        blocking_turns(),
-    )
+def _collections(port: Any, database: Any) -> list[Documents]:
+    return [
+        port(database.get_collection(name, **options))
+        for name, options in COLLECTION_OPTIONS.items()
+    ]
 
 
 def _borrowed(alias: str) -> Store:
@@ -310,24 +302,8 @@ async def _closed_with_the_loop(
 
 
 def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
-    database = client[name]
-
-    def collection(name: str) -> AwaitableCollection:
-        return AwaitableCollection(
-            database.get_collection(name, **COLLECTION_OPTIONS[name])
-        )
-
-    return Store(
-        AwaitableClient(client),
-        collection(EVENTS),
-        collection(SNAPSHOTS),
-        collection(LEASES),
-        collection(POSITIONS),
-        collection(SUBSCRIPTIONS),
-        collection(PARKED),
-        collection(SKIPPED),
-        awaitable_turns(),
-    )
+    collections = _collections(AwaitableCollection, client[name])
+    return Store(AwaitableClient(client), awaitable_turns(), *collections)
 
 
 # --- public -----------------------------------------------------------------

@@ -12,6 +12,7 @@ from ..documents.bson_types import Document
 from ..exceptions import PositionsBroken
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
+from ..mongodb.topology import is_standalone
 from ..positions import reader
 
 logger = logging.getLogger("ossy_event_store")
@@ -48,7 +49,7 @@ async def has_change_streams(store: Store) -> bool:
     """Whether the server can assign positions: only a standalone server cannot."""
     with in_time():
         hello = await store.client.command("hello")
-    return "setName" in hello or hello.get("msg") == "isdbgrid"
+    return not is_standalone(hello)
 
 
 def raise_if_cancelled() -> None:

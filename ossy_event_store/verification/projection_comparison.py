@@ -24,6 +24,7 @@ from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
+from ..mongodb.topology import is_standalone
 from ..positions.reader import read, wanted
 from ..projections.generations import build_name, collection_name, revision
 from ..projections.projection import registered_projections
@@ -177,7 +178,7 @@ class _OneProjection:
     async def _check_server(self) -> None:
         with in_time():
             hello = await self._store.client.command("hello")
-        if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        if is_standalone(hello):
             raise _Incomparable(NO_POSITIONS)
 
     async def _sampled(self, share: Share) -> Share:

@@ -14,6 +14,7 @@ from ...exceptions import StoreUnavailable
 from ...mongodb import connection
 from ...mongodb.deadline import in_time
 from ...mongodb.ports import drive
+from ...mongodb.topology import is_standalone
 from ...mongodb.write_errors import short_reason
 from ...monitoring.status import statuses
 from ...subscriptions.runner import Runner, UntilCaughtUp, assign_positions
@@ -114,7 +115,7 @@ def check_replica_set() -> None:
             short_reason(error),
         )
         return
-    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+    if is_standalone(hello):
         raise CommandError(
             "Subscriptions need a replica set, and this server is standalone: it has "
             "no change streams and no transactions. Run it as a replica set of one: "
