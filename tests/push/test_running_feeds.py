@@ -31,12 +31,14 @@ def many_files():
 
 
 def connections_and_streams(store):
-    """Return how many connections MongoDB has, and how many change streams."""
-    admin = connection.raw(store.events).database.client.admin
+    """Return the connections of MongoDB, and the change streams of this database."""
+    database = connection.raw(store.events).database
+    admin = database.client.admin
     stage = {"$currentOp": {"allUsers": True, "idleCursors": True}}
     asked = [
         operation.get("cursor", {}).get("originatingCommand", {}).get("pipeline")
         for operation in admin.aggregate([stage])
+        if operation["ns"].startswith(f"{database.name}.")
     ]
     streams = [
         pipeline for pipeline in asked if pipeline and "$changeStream" in pipeline[0]
