@@ -1,17 +1,19 @@
-"""The names of the store's collections, and the ids of the documents in ``leases``."""
+"""The names of the store's collections, and the ids of documents in one."""
 
 from __future__ import annotations
 
+# The names that the Node package gives; the others carry a prefix, since a project may
+# have collections called "positions" or "subscriptions" in the same database.
 EVENTS = "eventstore"
 SNAPSHOTS = "aggregates"
-LEASES = "leases"
-POSITIONS = "positions"
-SUBSCRIPTIONS = "subscriptions"
-PARKED = "parked"
-SKIPPED = "skipped"
+LEASES = "eventstore_leases"
+POSITIONS = "eventstore_positions"
+SUBSCRIPTIONS = "eventstore_subscriptions"
+PARKED = "eventstore_parked"
+SKIPPED = "eventstore_skipped"
 
-# Four kinds of documents are in ``leases``, each with its own ids: users who may only
-# append may write there, and the collection may be dropped at any time.
+# Four kinds of documents are among the leases, each with its own ids: users who may
+# only append may write there, and the collection may be dropped at any time.
 
 # Leases, in the sense of ``mongodb.leases``.
 STARTUP_LEASE = "rebuild"

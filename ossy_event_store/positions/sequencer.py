@@ -3,7 +3,7 @@ Assign positions: 1, 2, 3, … without gaps, to each event after its commit.
 
 An append stays a plain insert. A sequencer follows the change stream of the events,
 which is in the order of their commits, and writes an *entry* for each into
-``positions``: ``{_id: position, eventId, aggregateId, aggregateVersion, …}``.
+``eventstore_positions``: ``{_id: position, eventId, aggregateId, …}``.
 
 Never drop the entries to make them again. Entries can be rebuilt, but positions may
 then differ: reset every subscription and rebuild every projection.

@@ -230,7 +230,7 @@ def test_a_pipeline_that_runs_code_is_refused(store, lend, stage):
     "stage",
     [
         {"$unionWith": "auth_user"},
-        {"$unionWith": {"coll": "leases"}},
+        {"$unionWith": {"coll": "eventstore_leases"}},
         {"$unionWith": 5},
         {"$unionWith": None},
         {"$unionWith": ["eventstore"]},

@@ -52,6 +52,12 @@ def test_an_unavailable_server_is_reported_in_time_and_without_the_password(
     assert time.monotonic() - began < 5 * 0.3 + 2
 
 
+def test_the_store_writes_only_to_collections_with_its_name():
+    own = set(connection.COLLECTION_OPTIONS) - {"eventstore", "aggregates"}
+    assert own
+    assert all(name.startswith("eventstore_") for name in own)
+
+
 @ON_URL
 def test_connect_returns_the_database(store, face):
     database = face(Mongo.connect)

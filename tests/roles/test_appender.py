@@ -80,7 +80,7 @@ def test_the_appender_may_not_change_events(appender, guarded):
 
 def test_the_appender_may_not_change_positions(appender, guarded):
     Aggregate.of(Book, BOUGHT)
-    guarded.database.positions.insert_one({"_id": 1})
+    guarded.database.eventstore_positions.insert_one({"_id": 1})
     may_not(appender, in_others(connection.POSITIONS), guarded)
 
 
@@ -90,24 +90,24 @@ def test_the_appender_rebuilds_and_resumes(appender, guarded, monkeypatch):
     drive(notes.begin([Part(Span("Book"), "a"), Part(Span("Reader"))]))
     report = AggregateRebuild.build_and_save_all(resume=True)
     assert (report.restart_reason, report.saved) == ("", 1)
-    assert guarded.database.leases.find_one({"_id": notes.id})["parts"] == []
+    assert guarded.database.eventstore_leases.find_one({"_id": notes.id})["parts"] == []
 
 
 def test_the_appender_sees_new_positions_and_tends_what_is_parked(appender, guarded):
     with contextlib.closing(
         ChangeStream(connection.raw(appender.positions), fields=())
     ) as new:
-        guarded.database.positions.insert_one({"_id": 1})
+        guarded.database.eventstore_positions.insert_one({"_id": 1})
         assert [entry["_id"] for entry, _ in new.fetch(10)] == [1]
-    guarded.database.parked.insert_one({"_id": "p"})
-    guarded.database.subscriptions.insert_one({"_id": "s"})
+    guarded.database.eventstore_parked.insert_one({"_id": "p"})
+    guarded.database.eventstore_subscriptions.insert_one({"_id": "s"})
     connection.raw(appender.parked).update_one({"_id": "p"}, {"$set": {"retry": True}})
     connection.raw(appender.subscriptions).update_one(
         {"_id": "s"}, {"$set": {"seen": 1}}
     )
     connection.raw(appender.skipped).insert_one({"_id": "e", "reason": "a bad day"})
     connection.raw(appender.parked).delete_one({"_id": "p"})
-    assert guarded.database.skipped.count_documents({}) == 1
+    assert guarded.database.eventstore_skipped.count_documents({}) == 1
 
 
 def test_the_appender_may_not_install_the_validator(appender):

@@ -102,16 +102,19 @@ def test_the_follower_parks_a_stream_and_the_appender_has_its_event_skipped(
             raise ValueError("an old one")
 
     with running("reader"):
-        servers.until(lambda: guarded.database.parked.count_documents({}))
+        servers.until(lambda: guarded.database.eventstore_parked.count_documents({}))
     become("shop_site")
     assert operator_actions.skip("reader", "b-1", "known")["type"] == "BookBought"
     become("shop_follow")
     with running("reader"):
-        servers.until(lambda: not guarded.database.parked.count_documents({}))
+        servers.until(
+            lambda: not guarded.database.eventstore_parked.count_documents({})
+        )
         # The first run may have ended before it read the second event.
         servers.until(lambda: len(got) > 1)
     assert got == [1, 2]
-    assert [one["reason"] for one in guarded.database.skipped.find()] == ["known"]
+    skipped = guarded.database.eventstore_skipped.find()
+    assert [one["reason"] for one in skipped] == ["known"]
 
 
 @pytest.mark.parametrize("name", [PROJECTION, f"{PROJECTION}_2"])

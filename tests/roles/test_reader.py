@@ -36,7 +36,7 @@ WRITES = {
     "a snapshot": lambda c: c.database.aggregates.insert_one({"_id": "s"}),
     "a snapshot's update": lambda c: c.database.aggregates.update_one({}, CHANGED),
     "a snapshot's end": lambda c: c.database.aggregates.delete_one({}),
-    "a lease": lambda c: c.database.leases.insert_one({"_id": "l"}),
+    "a lease": lambda c: c.database.eventstore_leases.insert_one({"_id": "l"}),
     **in_others(*FOLLOWED),
 }
 
@@ -70,7 +70,7 @@ def test_the_reader_reads_all(reader, tmp_path, monkeypatch):
 
 
 def test_the_reader_sees_what_the_pages_of_the_admin_show(reader, guarded):
-    guarded.database.parked.insert_one({"_id": "p"})
+    guarded.database.eventstore_parked.insert_one({"_id": "p"})
     assert [stream["_id"] for stream in drive(reader.parked.find({}))] == ["p"]
     for other in (reader.subscriptions, reader.skipped):
         assert drive(other.find({})) == []
@@ -79,7 +79,7 @@ def test_the_reader_sees_what_the_pages_of_the_admin_show(reader, guarded):
     with contextlib.closing(
         ChangeStream(connection.raw(reader.positions), fields=())
     ) as new:
-        guarded.database.positions.insert_one({"_id": 3})
+        guarded.database.eventstore_positions.insert_one({"_id": 3})
         assert [entry["_id"] for entry, _ in new.fetch(10)] == [3]
 
 
