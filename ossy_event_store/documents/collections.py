@@ -9,6 +9,8 @@ POSITIONS = "positions"
 SUBSCRIPTIONS = "subscriptions"
 PARKED = "parked"
 SKIPPED = "skipped"
+# Empty; it marks a database that tests may empty.
+TEST_RUN = "eventstore_test_run"
 
 # Four kinds of documents are in ``leases``, each with its own ids: users who may only
 # append may write there, and the collection may be dropped at any time.
