@@ -41,7 +41,9 @@ def set_up():
     from ossy_event_store import EventStore, Mongo
     from ossy_event_store.mongodb import connection, indexes
     from ossy_event_store.mongodb.ports import drive
+    from ossy_event_store.streams.gc_pause import collect_less_often
 
+    collect_less_often()  # as a command does
     Mongo.connect()
     drive(indexes.ensure(connection.blocking()))
     return EventStore.collection.database

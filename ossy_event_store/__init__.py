@@ -36,6 +36,7 @@ if _TYPE_CHECKING:
     from .aggregate import Aggregate
     from .event_store import EventStore
     from .mongodb.connection import Mongo
+    from .projections.empty import empty_test_database
     from .projections.projection import Projection, register_projection
     from .rebuild.api import AggregateRebuild
     from .rebuild.report import RebuildReport
@@ -53,6 +54,7 @@ _MODULE_OF = {
     "Mongo": "mongodb.connection",
     "Projection": "projections.projection",
     "RebuildReport": "rebuild.report",
+    "empty_test_database": "projections.empty",
     "register_aggregate": "registry",
     "register_projection": "projections.projection",
     "subscription": "subscriptions.declaration",
@@ -86,6 +88,7 @@ __all__ = [
     "UnknownAggregateType",
     "UnknownSubscription",
     "__version__",
+    "empty_test_database",
     "register_aggregate",
     "register_projection",
     "subscription",

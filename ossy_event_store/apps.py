@@ -17,11 +17,13 @@ class OssyEventStoreConfig(AppConfig):
     def ready(self) -> None:
         """Discover what the project declares; no I/O."""
         from . import checks, registry
+        from .mongodb import location
         from .post_migrate import ensure_indexes
         from .projections import projection
         from .rebuild import on_startup
         from .subscriptions import declaration, snapshot_subscription
 
+        location.remember_real_names()
         checks.register()
         registry.discover()
         projection.discover()

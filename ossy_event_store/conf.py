@@ -107,9 +107,9 @@ class Settings:
     REBUILD_ON_STARTUP: Literal["background", "blocking", False] = field(
         default="background",
         metadata={
-            "doc": "Whether a web process rebuilds stale snapshots when it starts: in "
-            "a thread (``'background'``), before the first request if that is possible "
-            "at once, else in a thread (``'blocking'``), or not at all (``False``)."
+            "doc": "Whether a web process rebuilds stale snapshots when it starts to "
+            "serve: in a thread (``'background'``), in a thread whose first attempt "
+            "requests wait for (``'blocking'``), or not at all (``False``)."
         },
     )
     MONGOD: str | None = field(

@@ -11,6 +11,8 @@ POSITIONS = "eventstore_positions"
 SUBSCRIPTIONS = "eventstore_subscriptions"
 PARKED = "eventstore_parked"
 SKIPPED = "eventstore_skipped"
+# Empty; it marks a database that tests may empty.
+TEST_RUN = "eventstore_test_run"
 
 # Four kinds of documents are among the leases, each with its own ids: users who may
 # only append may write there, and the collection may be dropped at any time.

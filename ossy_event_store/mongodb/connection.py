@@ -147,6 +147,7 @@ class _Process:
     """The clients of one process; a forked child starts without any."""
 
     def __init__(self) -> None:
+        self.id = os.getpid()
         self.lock = threading.RLock()
         self.blocking: tuple[Source, MongoClient[Document], Store] | None = None
         self.awaitable: WeakKeyDictionary[
@@ -158,17 +159,16 @@ class _Process:
 _process = _Process()
 
 
-def _after_fork() -> None:
+def _notice_fork() -> None:
+    # Not by os.register_at_fork(): uWSGI forks without telling Python.
     global _process
-    _process = _Process()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    if _process.id != os.getpid():
+        _process = _Process()
 
 
 @atexit.register
 def _close_own_client() -> None:
+    _notice_fork()  # a child must not end the sessions of its parent
     held = _process.blocking
     if held is not None and held[0].url:  # else it is borrowed
         with pymongo.timeout(CLOSE_SECONDS):
@@ -186,6 +186,7 @@ def blocking() -> Store:
     Raises:
         SynchronousOnlyOperation: called in a coroutine, as Django's ORM does.
     """
+    _notice_fork()
     source = resolve()
     if source.borrows:
         return _borrowed(cast(str, source.alias))
@@ -260,6 +261,7 @@ def async_raw(documents: Documents) -> AsyncCollection[Document]:
 
 async def awaitable() -> Store:
     """Return the store's awaitable face for the running loop."""
+    _notice_fork()
     source = resolve()
     loop = asyncio.get_running_loop()
     held = _process.awaitable.get(loop)

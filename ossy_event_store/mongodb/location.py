@@ -8,12 +8,14 @@ The first of these that is set wins: ``Mongo.connect(url)``;
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from pymongo.errors import PyMongoError
@@ -22,7 +24,7 @@ from pymongo.uri_parser import parse_uri
 from ..conf import SETTING, Settings, get_settings
 
 DEFAULT_NAME = "event_store"
-LONGEST_NAME = 58  # bytes: MongoDB's 63, less the prefix of a test run
+LONGEST_NAME = 63  # bytes
 EMBEDDED = "embedded://"
 SCHEMES = ("mongodb://", "mongodb+srv://", EMBEDDED)
 
@@ -50,6 +52,7 @@ def engine_of(alias: str) -> str | None:
     return {"django_mongodb_backend": "mongodb", "djongo": "djongo"}.get(last)
 
 
+_real_names: dict[str, str] = {}  # of the databases in DATABASES, by alias
 _connected: str | None = None  # the URL passed to Mongo.connect()
 _adopted: Source | None = None  # from the process that started this one
 
@@ -177,7 +180,11 @@ def _of_alias(alias: str) -> Source:
         origin,
         url=str(client.pop("host", "mongodb://localhost:27017")),
         alias=alias,
-        name=_test_name(str(connections.settings[alias]["NAME"] or "djongo_test")),
+        # Whether Django has renamed the alias for the tests or not: the same name.
+        name=_test_name(
+            _real_names.get(alias)
+            or str(connections.settings[alias]["NAME"] or "djongo_test")
+        ),
         options={**client, **get_settings().OPTIONS},
     )
 
@@ -187,15 +194,26 @@ def _test_name(name: str) -> str:
     Return the name of the database, in a test run that of a test database.
 
     Django renames the databases in ``DATABASES`` for a test run, but does not know
-    the store's URL: without this, tests would append to the real store.
+    the store's URL: without this, tests would append to the real store. That may be
+    called test_shop, so the prefix is always added.
     """
     if not is_test_run():
         return name
-    name = name if name.startswith("test_") else f"test_{name}"
     runner = sys.modules.get("django.test.runner")  # manage.py test --parallel
     number: int = getattr(runner, "_worker_id", 0)
     worker = os.environ.get("PYTEST_XDIST_WORKER") or number
-    return f"{name}_{worker}" if worker else name
+    suffix = f"_{worker}" if worker else ""
+    whole = f"test_{name}{suffix}".encode()
+    if len(whole) > LONGEST_NAME:
+        suffix = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}{suffix}"
+        whole = whole[: LONGEST_NAME - len(suffix)] + suffix.encode()
+    return whole.decode(errors="ignore")  # half a character at the cut
+
+
+def remember_real_names() -> None:
+    """Note the names of the databases before Django renames them for a test run."""
+    for alias, database in django_settings.DATABASES.items():
+        _real_names[alias] = str(database.get("NAME") or "")
 
 
 def _check_test_name(alias: str, origin: str) -> None:
@@ -203,7 +221,8 @@ def _check_test_name(alias: str, origin: str) -> None:
     database = connections.settings[alias]
     name = str(database.get("NAME") or "")
     of_tests = (database.get("TEST") or {}).get("NAME")
-    if is_test_run() and name != of_tests and not name.startswith("test_"):
+    real = _real_names.get(alias, name)
+    if is_test_run() and name in (real, "") and name != of_tests:
         raise ImproperlyConfigured(
             f"{origin}: this test would use the real database {name!r}. Request the "
             "test database: inherit from django.test.TestCase, or mark the test with "

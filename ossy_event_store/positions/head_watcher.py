@@ -44,6 +44,7 @@ class HeadWatcher:
     unused_seconds = 60.0
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._changed = threading.Condition()
         self._head = 0
         self._thread: threading.Thread | None = None
@@ -73,9 +74,9 @@ class HeadWatcher:
         """See ``wait()``; other tasks of the loop continue meanwhile."""
         end = time.monotonic() + seconds
         mine = (asyncio.get_running_loop(), asyncio.Event())
+        self._use()
         self._loops.add(mine)
         try:
-            self._use()
             while self._head <= after and (left := end - time.monotonic()) > 0:
                 mine[1].clear()
                 if self._head > after:
@@ -110,6 +111,10 @@ class HeadWatcher:
 
     def _use(self) -> None:
         """Note that something waits, and start the thread if it does not run."""
+        if self._process != os.getpid():
+            # A forked child has neither the thread nor those that waited. Not by
+            # os.register_at_fork(): uWSGI forks without telling Python.
+            HeadWatcher.__init__(self)
         self._used_at = time.monotonic()
         if self._thread is not None and self._thread.is_alive():
             return
@@ -127,7 +132,9 @@ class HeadWatcher:
     def close(self) -> None:
         """Stop the thread and wait for its end; the next ``wait()`` starts another."""
         thread = self._thread
-        if thread is not None and thread.is_alive():
+        if thread is None or self._process != os.getpid():
+            return
+        if thread.is_alive():
             self._end.set()
             thread.join(2 * self.wait_seconds)
 
@@ -150,6 +157,8 @@ class HeadWatcher:
             except HistoryLost:
                 continue  # dropped or renamed: start again
             except Exception as error:
+                if end.is_set():
+                    return  # the process ends, and closes the client
                 # Whatever it is: those that wait also read on their own, now and then.
                 if time.monotonic() - began > self.longest_pause_seconds:
                     pause, logged = self.first_pause_seconds, ""  # it had worked
@@ -173,6 +182,3 @@ class HeadWatcher:
 
 watcher = HeadWatcher()
 atexit.register(watcher.close)
-if hasattr(os, "register_at_fork"):
-    # A child process has neither the thread nor those that waited.
-    os.register_at_fork(after_in_child=watcher.__init__)  # type: ignore[misc]

@@ -55,6 +55,10 @@ class GenerationsInUse:
             self._known[key] = generation, now
         return connection.documents(store, collection_name(name, generation))
 
+    def forget(self) -> None:
+        """Look every generation up again."""
+        self._known.clear()
+
 
 in_use = GenerationsInUse()
 

@@ -41,6 +41,7 @@ from .feed_reads import (
 from .limits import FeedLimits
 from .listener import Listener
 from .notification import Notification
+from .shutdown import server_is_stopping
 
 logger = logging.getLogger("ossy_event_store")
 
@@ -107,6 +108,7 @@ class Feed:
     async def _run(self) -> None:
         limits = self.limits
         pause = limits.retry_seconds
+        ending = asyncio.create_task(self._end_with_the_server())
         try:
             while self._members:
                 began = monotonic()
@@ -124,8 +126,15 @@ class Feed:
             # Nobody awaits this task, so nobody else would report its failure.
             logger.exception("Event feed failed; clients will reconnect.")
         finally:
+            ending.cancel()
             self._on_end(self)
             self.end()
+
+    async def _end_with_the_server(self) -> None:
+        while True:
+            await asyncio.sleep(self.limits.server_check_seconds)
+            if server_is_stopping():
+                self.end()
 
     async def _follow(self) -> None:
         store = await connection.awaitable()

@@ -31,6 +31,8 @@ class FeedLimits:
     busy_poll_seconds: float = 0.1
     #: How long to wait for the position of a returning listener to be assigned.
     position_wait_seconds: float = 2.0
+    #: Between two looks whether the server stops.
+    server_check_seconds: float = 0.2
     #: After a failure; doubled after each further one.
     retry_seconds: float = 0.2
     longest_retry_seconds: float = 5.0

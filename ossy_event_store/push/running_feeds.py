@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from weakref import WeakKeyDictionary
 
 from .event_filter import EventFilter
 from .feed import Feed
 from .listener import Listener
 from .projection_feed import ProjectionFeed
-from .shutdown import ShutdownSignals
 
 _feeds: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, Feed]]
 _feeds = WeakKeyDictionary()
@@ -46,7 +45,6 @@ def _feed_of(projection: str | None) -> Feed:
         feeds[projection] = (
             Feed(_forget) if projection is None else ProjectionFeed(_forget, projection)
         )
-        _signals.watch()
     return feeds[projection]
 
 
@@ -55,19 +53,3 @@ def _forget(feed: Feed) -> None:
     for name, one in list(feeds.items()):
         if one is feed:
             del feeds[name]
-    if not any(_feeds.values()):
-        _signals.ignore()
-
-
-def _end_in_every_loop() -> None:
-    for loop in list(_feeds):
-        with suppress(RuntimeError):  # the loop was closed
-            loop.call_soon_threadsafe(_end_in, loop)
-
-
-def _end_in(loop: asyncio.AbstractEventLoop) -> None:
-    for feed in list(_feeds.get(loop, {}).values()):
-        feed.end()
-
-
-_signals = ShutdownSignals(_end_in_every_loop)

@@ -12,7 +12,6 @@ from contextlib import aclosing, closing
 from dataclasses import replace
 
 from ..mongodb.connection import Store
-from ..streams.gc_pause import fewer_collections
 from ..streams.reducers import revision_of
 from .dry_run import DryRunBuilder
 from .fold_streams import SnapshotBuilder, fold_range
@@ -31,10 +30,9 @@ async def rebuild(
     store: Store, options: RebuildOptions, progress: Progress | None = None
 ) -> RebuildReport:
     """Rebuild what the options say; the coroutine behind both faces."""
-    with fewer_collections():
-        if options.ids is not None:
-            return await _rebuild_ids(store, options, options.ids, progress)
-        return await _Rebuild(store, options, progress).run()
+    if options.ids is not None:
+        return await _rebuild_ids(store, options, options.ids, progress)
+    return await _Rebuild(store, options, progress).run()
 
 
 async def _rebuild_ids(

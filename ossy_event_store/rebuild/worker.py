@@ -22,7 +22,7 @@ from ..mongodb import connection as mongodb_connection
 from ..mongodb import location
 from ..mongodb.ports import drive
 from ..registry import root_of
-from ..streams.gc_pause import fewer_collections
+from ..streams.gc_pause import collect_less_often
 from ..streams.reducers import revision_of
 from .dry_run import DryRunBuilder
 from .fold_streams import SnapshotBuilder, fold_range
@@ -71,9 +71,9 @@ def serve(parent: Connection, url: str | None, name: str) -> None:
     try:
         django.setup()
         location.adopt(url, name)
-        with fewer_collections():
-            while True:
-                _do(parent.recv(), parent)
+        collect_less_often()
+        while True:
+            _do(parent.recv(), parent)
     except (EOFError, BrokenPipeError):
         return
     except BaseException as error:

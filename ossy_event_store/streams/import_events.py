@@ -27,7 +27,6 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import FAILED_VALIDATION
 from .event_lines import read_line
-from .gc_pause import fewer_collections
 from .transfer_report import Progress, TransferReport
 
 NumberedEvent = tuple[int, Document]
@@ -88,16 +87,15 @@ async def import_events(
     work = _Import(store, dry_run, report or TransferReport(), limits)
     began = time.monotonic()
     batches = _batches(lines, limits)
-    with fewer_collections():
-        batch = next(batches, None)
-        while batch:
-            work.report.events += len(batch)
-            # The server works on one batch while the next is read.
-            async with _alongside(store, work.store_batch(batch)):
-                batch = next(batches, None)
-            work.report.seconds = time.monotonic() - began
-            if progress:
-                progress(work.report)
+    batch = next(batches, None)
+    while batch:
+        work.report.events += len(batch)
+        # The server works on one batch while the next is read.
+        async with _alongside(store, work.store_batch(batch)):
+            batch = next(batches, None)
+        work.report.seconds = time.monotonic() - began
+        if progress:
+            progress(work.report)
     return work.report
 
 

@@ -24,7 +24,6 @@ from ..positions.head_watcher import watcher
 from ..positions.leased_sequencer import run_sequencer
 from ..positions.reader import head_position
 from ..positions.sequencer import Sequencer
-from ..streams.gc_pause import fewer_collections
 from . import declaration
 from .claim import DEFAULT_TIMINGS
 from .consumer import Consumer
@@ -64,12 +63,6 @@ class Runner:
         Args:
             until: called again and again; a true result ends the work as well.
         """
-        with (
-            fewer_collections()
-        ):  # thousands of events are read, none of them in a cycle
-            self._work(until)
-
-    def _work(self, until: Callable[[], bool] | None) -> None:
         threads = [
             threading.Thread(
                 target=run_sequencer,

@@ -11,7 +11,6 @@ from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import explained
 from ..mongodb.ports import drive
-from ..streams.gc_pause import fewer_collections
 from .chosen_streams import check_chosen
 from .full_scan import FullScan
 from .options import SAMPLE_SIZE, ProjectionSizes, Sizes, VerifyOptions
@@ -102,16 +101,15 @@ async def verify(
     """Verify the chosen streams; the coroutine behind both faces."""
     run = Run(store, progress, sizes)
     comparison = SnapshotComparison(store, run.report, sample, run.sizes)
-    with fewer_collections():
-        await run.check_indexes()
-        if options == VerifyOptions():
-            await FullScan(run, comparison).check()
-        else:
-            await check_chosen(run, options, comparison)
-        await comparison.run()
-        if projections:
-            await ProjectionComparison(
-                store, run.report, sample, run.tick, projection_sizes
-            ).run()
+    await run.check_indexes()
+    if options == VerifyOptions():
+        await FullScan(run, comparison).check()
+    else:
+        await check_chosen(run, options, comparison)
+    await comparison.run()
+    if projections:
+        await ProjectionComparison(
+            store, run.report, sample, run.tick, projection_sizes
+        ).run()
     run.tick()
     return run.report

@@ -24,7 +24,8 @@ def alias(monkeypatch):
     """Return a function that adds an alias to DATABASES for the length of a test."""
 
     def alias(engine, **database):
-        database = {"ENGINE": engine, "NAME": "test_store", **database}
+        named = {"NAME": "test_store", "TEST": {"NAME": "test_store"}}
+        database = {"ENGINE": engine, **named, **database}
         monkeypatch.setitem(connections.settings, "events", database)
 
     return alias

@@ -1,11 +1,15 @@
 """What all commands do alike: errors of one line, exit codes, progress."""
 
+import gc
 import io
 
 import pytest
+from django.core.management import call_command
 from django.core.management.base import OutputWrapper
 
+from ossy_event_store.management.commands import ensure_event_store
 from ossy_event_store.management.commands._base import WRONG_USE, Progress, duration
+from ossy_event_store.streams.gc_pause import ALLOCATIONS
 from tests.support.commands import Terminal, failure
 
 pytestmark = pytest.mark.versions
@@ -47,6 +51,22 @@ def test_a_stream_of_another_type_is_wrong_use(books, command):
     error = failure(command, ids=["r"], types=["Book"])
     assert error.returncode == WRONG_USE
     assert str(error) == "Stream 'r' is of type 'Reader'; expected Book."
+
+
+# --- the process ------------------------------------------------------------
+
+
+def test_only_in_a_process_of_its_own_a_command_collects_garbage_less_often(
+    books, monkeypatch, capsys
+):
+    host, changed = gc.get_threshold(), []
+    monkeypatch.setattr(gc, "set_threshold", lambda *args: changed.append(args))
+    for command in ("rebuild_aggregates", "verify_event_store"):
+        call_command(command, verbosity=0)
+    assert changed == []
+    with pytest.raises(SystemExit):
+        ensure_event_store.Command().run_from_argv(["manage.py", "x", "--version"])
+    assert changed == [(ALLOCATIONS, *host[1:])]
 
 
 # --- progress ---------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Clients: when they connect, who owns them, and how they report failures."""
 
 import asyncio
+import ctypes
 import gc
 import os
 import socket
@@ -86,14 +87,20 @@ def test_settings_that_no_client_accepts_leave_the_old_client_open(store, settin
     assert EventStore.get_event_stream("b-1") == []
 
 
+def fork_in_c():
+    """Fork without telling Python, as uWSGI does."""
+    return ctypes.PyDLL(None).fork()
+
+
 @ON_URL
-def test_a_forked_child_has_its_own_client(store, lend):
+@pytest.mark.parametrize("fork", [os.fork, fork_in_c])
+def test_a_forked_child_has_its_own_client(store, lend, fork):
     lend("b-1", "BookBought")
     parent = id(connection.raw(store.events).database.client)
     read, write = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads
-        child = os.fork()
+        child = fork()
     if not child:
         try:
             other = connection.raw(connection.blocking().events).database.client

@@ -28,6 +28,8 @@ def nothing_said(settings, monkeypatch):
     monkeypatch.delenv("DB_NAME", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setattr(location.connections, "settings", DATABASES)
+    names = {alias: database["NAME"] for alias, database in DATABASES.items()}
+    monkeypatch.setattr(location, "_real_names", names)
 
 
 def test_without_a_setting_the_error_names_the_four_ways():
@@ -67,7 +69,7 @@ def test_connect_comes_first(settings, monkeypatch):
         ("mongodb+srv://host.example/shop?w=1", None, None, "test_shop"),
         ("mongodb+srv://host.example", None, None, "test_event_store"),
         ("embedded://some/folder", "other", None, "test_other"),
-        ("mongodb://host/test_shop", None, None, "test_shop"),
+        ("mongodb://host/test_shop", None, None, "test_test_shop"),
     ],
 )
 def test_the_name_of_the_database(settings, monkeypatch, url, given, environment, name):
@@ -97,6 +99,18 @@ def test_each_worker_of_pytest_xdist_has_its_own_database(settings, monkeypatch)
     assert location.resolve().name == "test_shop_gw3"
 
 
+@pytest.mark.parametrize("letter", ["n", "ñ", "日"])
+def test_the_longest_name_fits_with_what_tests_add(monkeypatch, letter):
+    long = letter * (location.LONGEST_NAME // len(letter.encode()))
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw10")
+    names = {location._test_name(long), location._test_name(f"{long[:-1]}m")}
+    assert len(names) == 2
+    for name in names:
+        assert len(name.encode()) <= location.LONGEST_NAME
+        assert name.startswith(f"test_{long[:10]}")
+        assert name.endswith("_gw10")
+
+
 def test_a_djongo_alias_leads_to_our_own_client(settings):
     settings.OSSY_EVENT_STORE = {"DATABASE": "older"}
     source = location.resolve()
@@ -119,6 +133,19 @@ def test_a_test_may_not_use_the_real_database_of_an_alias(settings):
     settings.OSSY_EVENT_STORE = {"DATABASE": "documents"}
     with pytest.raises(ImproperlyConfigured, match="the real database 'site'"):
         location.resolve()
+
+
+def test_nor_one_that_is_called_like_one_of_tests(settings, monkeypatch):
+    settings.OSSY_EVENT_STORE = {"DATABASE": "documents"}
+    monkeypatch.setitem(DATABASES["documents"], "NAME", "test_shop")
+    monkeypatch.setitem(location._real_names, "documents", "test_shop")
+    with pytest.raises(ImproperlyConfigured, match="the real database 'test_shop'"):
+        location.resolve()
+    settings.OSSY_EVENT_STORE = {"DATABASE": "older"}
+    monkeypatch.setitem(location._real_names, "older", "test_shop")
+    for of_django in ("test_shop", "test_test_shop"):  # before and after it renames
+        monkeypatch.setitem(DATABASES["older"], "NAME", of_django)
+        assert location.resolve().name == "test_test_shop"
 
 
 def test_the_name_that_an_alias_has_for_tests_may_be_any(settings, monkeypatch):

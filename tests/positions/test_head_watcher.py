@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, InvalidOperation
 
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.blocking_port import BlockingCollection
@@ -53,6 +53,32 @@ def test_the_head_is_returned_when_the_time_is_over(watcher, place):
     assert watcher.wait(0, 30) == 3
     assert watcher.wait(3, 0.01) == 3
     assert asyncio.run(watcher.await_(3, 0.01)) == 3
+
+
+def test_a_forked_child_has_a_thread_of_its_own(watcher, place):
+    watcher.wait(0, 0)
+    inherited, end = watcher._thread, watcher._end
+    watcher._process = 0  # as if this process were a child of the one that began
+    watcher.close()
+    assert not end.is_set()
+    place(7)
+    assert watcher.wait(6, 30) == 7
+    assert watcher._thread is not inherited
+    end.set()
+    inherited.join(30)
+
+
+def test_it_ends_quietly_when_the_client_is_closed_beneath_it(
+    watcher, monkeypatch, caplog
+):
+    def fail(end):
+        end.set()
+        raise InvalidOperation("Cannot use MongoClient after close")
+
+    monkeypatch.setattr(watcher, "_read_changes", fail)
+    watcher.wait(0, 0)
+    watcher._thread.join(30)
+    assert caplog.text == ""
 
 
 def test_a_notification_of_this_process_spares_asking_the_server(watcher, monkeypatch):

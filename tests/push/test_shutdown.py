@@ -1,11 +1,13 @@
 """Open streams end when the server is told to stop."""
 
+import asyncio
 import signal
-import threading
 
 import pytest
 
-from ossy_event_store.push.shutdown import ShutdownSignals
+from ossy_event_store.push.event_filter import EventFilter
+from ossy_event_store.push.running_feeds import listening
+from ossy_event_store.push.shutdown import server_is_stopping
 from tests.support.event_source import Source
 from tests.support.processes import ON_URL
 from tests.support.push import serving_alone
@@ -28,53 +30,31 @@ def test_open_streams_do_not_hold_up_a_server_that_stops(
     assert "Traceback" not in log()
 
 
-@pytest.fixture
-def handled():
-    """The signals that the server's own handlers got."""
-    numbers = []
-    before = {
-        number: signal.signal(number, lambda n, frame: numbers.append(n))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    yield numbers
-    for number, handler in before.items():
-        signal.signal(number, handler)
+def test_a_server_says_by_its_own_handler_that_it_stops():
+    class Server:
+        should_exit = False
+
+        def handle_exit(self, number, frame):
+            self.should_exit = True
+
+    assert not server_is_stopping()  # another handler, which knows nothing
+    server = Server()
+    before = signal.signal(signal.SIGTERM, server.handle_exit)
+    try:
+        assert not server_is_stopping()
+        signal.raise_signal(signal.SIGTERM)
+        assert server_is_stopping()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def test_the_action_runs_before_the_handler_that_was_set(handled):
-    order = []
-    signals = ShutdownSignals(lambda: order.append(list(handled)))
-    signals.watch()
-    signals.watch()  # as each feed does
-    signal.raise_signal(signal.SIGTERM)
-    signal.raise_signal(signal.SIGINT)
-    assert order == [[], [signal.SIGTERM]]
-    assert handled == [signal.SIGTERM, signal.SIGINT]
+def test_to_listen_leaves_the_signals_of_the_process_alone(store):
+    def handlers():
+        return [signal.getsignal(number) for number in signal.valid_signals()]
 
+    async def with_a_listener():
+        before = handlers()  # asyncio.run() sets one of its own
+        async with listening(EventFilter(stream="a"), None):
+            assert handlers() == before
 
-def test_signals_that_are_ignored_again_reach_the_handler_alone(handled):
-    order = []
-    signals = ShutdownSignals(lambda: order.append(True))
-    signals.watch()
-    signals.ignore()
-    signal.raise_signal(signal.SIGTERM)
-    assert order == []
-    assert handled == [signal.SIGTERM]
-
-
-def test_a_handler_that_replaced_ours_is_left_alone(handled):
-    signals = ShutdownSignals(lambda: None)
-    signals.watch()
-    later = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    assert later == signals._on_signal
-    signals.ignore()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-
-
-def test_outside_of_the_main_thread_no_signal_is_watched(handled):
-    before = signal.getsignal(signal.SIGTERM)
-    signals = ShutdownSignals(lambda: None)
-    thread = threading.Thread(target=lambda: (signals.watch(), signals.ignore()))
-    thread.start()
-    thread.join()
-    assert signal.getsignal(signal.SIGTERM) is before
+    asyncio.run(with_a_listener())

@@ -20,6 +20,7 @@ from pymongo.errors import PyMongoError
 from ...exceptions import EventStoreError
 from ...mongodb.deadline import explained
 from ...mongodb.write_errors import short_reason
+from ...streams.gc_pause import collect_less_often
 
 # Exit codes.
 WRONG_USE = 2
@@ -28,6 +29,11 @@ INTERRUPTED = 130
 
 class StoreCommand(BaseCommand):
     """A command that fails with one line, without a traceback or a password."""
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run the command in a process of its own; ``call_command()`` does not."""
+        collect_less_often()
+        super().run_from_argv(argv)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Call ``run()`` and turn the errors of the store into a ``CommandError``."""
