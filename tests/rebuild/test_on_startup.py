@@ -118,7 +118,7 @@ def test_blocking_means_before_the_first_request(store, lend, tmp_path):
 
 UWSGI = (
     *("-c", "import pyuwsgi; pyuwsgi.run()", "--http-socket", "127.0.0.1:{port}"),
-    *("--module", "tests.wsgi", "--master", "--processes", "2", "--enable-threads"),
+    *("--module", "tests.wsgi", "--master", "--processes", "1", "--enable-threads"),
     *("--die-on-term", "--virtualenv", sys.prefix),
 )
 
