@@ -12,6 +12,7 @@ from typing import Any as _Any
 from .exceptions import (
     AggregateNotFound,
     AggregateTypeMismatch,
+    BuiltMeanwhile,
     CheckpointMissing,
     ConcurrencyError,
     EventNotFound,
@@ -28,6 +29,7 @@ from .exceptions import (
     ReducerError,
     StoreUnavailable,
     TransactionsUnavailable,
+    UnexpectedState,
     UnknownAggregateType,
     UnknownSubscription,
 )
@@ -65,6 +67,7 @@ __all__ = [
     "AggregateNotFound",
     "AggregateRebuild",
     "AggregateTypeMismatch",
+    "BuiltMeanwhile",
     "CheckpointMissing",
     "ConcurrencyError",
     "EventNotFound",
@@ -85,6 +88,7 @@ __all__ = [
     "ReducerError",
     "StoreUnavailable",
     "TransactionsUnavailable",
+    "UnexpectedState",
     "UnknownAggregateType",
     "UnknownSubscription",
     "__version__",

@@ -4,16 +4,14 @@ Aggregates: load a stream, decide, append to it, save its snapshot.
 
 from __future__ import annotations
 
-import copy
-import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from bson import ObjectId
 from django.utils.functional import classproperty
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 
+from .documents.arguments import check_flag, check_function
 from .documents.bson_types import Document
 from .documents.event_document import check_id
 from .mongodb import connection
@@ -30,7 +28,7 @@ from .streams.load import (
     load_aggregate,
 )
 from .streams.new_events import Event, FirstEvent, first_event, next_events
-from .streams.reducers import check_reducer
+from .streams.reducers import call, check_reducer, copied, fold
 from .streams.snapshots import Snapshot, build_snapshot, save_snapshot
 
 View = Callable[[list[Document], dict[str, Any]], Any]
@@ -77,7 +75,7 @@ class Aggregate:
     @property
     def saved_state(self) -> dict[str, Any]:
         """A copy of the snapshot's state; ``{}`` without a snapshot."""
-        state: dict[str, Any] = _copied(self._saved_state)
+        state: dict[str, Any] = copied(self._saved_state)
         return state
 
     def __repr__(self) -> str:
@@ -110,6 +108,7 @@ class Aggregate:
         """
         check_reducer(Root)
         checked = _subject(Root, subject)
+        check_flag(snapshot, "snapshot")
         with in_time():
             store = connection.blocking()
             return drive(_of(cls, store, Root, checked, snapshot))
@@ -121,6 +120,7 @@ class Aggregate:
         """See ``of()``."""
         check_reducer(Root)
         checked = _subject(Root, subject)
+        check_flag(snapshot, "snapshot")
         with in_time():
             store = await connection.awaitable()
             return await _of(cls, store, Root, checked, snapshot)
@@ -220,9 +220,17 @@ class Aggregate:
         Return the state: ``Root.view(events, saved_state)``.
 
         Args:
-            fn: a function to use instead of the reducer, with the same arguments.
+            fn: a plain function to use instead of the reducer, with the same
+                arguments; what it raises passes through.
+
+        Raises:
+            ReducerError: the reducer raised or returned no dict; with DEBUG and in
+                tests, also if it changed an event.
         """
-        return (fn or self.Root.view)(self.events, self.saved_state)
+        if fn is None:
+            state = self._saved_state  # it is copied there
+            return fold(self.Root, self.events, state, self.id, self.version)
+        return call(check_function(fn, "fn"), self.events, self.saved_state)
 
     def validate(self, fn: View) -> Self:
         """
@@ -230,7 +238,7 @@ class Aggregate:
 
         What ``fn`` raises passes through; what it returns is ignored.
         """
-        self.view(fn)
+        self.view(check_function(fn, "fn"))
         return self
 
     def save(self) -> Self:
@@ -240,6 +248,7 @@ class Aggregate:
         A newer snapshot is never replaced.
 
         Raises:
+            ReducerError: see ``view()``.
             InvalidState: MongoDB cannot store the reducer's state.
         """
         snapshot = self._snapshot()
@@ -291,8 +300,8 @@ def _subject(Root: Any, subject: object) -> str | FirstEvent:
     if isinstance(subject, Mapping):
         return first_event(Root, subject)
     raise TypeError(
-        "Aggregate.of takes an id (a string) or an event (a dict), "
-        f"not {type(subject).__name__}."
+        "subject must be an id (a string) or an event (a dict), not "
+        f"{type(subject).__name__}."
     )
 
 
@@ -302,19 +311,3 @@ async def _of(
     if isinstance(subject, str):
         return await load_aggregate(cls, store, Root, subject, snapshot)
     return await create_aggregate(cls, store, Root, subject, snapshot)
-
-
-# Most of a stored state consists of these, and none of them can be changed.
-_IMMUTABLE = frozenset((str, int, float, bool, type(None), dt.datetime, ObjectId))
-
-
-def _copied(value: Any) -> Any:
-    """Return a deep copy; of plain dicts and lists in a third of deepcopy's time."""
-    kind = type(value)
-    if kind in _IMMUTABLE:
-        return value
-    if kind is dict:
-        return {key: _copied(item) for key, item in value.items()}
-    if kind is list:
-        return [_copied(item) for item in value]
-    return copy.deepcopy(value)

@@ -14,10 +14,11 @@ from django.utils.functional import classproperty
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 
-from .conf import get_settings
+from .documents.arguments import check_number
 from .documents.bson_types import Document
 from .documents.event_document import check_id
-from .documents.query_guard import check_pipeline, check_query
+from .documents.query_guard import check_pipeline
+from .exceptions import EventNotFound
 from .mongodb import connection
 from .mongodb.deadline import in_time
 from .mongodb.ports import drive, drive_each
@@ -26,7 +27,7 @@ from .streams import lookup
 from .streams.append import append_at
 from .streams.load import load_stream
 from .streams.lookup import Sort
-from .streams.new_events import check_number, raw_events
+from .streams.new_events import raw_events
 
 
 class EventStore:
@@ -46,7 +47,11 @@ class EventStore:
 
     @classmethod
     def append_event(
-        cls, event: Mapping[str, Any], *, expected_version: int | None = None
+        cls,
+        event: Mapping[str, Any],
+        *,
+        expected_version: int | None = None,
+        wait: bool = False,
     ) -> Document:
         """
         Append one event and return it as stored.
@@ -58,6 +63,9 @@ class EventStore:
                 (which then has to be ``expected_version`` plus one).
             expected_version: 0 if the stream must not exist yet, n if it must end
                 there; None appends at its end, wherever that is.
+            wait: also wait until the event has its position, at most the setting
+                ``TIMEOUT``, and return it as ``position``. That is None if no process
+                assigned one in time; the event is stored all the same.
 
         Raises:
             InvalidEvent: before anything was sent, with path and reason.
@@ -67,15 +75,22 @@ class EventStore:
             OutcomeUnknown: the time ran out; append it again with the same ``id``.
             StoreUnavailable: no server answered in time; nothing was stored.
         """
-        return cls.append_events([event], expected_version=expected_version)[0]
+        expected = expected_version
+        return cls.append_events([event], expected_version=expected, wait=wait)[0]
 
     @classmethod
     async def aappend_event(
-        cls, event: Mapping[str, Any], *, expected_version: int | None = None
+        cls,
+        event: Mapping[str, Any],
+        *,
+        expected_version: int | None = None,
+        wait: bool = False,
     ) -> Document:
         """See ``append_event()``."""
-        events = await cls.aappend_events([event], expected_version=expected_version)
-        return events[0]
+        expected = expected_version
+        return (
+            await cls.aappend_events([event], expected_version=expected, wait=wait)
+        )[0]
 
     @classmethod
     def append_events(
@@ -83,6 +98,7 @@ class EventStore:
         events: Sequence[Mapping[str, Any]],
         *,
         expected_version: int | None = None,
+        wait: bool = False,
     ) -> list[Document]:
         """
         Append several events to one stream, all or none; see ``append_event()``.
@@ -91,8 +107,10 @@ class EventStore:
             TransactionsUnavailable: the server is not a member of a replica set.
         """
         documents, expected = raw_events(events, expected_version)
+        store = reader.check_wait(wait, connection.blocking())
         with in_time():
-            return drive(append_at(connection.blocking(), documents, expected))
+            stored = drive(append_at(store, documents, expected))
+        return drive(reader.with_positions(store, stored)) if wait else stored
 
     @classmethod
     async def aappend_events(
@@ -100,11 +118,14 @@ class EventStore:
         events: Sequence[Mapping[str, Any]],
         *,
         expected_version: int | None = None,
+        wait: bool = False,
     ) -> list[Document]:
         """See ``append_events()``."""
         documents, expected = raw_events(events, expected_version)
+        store = reader.check_wait(wait, await connection.awaitable())
         with in_time():
-            return await append_at(await connection.awaitable(), documents, expected)
+            stored = await append_at(store, documents, expected)
+        return await reader.with_positions(store, stored) if wait else stored
 
     # --- streams
 
@@ -144,6 +165,7 @@ class EventStore:
         The streams are fetched in pages while you iterate, so a store may be of any
         size. Use ``list()`` to get them all at once.
         """
+        _check_optional(aggregate_type, "aggregate_type")
         return drive_each(lookup.each_stream(connection.blocking(), aggregate_type))
 
     @classmethod
@@ -151,9 +173,56 @@ class EventStore:
         cls, aggregate_type: str | None = None
     ) -> AsyncIterator[dict[str, str]]:
         """Iterate with ``async for``; see ``get_event_streams()``."""
+        _check_optional(aggregate_type, "aggregate_type")
         store = await connection.awaitable()
         async for stream in lookup.each_stream(store, aggregate_type):
             yield stream
+
+    @classmethod
+    def exists(cls, aggregate_id: str) -> bool:
+        """Whether a stream has events."""
+        check_id(aggregate_id)
+        return drive(lookup.stream_exists(connection.blocking(), aggregate_id))
+
+    @classmethod
+    async def aexists(cls, aggregate_id: str) -> bool:
+        """See ``exists()``."""
+        check_id(aggregate_id)
+        return await lookup.stream_exists(await connection.awaitable(), aggregate_id)
+
+    @classmethod
+    def count(cls, aggregate_id: str | None = None) -> int:
+        """
+        Return how many events a stream has, counted in its index; 0 without a stream.
+
+        With None, return how many the store has: MongoDB's own figure, which may be
+        off after a crash of the server.
+        """
+        _check_optional(aggregate_id, "aggregate_id")
+        return drive(lookup.count(connection.blocking(), aggregate_id))
+
+    @classmethod
+    async def acount(cls, aggregate_id: str | None = None) -> int:
+        """See ``count()``."""
+        _check_optional(aggregate_id, "aggregate_id")
+        return await lookup.count(await connection.awaitable(), aggregate_id)
+
+    @classmethod
+    def get_stream_info(cls, aggregate_id: str) -> Document | None:
+        """
+        Return what a stream is, without reading it; None if it does not exist.
+
+        A dict: ``aggregateId``, ``aggregateType``, ``aggregateVersion`` (of the last
+        event), ``firstCreated`` and ``lastCreated`` (of the first and last event).
+        """
+        check_id(aggregate_id)
+        return drive(lookup.stream_info(connection.blocking(), aggregate_id))
+
+    @classmethod
+    async def aget_stream_info(cls, aggregate_id: str) -> Document | None:
+        """See ``get_stream_info()``."""
+        check_id(aggregate_id)
+        return await lookup.stream_info(await connection.awaitable(), aggregate_id)
 
     # --- queries
 
@@ -182,34 +251,47 @@ class EventStore:
 
     @classmethod
     def find_events(
-        cls, query: Mapping[str, Any], *, sort: Sort | None = None, limit: int = 0
+        cls,
+        query: Mapping[str, Any],
+        *,
+        sort: Sort | None = None,
+        limit: int = 0,
+        default: list[Document] | None = None,
     ) -> list[Document]:
         """
         Return the events that match a MongoDB query; see ``find_event()``.
 
         Args:
-            query: a filter on the event documents.
+            query: a filter on the event documents. A datetime for ``created`` also
+                finds events of the Node package, which store a number.
             sort: pairs of field and 1 or -1.
             limit: the most to return; 0 means all, which are held in memory.
+            default: what to return if no event matches, as ``[]``; None raises.
 
         Raises:
-            EventNotFound: no event matches.
-            InvalidQuery: the query runs code.
+            EventNotFound: no event matches, and there is no ``default``.
+            InvalidQuery: the query runs code, or is malformed.
         """
-        check_query(query)
+        lookup.check_search(query, sort, limit, default)
         with in_time():
-            return drive(lookup.find_events(connection.blocking(), query, sort, limit))
+            found = drive(lookup.find_events(connection.blocking(), query, sort, limit))
+        return _found(found, query, default)
 
     @classmethod
     async def afind_events(
-        cls, query: Mapping[str, Any], *, sort: Sort | None = None, limit: int = 0
+        cls,
+        query: Mapping[str, Any],
+        *,
+        sort: Sort | None = None,
+        limit: int = 0,
+        default: list[Document] | None = None,
     ) -> list[Document]:
         """See ``find_events()``."""
-        check_query(query)
+        lookup.check_search(query, sort, limit, default)
         with in_time():
-            return await lookup.find_events(
-                await connection.awaitable(), query, sort, limit
-            )
+            store = await connection.awaitable()
+            found = await lookup.find_events(store, query, sort, limit)
+        return _found(found, query, default)
 
     @classmethod
     def aggregate(cls, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
@@ -257,10 +339,8 @@ class EventStore:
         Raises:
             PositionsBroken: an event was deleted outside of the event store.
         """
-        _check_range(after, limit)
-        return drive_each(
-            reader.read_all(connection.blocking(), after, types, aggregate_types, limit)
-        )
+        wanted = _checked_range(after, limit, types, aggregate_types)
+        return drive_each(reader.read_all(connection.blocking(), *wanted))
 
     @classmethod
     async def aread_all(
@@ -272,9 +352,8 @@ class EventStore:
         limit: int | None = None,
     ) -> AsyncIterator[Document]:
         """Iterate with ``async for``; see ``read_all()``."""
-        _check_range(after, limit)
-        store = await connection.awaitable()
-        async for event in reader.read_all(store, after, types, aggregate_types, limit):
+        wanted = _checked_range(after, limit, types, aggregate_types)
+        async for event in reader.read_all(await connection.awaitable(), *wanted):
             yield event
 
     @classmethod
@@ -286,6 +365,25 @@ class EventStore:
     async def ahead_position(cls) -> int:
         """See ``head_position()``."""
         return await reader.head_position(await connection.awaitable())
+
+    @classmethod
+    def position_of(cls, event: Any) -> int | None:
+        """
+        Return the position of an event; None if it has none yet.
+
+        Args:
+            event: a stored event, an ``Aggregate`` (its last event), or the id of an
+                event.
+
+        Raises:
+            EventNotFound: no event has the id.
+        """
+        return drive(reader.position_of(connection.blocking(), event))
+
+    @classmethod
+    async def aposition_of(cls, event: Any) -> int | None:
+        """See ``position_of()``."""
+        return await reader.position_of(await connection.awaitable(), event)
 
     @classmethod
     def wait_for(
@@ -304,12 +402,8 @@ class EventStore:
             subscription: also wait until the subscription of this name has
                 processed the event.
         """
-        seconds = get_settings().TIMEOUT if timeout is None else timeout
-        return drive(
-            reader.wait_for(
-                connection.blocking(), event, seconds, subscription=subscription
-            )
-        )
+        store = connection.blocking()
+        return drive(reader.wait_for(store, event, timeout, subscription=subscription))
 
     @classmethod
     async def await_for(
@@ -320,12 +414,28 @@ class EventStore:
         subscription: str | None = None,
     ) -> bool:
         """See ``wait_for()``."""
-        seconds = get_settings().TIMEOUT if timeout is None else timeout
         store = await connection.awaitable()
-        return await reader.wait_for(store, event, seconds, subscription=subscription)
+        return await reader.wait_for(store, event, timeout, subscription=subscription)
 
 
-def _check_range(after: object, limit: object) -> None:
+def _found(
+    events: list[Document], query: Mapping[str, Any], default: list[Document] | None
+) -> list[Document]:
+    if not events and default is None:
+        raise EventNotFound(query)
+    return events or list(default or ())
+
+
+def _check_optional(value: object, name: str) -> None:
+    if value is not None:
+        check_id(value, name)
+
+
+def _checked_range(
+    after: Any, limit: Any, types: Any, aggregate_types: Any
+) -> tuple[int, Document, int | None]:
+    """Return what ``reader.read_all()`` takes, before anything connects."""
     check_number(after, "after")
     if limit is not None:
         check_number(limit, "limit")
+    return after, reader.wanted(types, aggregate_types), limit

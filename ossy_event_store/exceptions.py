@@ -6,6 +6,7 @@ The errors of the store, in one tree.
     EventStoreError
     ├── AggregateNotFound        no stream has this id (ObjectDoesNotExist)
     ├── AggregateTypeMismatch    the stream is of another type
+    ├── BuiltMeanwhile           another process has rebuilt the projection
     ├── CheckpointMissing        an SQL database lost the checkpoint of a subscription
     ├── ConcurrencyError         another writer was faster; load again and decide again
     ├── EventNotFound            no event matches the query (ObjectDoesNotExist)
@@ -22,6 +23,7 @@ The errors of the store, in one tree.
     ├── ReducerError             a reducer raised on an event
     ├── StoreUnavailable         MongoDB did not answer in time; nothing was stored
     ├── TransactionsUnavailable  several events in one append need a replica set
+    ├── UnexpectedState          the server or a thread did what it never should
     ├── UnknownAggregateType     no class is registered under this type (LookupError)
     └── UnknownSubscription      no subscription has this name (LookupError)
 
@@ -40,6 +42,7 @@ from django.core.exceptions import ObjectDoesNotExist
 __all__ = [
     "AggregateNotFound",
     "AggregateTypeMismatch",
+    "BuiltMeanwhile",
     "CheckpointMissing",
     "ConcurrencyError",
     "EventNotFound",
@@ -56,6 +59,7 @@ __all__ = [
     "ReducerError",
     "StoreUnavailable",
     "TransactionsUnavailable",
+    "UnexpectedState",
     "UnknownAggregateType",
     "UnknownSubscription",
 ]
@@ -90,6 +94,20 @@ class AggregateTypeMismatch(EventStoreError):
         return (
             f"Stream {self.aggregate_id!r} is of aggregate type {self.actual!r}, not "
             f"{self.expected!r}."
+        )
+
+
+class BuiltMeanwhile(EventStoreError):
+    """Another process has rebuilt the projection ``name`` at the same time."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"Another process has rebuilt projection {self.name} at the same time; "
+            "this build was not used."
         )
 
 
@@ -232,18 +250,26 @@ class ReducerError(EventStoreError):
     """
 
     def __init__(
-        self, aggregate_type: str, aggregate_id: str, version: int, error: str
+        self,
+        aggregate_type: str,
+        aggregate_id: str,
+        version: int,
+        error: str,
+        event_type: str | None = None,
     ) -> None:
-        super().__init__(aggregate_type, aggregate_id, version, error)
+        super().__init__(aggregate_type, aggregate_id, version, error, event_type)
         self.aggregate_type = aggregate_type
         self.aggregate_id = aggregate_id
         self.version = version
         self.error = error
+        #: The type of that event, if it is known.
+        self.event_type = event_type
 
     def __str__(self) -> str:
+        event = f" ({self.event_type})" if self.event_type else ""
         return (
             f"{self.aggregate_type} {self.aggregate_id!r}, "
-            f"version {self.version}: {self.error}"
+            f"version {self.version}{event}: {self.error}"
         )
 
 
@@ -308,6 +334,17 @@ class TransactionsUnavailable(EventStoreError):
             "none: it is not a member of a replica set. Nothing was written. Append "
             "one event at a time, or run the server as a replica set of one member."
         )
+
+
+class UnexpectedState(EventStoreError):
+    """The server or a thread did what it never should; ``reason`` says what."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class UnknownAggregateType(EventStoreError, LookupError):

@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import autodiscover_modules
 
 from .aggregate import Aggregate
+from .documents.event_document import check_id
 from .exceptions import UnknownAggregateType
 from .streams.reducers import check_reducer, name_of
 
@@ -60,6 +61,7 @@ def root_of(aggregate_type: str) -> Any:
     Raises:
         UnknownAggregateType: no class is registered under it.
     """
+    check_id(aggregate_type, "aggregate_type")
     try:
         return _registered[aggregate_type]
     except KeyError:

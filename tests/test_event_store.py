@@ -210,3 +210,102 @@ def test_the_collection_has_majority_concerns(store):
     assert EventStore.collection.write_concern.document == {"w": "majority"}
     assert EventStore.collection.read_concern.level == "majority"
     assert EventStore.collection.name == "eventstore"
+
+
+# Queries that nothing matches, or that are malformed
+
+
+def test_a_query_without_a_match_returns_the_default(store, face):
+    query = {"createdBy": "nobody"}
+    assert face(EventStore.find_events, query, default=[]) == []
+    face(EventStore.append_event, LENT)
+    assert len(face(EventStore.find_events, {}, default=[])) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ({"payload.x": {1, 2}}, r"query\.payload\.x: .*use a list"),
+        ({"payload": {"n": [2**70]}}, r"query\.payload\.n\[0\]: .*64 bits"),
+        ({"type": "\ud800"}, r"query\.type: .*surrogate"),
+        ({"created": dt.datetime(2026, 1, 1)}, r"query\.created: .*no time zone"),
+        ({"$nonsense": 1}, "query: unknown top level operator"),
+        ({"type": {"$in": 5}}, "query: .in needs an array"),
+    ],
+)
+def test_a_malformed_query_is_refused(store, face, query, reason):
+    with pytest.raises(InvalidQuery, match=reason):
+        face(EventStore.find_events, query)
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        ({"$match": {"n": 2**70}}, r"pipeline\[0\].*64 bits"),
+        ({"$limit": "x"}, "pipeline: "),
+        ({"$group": {}}, "pipeline: "),
+    ],
+)
+def test_a_malformed_pipeline_is_refused(store, face, stage, reason):
+    with pytest.raises(InvalidQuery, match=reason):
+        face(EventStore.aggregate, [stage])
+
+
+@pytest.mark.parametrize("sort", ["created", {"created": 1}, [("created", 2)], ["x"]])
+def test_a_malformed_sort_is_refused(store, face, sort):
+    with pytest.raises(InvalidQuery, match="sort"):
+        face(EventStore.find_events, {}, sort=sort)
+
+
+# What a stream is, without reading it
+
+
+def test_a_stream_exists_once_it_has_an_event(store, face):
+    assert face(EventStore.exists, "b-1") is False
+    face(EventStore.append_event, LENT)
+    assert face(EventStore.exists, "b-1") is True
+
+
+def test_events_are_counted(store, face):
+    face(EventStore.append_events, [LENT, LENT])
+    face(EventStore.append_event, {**LENT, "aggregateId": "b-2"})
+    assert face(EventStore.count, "b-1") == 2
+    assert face(EventStore.count, "nowhere") == 0
+    assert face(EventStore.count) == 3
+
+
+def test_the_info_of_a_stream_is_that_of_its_ends(store, face):
+    times = [dt.datetime(2026, 1, day, tzinfo=dt.UTC) for day in (1, 2, 3)]
+    for time in times:
+        face(EventStore.append_event, {**LENT, "created": time})
+    assert face(EventStore.get_stream_info, "b-1") == {
+        "aggregateId": "b-1",
+        "aggregateType": "Book",
+        "aggregateVersion": 3,
+        "firstCreated": times[0],
+        "lastCreated": times[2],
+    }
+    assert face(EventStore.get_stream_info, "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("ask", "keys", "documents"),
+    [
+        (EventStore.exists, 1, 0),
+        (EventStore.get_stream_info, 2, 2),
+        (EventStore.count, 301, 0),
+    ],
+)
+def test_what_a_stream_is_is_read_from_an_index(store, history, ask, keys, documents):
+    for name in ("a", "b-1", "c"):
+        EventStore.append_events([{**LENT, "aggregateId": name}] * 300)
+    database = history.database
+    database.command("profile", 2)
+    try:
+        ask("b-1")
+    finally:
+        database.command("profile", 0)
+        profile = list(database["system.profile"].find({"ns": history.full_name}))
+        database.drop_collection("system.profile")
+    assert sum(one["keysExamined"] for one in profile) in (keys, keys - 1)
+    assert sum(one["docsExamined"] for one in profile) == documents

@@ -13,6 +13,7 @@ from ossy_event_store import exceptions
 from ossy_event_store.exceptions import (
     AggregateNotFound,
     AggregateTypeMismatch,
+    BuiltMeanwhile,
     CheckpointMissing,
     ConcurrencyError,
     EventNotFound,
@@ -29,6 +30,7 @@ from ossy_event_store.exceptions import (
     ReducerError,
     StoreUnavailable,
     TransactionsUnavailable,
+    UnexpectedState,
     UnknownAggregateType,
     UnknownSubscription,
 )
@@ -114,20 +116,27 @@ ERRORS = [
         "The process that rebuilt the streams of Book ended with exit code 3.",
     ),
     (
-        ReducerError("Book", "b", 2, "KeyError: 'to'"),
+        ReducerError("Book", "b", 2, "KeyError: 'to'", "BookLent"),
         {
             "aggregate_type": "Book",
             "aggregate_id": "b",
             "version": 2,
             "error": "KeyError: 'to'",
+            "event_type": "BookLent",
         },
-        "Book 'b', version 2: KeyError: 'to'",
+        "Book 'b', version 2 (BookLent): KeyError: 'to'",
     ),
     (
         StoreUnavailable("refused"),
         {"reason": "refused"},
         "The event store is not available: refused",
     ),
+    (
+        BuiltMeanwhile("lent_books"),
+        {"name": "lent_books"},
+        "Another process has rebuilt projection lent_books at the same time;",
+    ),
+    (UnexpectedState("out of order"), {"reason": "out of order"}, "out of order"),
     (TransactionsUnavailable(), {}, "Several events in one append need a transaction"),
     (
         UnknownAggregateType("Cook", ["Book", "Reader"]),

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, read_event
+from ..documents.event_query import as_stored
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.indexes import FIRST_EVENTS, SNAPSHOT_HEADS, STREAM_VERSIONS
@@ -195,9 +196,10 @@ async def timeline(
 
 async def version_at(store: Store, aggregate_id: str, at: dt.datetime) -> int:
     """Return the version that a stream had at a time; 0 before its first event."""
+    query = {"aggregateId": {"$eq": aggregate_id}, "created": {"$lte": at}}
     with in_time():
         found = await store.events.find_one(
-            {"aggregateId": {"$eq": aggregate_id}, "created": {"$lte": at}},
+            as_stored(query),
             projection={"_id": 0, "aggregateVersion": 1},
             sort=[("aggregateVersion", -1)],
             hint=list(STREAM_VERSIONS.keys),

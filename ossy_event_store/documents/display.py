@@ -85,6 +85,11 @@ def lines(value: Any, limit: int = 64_000) -> Rendered:
     return Rendered(_join(parts), room.is_cut, size)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 stream``, ``1,000 streams``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def brief(value: Any, limit: int = 120) -> str:
     """
     Return a value as one line of plain text, not HTML, without notes of types.
@@ -165,7 +170,7 @@ def _date(value: dt.datetime, limit: int) -> str:
 
 def _bytes_note(value: bytes) -> str:
     kind = getattr(value, "subtype", 0)
-    size = f"binary {len(value)} byte{'' if len(value) == 1 else 's'}"
+    size = f"binary {counted(len(value), 'byte')}"
     return f"{size}, subtype {kind}" if kind else size
 
 

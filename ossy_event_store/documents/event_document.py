@@ -11,6 +11,7 @@ import contextlib
 import datetime as dt
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -42,6 +43,18 @@ FIELDS = (
     "createdBy",
     "metadata",
 )
+# What other event stores call the keys of an event, in lower case without signs.
+ELSEWHERE = {
+    **dict.fromkeys(("data", "eventdata", "body", "content"), "payload"),
+    **dict.fromkeys(("eventtype", "name", "eventname"), "type"),
+    **dict.fromkeys(("eventid", "uuid", "id"), "id"),
+    **dict.fromkeys(("meta", "headers", "eventmetadata"), "metadata"),
+    **dict.fromkeys(("stream", "streamid", "streamname", "entityid"), "aggregateId"),
+    **dict.fromkeys(("streamtype", "category", "entitytype"), "aggregateType"),
+    **dict.fromkeys(("version", "streamversion", "sequence"), "aggregateVersion"),
+    **dict.fromkeys(("timestamp", "createdat", "occurredat", "time"), "created"),
+    **dict.fromkeys(("user", "userid", "actor", "author"), "createdBy"),
+}
 # Fields that may differ between two tries to append an event.
 FIXED_AT_APPEND = ("aggregateVersion", "created")
 
@@ -122,9 +135,10 @@ def check_event(
 
 def unknown_key(key: object, known: Sequence[str]) -> str:
     """Return why ``key`` is refused, with the known key that is closest."""
-    close = difflib.get_close_matches(str(key), known, n=1)
-    if key == "_id":
-        close = ["id"]
+    meant = ELSEWHERE.get(re.sub("[^a-z]", "", str(key).lower()))
+    close = (
+        [meant] if meant in known else difflib.get_close_matches(str(key), known, n=1)
+    )
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}."
     return f"not a key of an event; {hint} Put other data in payload or metadata."
 

@@ -7,8 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import bson
+from bson.errors import BSONError
+
 from ..exceptions import InvalidQuery
+from .arguments import check_items
+from .bson_types import CODEC
 from .collections import EVENTS, SNAPSHOTS
+from .storable import COPY, Unstorable, stored_mapping
 
 STAGES = frozenset(
     (
@@ -45,17 +51,45 @@ OWN_COLLECTIONS = (EVENTS, SNAPSHOTS)
 
 def check_query(query: object, path: str = "query") -> Mapping[str, Any]:
     """
-    Return ``query`` if it is a filter without code.
+    Return ``query`` if it is a filter without code, and MongoDB can hold its values.
 
     Raises:
-        InvalidQuery: with the path of the operator.
+        InvalidQuery: with the path of the operator or value.
     """
     if not isinstance(query, Mapping):
         raise InvalidQuery(path, f"must be a dict, not {type(query).__name__}")
     for where, key in _keys(query, path):
         if key in RUN_CODE or str(key).startswith("$_internal"):
             raise InvalidQuery(where, "must not run code on the server")
+    try:
+        bson.encode(stored_mapping(query, COPY), codec_options=CODEC)
+    except Unstorable as error:
+        raise InvalidQuery(f"{path}.{error.path}", error.reason) from None
+    except (BSONError, ValueError, OverflowError) as error:
+        raise InvalidQuery(path, str(error)) from None  # a malformed value of BSON's
     return query
+
+
+def check_sort(sort: object, path: str = "sort") -> list[tuple[str, int]] | None:
+    """
+    Return the pairs of a sort, each a field and 1 or -1; None means no order.
+
+    Raises:
+        InvalidQuery: with the path of the pair.
+    """
+    if sort is None:
+        return None
+    try:
+        pairs = check_items(sort, path, 'pairs, as [("created", -1)]')
+    except TypeError as error:
+        raise InvalidQuery("", str(error)) from None
+    for index, pair in enumerate(pairs):
+        is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
+        if not is_pair or type(pair[0]) is not str or pair[1] not in (1, -1):
+            where = f"{path}[{index}]"
+            raise InvalidQuery(where, 'must be a pair, as ("created", 1), or -1')
+        check_query({pair[0]: 1}, path)
+    return [(field, int(direction)) for field, direction in pairs]
 
 
 def check_pipeline(pipeline: object, path: str = "pipeline") -> Sequence[Any]:

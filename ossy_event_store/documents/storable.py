@@ -8,15 +8,18 @@ import datetime as dt
 import math
 import re
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, is_dataclass
 from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
 from typing import Any, Self
 
 import bson
 from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
 from bson.decimal128 import Decimal128
+from django.utils.functional import Promise
 
 from .bson_types import Document
 
@@ -120,7 +123,8 @@ def milliseconds(value: dt.datetime) -> dt.datetime:
 def _datetime(value: dt.datetime, walk: Walk) -> dt.datetime:
     if value.utcoffset() is None:
         raise Unstorable(
-            "this datetime has no time zone; use django.utils.timezone.now()"
+            "this datetime has no time zone; use datetime.now(datetime.UTC), or "
+            "django.utils.timezone.make_aware(value)"
         )
     try:
         return milliseconds(value)
@@ -196,7 +200,13 @@ _INSTEAD = (
     (dt.time, "use an ISO 8601 string"),
     (dt.timedelta, "use a number of seconds"),
     ((set, frozenset), "use a list"),
+    (Enum, "use its .value"),
+    (PurePath, "use str(value)"),
+    (Promise, "a lazy string; use str(value)"),
+    (Coroutine, "a coroutine; await it first"),
 )
+# Of objects of other packages: the method that returns plain values.
+_METHODS = ("model_dump", "isoformat", "tolist", "item", "to_dict", "as_dict")
 
 
 def _rule(kind: type) -> Callable[[Any, Walk], Any] | None:
@@ -290,4 +300,11 @@ def _unsupported(value: object) -> str:
     for unsupported, instead in _INSTEAD:
         if isinstance(value, unsupported):
             return f"MongoDB has no type for {kind}; {instead}"
-    return f"MongoDB has no type for {kind}"
+    if is_dataclass(value) and not isinstance(value, type):
+        return f"MongoDB has no type for {kind}; use dataclasses.asdict(value)"
+    for method in _METHODS:
+        if callable(getattr(value, method, None)):
+            return f"MongoDB has no type for {kind}; use its .{method}()"
+    if isinstance(value, Iterable):
+        return f"MongoDB has no type for {kind}; use list(value)"
+    return f"MongoDB has no type for {kind}; use strings, numbers, lists and dicts"

@@ -242,6 +242,8 @@ def use(url: str | None) -> None:
     """Use ``url`` in this process, or the settings again if it is None."""
     global _connected
     if url is not None:
+        if not isinstance(url, str):
+            raise TypeError(f"url must be a string, not {type(url).__name__}.")
         _of_url(url, "The URL passed to Mongo.connect()")
     _connected = url
 

@@ -20,6 +20,7 @@ from pymongo.errors import PyMongoError
 
 from ..conf import HealthLimits, get_settings
 from ..documents.collections import SEQUENCER_LEASE
+from ..documents.display import counted
 from ..exceptions import EventStoreError
 from ..mongodb import connection
 from ..mongodb.connection import Store
@@ -159,11 +160,11 @@ def problems(one: Status, limits: HealthLimits) -> Iterator[str]:
         what = "has never run" if one.state == "new" else "is not running"
         yield f"{one.name} {what}."
     if _exceeds(one.lag, limits.LAG):
-        yield f"{one.name} is {one.lag:,} events behind."
+        yield f"{one.name} is {counted(one.lag, 'event')} behind."
     if _exceeds(one.lag_seconds, limits.LAG_SECONDS):
         yield f"{one.name} is {one.lag_seconds:,.0f} seconds behind."
     if _exceeds(one.parked, limits.PARKED):
-        yield f"{one.name} has {one.parked:,} parked streams."
+        yield f"{one.name} has {counted(one.parked, 'parked stream')}."
 
 
 def _exceeds(value: float, limit: float | None) -> bool:

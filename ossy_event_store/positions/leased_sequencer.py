@@ -36,7 +36,8 @@ class SequencerTimings:
     # the writes of the sequencer and of all subscriptions: each write waits for the
     # disks of a majority, as an append does, and slows appends down. So the sequencer
     # rests the longer the more events arrive.
-    #: Between two batches, for each event of about the last second.
+    #: Between two batches, for each event of about the last second that shared its
+    #: batch with another.
     rest: float = 0.005
     longest_rest: float = 0.25
 
@@ -117,12 +118,14 @@ class Pace:
         self._timings = timings
         self._clock = clock
         self._at = clock()
-        self._rate = 0.0  # events in about the last second
+        self._rate = 0.0  # events that shared a batch in about the last second
 
     def after(self, assigned: int) -> float:
         """Return for how many seconds to rest after a batch of so many events."""
         now = self._clock()
-        self._rate = self._rate * exp(self._at - now) + assigned
+        # A writer that waits for each position finds every batch without company,
+        # however fast it is: a rest would only make it slower.
+        self._rate = self._rate * exp(self._at - now) + max(0, assigned - 1)
         self._at = now
         rest, longest = self._timings.rest, self._timings.longest_rest
         return min(rest * self._rate, longest) if assigned else 0.0

@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
 import bson
 from bson import ObjectId
 
+from ..conf import get_settings
+from ..documents.arguments import (
+    check_flag,
+    check_names,
+    check_number,
+    check_seconds,
+)
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, check_version, read_event
-from ..exceptions import PositionsBroken
+from ..exceptions import EventNotFound, PositionsBroken, StoreUnavailable
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 
@@ -26,7 +34,7 @@ PLAIN_ID_TYPES = (str, ObjectId)  # of ids that are hashable and compare as Mong
 TIME_SCAN_EVENTS = 50  # from so many on, events are read along the index of time
 SPARE_FACTOR = 1.25  # events read for each that is wanted, at most
 CHECKED_EVENTS = 100  # among which an event without a position is looked for
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.25  # between two polls
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.002, 0.25  # between two polls
 
 
 async def head_position(store: Store, session: Any = None) -> int:
@@ -87,7 +95,11 @@ async def _without_position(store: Store, events: Sequence[Document]) -> list[Do
 
 
 async def wait_for(
-    store: Store, target: Any, seconds: float, *, subscription: str | None = None
+    store: Store,
+    target: Any,
+    seconds: float | None = None,
+    *,
+    subscription: str | None = None,
 ) -> bool:
     """
     Wait until an event has a position, and a subscription has reached it.
@@ -95,7 +107,7 @@ async def wait_for(
     Args:
         store: one face of the store.
         target: a position, an event as stored, or an ``Aggregate`` (its last event).
-        seconds: how long to wait.
+        seconds: how long to wait; None takes the setting ``TIMEOUT``.
         subscription: wait for the checkpoint of this one; None waits for the position
             alone.
 
@@ -103,6 +115,11 @@ async def wait_for(
         Whether it was reached in that time.
     """
     position, version = _target(target)
+    if subscription is not None:
+        check_id(subscription, "subscription")
+    if seconds is None:
+        seconds = get_settings().TIMEOUT
+    check_seconds(seconds, "timeout")
     end, pause = monotonic() + seconds, FIRST_PAUSE_SECONDS
     while True:
         if position is None:
@@ -119,7 +136,7 @@ async def wait_for(
 def _target(target: Any) -> tuple[int | None, tuple[str, int]]:
     """Return the position to wait for; or None, and the stream and version."""
     if isinstance(target, int) and not isinstance(target, bool):
-        return target, ("", 0)
+        return check_number(target, "event"), ("", 0)
     if isinstance(target, Mapping):
         stream, version = target.get("aggregateId"), target.get("aggregateVersion")
     else:
@@ -128,9 +145,53 @@ def _target(target: Any) -> tuple[int | None, tuple[str, int]]:
         return None, (check_id(stream), check_version(version))
     except (TypeError, ValueError):
         raise TypeError(
-            "Expected a position, an event as stored, or an Aggregate; not "
+            "event must be a position, an event as stored, or an Aggregate, not "
             f"{type(target).__name__}."
         ) from None
+
+
+def check_wait(wait: Any, store: Store) -> Store:
+    """Return the store if its events can get positions while the caller waits."""
+    if check_flag(wait, "wait") and store.outside:
+        raise ValueError(
+            "wait must be False inside of a transaction: an event gets its position "
+            "after the commit."
+        )
+    return store
+
+
+async def with_positions(store: Store, events: list[Document]) -> list[Document]:
+    """
+    Return events of one append with their positions, once they have them.
+
+    It never says that the store is not available, which means that nothing is stored.
+    """
+    first, last = events[0], events[-1]
+    versions = {"$gte": first["aggregateVersion"], "$lte": last["aggregateVersion"]}
+    query = {"aggregateId": {"$eq": last["aggregateId"]}, "aggregateVersion": versions}
+    entries: list[Document] = []
+    with suppress(StoreUnavailable):
+        await wait_for(store, last)
+        with in_time():
+            entries = await store.positions.find(query, projection=["aggregateVersion"])
+    found = {entry["aggregateVersion"]: entry["_id"] for entry in entries}
+    return [{**one, "position": found.get(one["aggregateVersion"])} for one in events]
+
+
+async def position_of(store: Store, target: Any) -> int | None:
+    """Return the position of a stored event, an aggregate's last one, or an id."""
+    if isinstance(target, (str, ObjectId)):
+        event_id = check_id(target, "event") if isinstance(target, str) else target
+        with in_time():
+            found = await store.events.find_one({"_id": {"$eq": event_id}})
+        if found is None:
+            raise EventNotFound({"_id": event_id})
+        target = found
+    elif isinstance(target, int):
+        raise TypeError(
+            f"event must be an event or its id, not {type(target).__name__}."
+        )
+    return await _position_of(store, _target(target)[1])
 
 
 async def _position_of(store: Store, version: tuple[str, int]) -> int | None:
@@ -155,12 +216,18 @@ async def reached(store: Store, subscription: str | None) -> int:
 async def read_all(
     store: Store,
     after: int,
-    types: Sequence[str] | None,
-    aggregate_types: Sequence[str] | None,
+    query: Document,
     limit: int | None,
 ) -> AsyncGenerator[Document, None]:
-    """Yield the events after a position, in global order, each with ``position``."""
-    query = wanted(types, aggregate_types)
+    """
+    Yield the events after a position, in global order, each with ``position``.
+
+    Args:
+        store: one face of the store.
+        after: the position.
+        query: a filter over the entries, as of ``wanted()``.
+        limit: the most events; None means all.
+    """
     left = float("inf") if limit is None else limit
     async with store.client.session() as session:
         while left > 0:
@@ -183,8 +250,8 @@ def wanted(
         ("type", "types", types),
         ("aggregateType", "aggregate_types", aggregate_types),
     ):
-        if chosen is not None:
-            query[field] = {"$in": [check_id(one, name) for one in chosen]}
+        if (chosen := check_names(chosen, name)) is not None:
+            query[field] = {"$in": list(chosen)}
     return query
 
 

@@ -30,6 +30,7 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from ..documents.bson_types import Document
 from ..documents.collections import SEQUENCER_SCAN
+from ..exceptions import EventStoreError
 from ..mongodb.connection import Store, raw
 from ..mongodb.indexes import ENTRY_VERSIONS, TIME
 from ..mongodb.write_errors import DUPLICATE_KEY
@@ -43,7 +44,7 @@ _FIELDS = ("aggregateId", "aggregateVersion", "aggregateType", "type")
 _PROJECTION = {"_id": 1, "created": 1, **dict.fromkeys(_FIELDS, 1)}
 
 
-class HoleInStream(Exception):
+class HoleInStream(EventStoreError):
     """A stream lacks a version before one it has; ``verify_event_store`` names it."""
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ..documents.bson_types import Document
-from ..exceptions import EventStoreError
+from ..exceptions import BuiltMeanwhile
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
@@ -28,20 +28,6 @@ from .generations import (
     revision,
 )
 from .projection import BUILD_KIND, Projection
-
-
-class BuiltMeanwhile(EventStoreError):
-    """Another process has rebuilt the projection at the same time."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-    def __str__(self) -> str:
-        return (
-            f"Another process has rebuilt projection {self.name} at the same time; "
-            "this build was not used."
-        )
 
 
 async def find_document(store: Store, name: str) -> Document:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..documents.bson_types import Document
+from ..documents.storable import HALF_A_SURROGATE, is_text
 from ..streams.reducers import name_of
 from ..subscriptions.parked_streams import Failed
 from ..subscriptions.transactions import HandlerFailed
@@ -22,12 +23,12 @@ def check_key(key: object) -> None:
     """
     if isinstance(key, bool) or not isinstance(key, (str, int)):
         raise TypeError(
-            f"A key must be a string or an integer, not {type(key).__name__}."
+            f"key must be a string or an integer, not {type(key).__name__}."
         )
     if isinstance(key, int) and not -(2**63) <= key < 2**63:
-        raise ValueError(f"The key {key} does not fit into 64 bits.")
-    if isinstance(key, str):
-        key.encode()  # half of a surrogate pair is a UnicodeEncodeError
+        raise ValueError(f"key is {key}; it must fit into 64 bits.")
+    if isinstance(key, str) and not is_text(key):
+        raise ValueError(f"key {HALF_A_SURROGATE}.")
 
 
 class Fold:

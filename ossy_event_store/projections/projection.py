@@ -17,7 +17,7 @@ from django.utils.module_loading import autodiscover_modules
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 
-from ..conf import get_settings
+from ..documents.arguments import check_items, check_names
 from ..documents.bson_types import Document
 from ..mongodb import connection
 from ..mongodb.connection import Store
@@ -122,12 +122,8 @@ class Projection:
                 position.
             timeout: seconds; None takes the setting ``TIMEOUT``.
         """
-        seconds = get_settings().TIMEOUT if timeout is None else timeout
-        return drive(
-            reader.wait_for(
-                connection.blocking(), event, seconds, subscription=cls.name
-            )
-        )
+        store = connection.blocking()
+        return drive(reader.wait_for(store, event, timeout, subscription=cls.name))
 
     @classmethod
     async def await_for(
@@ -136,9 +132,8 @@ class Projection:
         timeout: float | None = None,  # noqa: ASYNC109 - as its twin has
     ) -> bool:
         """See ``wait_for()``."""
-        seconds = get_settings().TIMEOUT if timeout is None else timeout
         store = await connection.awaitable()
-        return await reader.wait_for(store, event, seconds, subscription=cls.name)
+        return await reader.wait_for(store, event, timeout, subscription=cls.name)
 
 
 async def _get(
@@ -189,10 +184,8 @@ def register_projection(cls: P) -> P:
         Subscription(
             cls.name,
             cls,
-            types=None if cls.types is None else tuple(cls.types),
-            aggregate_types=None
-            if cls.aggregate_types is None
-            else tuple(cls.aggregate_types),
+            types=check_names(cls.types, "types"),
+            aggregate_types=check_names(cls.aggregate_types, "aggregate_types"),
             kind=KIND,
             delivery=Writer,
             document_fields={"generation": 1, "revision": revision(cls)},
@@ -231,15 +224,16 @@ def _check(cls: Any) -> None:
             f"'work_per_clerk'; found {name!r}."
         )
     for attribute in ("aggregate_types", "types"):
-        chosen = getattr(cls, attribute)
-        if isinstance(chosen, str):
-            raise ImproperlyConfigured(
-                f"{name_of(cls)}.{attribute} must be a list of strings, not {chosen!r}."
-            )
-    if isinstance(cls.indexes, str):
+        try:
+            check_names(getattr(cls, attribute), attribute)
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(f"{name_of(cls)}: {error}") from None
+    try:
+        check_items(cls.indexes, "indexes", "indexes")
+    except TypeError as error:
         raise ImproperlyConfigured(
-            f"{name_of(cls)}.indexes must be a list, as [{cls.indexes!r}]."
-        )
+            f"{name_of(cls)}: {error} Write one index as [{cls.indexes!r}]."
+        ) from None
     if not isinstance(cls.initial_state, Mapping):
         raise ImproperlyConfigured(f"{name_of(cls)}.initial_state must be a dict.")
     _check_method(cls, "key", "(event)", {})

@@ -15,7 +15,7 @@ from functools import partial
 
 from pymongo.errors import PyMongoError
 
-from ..exceptions import StoreUnavailable
+from ..exceptions import BuiltMeanwhile, StoreUnavailable
 from ..mongodb import connection
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
@@ -23,7 +23,6 @@ from ..subscriptions import checkpoints
 from ..subscriptions.declaration import Subscription, registered_subscriptions
 from ..subscriptions.runner import Runner, UntilCaughtUp, assign_positions
 from .builds import (
-    BuiltMeanwhile,
     begin_build,
     begin_in_place,
     find_document,

@@ -8,7 +8,9 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..documents.arguments import check_names
 from ..documents.bson_types import Document
+from ..documents.event_document import check_id
 
 #: The index key of a listener that no field of an event can find.
 ANY_EVENT = ()
@@ -28,6 +30,15 @@ class EventFilter:
     projection: str | None = None
     #: The key of the event in the projection.
     key: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("types", "aggregate_types"):
+            names = check_names(getattr(self, name), name)
+            chosen = None if names is None else frozenset(names)
+            object.__setattr__(self, name, chosen)
+        for name in ("stream", "projection", "key"):
+            if (value := getattr(self, name)) is not None:
+                check_id(value, name)
 
     def matches(self, event: Mapping[str, Any]) -> bool:
         """Whether an event, or its entry in the positions, matches."""

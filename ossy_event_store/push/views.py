@@ -26,6 +26,7 @@ from django.http.response import HttpResponseBase
 from django.views.generic import View
 from pymongo.errors import PyMongoError
 
+from ..documents.arguments import check_names
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
 from ..documents.extended_json import iso
@@ -128,11 +129,10 @@ class EventSourceView(View):
             )
         lists = {name: initkwargs.get(name, getattr(cls, name)) for name in LISTS}
         for name, value in lists.items():
-            if isinstance(value, str):
-                raise ImproperlyConfigured(
-                    f"{cls.__name__}.{name} must be a list of strings, not the string "
-                    f"{value!r}."
-                )
+            try:
+                check_names(value, name)
+            except (TypeError, ValueError) as error:
+                raise ImproperlyConfigured(f"{cls.__name__}: {error}") from None
         if unknown := set(lists["query"]) - PARAMETERS.keys():
             raise ImproperlyConfigured(
                 f"{cls.__name__}.query names unknown parameters: "

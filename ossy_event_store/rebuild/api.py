@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..documents.arguments import check_function
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
 from ..exceptions import AggregateNotFound
@@ -153,17 +154,30 @@ class AggregateRebuild:
             return await _rebuild_one(await connection.awaitable(), Root, aggregate_id)
 
 
-def _partition(pair: tuple[int, int] | None) -> Partition | None:
-    return None if pair is None else Partition(*pair)
+def _partition(pair: Any) -> Partition | None:
+    if pair is None:
+        return None
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(
+            "partition must be a pair of numbers, as (0, 4), not "
+            f"{type(pair).__name__}."
+        )
+    return Partition(*pair)
 
 
 def run_rebuild(
     options: RebuildOptions, progress: Progress | None = None
 ) -> RebuildReport:
     """Rebuild what the options say, through the blocking face."""
-    _ = options.roots  # an unknown type is an error before anything connects
+    _check(options, progress)
     with explained():
         return drive(rebuild(connection.blocking(), options, progress))
+
+
+def _check(options: RebuildOptions, progress: Progress | None) -> None:
+    if progress is not None:
+        check_function(progress, "progress")
+    _ = options.roots  # an unknown type is an error before anything connects
 
 
 async def _run_awaitable(
@@ -174,7 +188,7 @@ async def _run_awaitable(
             f"workers {options.workers}: expected 1, as waiting for processes blocks "
             "the event loop; use the blocking method"
         )
-    _ = options.roots
+    _check(options, progress)
     with explained():
         return await rebuild(await connection.awaitable(), options, progress)
 

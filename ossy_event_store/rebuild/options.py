@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..documents.arguments import check_flag, check_names, check_number
 from ..registry import registered_aggregates, root_of
 from .ranges import Partition
 
@@ -42,8 +43,11 @@ class RebuildOptions:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"workers {self.workers}: expected 1 or more")
+        for name in ("types", "ids"):
+            object.__setattr__(self, name, check_names(getattr(self, name), name))
+        for name in ("stale", "resume", "dry_run"):
+            check_flag(getattr(self, name), name)
+        check_number(self.workers, "workers", 1)
         has_ids = self.ids is not None
         for is_conflict, first, second, reason in (
             (has_ids and self.workers > 1, "ids", "workers", "one process is enough"),

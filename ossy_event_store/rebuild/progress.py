@@ -102,7 +102,12 @@ def _fields(parts: Sequence[Part]) -> Document:
             "events": part.events,
             "failed": part.failed,
             "failures": [
-                {"id": one.aggregate_id, "version": one.version, "error": one.error}
+                {
+                    "id": one.aggregate_id,
+                    "version": one.version,
+                    "error": one.error,
+                    "type": one.event_type,
+                }
                 for one in part.failures
             ],
         }
@@ -121,7 +126,9 @@ def _part(document: Document) -> Part:
         document["events"],
         document["failed"],
         [
-            ReducerError(aggregate_type, one["id"], one["version"], one["error"])
+            ReducerError(
+                aggregate_type, one["id"], one["version"], one["error"], one.get("type")
+            )
             for one in document["failures"]
         ],
     )

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
+from ..documents.arguments import check_number
 from ..documents.bson_types import Document
-from ..exceptions import ReducerError
+from ..exceptions import ReducerError, UnexpectedState
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.indexes import TYPE_VERSIONS
@@ -39,7 +40,8 @@ class Partition:
     of: int
 
     def __post_init__(self) -> None:
-        if self.of < 1 or not 0 <= self.index < self.of:
+        check_number(self.index, "partition[0]")
+        if check_number(self.of, "partition[1]") < 1 or self.index >= self.of:
             raise ValueError(
                 f"partition {self.index}/{self.of}: expected I/N with I from 0 to N-1, "
                 "as 0/4, 1/4, 2/4, 3/4"
@@ -165,7 +167,7 @@ async def ids_of(
             async for batch in store.events.aggregate(pipeline, IDS_PAGE_SIZE + 1):
                 page += [head["_id"] for head in batch]
         if page != sorted(page) or (page and after is not None and page[0] <= after):
-            raise RuntimeError(
+            raise UnexpectedState(
                 "The server returned streams out of order; an index may be missing. "
                 "Run manage.py ensure_event_store."
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..documents.diff import Change, Diff
-from ..documents.display import brief, type_note
+from ..documents.display import brief, counted, type_note
 from ..exceptions import ReducerError
 
 KEPT_FAILURES = 1000
@@ -192,13 +192,14 @@ class RebuildReport:
     def __str__(self) -> str:
         rate = self.events / self.seconds if self.seconds else 0
         text = (
-            f"{self.streams:,} streams, {self.events:,} events in {self.seconds:.1f} s "
-            f"({rate:,.0f} events/s); {self.saved:,} snapshots written"
+            f"{counted(self.streams, 'stream')}, {counted(self.events, 'event')} in "
+            f"{self.seconds:.1f} s ({rate:,.0f} events/s); "
+            f"{counted(self.saved, 'snapshot')} written"
         )
         if self.newer:
-            text += f", {self.newer:,} newer ones kept"
+            text += f", {counted(self.newer, 'newer one')} kept"
         if self.resumed:
-            text += f", {self.resumed:,} streams done before"
+            text += f", {counted(self.resumed, 'stream')} done before"
         return text + (f", {self.failed:,} FAILED" if self.failed else "")
 
 

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from ..documents.bson_types import Document
+from ..exceptions import UnexpectedState
 from ..mongodb.connection import Store
 from ..mongodb.indexes import SNAPSHOT_HEADS
 from ..streams.reducers import revision_of
@@ -79,7 +80,7 @@ async def _each(
         async for batch in batches:
             for document in batch:
                 if last is not None and document["_id"] >= last:
-                    raise RuntimeError(
+                    raise UnexpectedState(
                         "The server returned stream heads out of order. Run a full "
                         "rebuild."
                     )

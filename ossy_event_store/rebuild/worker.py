@@ -18,6 +18,7 @@ from typing import Any
 import django
 from django.core.exceptions import ImproperlyConfigured
 
+from ..exceptions import UnexpectedState
 from ..mongodb import connection as mongodb_connection
 from ..mongodb import location
 from ..mongodb.ports import drive
@@ -122,6 +123,8 @@ def portable(error: BaseException) -> BaseException:
     """Return an error as it can be sent: itself, or one with its text."""
     try:
         again: Any = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
-        return error if isinstance(again, BaseException) else RuntimeError(str(error))
+        if isinstance(again, BaseException):
+            return error
+        return UnexpectedState(str(error))
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        return UnexpectedState(f"{type(error).__name__}: {error}")

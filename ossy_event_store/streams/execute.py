@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic
 
+from ..documents.arguments import check_number
 from ..documents.event_document import check_id
 from ..exceptions import AggregateNotFound
 from ..mongodb.connection import Store
@@ -40,10 +41,8 @@ class Execution(Generic[A]):
                 "aggregate and returns events."
             )
         self.decide = decide
-        if attempts is not None and not (type(attempts) is int and attempts > 0):
-            raise ValueError(
-                f"attempts must be a whole number from 1, not {attempts!r}"
-            )
+        if attempts is not None:
+            check_number(attempts, "attempts", 1)
         self.attempts = attempts
         #: The aggregate of the previous attempt.
         self.previous: A | None = None

@@ -4,21 +4,34 @@ Look up which streams and types exist, and events by a query.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
+from pymongo.errors import OperationFailure
+
+from ..documents.arguments import check_items, check_number
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, read_event
-from ..exceptions import EventNotFound
+from ..documents.event_query import as_stored
+from ..documents.query_guard import check_query, check_sort
+from ..exceptions import InvalidQuery
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
+from ..mongodb.write_errors import short_reason
 
 Sort = Sequence[tuple[str, Literal[1, -1]]]
 
 STREAMS_PER_PAGE = 1000
 RESULTS_PER_BATCH = 1000
 NEIGHBOURS = 5  # ids to name on either side of one that does not exist
+
+# BadValue, FailedToParse, TypeMismatch, Overflow, InvalidLength, IndexNotFound (of
+# $text), InvalidPipelineOperator; and every code that is a location in the server's
+# source. The codes of a failing server are lower.
+MALFORMED = frozenset({2, 9, 14, 15, 16, 27, 168})
+FIRST_LOCATION = 15_000
 
 _FIRST: Document = {"aggregateVersion": 1}
 _NAMES = {"_id": 0, "aggregateId": 1, "aggregateType": 1}
@@ -32,6 +45,44 @@ async def type_of(store: Store, aggregate_id: str) -> str | None:
             {**_FIRST, "aggregateId": {"$eq": aggregate_id}}, projection=_NAMES
         )
     return first["aggregateType"] if first else None
+
+
+async def stream_exists(store: Store, aggregate_id: str) -> bool:
+    """Whether a stream has events; one key of the index."""
+    query = {"aggregateId": {"$eq": aggregate_id}}
+    names = {"_id": 0, "aggregateId": 1}
+    with in_time():
+        return await store.events.find_one(query, projection=names) is not None
+
+
+async def count(store: Store, aggregate_id: str | None) -> int:
+    """Return the number of events of a stream, or about that of all."""
+    with in_time():
+        if aggregate_id is None:
+            return await store.events.count()
+        return await store.events.count_where({"aggregateId": {"$eq": aggregate_id}})
+
+
+async def stream_info(store: Store, aggregate_id: str) -> Document | None:
+    """Return the type, version and times of a stream: two look-ups by index."""
+    query = {"aggregateId": {"$eq": aggregate_id}}
+    fields = ["aggregateType", "aggregateVersion", "created"]
+    ends = []
+    with in_time():
+        for direction in (1, -1):
+            sort = [("aggregateVersion", direction)]
+            end = await store.events.find_one(query, projection=fields, sort=sort)
+            if end is None:
+                return None
+            ends.append(read_event(end))
+    first, last = ends
+    return {
+        "aggregateId": aggregate_id,
+        "aggregateType": last.get("aggregateType"),
+        "aggregateVersion": last["aggregateVersion"],
+        "firstCreated": first.get("created"),
+        "lastCreated": last.get("created"),
+    }
 
 
 async def types(store: Store) -> list[str]:
@@ -116,13 +167,21 @@ async def each_stream(
         last = page[-1]["aggregateId"]
 
 
+def check_search(query: Any, sort: Any, limit: Any, default: Any) -> None:
+    """Check what ``find_events()`` takes, before anything connects."""
+    check_query(query)
+    check_sort(sort)
+    check_number(limit, "limit")
+    if default is not None:
+        check_items(default, "default", "events")
+
+
 async def find_events(
     store: Store, query: Mapping[str, Any], sort: Sort | None, limit: int
 ) -> list[Document]:
-    """Return the events that match a checked query; ``EventNotFound`` if none does."""
-    events = await store.events.find(query, sort=sort, limit=limit)
-    if not events:
-        raise EventNotFound(query)
+    """Return the events that match a checked query."""
+    with _explained("query"):
+        events = await store.events.find(as_stored(query), sort=sort, limit=limit)
     return [read_event(event) for event in events]
 
 
@@ -131,6 +190,18 @@ async def run_pipeline(
 ) -> list[Document]:
     """Return the results of a checked pipeline over the events."""
     results: list[Document] = []
-    async for batch in store.events.aggregate(pipeline, RESULTS_PER_BATCH):
-        results += batch
+    with _explained("pipeline"):
+        async for batch in store.events.aggregate(pipeline, RESULTS_PER_BATCH):
+            results += batch
     return results
+
+
+@contextmanager
+def _explained(argument: str) -> Iterator[None]:
+    """Turn the server's refusal of a malformed query into ``InvalidQuery``."""
+    try:
+        yield
+    except OperationFailure as error:
+        if error.code not in MALFORMED and (error.code or 0) < FIRST_LOCATION:
+            raise
+        raise InvalidQuery(argument, short_reason(error)) from error

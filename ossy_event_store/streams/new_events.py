@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from nanoid import generate
 
+from ..documents.arguments import check_items, check_number
 from ..documents.bson_types import Document
 from ..documents.event_document import build_event, check_event, check_version
 from ..exceptions import InvalidEvent
@@ -94,6 +95,7 @@ def raw_events(
     Raises:
         InvalidEvent: with path and reason.
     """
+    events = check_items(events, "events", "events")
     if not events:
         raise InvalidEvent("", "expected at least one event")
     now = dt.datetime.now(dt.UTC)
@@ -136,11 +138,3 @@ def _expected_version(
     if expected_version is not None and expected_version < 0:
         raise InvalidEvent("aggregateVersion", "the versions of the events fall")
     return expected_version
-
-
-def check_number(value: object, name: str) -> None:
-    """Raise unless an argument is a whole number from 0."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}.")
-    if value < 0:
-        raise ValueError(f"{name} is {value}; it must be 0 or more.")

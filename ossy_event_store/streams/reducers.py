@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import datetime as dt
 import functools
 import hashlib
 import inspect
@@ -14,11 +15,14 @@ from collections.abc import Hashable, Iterable, Mapping
 from types import CodeType
 from typing import Any, Protocol
 
+from bson import ObjectId
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
 from ..exceptions import ReducerError
+from ..mongodb.location import is_test_run
 
 
 class Reducer(Protocol):
@@ -27,9 +31,9 @@ class Reducer(Protocol):
 
     ``view`` gets the events in ascending order of version and the state to start
     from: ``{}``, or the state of the last snapshot. It returns the new state, a
-    dict, and changes neither argument. The optional attribute ``revision`` (a
-    string) names the revision of the reducer; by default, a fingerprint of its
-    source does.
+    dict. It may change ``saved_state``, which is a copy, but never the events. The
+    optional attribute ``revision`` (a string) names the revision of the reducer; by
+    default, a fingerprint of its source does.
     """
 
     aggregate_type: str
@@ -88,6 +92,8 @@ def _signature_problem(view: Any) -> str | None:
 
 @functools.lru_cache(maxsize=1000)
 def _hashable_signature_problem(view: Any) -> str | None:
+    if inspect.iscoroutinefunction(view):
+        return "it is a coroutine function, and a reducer is never awaited"
     try:
         inspect.signature(view).bind([], {})
     except (TypeError, ValueError) as error:
@@ -156,45 +162,117 @@ def _constant(value: object) -> str:
     return repr(value)
 
 
-def fold(Root: Any, events: list[Document], state: dict[str, Any]) -> Mapping[str, Any]:
+def fold(
+    Root: Any,
+    events: list[Document],
+    state: dict[str, Any],
+    aggregate_id: str = "",
+    version: int = 0,
+) -> Mapping[str, Any]:
     """
     Return the reducer's state after ``events``.
 
+    Args:
+        Root: the aggregate class.
+        events: the events, ascending; the reducer cannot change this list.
+        state: the state before them; the reducer gets a copy, which it may change.
+        aggregate_id: the stream, for an error while there are no events.
+        version: its version, likewise.
+
     Raises:
-        ReducerError: names the version of the first event that it cannot fold.
+        ReducerError: names the first event that it cannot fold, or changes.
     """
+    nowhere: Document = {"aggregateId": aggregate_id, "aggregateVersion": version}
     try:
-        before = copy.deepcopy(state)  # to find the failing event, if one fails
+        own = copied(state)
     except Exception as error:
-        raise _error_at(Root, events[0], error) from error
+        raise error_at(Root, (events or [nowhere])[0], error) from error
     try:
-        result: Mapping[str, Any] = Root.view(events, state)
-        return result
+        return _state(Root, events, own)
     except Exception as error:
-        raise _reducer_error(Root, events, before, error) from error
+        failing = events[-1] if events else nowhere
+        raise _reducer_error(Root, events, state, failing, error) from error
+
+
+def _state(Root: Any, events: list[Document], state: Any) -> Mapping[str, Any]:
+    result = call(Root.view, events, state)
+    if not isinstance(result, Mapping):
+        hint = ": has it a return?" if result is None else ""
+        raise TypeError(
+            f"{name_of(Root)}.view must return a dict, not "
+            f"{type(result).__name__}{hint}"
+        )
+    return result
+
+
+def call(function: Any, events: list[Document], state: Any) -> Any:
+    """
+    Return what a pure function of events and a state returns.
+
+    It gets a list of its own. With DEBUG and in tests it gets events of its own too,
+    and is refused if it changes them: later calls would get other events.
+
+    Raises:
+        TypeError: it changed the events, or returned a coroutine.
+    """
+    is_checked = settings.DEBUG or is_test_run()
+    own = copied(events) if is_checked else list(events)
+    result = function(own, state)
+    name = getattr(function, "__qualname__", repr(function))
+    if inspect.iscoroutine(result):
+        result.close()  # it never runs, so Python should not warn of that too
+        raise TypeError(f"{name} must be a plain function: it is called, not awaited")
+    if is_checked and own != events:
+        raise TypeError(
+            f"{name} changed the events that it got; it must leave them as they are, "
+            "and copy what it changes"
+        )
+    return result
 
 
 def _reducer_error(
-    Root: Any, events: list[Document], state: Any, error: Exception
+    Root: Any,
+    events: list[Document],
+    state: Any,
+    failing: Document,
+    error: Exception,
 ) -> ReducerError:
     """Fold event by event to find the one that ``Root`` cannot fold."""
-    failing = events[-1]
+    state = copied(state)
     for event in events:
         try:
-            state = Root.view([event], state)
+            state = _state(Root, [event], state)
         except Exception as first:
             failing, error = event, first
             break
-    return _error_at(Root, failing, error)
+    return error_at(Root, failing, error)
 
 
-def _error_at(Root: Any, event: Document, error: Exception) -> ReducerError:
+def error_at(Root: Any, event: Document, error: Exception) -> ReducerError:
+    """Return the error that names the event at which a reducer failed."""
     return ReducerError(
         Root.aggregate_type,
         event["aggregateId"],
         event["aggregateVersion"],
         error_text(error),
+        event.get("type"),
     )
+
+
+# Most of a stored state consists of these, and none of them can be changed.
+_IMMUTABLE = frozenset((str, int, float, bool, type(None), dt.datetime, ObjectId))
+
+
+def copied(value: Any) -> Any:
+    """Return a deep copy; of plain dicts and lists in a third of deepcopy's time."""
+    kind = type(value)
+    if kind in _IMMUTABLE:
+        return value
+    if kind is dict:
+        return {key: copied(item) for key, item in value.items()}
+    if kind is list:
+        return [copied(item) for item in value]
+    return copy.deepcopy(value)
 
 
 def error_text(error: Exception) -> str:

@@ -4,7 +4,6 @@ Fold a stream up to one of its versions: the state before and after an event.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from ..documents.event_document import read_event
 from ..exceptions import ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from .reducers import fold
+from .reducers import copied, error_at, fold
 from .snapshots import is_usable
 
 EVENTS_PER_BATCH = 1000  # a round trip, and a fold
@@ -118,17 +117,11 @@ def _folded(Root: Any, events: list[Document], state: State) -> State:
     Raises:
         ReducerError: the reducer raised, or did not return a state.
     """
-    last = events[-1]
+    result = fold(Root, events, dict(state))
     try:
-        result = fold(Root, events, copy.deepcopy(dict(state)))
-        return copy.deepcopy(dict(result))
-    except ReducerError:
-        raise
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        raise ReducerError(
-            Root.aggregate_type, last["aggregateId"], last["aggregateVersion"], text
-        ) from None
+        return dict(copied(dict(result)))
+    except Exception as error:  # it cannot be copied
+        raise error_at(Root, events[-1], error) from None
 
 
 def _one_by_one(

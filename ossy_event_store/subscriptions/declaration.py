@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.module_loading import autodiscover_modules
 
+from ..documents.arguments import check_flag, check_names, check_number
 from ..documents.event_document import check_id
 from ..positions.reader import wanted
 from ..streams.reducers import name_of
@@ -55,6 +56,15 @@ class Subscription:
     creates_document: bool = field(default=True, repr=False)
     #: More fields that its document is created with.
     document_fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            for name in ("types", "aggregate_types"):
+                names = check_names(getattr(self, name), name)
+                object.__setattr__(self, name, names)
+        except (TypeError, ValueError) as error:
+            where = f"Subscription {self.name!r}"
+            raise ImproperlyConfigured(f"{where}: {error}") from None
 
     @property
     def is_async(self) -> bool:
@@ -124,14 +134,9 @@ def subscription(
         ImproperlyConfigured: an argument is wrong, or another subscription has the
             same name.
     """
-    if isinstance(types, str) or isinstance(aggregate_types, str):
-        raise ImproperlyConfigured(
-            f"Subscription {name!r}: types and aggregate_types must be lists of "
-            "strings, not one string."
-        )
     options: dict[str, Any] = {
-        "types": None if types is None else tuple(types),
-        "aggregate_types": None if aggregate_types is None else tuple(aggregate_types),
+        "types": types,
+        "aggregate_types": aggregate_types,
         "start": start,
         "retries": retries,
         "backoff": backoff,
@@ -177,16 +182,13 @@ def discover() -> None:
 
 def _check(declared: Subscription) -> None:
     where = f"Subscription {declared.name!r}"
-    for name, value in (
-        ("name", [declared.name]),
-        ("types", declared.types or ()),
-        ("aggregate_types", declared.aggregate_types or ()),
-    ):
-        for one in value:
-            try:
-                check_id(one, name)
-            except (TypeError, ValueError) as error:
-                raise ImproperlyConfigured(f"{where}: {error}") from None
+    try:
+        check_id(declared.name, "name")
+        check_flag(declared.session, "session")
+        if declared.using is not None:
+            check_id(declared.using, "using")
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"{where}: {error}") from None
     for problem in _problems(declared):
         raise ImproperlyConfigured(f"{where}: {problem}")
 
@@ -254,7 +256,11 @@ def _problems_of_handler(declared: Subscription) -> Sequence[str]:
 
 
 def _is_number(value: object, lowest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
+    try:
+        check_number(value, "", lowest)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _pair(value: Any) -> tuple[float, float]:

@@ -15,7 +15,9 @@ from typing import Any
 from django.db import Error
 from pymongo.errors import DuplicateKeyError
 
+from ..documents.arguments import check_number
 from ..documents.bson_types import Document
+from ..documents.event_document import check_id
 from ..exceptions import UnknownSubscription
 from ..mongodb import connection
 from ..mongodb.connection import Store
@@ -36,7 +38,7 @@ def retry(name: str, aggregate_id: str | None = None) -> int:
     drive(_document(store, name))
     query: Document = {"subscription": {"$eq": name}}
     if aggregate_id is not None:
-        query["aggregateId"] = {"$eq": aggregate_id}
+        query["aggregateId"] = {"$eq": check_id(aggregate_id)}
     request = {"retry": True, "retryRequest": token_hex(8)}
     with in_time():
         marked = drive(store.parked.update_many(query, {"$set": request}))
@@ -82,7 +84,7 @@ def skip(
         with in_time():
             waiting = drive(
                 store.parked.find_one(
-                    {"_id": parked_streams.parked_id(name, aggregate_id)}
+                    {"_id": parked_streams.parked_id(name, check_id(aggregate_id))}
                 )
             )
     if not waiting or waiting.get("eventId") is None:
@@ -104,8 +106,10 @@ def reset(name: str, position: int) -> None:
     Let a subscription continue after a position; nothing stays parked.
 
     Raises:
-        ValueError: it is a projection, whose documents a reset would leave as they are.
+        ValueError: it is a projection, whose documents a reset would leave as they are;
+            or no event can have this position.
     """
+    check_number(position, "position")
     store = connection.blocking()
     document = drive(_document(store, name))
     if document["kind"] in ("projection", "projection build"):
@@ -117,6 +121,7 @@ def reset(name: str, position: int) -> None:
 
 
 async def _document(store: Store, name: str) -> Document:
+    check_id(name, "name")
     with in_time():
         found = await store.subscriptions.find_one({"_id": {"$eq": name}})
     if found is None:

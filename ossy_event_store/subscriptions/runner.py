@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from django.db import connections
 from pymongo.errors import PyMongoError
 
-from ..exceptions import StoreUnavailable, UnknownSubscription
+from ..exceptions import StoreUnavailable, UnexpectedState, UnknownSubscription
 from ..mongodb import connection, leases
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
@@ -91,7 +91,7 @@ class Runner:
                     break
                 if not all(thread.is_alive() for thread in threads):
                     # They retry whatever happens, so this process is broken.
-                    raise RuntimeError(
+                    raise UnexpectedState(
                         "A subscription thread ended unexpectedly; see the log. "
                         "Restart the process."
                     )

@@ -8,8 +8,9 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..documents.arguments import check_moment, check_names
 from ..documents.bson_types import Document
-from ..documents.event_document import check_id
+from ..documents.event_query import as_stored
 
 SAMPLE_SIZE = 1000  # snapshots compared by default
 
@@ -23,22 +24,18 @@ class VerifyOptions:
     since: dt.datetime | None = None
 
     def __post_init__(self) -> None:
-        for aggregate_type in self.types or ():
-            check_id(aggregate_type, "types")
-        for aggregate_id in self.ids or ():
-            check_id(aggregate_id, "ids")
-        if self.since is not None and self.since.utcoffset() is None:
-            raise ValueError("since must have a time zone.")
+        for name in ("types", "ids"):
+            object.__setattr__(self, name, check_names(getattr(self, name), name))
+        if self.since is not None:
+            check_moment(self.since, "since")
 
     @property
     def event_query(self) -> Document:
         """The query for the events that are chosen."""
         query: Document = self._query("aggregateId")
         if self.since is not None:
-            # As a date, and as the Node package writes it.
-            times = (self.since, self.since.timestamp() * 1000)
-            query["$or"] = [{"created": {"$gte": time}} for time in times]
-        return query
+            query["created"] = {"$gte": self.since}
+        return dict(as_stored(query))
 
     @property
     def snapshot_query(self) -> Document:

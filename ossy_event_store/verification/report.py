@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ..documents.display import counted
+
 INDEX = "index"
 EVENT_ID = "event-id"
 EVENT = "event"
@@ -187,21 +189,24 @@ class VerifyReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.streams:,} streams, {self.events:,} events, {self.snapshots:,} "
-            f"snapshots, {self.compared:,} of them compared{self._of_projections()}, "
-            f"in {self.seconds:.1f} s ({self.rate:,.0f} events/s): {self._outcome()}"
+            f"{counted(self.streams, 'stream')}, {counted(self.events, 'event')}, "
+            f"{counted(self.snapshots, 'snapshot')}, {self.compared:,} of them "
+            f"compared{self._of_projections()}, in {self.seconds:.1f} s "
+            f"({self.rate:,.0f} events/s): {self._outcome()}"
         )
 
     def _of_projections(self) -> str:
         if self.projections is None:
             return ""
         return (
-            f", {self.projections:,} projections, {self.documents:,} documents, "
-            f"{self.documents_compared:,} of them compared"
+            f", {counted(self.projections, 'projection')}, "
+            f"{counted(self.documents, 'document')}, {self.documents_compared:,} of "
+            "them compared"
         )
 
     def _outcome(self) -> str:
         if self.found:
-            return f"{self.total:,} FINDINGS"
+            return f"{self.total:,} FINDING" + ("S" if self.total != 1 else "")
         left = (self.projections or 0) - self.projections_compared
-        return "sound" + (f", but {left:,} projections not compared" if left else "")
+        but = f", but {counted(left, 'projection')} not compared" if left else ""
+        return f"sound{but}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
+from ..documents.arguments import check_flag, check_function, check_number
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import explained
@@ -52,7 +53,7 @@ def verify_event_store(
         StoreUnavailable: no server was reached.
     """
     options = VerifyOptions(types, ids, since)
-    _check_arguments(options, sample, projections)
+    _check_arguments(options, sample, projections, progress)
     with explained():
         return drive(
             verify(connection.blocking(), options, sample, progress, projections)
@@ -70,18 +71,23 @@ async def averify_event_store(
 ) -> VerifyReport:
     """See ``verify_event_store()``; reducers run in the thread of the event loop."""
     options = VerifyOptions(types, ids, since)
-    _check_arguments(options, sample, projections)
+    _check_arguments(options, sample, projections, progress)
     with explained():
         store = await connection.awaitable()
         return await verify(store, options, sample, progress, projections)
 
 
 def _check_arguments(
-    options: VerifyOptions, sample: int | None, projections: bool
+    options: VerifyOptions,
+    sample: int | None,
+    projections: bool,
+    progress: Progress | None,
 ) -> None:
-    if sample is not None and sample < 0:
-        raise ValueError(f"sample is {sample}; it must be 0 or more.")
-    if projections and options != VerifyOptions():
+    if sample is not None:
+        check_number(sample, "sample")
+    if progress is not None:
+        check_function(progress, "progress")
+    if check_flag(projections, "projections") and options != VerifyOptions():
         raise ValueError(
             "projections=True cannot be combined with types, ids or since: a document "
             "of a projection is made from events of many streams."

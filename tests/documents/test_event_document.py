@@ -82,6 +82,9 @@ WRONG_EVENTS = {
     "a version of 1.0": ({"aggregateVersion": 1.0}, "aggregateVersion", "not 1.0"),
     "a huge version": ({"aggregateVersion": 2**63}, "aggregateVersion", "64 bits"),
     "an unknown key": ({"typ": 1}, "typ", "did you mean 'type'"),
+    "data": ({"data": {}}, "data", "did you mean 'payload'"),
+    "event_type": ({"event_type": "x"}, "event_type", "did you mean 'type'"),
+    "userId": ({"userId": "x"}, "userId", "did you mean 'createdBy'"),
     "a mongo id": ({"_id": "x"}, "_id", "did you mean 'id'"),
     "a key in snake case": ({"created_by": "x"}, "created_by", "'createdBy'"),
     "a key that is no string": ({5: 1}, "5", "not a key of an event"),
@@ -355,3 +358,9 @@ def test_a_stream_of_the_node_package_is_read(store):
     )
     (event,) = EventStore.get_event_stream("n")
     assert (event["created"], event["metadata"]) == (NOW, {})
+
+
+def test_a_hint_names_only_a_key_that_is_allowed():
+    event = {"type": "T", "stream": "x"}
+    assert "'aggregateId'" in refusal(check_event, event, ("aggregateId",)).reason
+    assert "did you mean" not in refusal(check_event, event, ()).reason

@@ -5,8 +5,12 @@ import re
 import subprocess
 import sys
 import uuid
+from array import array
 from collections import OrderedDict
+from dataclasses import dataclass
 from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
 from types import MappingProxyType
 
 import bson
@@ -21,6 +25,7 @@ from bson import (
     ObjectId,
     Regex,
 )
+from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
@@ -51,6 +56,16 @@ from tests.support.event_documents import (
     to_bytes,
 )
 
+
+class Sign(Enum):
+    PLUS = "+"
+
+
+@dataclass
+class Point:
+    x: int
+
+
 WRONG_VALUES = {
     "an int key": ({1: "x"}, "payload.1", "a key must be a string, not int"),
     "None as a key": ({None: 1}, "payload.None", "not NoneType"),
@@ -67,7 +82,7 @@ WRONG_VALUES = {
     "a timedelta": ({"a": dt.timedelta(1)}, "payload.a", "a number of seconds"),
     "a set": ({"a": {1}}, "payload.a", "builtins.set; use a list"),
     "a frozenset": ({"a": frozenset()}, "payload.a", "use a list"),
-    "lazy text": ({"a": gettext_lazy("x")}, "payload.a", "no type for django"),
+    "lazy text": ({"a": gettext_lazy("x")}, "payload.a", r"a lazy string; use str\("),
     "a lazy list": ({"a": SimpleLazyObject(list)}, "payload.a", "no type for django"),
     "a naive datetime": ({"a": dt.datetime(2024, 1, 1)}, "payload.a", "no time zone"),
     "an odd zone": (
@@ -79,8 +94,16 @@ WRONG_VALUES = {
     "inf": ({"a": [0, float("inf")]}, "payload.a[1]", "inf is not allowed"),
     "-inf": ({"a": float("-inf")}, "payload.a", "-inf is not allowed"),
     "an object": ({"a": object()}, "payload.a", "no type for builtins.object"),
+    "an Enum": ({"a": Sign.PLUS}, "payload.a", r"use its \.value"),
+    "a dataclass": ({"a": Point(1)}, "payload.a", r"use dataclasses\.asdict\("),
+    "a path": ({"a": PurePath("x")}, "payload.a", r"use str\("),
+    "an array": ({"a": array("d", [1])}, "payload.a", r"use its \.tolist\("),
     "a class": ({"a": Book}, "payload.a", "no type for builtins.type"),
-    "a generator": ({"a": (i for i in ())}, "payload.a", "builtins.generator"),
+    "a generator": (
+        {"a": (i for i in ())},
+        "payload.a",
+        r"builtins\.generator; use list\(",
+    ),
     "a bytearray": ({"a": bytearray(b"x")}, "payload.a", "builtins.bytearray"),
     "a complex number": ({"a": 1j}, "payload.a", "builtins.complex"),
     "before year 1": (
@@ -363,3 +386,13 @@ def test_a_value_is_built_of_the_types_that_it_is_loaded_with(value):
     event = built({"v": value})
     loaded = bson.decode(bson.encode(event, codec_options=CODEC), CODEC)
     assert kinds(loaded) == kinds(event)
+
+
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_the_advice_for_a_naive_datetime_helps(settings, use_tz):
+    settings.USE_TZ = use_tz
+    reason = refusal(built, {"at": dt.datetime(2026, 1, 1)}).reason
+    assert "make_aware" in reason
+    assert built({"at": timezone.make_aware(dt.datetime(2026, 1, 1))})
+    assert "datetime.now(datetime.UTC)" in reason
+    assert built({"at": dt.datetime.now(dt.UTC)})

@@ -2,15 +2,18 @@
 
 import gc
 import io
+import os
+import re
 
 import pytest
-from django.core.management import call_command
+from django.core.management import call_command, load_command_class
 from django.core.management.base import OutputWrapper
 
+from ossy_event_store import EventStore
 from ossy_event_store.management.commands import ensure_event_store
 from ossy_event_store.management.commands._base import WRONG_USE, Progress, duration
 from ossy_event_store.streams.gc_pause import ALLOCATIONS
-from tests.support.commands import Terminal, failure
+from tests.support.commands import Terminal, failure, run
 
 pytestmark = pytest.mark.versions
 
@@ -69,6 +72,57 @@ def test_only_in_a_process_of_its_own_a_command_collects_garbage_less_often(
     assert changed == [(ALLOCATIONS, *host[1:])]
 
 
+# --- ids that begin with a dash
+
+
+NANOID = "-V1StGXR8_Z5jdHi6B-my"
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "name"),
+    [
+        ("export_events", ["--id", NANOID], "ids"),
+        ("verify_event_store", ["--all", "--id", NANOID], "ids"),
+        ("rebuild_aggregates", ["--type", "-x", "--id", NANOID], "ids"),
+        ("rebuild_aggregates", [f"--id={NANOID}"], "ids"),
+        ("subscriptions", ["retry", "mail", "--stream", NANOID], "stream"),
+        ("subscriptions", ["skip", "mail", "--reason", NANOID], "reason"),
+    ],
+)
+def test_a_value_may_begin_with_a_dash(command, options, name):
+    tool = load_command_class("ossy_event_store", command)
+    parsed = tool.create_parser("manage.py", command).parse_args(options)
+    assert getattr(parsed, name) in (NANOID, [NANOID])
+
+
+def test_an_option_is_not_taken_for_a_value():
+    failure("export_events", "--id", "--verbosity", "1")
+    failure("export_events", "--id")
+
+
+@pytest.mark.parametrize("command", ["export_events", "verify_event_store"])
+def test_a_stream_whose_id_begins_with_a_dash_is_found(store, command):
+    event = {"type": "BookBought", "aggregateId": NANOID, "aggregateType": "Book"}
+    EventStore.append_event({**event, "payload": {}})
+    run(command, "--id", NANOID)
+
+
+# --- numbers of things
+
+
+def test_the_commands_report_one_stream(store):
+    EventStore.append_event(
+        {"type": "Bought", "aggregateId": "b-1", "aggregateType": "Book"}
+    )
+    said = [
+        *run("rebuild_aggregates", interactive=False),
+        *run("verify_event_store"),
+        *run("export_events", output=os.devnull),
+    ]
+    assert re.findall(r"(?<![\d.,])1 \w+s\b(?!/)", " ".join(said)) == []
+    assert " ".join(said).count("1 event ") == 2
+
+
 # --- progress ---------------------------------------------------------------
 
 
@@ -117,7 +171,7 @@ def test_a_terminal_has_one_moving_line(store):
         clock.now += 0.2
         shown.show(done, 1, "2 streams")
     assert out.getvalue() == (
-        "\r\x1b[K1 events, 1 events/s, 2 streams\r\x1b[K2 events, 2 events/s, 2 streams"
+        "\r\x1b[K1 event, 1 events/s, 2 streams\r\x1b[K2 events, 2 events/s, 2 streams"
     )
 
 
@@ -150,7 +204,7 @@ def test_a_log_file_gets_whole_lines_and_no_escapes():
     clock.now = 10
     shown.show(1, 1)
     shown.end()
-    assert out.getvalue() == "1 events, 1 events/s\n"
+    assert out.getvalue() == "1 event, 1 events/s\n"
 
 
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])

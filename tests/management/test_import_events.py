@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ossy_event_store import EventStore
+from ossy_event_store.documents.display import counted
 from ossy_event_store.management.commands import import_events as import_command
 from ossy_event_store.management.commands._base import (
     INTERRUPTED,
@@ -132,7 +133,7 @@ def test_of_a_truncated_gzip_the_readable_events_are_stored(store, write, batch)
     Path(name + ".gz").write_bytes(whole[: len(whole) // 2])
     error = failure("import_events", name + ".gz")
     assert "the file cannot be read: Compressed file ended" in str(error)
-    assert f"{count():,} events before it were" in str(error)
+    assert f"Stored {count():,} events before it." in str(error)
 
 
 @pytest.mark.parametrize("damage", [b"", b"plain text"], ids=["flipped", "plain"])
@@ -156,7 +157,7 @@ def test_a_file_that_cannot_be_opened_is_wrong_use(store, tmp_path, name):
 def test_the_error_of_a_refused_line_says_what_to_do(store, write):
     error = str(failure("import_events", write([line(), line(version=3)])))
     assert error.startswith("line 2, aggregateVersion: 3 does not follow 1, ")
-    assert "0 events before it were" in error
+    assert "Stored 0 events before it." in error
     assert error.endswith("Fix the line and run the import again.")
 
 
@@ -167,7 +168,7 @@ def test_a_stopped_import_says_how_many_events_are_stored(store, write, batch, b
     )
     lines = [*stream("b", before), line("c"), line("d", _id="taken")]
     error = failure("import_events", write(lines))
-    assert f"{count() - 1} events before it were" in str(error)
+    assert f"Stored {counted(count() - 1, 'event')} before it." in str(error)
 
 
 def test_the_error_says_whether_anything_of_a_batch_was_stored(store, write):

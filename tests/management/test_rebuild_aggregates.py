@@ -86,7 +86,7 @@ def test_streams_selected_twice_are_rebuilt_once(books, twice):
 def test_a_stale_rebuild_leaves_what_is_current(books):
     rebuild()
     Aggregate.collection.delete_one({"_id": "a"})
-    assert rebuild("--stale")[0].startswith("Rebuilt 1 streams")
+    assert rebuild("--stale")[0].startswith("Rebuilt 1 stream")
 
 
 def test_a_rebuild_corrects_a_wrong_state(books):
@@ -123,7 +123,7 @@ def test_a_failed_stream_gives_exit_code_1_and_is_named(books, broken):
         call_command("rebuild_aggregates", interactive=False, stdout=out, stderr=err)
     assert caught.value.returncode == 1
     assert err.getvalue() == (
-        "FAILED Broken 'y', version 2: ValueError: no such shelf\n"
+        "FAILED Broken 'y', version 2 (Bad): ValueError: no such shelf\n"
     )
     assert ", 1 FAILED" in str(caught.value)
 
@@ -279,12 +279,12 @@ def test_a_diff_prints_old_and_new_values(store, lend, shout):
         "Book 'b-1', version 1:",
         "  state.loans: 0 → 0.0",
         '  state.title: "Emma" → "EMMA"',
-        "Book: 1 streams; snapshots: 0 current, 0 missing, 0 behind, 0 ahead, 1 of "
-        "another revision; of 1 states compared 1 would be altered",
-        "  state.loans: 1 streams",
-        "  state.title: 1 streams",
+        "Book: 1 stream; snapshots: 0 current, 0 missing, 0 behind, 0 ahead, 1 of "
+        "another revision; of 1 state compared 1 would be altered",
+        "  state.loans: 1 stream",
+        "  state.title: 1 stream",
     ]
-    assert out.splitlines()[-1].startswith("Dry run, nothing was written: 1 streams,")
+    assert out.splitlines()[-1].startswith("Dry run, nothing was written: 1 stream,")
     assert err == ""
 
 
@@ -307,7 +307,7 @@ def test_a_long_diff_is_cut_and_the_rest_counted(
     out, _ = rebuild("--diff")
     assert "… and 17 more streams." in out
     assert out.count("  … and 1 more.\n") == 3
-    assert "  … and 1 more paths.\n" in out
+    assert "  … and 1 more path.\n" in out
 
 
 def test_json_goes_to_stdout_and_progress_to_stderr(twenty_books, monkeypatch):
@@ -363,8 +363,8 @@ def test_json_of_a_failure_has_it_and_the_exit_code_is_1(
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--workers", "0"], "workers 0: expected 1 or more."),
-        (["--workers", "-1"], "workers -1: expected 1 or more."),
+        (["--workers", "0"], "workers is 0; it must be 1 or more."),
+        (["--workers", "-1"], "workers is -1; it must be 1 or more."),
         (["--partition", "5/3"], "I from 0 to N-1, as 0/4, 1/4, 2/4, 3/4."),
         (["--partition", "3/3"], "partition 3/3: expected I/N with I from 0 to N-1"),
         (["--partition", "0/0"], "partition 0/0: expected I/N"),

@@ -12,6 +12,7 @@ from ossy_event_store.management.commands import run_subscriptions
 from ossy_event_store.mongodb import connection
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.support import servers
+from tests.support.commands import failure
 from tests.support.processes import ON_URL
 from tests.support.servers import free_port, until
 from tests.support.subscriptions import (
@@ -184,3 +185,17 @@ def test_retry_lets_a_subscription_that_stopped_continue(store, lend):
     assert shown == "mail retries the event at which it stopped.\n"
     with running():
         reached(store, "mail", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["reset", "mail", "--to", str(2**70)], "position"),
+        (["retry", "mail", "--stream", "\udcff"], "aggregate_id"),
+        (["skip", "mail", "--stream", "", "--reason", "x"], "aggregate_id"),
+        (["show", "\udcff"], "NAME"),
+    ],
+)
+def test_a_value_that_mongodb_cannot_hold_is_wrong_use(poisoned, arguments, named):
+    error = failure("subscriptions", *arguments)
+    assert (error.returncode, named in str(error)) == (2, True)

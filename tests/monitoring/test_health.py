@@ -107,7 +107,7 @@ def test_a_parked_stream_is_unhealthy_until_it_is_delivered(poisoned, store, lim
     with running():
         until(lambda: health.figures()["subscriptions"][0]["state"] == "running")
         until(lambda: health.figures()["positions"]["running"])
-        assert health.figures()["reasons"] == ["mail has 1 parked streams."]
+        assert health.figures()["reasons"] == ["mail has 1 parked stream."]
         limits(PARKED=1)
         assert health.figures()["ok"]
         limits()
@@ -204,7 +204,7 @@ def status_of(**figures):
         ({"lag": 1000}, {"LAG": 1000}, []),
         ({"lag_seconds": 60.5}, {}, ["mail is 60 seconds behind."]),
         ({"lag_seconds": 60.5}, {"LAG_SECONDS": None}, []),
-        ({"parked": 1}, {}, ["mail has 1 parked streams."]),
+        ({"parked": 1}, {}, ["mail has 1 parked stream."]),
         ({"parked": 1}, {"PARKED": None}, []),
         ({"state": "new"}, {}, ["mail has never run."]),
         ({"state": "not running", "declared": False}, {}, []),

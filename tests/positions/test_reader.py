@@ -3,19 +3,24 @@
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from statistics import median
+from time import monotonic
 
 import pytest
 from bson import ObjectId
 from django.conf import settings
 from pymongo import MongoClient, monitoring
 
-from ossy_event_store import EventStore
+from ossy_event_store import Aggregate, EventNotFound, EventStore
 from ossy_event_store.exceptions import PositionsBroken
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.blocking_port import BlockingCollection
+from ossy_event_store.mongodb.leases import new_owner
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions import reader
+from ossy_event_store.positions.leased_sequencer import run_sequencer
 from ossy_event_store.positions.sequencer import Sequencer
+from tests.library.aggregate import Book
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -224,3 +229,62 @@ def test_a_position_is_waited_for(face, lend, assign):
     assert face(EventStore.wait_for, 1, 30)
     later.join()
     assert face(EventStore.head_position) == 1
+
+
+# --- the position of one event
+
+
+@pytest.fixture
+def assigning(store, entries):
+    """Assign positions in a thread, as run_subscriptions does."""
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=run_sequencer, args=(lambda: store, stop, new_owner())
+    )
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+BOUGHT = {"type": "BookBought", "aggregateId": "a", "aggregateType": "Book"}
+
+
+def test_the_position_comes_with_the_append(face, assigning):
+    assert face(EventStore.append_event, BOUGHT, wait=True)["position"] == 1
+    more = face(EventStore.append_events, [BOUGHT, BOUGHT], wait=True)
+    assert [event["position"] for event in more] == [2, 3]
+    assert [event["aggregateVersion"] for event in more] == [2, 3]
+
+
+def test_an_append_that_waits_in_vain_says_so(face, store, settings):
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 0.3}
+    assert face(EventStore.append_event, BOUGHT, wait=True)["position"] is None
+    assert len(EventStore.get_event_stream("a")) == 1
+
+
+def test_an_append_in_a_transaction_cannot_wait(store):
+    with pytest.raises(ValueError, match="wait must be False inside of a transaction"):
+        reader.check_wait(True, replace(store, outside=store))
+
+
+def test_an_event_has_a_position_once_one_was_assigned(face, lend, assign):
+    (event,) = lend("a", "BookBought")
+    aggregate = Aggregate.of(Book, "a")
+    wanted = (event, aggregate, event["_id"])
+    assert [face(EventStore.position_of, one) for one in wanted] == [None] * 3
+    assign()
+    assert [face(EventStore.position_of, one) for one in wanted] == [1] * 3
+    with pytest.raises(EventNotFound):
+        face(EventStore.position_of, "nothing")
+
+
+def test_a_writer_that_waits_for_each_position_is_not_slowed_down(assigning):
+    waits = []
+    for _ in range(30):
+        event = EventStore.append_event(BOUGHT)
+        began = monotonic()
+        assert EventStore.wait_for(event)
+        waits.append(monotonic() - began)
+    # Far below the rest between two batches that 30 events a second once got.
+    assert median(waits) < 0.04

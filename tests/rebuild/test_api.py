@@ -64,5 +64,7 @@ def test_rebuilding_one_stream_raises_its_error(store, face, lend, broken):
     with pytest.raises(AggregateNotFound):
         face(AggregateRebuild.build_and_save, "Reader", "b-1")
     broken("BookBought")
-    with pytest.raises(ReducerError, match="version 1: ZeroDivisionError"):
+    with pytest.raises(
+        ReducerError, match=r"version 1 \(BookBought\): ZeroDivisionError"
+    ):
         face(AggregateRebuild.build_and_save, "Book", "b-1")

@@ -93,7 +93,10 @@ def test_a_failure_before_the_interruption_is_in_the_report(
     interrupted()
     report = AggregateRebuild.build_and_save_all(resume=True)
     assert (report.ok, report.failed) == (False, 1)
-    assert str(report.failures[0]) == "Book 'b-02', version 1: ValueError: torn"
+    assert (
+        str(report.failures[0])
+        == "Book 'b-02', version 1 (BookBought): ValueError: torn"
+    )
     assert drive(tallies(store))[0].failures == {"b-02": 1}
 
 

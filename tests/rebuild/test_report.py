@@ -89,5 +89,5 @@ def test_a_report_as_a_line():
     )
     assert str(report) == (
         "21 streams, 1,234 events in 2.0 s (617 events/s); 20 snapshots written, "
-        "1 newer ones kept, 3 streams done before, 2 FAILED"
+        "1 newer one kept, 3 streams done before, 2 FAILED"
     )

@@ -3,7 +3,7 @@
 import pytest
 from bson import ObjectId
 
-from ossy_event_store import Aggregate, AggregateRebuild
+from ossy_event_store import Aggregate, AggregateRebuild, UnexpectedState
 from ossy_event_store.mongodb.ports import drive_each
 from ossy_event_store.rebuild import stale
 from tests.support.rebuild import profiled, stored
@@ -79,5 +79,5 @@ def test_heads_out_of_order_are_an_error(store):
     async def batches():
         yield [{"_id": "b"}, {"_id": "c"}]
 
-    with pytest.raises(RuntimeError, match="out of order"):
+    with pytest.raises(UnexpectedState, match="out of order"):
         list(drive_each(stale._each(batches())))

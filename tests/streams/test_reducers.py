@@ -12,6 +12,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from ossy_event_store.exceptions import ReducerError
+from ossy_event_store.streams import reducers
 from ossy_event_store.streams.reducers import check_reducer, fold, name_of, revision_of
 from tests.library.aggregate import Book, Reader
 
@@ -271,7 +272,7 @@ def test_a_view_may_be_a_class_method():
 
 
 def test_an_error_names_the_first_version_that_cannot_be_folded():
-    error = ReducerError("Book", "a", 2, "KeyError: 'payload'")
+    error = ReducerError("Book", "a", 2, "KeyError: 'payload'", "BookLent")
     with pytest.raises(ReducerError) as caught:
         fold(Book, events("Other", "BookLent", "BookLent"), {})
     assert vars(caught.value) == vars(error)
@@ -340,3 +341,72 @@ def test_a_signal_to_exit_is_not_a_reducer_error(stop):
 
     with pytest.raises(stop):
         fold(reducer(view), events("a"), {})
+
+
+def without_return(events, state):
+    state["n"] = len(events)
+
+
+async def awaited(events, state):
+    return state
+
+
+@pytest.mark.parametrize(
+    ("view", "reason"),
+    [
+        (without_return, "must return a dict, not NoneType: has it a return"),
+        (lambda events, state: [], "must return a dict, not list"),
+        (lambda events, state: awaited(events, state), "called, not awaited"),
+    ],
+)
+def test_a_reducer_that_returns_no_state_is_named(view, reason):
+    with pytest.raises(ReducerError, match=reason) as caught:
+        fold(reducer(view), events("a", "b"), {})
+    assert (caught.value.version, caught.value.event_type) == (1, "a")
+
+
+def test_a_reducer_is_no_coroutine_function():
+    with pytest.raises(ImproperlyConfigured, match="coroutine function"):
+        check_reducer(reducer(awaited))
+
+
+def pops(events, state):
+    while events:
+        state = {"last": events.pop()["type"]}
+    return state
+
+
+def changes_the_second(events, state):
+    for event in events:
+        if event["type"] == "b":
+            event["type"] = "c"
+    return {}
+
+
+@pytest.mark.parametrize(("view", "version"), [(pops, 1), (changes_the_second, 2)])
+def test_a_reducer_that_changes_events_is_refused_in_tests(view, version):
+    given = events("a", "b")
+    with pytest.raises(ReducerError, match="changed the events that it got") as caught:
+        fold(reducer(view), given, {})
+    assert caught.value.version == version
+    assert given == events("a", "b")
+
+
+def test_a_reducer_that_changes_events_is_refused_with_debug(monkeypatch, settings):
+    monkeypatch.setattr(reducers, "is_test_run", lambda: False)
+    settings.DEBUG = True
+    with pytest.raises(ReducerError, match="changed the events"):
+        fold(reducer(pops), events("a"), {})
+
+
+def test_in_production_a_reducer_gets_a_list_of_its_own(monkeypatch):
+    monkeypatch.setattr(reducers, "is_test_run", lambda: False)
+    given = events("a", "b")
+    assert fold(reducer(pops), given, {}) == {"last": "a"}
+    assert given == events("a", "b")
+
+
+def test_an_error_without_events_names_the_stream():
+    with pytest.raises(ReducerError) as caught:
+        fold(reducer(without_return), [], {}, "b-1", 7)
+    assert (caught.value.aggregate_id, caught.value.version) == ("b-1", 7)

@@ -190,7 +190,7 @@ WRONG = [
     (["--since", "24h"], "--since '24h' is not a date"),
     (["--since", ""], "--since '' is not a date"),
     (["--since", "2026-02-30"], "--since '2026-02-30' is not a date"),
-    (["--sample", "-1"], "--sample -1: it must be 0 or more"),
+    (["--sample", "-1"], "--sample is -1; it must be 0 or more"),
 ]
 
 

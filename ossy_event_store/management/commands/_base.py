@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from django.core.management.base import (
 )
 from pymongo.errors import PyMongoError
 
+from ...documents.display import counted
 from ...exceptions import EventStoreError
 from ...mongodb.deadline import explained
 from ...mongodb.write_errors import short_reason
@@ -25,6 +27,33 @@ from ...streams.gc_pause import collect_less_often
 # Exit codes.
 WRONG_USE = 2
 INTERRUPTED = 130
+
+
+class _Parser(CommandParser):
+    """Takes what follows an option with one value as that value, dash or not."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """Join each such option and its value, as ``--id=-x``."""
+        left = iter(sys.argv[1:] if args is None else args)
+        joined: list[str] = []
+        for arg in left:
+            value = None
+            if arg == "--":
+                joined += [arg, *left]
+                break
+            if arg.startswith("--") and self._takes_one(arg):
+                value = next(left, None)
+            if value is None or value in self._option_string_actions:
+                joined += [arg] if value is None else [arg, value]
+            else:
+                joined.append(f"{arg}={value}")
+        return super().parse_known_args(joined, namespace)
+
+    def _takes_one(self, arg: str) -> bool:
+        action = self._option_string_actions.get(arg)
+        return action is not None and action.nargs is None
 
 
 class StoreCommand(BaseCommand):
@@ -48,6 +77,14 @@ class StoreCommand(BaseCommand):
             ) from None
         except KeyboardInterrupt:
             raise CommandError(self.interrupted(), returncode=INTERRUPTED) from None
+
+    def create_parser(
+        self, prog_name: str, subcommand: str, **kwargs: Any
+    ) -> CommandParser:
+        """Return the parser; an id that begins with a dash is no option to it."""
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        parser.__class__ = _Parser  # Django offers no way to choose the class
+        return parser
 
     def run(self, **options: Any) -> None:
         """Do the work."""
@@ -122,10 +159,11 @@ class Progress:
     def text(self, done: int, seconds: float) -> str:
         """Return the count, the rate and the time left."""
         rate = done / seconds if seconds else 0.0
-        text = f"{done:,} events"
+        text = counted(done, "event")
         if self.total:
             share = min(1.0, done / self.total)
-            text = f"{done:,} of {max(done, self.total):,} events ({share:.0%})"
+            total = counted(max(done, self.total), "event")
+            text = f"{done:,} of {total} ({share:.0%})"
         text += f", {rate:,.0f} events/s"
         if self.total and rate and done < self.total:
             text += f", {duration((self.total - done) / rate)} left"

@@ -17,6 +17,7 @@ from django.core.management.base import (
 )
 
 from ...documents.bson_types import Document
+from ...documents.display import counted
 from ...mongodb import connection
 from ...mongodb.ports import drive, drive_each
 from ...streams import lookup
@@ -69,7 +70,7 @@ class Command(StoreCommand):
             progress.end()
         if options["verbosity"] >= 1 and options["output"] != "-":
             self.stderr.write(
-                f"{report.events:,} events in {report.seconds:.1f} s "
+                f"{counted(report.events, 'event')} in {report.seconds:.1f} s "
                 f"({report.rate:,.0f} events/s)",
                 self.style.SUCCESS,
             )

@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 
 from django.core.management.base import CommandError, CommandParser
 
+from ...documents.display import counted
 from ...exceptions import InvalidLine
 from ...mongodb import connection
 from ...mongodb.ports import drive
@@ -78,8 +79,8 @@ class Command(StoreCommand):
 
     def _stopped(self, error: InvalidLine) -> str:
         return (
-            f"{error}. {self.report.stored:,} events before it were stored. Fix the "
-            "line and run the import again."
+            f"{error}. Stored {counted(self.report.stored, 'event')} before it. Fix "
+            "the line and run the import again."
         )
 
     def interrupted(self) -> str:
@@ -90,7 +91,8 @@ class Command(StoreCommand):
 
 def _summary(report: TransferReport, dry_run: bool) -> str:
     new = report.events - report.present if dry_run else report.stored
-    text = f"{new:,} events {'would be' if dry_run else 'were'} stored"
+    were = "would be" if dry_run else "was" if new == 1 else "were"
+    text = f"{counted(new, 'event')} {were} stored"
     if report.present:
         text += f", {report.present:,} already existed"
     return f"{text}; {report.seconds:.1f} s, {report.rate:,.0f} events/s."

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from ...documents.display import counted
 from ...mongodb import connection
 from ...mongodb.ports import drive
 from ...rebuild.api import run_rebuild
@@ -123,7 +124,7 @@ class Command(StoreCommand):
 
         def show(report: RebuildReport) -> None:
             self.report = report
-            streams = f"{report.streams:,} streams"
+            streams = counted(report.streams, "stream")
             failed = f", {report.failed:,} FAILED" if report.failed else ""
             progress.show(report.events, report.seconds, streams + failed)
 
@@ -157,22 +158,25 @@ class Command(StoreCommand):
                 self.stdout.write(f"  {line}")
         if seen.altered > SHOWN_ALTERATIONS:
             more = seen.altered - SHOWN_ALTERATIONS
-            self.stdout.write(f"… and {more:,} more streams.")
+            self.stdout.write(f"… and {counted(more, 'more stream')}.")
 
     def _print_type(self, kind: str, seen: DryRun) -> None:
         failed = f"; {seen.failed:,} FAILED" if seen.failed else ""
         self.stdout.write(
-            f"{kind}: {seen.streams:,} streams; snapshots: {seen.current:,} current, "
-            f"{seen.missing:,} missing, {seen.behind:,} behind, {seen.ahead:,} ahead, "
-            f"{seen.other_revision:,} of another revision; of {seen.compared:,} states "
-            f"compared {seen.altered:,} would be altered{failed}"
+            f"{kind}: {counted(seen.streams, 'stream')}; snapshots: {seen.current:,} "
+            f"current, {seen.missing:,} missing, {seen.behind:,} behind, "
+            f"{seen.ahead:,} ahead, {seen.other_revision:,} of another revision; of "
+            f"{counted(seen.compared, 'state')} compared {seen.altered:,} would be "
+            f"altered{failed}"
         )
         for path, count in seen.ranked_paths()[:SHOWN_PATHS]:
-            self.stdout.write(f"  {path}: {count:,} streams")
+            self.stdout.write(f"  {path}: {counted(count, 'stream')}")
         if len(seen.paths) > SHOWN_PATHS:
-            self.stdout.write(f"  … and {len(seen.paths) - SHOWN_PATHS:,} more paths.")
+            more = counted(len(seen.paths) - SHOWN_PATHS, "more path")
+            self.stdout.write(f"  … and {more}.")
         if seen.other_paths:
-            self.stdout.write(f"  … and {seen.other_paths:,} changes at other paths.")
+            more = counted(seen.other_paths, "change")
+            self.stdout.write(f"  … and {more} at other paths.")
 
     def _summary(self, report: RebuildReport) -> str:
         if self.is_dry:
@@ -220,7 +224,8 @@ def _chosen(options: dict[str, Any]) -> RebuildOptions:
             returncode=WRONG_USE,
         ) from None
     except ValueError as error:
-        raise CommandError(f"{error}.", returncode=WRONG_USE) from None
+        reason = str(error).rstrip(".")
+        raise CommandError(f"{reason}.", returncode=WRONG_USE) from None
 
 
 def _flag(option: str) -> str:

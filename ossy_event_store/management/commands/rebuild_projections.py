@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from ...documents.display import counted
 from ...exceptions import UnknownSubscription
 from ...mongodb import connection
 from ...mongodb.ports import drive
@@ -67,8 +68,8 @@ class Command(StoreCommand):
                 parked += self.build(cls, beside=options["blue_green"])
         if parked:
             raise CommandError(
-                f"{parked:,} streams are parked because one of their events could not "
-                "be applied; see manage.py subscriptions show NAME."
+                f"Parked {counted(parked, 'stream')} of which an event could not be "
+                "applied; see manage.py subscriptions show NAME."
             )
 
     def chosen(self, names: list[str], *, only_changed: bool) -> list[type[Projection]]:

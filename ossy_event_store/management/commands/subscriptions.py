@@ -9,6 +9,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from ...documents.display import counted
+from ...documents.event_document import check_id
 from ...exceptions import UnknownSubscription
 from ...mongodb import connection
 from ...mongodb.ports import drive
@@ -72,7 +74,16 @@ class Command(StoreCommand):
 
     def run(self, **options: Any) -> None:
         """Run the action."""
+        try:
+            self.act(**options)
+        except ValueError as error:  # no subscription, stream or position can be this
+            raise CommandError(str(error), returncode=WRONG_USE) from None
+
+    def act(self, **options: Any) -> None:
+        """Run the action; wrong values are a ``ValueError``."""
         action, name = options["action"], options["name"]
+        if name is not None:
+            check_id(name, "NAME")
         if action == "list":
             self.list_all(as_json=options["json"])
         elif name is None:
@@ -136,8 +147,7 @@ class Command(StoreCommand):
                 else f"{name} has no parked streams and has not stopped."
             )
         if streams := marked - has_stopped:
-            what = "stream" if streams == 1 else "streams"
-            self.stdout.write(f"Marked {streams:,} {what} for retry.")
+            self.stdout.write(f"Marked {counted(streams, 'stream')} for retry.")
         if has_stopped:
             self.stdout.write(f"{name} retries the event at which it stopped.")
 
@@ -163,10 +173,7 @@ class Command(StoreCommand):
             raise CommandError(
                 "reset needs a position: --to 0 or more.", returncode=WRONG_USE
             )
-        try:
-            operator_actions.reset(name, to)
-        except ValueError as error:
-            raise CommandError(str(error)) from None
+        operator_actions.reset(name, to)
         self.stdout.write(f"{name} continues after position {to:,}.")
 
 

@@ -11,7 +11,9 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from ...documents.arguments import check_number
 from ...documents.bson_types import Document
+from ...documents.display import counted
 from ...documents.event_document import check_id
 from ...mongodb import connection, deadline
 from ...mongodb.ports import drive
@@ -132,11 +134,12 @@ class Command(StoreCommand):
 
     def _print_not_compared(self, report: VerifyReport) -> None:
         for reason, count in report.not_compared.items():
-            self.stdout.write(f"Not compared: {count:,} snapshots {reason}.")
+            self.stdout.write(f"Not compared: {counted(count, 'snapshot')} {reason}.")
         for name, reasons in report.documents_not_compared.items():
             for reason, count in reasons.items():
                 self.stdout.write(
-                    f"Not compared: {count:,} documents of projection {name}: {reason}."
+                    f"Not compared: {counted(count, 'document')} of projection "
+                    f"{name}: {reason}."
                 )
         if report.projections == 0:
             self.stdout.write("Not compared: no projection is registered.")
@@ -147,7 +150,7 @@ class Command(StoreCommand):
 
 
 def _show(progress: Progress, report: VerifyReport) -> None:
-    more = [f"{report.total:,} findings"] if report.found else []
+    more = [counted(report.total, "finding")] if report.found else []
     if scan := report.scan:
         # Positions have no gaps, so the last one is the number of events.
         progress.total = scan.until
@@ -158,11 +161,10 @@ def _show(progress: Progress, report: VerifyReport) -> None:
 
 
 def _sample(sample: int) -> int:
-    if sample < 0:
-        raise CommandError(
-            f"--sample {sample}: it must be 0 or more.", returncode=WRONG_USE
-        )
-    return sample
+    try:
+        return check_number(sample, "--sample")
+    except ValueError as error:
+        raise CommandError(str(error), returncode=WRONG_USE) from None
 
 
 def _since(text: str | None) -> dt.datetime | None:

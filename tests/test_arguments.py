@@ -1,0 +1,262 @@
+"""
+Every public callable, with wrong types and values for each of its arguments.
+
+The callables and their arguments are found by their signatures, so a new one is swept
+by itself. A new kind of argument has to be added to ``FITTING``, which says so.
+"""
+
+import asyncio
+import datetime as dt
+import inspect
+import re
+from importlib import import_module
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+import ossy_event_store
+from ossy_event_store import Aggregate, EventStoreError, Projection
+from ossy_event_store.projections import projection
+from ossy_event_store.subscriptions import declaration
+from tests.library.aggregate import Book
+from tests.support.projections import Loans
+
+BOUGHT = {"type": "BookBought", "aggregateId": "b-1", "aggregateType": "Book"}
+
+
+async def coroutine():
+    """Never awaited."""
+
+
+SAMPLES = {
+    "text": lambda: "x",
+    "empty text": lambda: "",
+    "half a surrogate": lambda: "\ud800",
+    "bytes": lambda: b"x",
+    "number": lambda: 7,
+    "negative number": lambda: -1,
+    "large number": lambda: 2**70,
+    "fraction": lambda: 1.5,
+    "NaN": lambda: float("nan"),
+    "bool": lambda: True,
+    "date": lambda: dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    "naive date": lambda: dt.datetime(2026, 1, 1),
+    "list": lambda: ["x"],
+    "list of numbers": lambda: [7],
+    "dict": lambda: {"x": 1},
+    "object": object,
+    "coroutine": coroutine,
+    "None": lambda: None,
+}
+
+# By annotation: the samples that such an argument may be.
+FITTING = {
+    "str": {"text"},
+    "int": {"number"},
+    "float": {"number", "fraction"},
+    "str | int": {"text", "empty text", "number", "negative number"},
+    "bool": {"bool"},
+    "None": {"None"},
+    "dt.datetime": {"date"},
+    "Sequence[str]": {"list"},
+    "frozenset[str]": {"list"},
+    "list[Document]": {"list", "list of numbers"},
+    "Mapping[str, Any]": {"dict"},
+    "Event": {"dict"},
+    "Sequence[Mapping[str, Any]]": set(),
+    "Sort": set(),
+    "tuple[int, int]": set(),
+    "tuple[float, float]": set(),
+    "Start": {"number"},
+    "OnError": set(),
+    "View": set(),
+    "Progress": set(),
+    "Callable[[Self], Decision]": set(),
+    "R": set(),
+    "P": set(),
+}
+# Arguments whose annotation is Any.
+ANYTHING = {
+    "Root": set(),
+    "event": {"number"},
+    "EventStore.position_of event": {"text"},
+}
+
+# What each required argument gets while another is swept.
+GOOD = {
+    "Root": Book,
+    "cls": Loans,
+    "aggregate_id": "b-1",
+    "aggregate_type": "Book",
+    "subject": "b-1",
+    "decide": lambda aggregate: None,
+    "fn": lambda events, saved_state: saved_state,
+    "event": BOUGHT,
+    "events": [BOUGHT],
+    "add event": {"type": "BookBought"},
+    "add more": {"type": "BookBought"},
+    "wait_for event": 1,
+    "query": {},
+    "pipeline": [],
+    "key": "ann",
+    "name": "mail",
+}
+# How a message may call an argument otherwise.
+OTHER_NAMES = {
+    "subject": "aggregate_id",
+    "more": "event",
+    "events": "event",
+    "Root": "aggregate class",
+    "cls": "Projection",
+}
+
+MODULES = (
+    "ossy_event_store.health",
+    "ossy_event_store.push",
+    "ossy_event_store.verify",
+)
+# Classes that users do not create: results, and views that Django calls.
+NOT_CALLED = {"EventSourceView", "HealthView", "RebuildReport"}
+# Projects write these two themselves.
+WRITTEN_BY_PROJECTS = {"Projection.apply", "Projection.key"}
+
+
+def of_class(name, cls):
+    """Yield the public methods of a class, bound to something that works."""
+    subject = Aggregate(Book, "b-1", [{**BOUGHT, "aggregateVersion": 1}])
+    for member, value in vars(cls).items():
+        label = f"{name}.{member}"
+        if member.startswith("_") or label in WRITTEN_BY_PROJECTS:
+            continue
+        if isinstance(value, (classmethod, staticmethod)):
+            yield label, getattr(Loans if cls is Projection else cls, member)
+        elif inspect.isfunction(value):
+            yield label, getattr(subject, member)
+
+
+def callables():
+    """Yield everything public that can be called, by its name."""
+    names = [("ossy_event_store", name) for name in ossy_event_store.__all__]
+    names += [(m, name) for m in MODULES for name in import_module(m).__all__]
+    for module, name in names:
+        value = getattr(import_module(module), name)
+        if name in NOT_CALLED or name.startswith("__"):
+            continue
+        if inspect.isfunction(value) or name == "EventFilter":
+            yield name, value
+        elif not issubclass(value, Exception):
+            yield from of_class(name, value)
+
+
+def arguments():
+    for label, function in callables():
+        for argument in inspect.signature(function).parameters.values():
+            yield pytest.param(function, argument, id=f"{label} {argument.name}")
+
+
+def fitting(label, argument):
+    """Return the samples that are right for an argument."""
+    annotation = str(argument.annotation)
+    if annotation == "Any":
+        of_all = ANYTHING[argument.name]
+        return of_all | ANYTHING.get(re.sub(r"\.a(?=pos)", ".", label), set())
+    if annotation in FITTING:
+        return FITTING[annotation]
+    return set().union(*(FITTING[one] for one in annotation.split(" | ")))
+
+
+def call(runner, function, swept, value):
+    """Call a function with one argument of its own, and run what it returns."""
+    args, named = [], {}
+    method = re.sub("^a(?=add|wait)", "", function.__name__)
+    for one in inspect.signature(function).parameters.values():
+        is_given = one.name == swept.name or one.default is one.empty
+        given = GOOD.get(f"{method} {one.name}", GOOD.get(one.name, one.default))
+        given = value if one.name == swept.name else given
+        if one.kind is one.KEYWORD_ONLY:
+            named |= {one.name: given} if is_given else {}
+        elif is_given or one.kind is one.POSITIONAL_OR_KEYWORD:
+            args.append(given)
+    run(runner, function(*args, **named))
+
+
+def run(runner, result):
+    if inspect.isasyncgen(result):
+        runner.run(first_of(result))
+    elif inspect.isawaitable(result):
+        runner.run(result)
+    elif inspect.isgenerator(result):
+        list(result)
+    elif inspect.isfunction(result):  # a decorator
+        result(lambda event: None)
+
+
+async def first_of(generator):
+    async for _ in generator:
+        break
+
+
+ALLOWED = (EventStoreError, TypeError, ValueError, ImproperlyConfigured)
+
+
+def refusal_problem(error, argument):
+    """Return what is wrong with a refusal, or None."""
+    kind = type(error).__module__.partition(".")[0]
+    is_ours = kind in ("builtins", "django", "ossy_event_store")
+    if not is_ours or not isinstance(error, ALLOWED) or isinstance(error, UnicodeError):
+        return f"raises the foreign {type(error).__name__}: {error}"
+    names = {argument.name, OTHER_NAMES.get(argument.name, argument.name)}
+    if not any(re.search(rf"\b{name}\b", str(error), re.I) for name in names):
+        return f"does not name it: {type(error).__name__}: {error}"
+    return None
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.mark.parametrize(("function", "argument"), list(arguments()))
+def test_a_wrong_argument_is_refused_by_its_name(
+    request, store, monkeypatch, runner, function, argument
+):
+    monkeypatch.setattr(declaration, "_registered", {})
+    monkeypatch.setattr(projection, "_registered", {})
+    label = request.node.callspec.id
+    problems = []
+    for name in SAMPLES.keys() - fitting(label, argument):
+        value = SAMPLES[name]()
+        try:
+            call(runner, function, argument, value)
+        except Exception as error:
+            problem = refusal_problem(error, argument)
+        else:
+            problem = "is taken without a word"
+        if inspect.iscoroutine(value):
+            value.close()
+        if problem:
+            problems.append(f"{name} {problem}")
+    assert not problems, "\n".join(sorted(problems))
+
+
+def test_the_sweep_finds_what_users_call():
+    found = [label for label, _ in callables()]
+    assert {"Aggregate.of", "Aggregate.aof", "EventStore.aread_all"} <= set(found)
+    assert {"subscription", "averify_event_store", "Projection.aget"} <= set(found)
+
+
+def nameless(names):
+    raise ValueError("wrong")
+
+
+def foreign(names):
+    raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "names")
+
+
+@pytest.mark.parametrize("broken", [nameless, foreign])
+def test_the_sweep_finds_a_refusal_that_does_not_help(runner, broken):
+    (argument,) = inspect.signature(broken).parameters.values()
+    with pytest.raises(ValueError, match=r"wrong|codec") as caught:
+        call(runner, broken, argument, "x")
+    assert refusal_problem(caught.value, argument)
