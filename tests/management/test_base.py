@@ -1,12 +1,15 @@
 """What all commands do alike: errors of one line, exit codes, progress."""
 
 import io
+import sys
 
 import pytest
 from django.core.management.base import OutputWrapper
 
 from ossy_event_store.management.commands._base import WRONG_USE, Progress, duration
-from tests.support.commands import Terminal, failure
+from ossy_event_store.management.commands.subscriptions import Command
+from ossy_event_store.subscriptions.declaration import subscription
+from tests.support.commands import Standard, Terminal, failure
 
 pytestmark = pytest.mark.versions
 
@@ -47,6 +50,15 @@ def test_a_stream_of_another_type_is_wrong_use(books, command):
     error = failure(command, ids=["r"], types=["Book"])
     assert error.returncode == WRONG_USE
     assert str(error) == "Stream 'r' is of type 'Reader'; expected Book."
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_terminal_without_some_characters_gets_escapes(store, monkeypatch):
+    subscription("förråd")(print)
+    monkeypatch.setattr(sys, "stdout", Standard())
+    Command().run_from_argv(["manage.py", "subscriptions", "--no-color"])
+    sys.stdout.flush()
+    assert b"f\\xf6rr\\xe5d" in sys.stdout.buffer.getvalue()
 
 
 # --- progress ---------------------------------------------------------------

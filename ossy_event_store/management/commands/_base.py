@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +30,12 @@ INTERRUPTED = 130
 
 class StoreCommand(BaseCommand):
     """A command that fails with one line, without a traceback or a password."""
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run for a terminal, which may lack characters of an id or of a message."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        super().run_from_argv(argv)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Call ``run()`` and turn the errors of the store into a ``CommandError``."""
