@@ -22,6 +22,7 @@ FACES = {"EventStore", "Aggregate"}  # a method for each operation, twice
 
 # Test modules of a room that mirror no module of it, each with its reason.
 WITHOUT_MODULE = {
+    "admin/test_every_page.py": "no page fails, on any site",
     "admin/test_stream_history.py": "the mixin and the tag, on a page of a project",
     "admin/test_translations.py": "the texts of all pages",
     "checks/test_connection_options.py": "checks.settings, of the connection",

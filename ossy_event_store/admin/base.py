@@ -10,28 +10,36 @@ retries and skips.
 
 from __future__ import annotations
 
-import datetime as dt
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import django
 from bson import ObjectId
+from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.utils import quote
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.db import DatabaseError, router, transaction
+from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
-from pymongo.errors import OperationFailure
+from pymongo.errors import PyMongoError
 
 from ..documents.bson_types import Document
 from ..documents.display import brief, visible
+from ..documents.event_document import version_number
 from ..exceptions import StoreUnavailable
+from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import short_reason
+from .event_fields import is_event, is_in_stream
+
+logger = logging.getLogger("ossy_event_store")
 
 SNAPSHOT_STATUS = {
     "current": gettext_lazy("up to date"),
@@ -66,20 +74,25 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def _view(self, name: str, view: View, *permissions: str) -> View:
-        """Wrap a view for the admin: check its permissions, and explain failures."""
+        """
+        Wrap a view for the admin: check its permissions, and explain failures.
+
+        All queries of a page together may take the setting ``TIMEOUT``.
+        """
 
         @functools.wraps(view)
         def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             if not all(may(request, name) for name in permissions):
                 raise PermissionDenied
             try:
-                return view(request, *args, **kwargs)
+                with in_time():
+                    return view(request, *args, **kwargs)
             except StoreUnavailable as error:
                 advice = _("Try again in a moment.")
                 return self._unavailable(request, str(error), advice)
             except ImproperlyConfigured as error:
                 return self._unavailable(request, str(error), "")
-            except OperationFailure as error:
+            except PyMongoError as error:
                 advice = _(
                     "If an index is missing, “manage.py ensure_event_store” creates it."
                 )
@@ -135,29 +148,50 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         title = _("The event store is not available")
         return self._render(request, "unavailable", title, context, status=503)
 
+    def record(self, request: HttpRequest, changed: Model, text: str) -> None:
+        """
+        Record in the admin's log what a user did to the store.
+
+        It is done, so a failure is only logged: the site's own database may be away.
+        """
+        using = router.db_for_write(apps.get_model("admin", "LogEntry"))
+        try:
+            with transaction.atomic(using=using):
+                # Some databases cannot store a NUL character.
+                self.log_change(request, changed, visible(text))
+        except DatabaseError:
+            logger.exception(
+                "Could not record in the admin's log what user %s did: %s",
+                request.user.pk,
+                text,
+            )
+
     def event_row(self, request: HttpRequest, event: Document) -> dict[str, Any]:
         """Return what templates show of an event, or of a stream by its last event."""
-        aggregate_id, version = event["aggregateId"], event["aggregateVersion"]
+        # A document of another program may lack a field, or hold any value.
+        aggregate_id = event.get("aggregateId")
+        version = version_number(event.get("aggregateVersion"))
         may_open = may(request, "view_event")
-        # An event that another program stored may lack a field, or hold any value.
-        created = event.get("created", "")
         row = {
             "id": visible(str(event["_id"])),
-            "type": visible(str(event.get("type", ""))),
-            "stream": visible(str(aggregate_id)),
-            "stream_type": visible(str(event.get("aggregateType", ""))),
-            "version": version,
-            "created": created,
-            "is_time": isinstance(created, dt.datetime),
-            "by": _author(event),
+            "type": text_of(event.get("type")),
+            "stream": text_of(aggregate_id),
+            "stream_type": text_of(event.get("aggregateType")),
+            "version": version or text_of(event.get("aggregateVersion")),
+            "created": event.get("created"),
+            "by": text_of(event.get("createdBy")),
+            "is_foreign": not is_event(event),
             "url": self.url_of("event", "change", event["_id"])
             if may_open and isinstance(event["_id"], (str, ObjectId))
             else None,
-            "stream_url": self.url_of("stream", "change", aggregate_id),
-            "version_url": self.url_of(
-                "stream", "change", aggregate_id, version=version
-            ),
+            "stream_url": None,
+            "version_url": None,
         }
+        if is_in_stream(event):
+            row["stream_url"] = self.url_of("stream", "change", aggregate_id)
+            row["version_url"] = self.url_of(
+                "stream", "change", aggregate_id, version=version
+            )
         if "bytes" in event and may_open:
             payload = event.get("payload")
             row["payload"] = None if payload is None else brief(payload)
@@ -168,9 +202,11 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return row
 
 
-def _author(event: Document) -> str:
-    by = event["createdBy"]
-    return "" if by is None else visible(by if isinstance(by, str) else repr(by))
+def text_of(value: Any) -> str:
+    """Return a field as text in which every character is visible; "" without one."""
+    if value is None:
+        return ""
+    return visible(value) if isinstance(value, str) else brief(value)
 
 
 def download(text: str, name: str) -> HttpResponse:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import bson
+from bson import ObjectId
 
 from ..documents.bson_types import Document
+from ..documents.event_document import version_number
 from ..mongodb.connection import Store
 
 SHORT_PAYLOAD_BYTES = 4096  # a list shows no larger payload
@@ -21,6 +23,9 @@ LISTED_FIELDS = {
     "createdBy": 1,
 }
 
+# No version is larger, and each of these is a number that Python can compare.
+VERSIONS: Document = {"$gte": 1, "$lte": 2**53}
+
 _IS_OBJECT = {"$eq": [{"$type": "$payload"}, "object"]}
 _IS_SHORT = {"$lte": [{"$bsonSize": "$payload"}, SHORT_PAYLOAD_BYTES]}
 SHORT_PAYLOAD: Document = {
@@ -29,6 +34,27 @@ SHORT_PAYLOAD: Document = {
         "$cond": [{"$and": [_IS_OBJECT, _IS_SHORT]}, "$payload", "$$REMOVE"],
     },
 }
+
+
+def is_event(document: Document) -> bool:
+    """
+    Whether a document is an event of a stream.
+
+    Another program may have stored anything. Only what says which event of which stream
+    it is counts here: the Node package leaves out other fields.
+    """
+    names = (document.get(name) for name in ("aggregateType", "type"))
+    return (
+        is_in_stream(document)
+        and isinstance(document["_id"], (str, ObjectId))
+        and all(type(name) is str for name in names)
+    )
+
+
+def is_in_stream(document: Document) -> bool:
+    """Whether a document has a place in a stream: its page shows it."""
+    version = version_number(document.get("aggregateVersion"))
+    return type(document.get("aggregateId")) is str and version is not None
 
 
 def value_at(event: Document, path: str) -> Any:

@@ -10,7 +10,7 @@ from bson import ObjectId
 from bson.errors import InvalidId
 
 from ..documents.bson_types import Document
-from ..documents.event_document import check_id, read_event
+from ..documents.event_document import check_id, read_event, version_number
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from .event_fields import LISTED_FIELDS, add_payloads, collect, text_in_metadata
@@ -91,7 +91,9 @@ async def relations(store: Store, subject: Document) -> Relations:
 
 
 async def _add_neighbours(store: Store, subject: Document, found: Relations) -> None:
-    version = subject["aggregateVersion"]
+    version = version_number(subject.get("aggregateVersion"))
+    if version is None or type(subject.get("aggregateId")) is not str:
+        return
     query = {
         "aggregateId": {"$eq": subject["aggregateId"]},
         "aggregateVersion": {"$in": [version - 1, version + 1]},

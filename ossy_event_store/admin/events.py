@@ -10,13 +10,14 @@ from django.utils.translation import gettext as _
 
 from ..documents.bson_types import Document
 from ..documents.display import lines, visible
+from ..documents.extended_json import dumps, encode
 from ..mongodb import connection
 from ..mongodb.ports import drive
 from ..streams import lookup
 from ..streams.event_lines import line_of
 from . import event_lookups
-from .base import StoreModelAdmin, download, may
-from .event_fields import text_in_metadata
+from .base import StoreModelAdmin, download, may, text_of
+from .event_fields import is_event, text_in_metadata
 from .query_string import ListQuery
 
 
@@ -94,13 +95,14 @@ class EventAdmin(StoreModelAdmin):
             else None,
             **(extra_context or {}),
         }
-        title = visible(str(event.get("type", "")))
+        title = text_of(event.get("type"))
         return self._render(request, "event", title, context)
 
     def download_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Download the full event as JSON."""
         event = _stored_event(connection.blocking(), unquote(object_id))
-        return download(line_of(event), f"{event['_id']}.json")
+        text = line_of(event) if is_event(event) else dumps(encode(event))
+        return download(text, f"{event['_id']}.json")
 
 
 def _choices(names: list[str]) -> list[tuple[str, str]]:

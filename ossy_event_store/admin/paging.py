@@ -17,6 +17,7 @@ import bson
 from bson.errors import BSONError
 from bson.max_key import MaxKey
 from bson.min_key import MinKey
+from pymongo.errors import OperationFailure
 
 from ..documents.bson_types import CODEC, Document
 from ..documents.event_document import read_event
@@ -34,6 +35,9 @@ from .event_fields import LISTED_FIELDS, value_at
 
 PAGE_SIZE = 50  # events or streams
 CHUNK_SIZE = 200  # events that one query reads
+# The upper bound of an index is not above the lower one: the first day is after the
+# last one, or the cursor is not between them.
+NOTHING_BETWEEN = 51175
 SCAN_LIMIT = 2000  # events read for one page; then the page ends, full or not
 
 
@@ -130,6 +134,7 @@ class Page:
     older: Cursor | None = None
 
 
+IndexKey = list[tuple[str, Any]]
 Keep = Callable[[Store, list[Document]], Awaitable[list[Document]]]
 
 
@@ -191,11 +196,6 @@ async def _walk(
     store: Store, search: Search, start: Cursor | None, upwards: bool
 ) -> AsyncGenerator[list[Document], None]:
     """Yield chunks of events from a cursor on, towards newer or older events."""
-    index = search.index
-    direction = 1 if upwards else -1
-    projection = dict(LISTED_FIELDS)
-    for key in ("correlationId", "causationId"):
-        projection[f"metadata.{key}"] = 1
     low, high = _bounds(search)
     while True:
         # Bounds of the index, not a filter: bounds compare values of any type, and
@@ -204,15 +204,7 @@ async def _walk(
             low = _index_key(search, start.created, start.id)
         elif start is not None:
             high = _index_key(search, start.created, start.id)
-        chunk = await store.events.find(
-            {},
-            projection=projection,
-            hint=list(index.keys),
-            min=dict(low),
-            max=dict(high),
-            sort=[(key, direction) for key, _ in index.keys],
-            limit=CHUNK_SIZE + 1,
-        )
+        chunk = await _between(store, search.index, low, high, 1 if upwards else -1)
         is_full = len(chunk) > CHUNK_SIZE
         if start is not None and upwards and chunk and Cursor.of(chunk[0]) == start:
             chunk = chunk[1:]  # the lower bound is inclusive
@@ -224,7 +216,30 @@ async def _walk(
         start = Cursor.of(chunk[-1])
 
 
-def _bounds(search: Search) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+async def _between(
+    store: Store, index: Index, low: IndexKey, high: IndexKey, direction: int
+) -> list[Document]:
+    """Return some events from an index, the first in a direction."""
+    projection = dict(LISTED_FIELDS)
+    for key in ("correlationId", "causationId"):
+        projection[f"metadata.{key}"] = 1
+    try:
+        return await store.events.find(
+            {},
+            projection=projection,
+            hint=list(index.keys),
+            min=dict(low),
+            max=dict(high),
+            sort=[(key, direction) for key, _ in index.keys],
+            limit=CHUNK_SIZE + 1,
+        )
+    except OperationFailure as error:
+        if error.code == NOTHING_BETWEEN:
+            return []
+        raise
+
+
+def _bounds(search: Search) -> tuple[IndexKey, IndexKey]:
     since = MinKey() if search.since is None else search.since
     until = MaxKey() if search.until is None else search.until
     return (
@@ -233,5 +248,5 @@ def _bounds(search: Search) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]
     )
 
 
-def _index_key(search: Search, created: Any, event_id: Any) -> list[tuple[str, Any]]:
+def _index_key(search: Search, created: Any, event_id: Any) -> IndexKey:
     return [*search.prefix, ("created", created), ("_id", event_id)]

@@ -6,14 +6,15 @@ import datetime as dt
 from typing import Any
 
 from django.http import Http404, HttpRequest
-from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 
 from ..documents.display import visible
 from .paging import Cursor, Page, Search
+from .site_time import in_utc
 
+LONGEST_NUMBER = 18  # digits; all such numbers fit into 64 bits
 REST_OF_SECOND = dt.timedelta(milliseconds=999)  # MongoDB stores milliseconds
 
 
@@ -46,8 +47,8 @@ class ListQuery:
             day = parse_date(self.filters[name])
             if day is None:
                 raise ValueError
-            midnight = dt.datetime.combine(day + dt.timedelta(days_later), dt.time())
-            return timezone.make_aware(midnight)
+            day += dt.timedelta(days_later)
+            return in_utc(dt.datetime.combine(day, dt.time()))
         except (ValueError, OverflowError):
             self.errors.append(
                 _("“%(text)s” is not a valid date. Write it as 2026-03-31.")
@@ -57,13 +58,18 @@ class ListQuery:
 
     def search(self) -> Search:
         """Return the search that the filters describe."""
+        since, until = self._midnight("since", 0), self._midnight("until", 1)
+        if since and until and since >= until:
+            self.errors.append(
+                _("The first day is after the last one, so nothing matches.")
+            )
         return Search(
             type=self.filters.get("event_type"),
             aggregate_type=self.filters.get("type"),
             created_by=self.filters.get("by"),
             correlation_id=self.filters.get("correlation"),
-            since=self._midnight("since", 0),
-            until=self._midnight("until", 1),
+            since=since,
+            until=until,
         )
 
     def links(self, page: Page) -> dict[str, str | None]:
@@ -84,10 +90,10 @@ def time_of(text: str) -> dt.datetime | None:
         at = parse_datetime(text)
         if at is None:
             return None
-        at = timezone.make_aware(at) if timezone.is_naive(at) else at
+        at = in_utc(at)
         # The pages show whole seconds, so a time typed in without a fraction
         # includes every event that the page shows with it.
-        return (at if at.microsecond else at + REST_OF_SECOND).astimezone(dt.UTC)
+        return at if at.microsecond else at + REST_OF_SECOND
     except (ValueError, OverflowError):
         return None
 
@@ -97,6 +103,13 @@ def version_of(request: HttpRequest, last: int) -> int:
     text = request.GET.get("version", "")
     if not text:
         return last
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:12]) <= last):
+    number = number_of(text)
+    if number is None or not 1 <= number <= last:
         raise Http404(_("This stream has no such version."))
-    return int(text)
+    return number
+
+
+def number_of(text: str) -> int | None:
+    """Return the whole number that a text is; None if it is none, or too long."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER
+    return int(text) if is_number else None

@@ -14,7 +14,7 @@ from ..mongodb.deadline import in_time
 from ..mongodb.indexes import FIRST_EVENTS, SNAPSHOT_HEADS, STREAM_VERSIONS
 from ..registry import registered_aggregates
 from ..streams.reducers import revision_of
-from .event_fields import LISTED_FIELDS, SHORT_PAYLOAD, collect
+from .event_fields import LISTED_FIELDS, SHORT_PAYLOAD, VERSIONS, collect, is_in_stream
 from .paging import PAGE_SIZE, Cursor, Page, Search, read_page
 
 
@@ -47,6 +47,7 @@ async def streams(
 
 async def _keep_heads(store: Store, events: list[Document]) -> list[Document]:
     """Return the events that are the last of their stream."""
+    events = [event for event in events if is_in_stream(event)]
     last = await _last_versions(store, {event["aggregateId"] for event in events})
     return [
         event
@@ -55,10 +56,10 @@ async def _keep_heads(store: Store, events: list[Document]) -> list[Document]:
     ]
 
 
-async def _last_versions(store: Store, ids: Collection[Any]) -> dict[str, int]:
+async def _last_versions(store: Store, ids: Collection[str]) -> dict[str, int]:
     # In this order the server skips from stream to stream and reads no document.
     pipeline: list[Document] = [
-        {"$match": {"aggregateId": {"$in": [i for i in ids if isinstance(i, str)]}}},
+        {"$match": {"aggregateId": {"$in": list(ids)}, "aggregateVersion": VERSIONS}},
         {"$sort": {"aggregateId": -1, "aggregateVersion": -1}},
         {"$group": {"_id": "$aggregateId", "last": {"$first": "$aggregateVersion"}}},
     ]
@@ -160,11 +161,17 @@ async def last_event(store: Store, aggregate_id: str) -> Document | None:
     check_id(aggregate_id)
     with in_time():
         found = await store.events.find_one(
-            {"aggregateId": {"$eq": aggregate_id}},
+            {
+                "aggregateId": {"$eq": aggregate_id},
+                "aggregateVersion": {**VERSIONS, "$type": ["int", "long", "double"]},
+            },
             projection=LISTED_FIELDS,
             sort=[("aggregateVersion", -1)],
         )
-    return read_event(found) if found else None
+    if found is None:
+        return None
+    found["aggregateVersion"] = int(found["aggregateVersion"])
+    return read_event(found)
 
 
 async def snapshot_of(store: Store, head: Document) -> Document | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from .query_string import version_of
 
 TIMELINE_SIZE = 100  # versions on one page of the timeline
 LONG_STREAM = 2000  # events; above, folding from the first event is only on request
+LONGEST_FOLD = 50_000  # events that a request folds, about half a second
 
 
 class StreamPage:
@@ -60,6 +60,7 @@ class StreamPage:
             **self._timeline(),
             "may_open": self.may_open,
             "moment": moment_row(then),
+            "is_registered": Root is not None,
             "state_url": self._url("state", version=self.version),
             "download_url": self._url("download"),
             "code": _code(Root, self.aggregate_id) if Root else None,
@@ -69,9 +70,9 @@ class StreamPage:
     def _url(self, page: str, **query: Any) -> str | None:
         return self.admin.url_of("stream", page, self.aggregate_id, **query)
 
-    def _version_url(self, version: int) -> str | None:
+    def _version_url(self, version: Any) -> str | None:
         """Return the URL of a version in the same order, None if it does not exist."""
-        if not 1 <= version <= self.last:
+        if not (isinstance(version, int) and 1 <= version <= self.last):
             return None
         order = None if self.newest_first else "oldest"
         return self._url("change", version=version, order=order)
@@ -116,7 +117,12 @@ class StreamPage:
         fresh = "fresh" in self.request.GET or self.last <= LONG_STREAM
         return drive(
             load_state_at(
-                self.store, Root, self.aggregate_id, self.version, ignore_snapshot=fresh
+                self.store,
+                Root,
+                self.aggregate_id,
+                self.version,
+                ignore_snapshot=fresh and self.last <= LONGEST_FOLD,
+                most=LONGEST_FOLD if fresh else LONG_STREAM,
             )
         )
 
@@ -127,18 +133,21 @@ class StreamPage:
         stored = drive(stream_lookups.snapshot_of(self.store, self.head))
         status = stream_lookups.snapshot_status(self.head, stored)
         may_rebuild = may(self.request, "rebuild_snapshot") and status != "unregistered"
+        is_long = self.last > LONGEST_FOLD
         row: dict[str, Any] = {
             "status": status,
             "status_text": SNAPSHOT_STATUS[status],
             "is_same": None,
-            "compare_url": self._url("change", fresh=1),
-            "rebuild_url": self._url("rebuild") if may_rebuild else None,
+            "compare_url": None if is_long else self._url("change", fresh=1),
+            "rebuild_url": self._url("rebuild")
+            if may_rebuild and not is_long
+            else None,
+            "is_long": is_long,
         }
         if stored is not None:
             row["version"] = brief(stored.get("aggregateVersion"))
             row["revision"] = visible(str(stored.get("revision")))[:200]
             row["saved"] = stored.get("saved")
-            row["is_time"] = isinstance(stored.get("saved"), dt.datetime)
         if status == "current" and then and self._is_fresh(then):
             query = {"_id": {"$eq": self.aggregate_id}}
             row["is_same"] = _is_same(drive(self.store.snapshots.find_one(query)), then)

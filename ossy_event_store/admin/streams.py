@@ -33,11 +33,12 @@ from ..registry import registered_aggregates
 from ..streams import lookup
 from ..streams.export_events import export_events
 from ..streams.state_at_version import load_state_at
-from . import overview, stream_lookups
+from . import overview, site_time, stream_lookups
 from .base import StoreModelAdmin, attachment, download, may
+from .event_fields import VERSIONS
 from .paging import Page
 from .query_string import ListQuery, time_of, version_of
-from .stream_page import StreamPage
+from .stream_page import LONGEST_FOLD, StreamPage
 
 
 class StreamAdmin(StoreModelAdmin):
@@ -121,7 +122,7 @@ class StreamAdmin(StoreModelAdmin):
         store = connection.blocking()
         counted = {tally.aggregate_type: tally for tally in drive(tallies(store))}
         zone = timezone.get_current_timezone()
-        today = timezone.localdate()
+        today = site_time.today()
         last = drive(overview.last_day(store, today, zone))
         days = drive(self.day_counts.days(store, last, zone))
         context = {
@@ -203,7 +204,11 @@ class StreamAdmin(StoreModelAdmin):
         if Root is None:
             raise Http404(_("No class is registered for this type."))
         version = version_of(request, head["aggregateVersion"])
-        then = drive(load_state_at(store, Root, head["aggregateId"], version))
+        then = drive(
+            load_state_at(store, Root, head["aggregateId"], version, most=LONGEST_FOLD)
+        )
+        if then is None:
+            raise Http404(_("This state takes too many events to fold for a page."))
         if then.error is not None:
             raise Http404(str(then.error))
         try:
@@ -228,15 +233,19 @@ class StreamAdmin(StoreModelAdmin):
         """Rebuild the snapshot, and record in the admin's log who did."""
         head = _head(connection.blocking(), unquote(object_id))
         aggregate_id = head["aggregateId"]
+        if head["aggregateVersion"] > LONGEST_FOLD:
+            raise Http404(_("This stream is too long to fold it for a page."))
         try:
-            saved = AggregateRebuild.build_and_save(head["aggregateType"], aggregate_id)
+            saved = AggregateRebuild.build_and_save(
+                str(head.get("aggregateType")), aggregate_id
+            )
         except (ReducerError, InvalidState, LookupError) as error:
             messages.error(request, visible(str(error)))
         else:
             version = saved["aggregateVersion"]
             text = _("Rebuilt the snapshot at version %(version)s.")
             messages.success(request, text % {"version": version})
-            self.log_change(
+            self.record(
                 request,
                 Stream(id=aggregate_id),
                 f"Rebuilt the snapshot at version {version}.",
@@ -261,11 +270,14 @@ def _with_counts(names: list[str], counted: list[Tally]) -> list[tuple[str, str]
 
 
 def _lines(aggregate_id: str) -> Iterator[str]:
-    query = {"aggregateId": {"$eq": aggregate_id}}
-    return drive_each(export_events(connection.blocking(), [query]))
+    return drive_each(export_events(connection.blocking(), [_events_of(aggregate_id)]))
 
 
 async def _lines_async(aggregate_id: str) -> AsyncIterator[str]:
-    query = {"aggregateId": {"$eq": aggregate_id}}
-    async for part in export_events(await connection.awaitable(), [query]):
+    store = await connection.awaitable()
+    async for part in export_events(store, [_events_of(aggregate_id)]):
         yield part
+
+
+def _events_of(aggregate_id: str) -> Document:
+    return {"aggregateId": {"$eq": aggregate_id}, "aggregateVersion": VERSIONS}

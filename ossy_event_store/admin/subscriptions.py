@@ -25,6 +25,7 @@ from ..monitoring.status import Status, status, statuses
 from ..projections import projection
 from ..subscriptions import operator_actions, parked_streams, snapshot_subscription
 from .base import StoreModelAdmin, may
+from .query_string import number_of
 
 PARKED_LIMIT = 100  # parked streams on a page, those parked longest
 SKIPPED_LIMIT = 20  # skipped events on a page, the latest
@@ -116,9 +117,7 @@ class SubscriptionAdmin(StoreModelAdmin):
                 _("Retry requested; it happens once a process runs the subscription."),
             )
             what = "everything that failed" if stream is None else f"stream {stream!r}"
-            self.log_change(
-                request, Subscription(id=name), f"Requested a retry of {what}."
-            )
+            self.record(request, Subscription(id=name), f"Requested a retry of {what}.")
         else:
             messages.warning(request, _("Nothing is left to retry."))
         return self._back(name)
@@ -131,13 +130,12 @@ class SubscriptionAdmin(StoreModelAdmin):
         if not reason:
             messages.error(request, _("Enter a reason to skip an event."))
             return self._back(name)
-        if not (position.isascii() and position.isdigit()):
+        number = number_of(position)
+        if number is None:
             raise Http404(_("This event does not exist."))
         who = request.user.get_username()
         try:
-            record = operator_actions.skip(
-                name, stream, reason, who, int(position[:18])
-            )
+            record = operator_actions.skip(name, stream, reason, who, number)
         except UnknownSubscription:
             raise Http404(_("This subscription does not exist.")) from None
         if record is None:
@@ -145,7 +143,7 @@ class SubscriptionAdmin(StoreModelAdmin):
             return self._back(name)
         messages.success(request, _("Skipped the event. Delivery continues after it."))
         version, stream_id = record["aggregateVersion"], record["aggregateId"]
-        self.log_change(
+        self.record(
             request,
             Subscription(id=name),
             f"Skipped {record['type']} ({record['eventId']}), "
@@ -188,7 +186,7 @@ class SubscriptionAdmin(StoreModelAdmin):
             **(self._failure_row(request, one) or {}),
             "is_catching_up": one.get("eventId") is None,
             "is_retry_requested": one.get("retry"),
-            "attempts": one.get("tries"),
+            "attempts": one.get("tries") or 0,
             "since": one.get("since"),
             "retry_url": self.url_of("subscription", "retry", name, stream=stream),
             "skip_url": self._skip_url(name, one, stream),

@@ -8,6 +8,7 @@ process writes at the same time.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
 import secrets
 import socket
@@ -16,11 +17,20 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from .connection import Store
+from .deadline import in_time
 
 
 def new_owner() -> str:
     """Return a name for this process: unique, and readable by people."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+async def server_time(store: Store) -> dt.datetime:
+    """Return the time by the server's clock, by which leases expire."""
+    with in_time():
+        reply = await store.client.command("hello")
+    time: dt.datetime = reply["localTime"]
+    return time if time.tzinfo else time.replace(tzinfo=dt.UTC)
 
 
 async def acquire(store: Store, name: str, owner: str, seconds: float) -> int:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, JsonResponse
 from django.utils.decorators import method_decorator
-from django.views import View
 from django.views.decorators.cache import never_cache
 from pymongo.errors import PyMongoError
 
@@ -25,10 +24,12 @@ from ..exceptions import EventStoreError
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
+from ..mongodb.leases import server_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
 from ..positions import reader
 from ..projections.projection import BUILD_KIND
+from ..relational.views import UntransactedView
 from ..subscriptions.transactions import is_away
 from .status import Status, is_held, statuses
 
@@ -106,15 +107,15 @@ async def _figures(store: Store, limits: HealthLimits) -> dict[str, Any]:
 
 async def _positions(store: Store) -> dict[str, Any]:
     lease = await store.leases.find_one({"_id": SEQUENCER_LEASE})
-    now = dt.datetime.now(dt.UTC)
+    now = await server_time(store)
     is_running = is_held(lease, now)
-    since = await reader.waiting_since(store)
+    since = await reader.waiting_since(store, now)
     return {
         "head": await reader.head_position(store),
         "events": await store.events.count(),
         "running": is_running,
         "owner": lease["owner"] if lease and is_running else None,
-        "lag_seconds": (now - since).total_seconds() if since else 0.0,
+        "lag_seconds": max(0.0, (now - since).total_seconds()) if since else 0.0,
     }
 
 
@@ -175,7 +176,7 @@ def _exceeds(value: float, limit: float | None) -> bool:
 
 
 @method_decorator(never_cache, name="dispatch")
-class HealthView(View):
+class HealthView(UntransactedView):
     """
     Responds with ``figures()`` as JSON: status 200 if the store is healthy, 503 if not.
 

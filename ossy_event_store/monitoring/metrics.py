@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import classonlymethod, method_decorator
-from django.views import View
 from django.views.decorators.cache import never_cache
 
+from ..relational.views import UntransactedView
 from . import health
 
 #: Metrics of each subscription: the help text, and the value in its figures.
@@ -113,7 +113,7 @@ def as_number(value: Any) -> float:
 
 
 @method_decorator(never_cache, name="dispatch")
-class MetricsView(View):
+class MetricsView(UntransactedView):
     """
     Responds with the metrics in Prometheus' text format, always with status 200.
 

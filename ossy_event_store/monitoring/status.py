@@ -14,6 +14,7 @@ from ..documents.collections import subscription_lease
 from ..exceptions import PositionsBroken
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
+from ..mongodb.leases import server_time
 from ..positions.reader import head_position, read
 from ..projections.generations import revision
 from ..projections.projection import BUILD_KIND, registered_projections
@@ -68,6 +69,7 @@ class Status:
 
 async def statuses(store: Store) -> list[Status]:
     """Return the status of each subscription that is declared or has ever run."""
+    now = await server_time(store)
     async with store.client.session() as session:
         head = await head_position(store, session)
         with in_time():
@@ -75,7 +77,7 @@ async def statuses(store: Store) -> list[Status]:
         stored = {document["_id"]: document for document in documents}
         names = sorted(stored.keys() | declaration.registered_subscriptions().keys())
         return [
-            await _status(store, name, stored.get(name), head, session)
+            await _status(store, name, stored.get(name), head, now, session)
             for name in names
         ]
 
@@ -89,7 +91,12 @@ async def status(store: Store, name: str) -> Status | None:
 
 
 async def _status(
-    store: Store, name: str, found: Document | None, head: int, session: Any
+    store: Store,
+    name: str,
+    found: Document | None,
+    head: int,
+    now: dt.datetime,
+    session: Any,
 ) -> Status:
     declared = declaration.registered_subscriptions().get(name)
     document = found or {}
@@ -97,7 +104,6 @@ async def _status(
     with in_time():
         lease = await store.leases.find_one({"_id": subscription_lease(name)})
         parked = await store.parked.count_where({"subscription": {"$eq": name}})
-    now = dt.datetime.now(dt.UTC)
     running = is_held(lease, now)
     updated = document.get("updated")
     is_outdated = (
@@ -109,7 +115,9 @@ async def _status(
         state=_state(document, running),
         position=position,
         lag=max(0, head - position),
-        lag_seconds=await _lag_seconds(store, declared, position, head, session),
+        lag_seconds=0.0
+        if position >= head
+        else await _lag_seconds(store, declared, position, now, session),
         rate=0.0 if is_outdated else document.get("rate", 0.0),
         delivered=document.get("delivered", 0),
         parked=parked,
@@ -140,11 +148,9 @@ async def _lag_seconds(
     store: Store,
     declared: declaration.Subscription | None,
     position: int,
-    head: int,
+    now: dt.datetime,
     session: Any,
 ) -> float:
-    if position >= head:
-        return 0.0
     query = {**(declared.query() if declared else {}), "_id": {"$gt": position}}
     try:
         found = await read(store, query, 1, session)
@@ -153,7 +159,7 @@ async def _lag_seconds(
     created = found[0].get("created") if found else None
     if not isinstance(created, dt.datetime):
         return 0.0
-    return max(0.0, (dt.datetime.now(dt.UTC) - created).total_seconds())
+    return max(0.0, (now - created).total_seconds())
 
 
 def _is_changed(name: str, document: Document) -> bool:

@@ -46,15 +46,18 @@ async def head_position(store: Store, session: Any = None) -> int:
     return last["_id"] if last else 0
 
 
-async def waiting_since(store: Store) -> dt.datetime | None:
+async def waiting_since(store: Store, now: dt.datetime) -> dt.datetime | None:
     """
     Return when the oldest event without a position was recorded; None if all have one.
 
     Two reads by index if all have one, else six. It reads the newest event, and then
     the first ``CHECKED_EVENTS`` after the last event that has a position. A backdated
     event, as from an import, is found only if it is among these.
+
+    Args:
+        store: one face of the store.
+        now: no event that was recorded later counts.
     """
-    now = dt.datetime.now(dt.UTC)
     newest = await _recorded({"$lte": now}, -1, 1, store)
     if not await _without_position(store, newest):
         return None
@@ -75,7 +78,12 @@ async def _recorded(
     """Return events in order of the time at which they were recorded."""
     with in_time():
         return await store.events.find(
-            {"created": created, "aggregateId": {"$type": "string"}},
+            {
+                "created": created,
+                # What another program stored without these gets no position.
+                "aggregateId": {"$type": "string"},
+                "aggregateVersion": {"$type": ["int", "long", "double"]},
+            },
             projection=["aggregateId", "aggregateVersion", "created"],
             sort=[("created", direction), ("_id", direction)],
             limit=limit,

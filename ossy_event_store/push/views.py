@@ -23,7 +23,6 @@ from django.core.handlers.asgi import ASGIRequest
 from django.db import connections
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from django.views.generic import View
 from pymongo.errors import PyMongoError
 
 from ..documents.arguments import check_names
@@ -33,6 +32,7 @@ from ..documents.extended_json import iso
 from ..exceptions import StoreUnavailable
 from ..mongodb.write_errors import short_reason
 from ..projections import projection as projection_module
+from ..relational.views import UntransactedView
 from . import protocol
 from .event_filter import EventFilter
 from .notification import Notification
@@ -56,7 +56,7 @@ REPEATABLE = ("type", "aggregate_type")
 LISTS = ("types", "aggregate_types", "query")
 
 
-class EventSourceView(View):
+class EventSourceView(UntransactedView):
     """
     Sends new events to a browser's ``EventSource``. Needs ASGI and a replica set.
 
@@ -93,7 +93,7 @@ class EventSourceView(View):
         Return whether the request may see the events that it wants.
 
         Required. It may be a coroutine function; a plain function runs in a thread and
-        may use the ORM.
+        may use the ORM, in no transaction, even with ``ATOMIC_REQUESTS``.
         """
         raise NotImplementedError
 

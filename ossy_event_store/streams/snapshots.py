@@ -69,6 +69,7 @@ def is_usable(snapshot: Document | None, Root: Any) -> bool:
         snapshot is not None
         and snapshot.get("aggregateType") == Root.aggregate_type
         and snapshot.get("revision") == revision_of(Root)
+        and isinstance(snapshot.get("aggregateVersion"), int)
         and isinstance(snapshot.get("state"), dict)
     )
 

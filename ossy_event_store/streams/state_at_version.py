@@ -49,9 +49,13 @@ async def load_state_at(
     version: int,
     *,
     ignore_snapshot: bool = False,
-) -> StateAtVersion:
+    most: int,
+) -> StateAtVersion | None:
     """
     Return the state of a stream at a version, and the state before its event.
+
+    It is None if that takes a fold of too many events. Where the snapshot of a long
+    stream is at this version, the state before it is None.
 
     Args:
         store: one face of the store.
@@ -59,13 +63,18 @@ async def load_state_at(
         aggregate_id: the stream.
         version: from 1 to its last.
         ignore_snapshot: begin with the first event in any case.
+        most: how many events it may fold.
     """
     with in_time():
         start, state = _NOTHING
         if not ignore_snapshot:
             start, state = await _snapshot(store, Root, aggregate_id)
+        if start == version and version > most:
+            return StateAtVersion(version, version, version, None, state)
         if start >= version:
             start, state = _NOTHING
+        if version - start > most:
+            return None
         return await _fold(store, Root, aggregate_id, start, state, version)
 
 

@@ -1,24 +1,54 @@
-"""The tag ``stream_history``: the history of a stream on your own pages."""
+"""
+Tags and filters of templates.
+
+``stream_history`` shows the history of a stream on your own pages; the pages of the
+admin use ``local_time``.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
+import logging
 from typing import Any
 
 from django import template
 from django.contrib.admin.utils import quote
+from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, reverse
+from django.utils.html import format_html
+from pymongo.errors import PyMongoError
 
-from ..admin import stream_lookups
+from ..admin import site_time, stream_lookups
+from ..admin.base import text_of
 from ..documents.bson_types import Document
-from ..documents.display import visible
-from ..documents.event_document import read_event
 from ..exceptions import StoreUnavailable
 from ..mongodb import connection
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
+from ..mongodb.write_errors import short_reason
+
+logger = logging.getLogger("ossy_event_store")
 
 register = template.Library()
 
 LATEST_EVENTS = 10
+
+
+@register.filter
+def local_time(value: Any) -> str:
+    """
+    Return a ``<time>`` in the local time of the site, whatever its settings.
+
+    Args:
+        value: an aware datetime. Other values are shown as text, None as "".
+    """
+    if not isinstance(value, dt.datetime):
+        return text_of(value)
+    time = site_time.local(value)
+    text = time.replace(tzinfo=None).isoformat(" ", "seconds")
+    return format_html(
+        '<time dir="ltr" datetime="{}">{}</time>', time.isoformat(), text
+    )
 
 
 @register.inclusion_tag("admin/ossy_event_store/history.html", takes_context=True)
@@ -27,18 +57,24 @@ def stream_history(context: template.Context, aggregate_id: object) -> dict[str,
     Show the latest events of a stream, with a link to its full history.
 
     Shows nothing to users without the permission ``view_stream``, and nothing if the
-    stream does not exist. ``request`` must be in the context.
+    stream does not exist. ``request`` must be in the context. Where the store cannot be
+    read, the page says so, and the log says why.
 
     Args:
         context: the context of the page.
         aggregate_id: the stream; anything but a string is converted with ``str()``.
     """
     request = context.get("request")
-    if request is None or not request.user.has_perm("ossy_event_store.view_stream"):
+    user = getattr(request, "user", None)
+    if user is None or not user.has_perm("ossy_event_store.view_stream"):
         return {}
     try:
-        events = drive(_latest(connection.blocking(), str(aggregate_id)))
-    except (StoreUnavailable, ValueError):
+        with in_time():
+            events = drive(_latest(connection.blocking(), str(aggregate_id)))
+    except ValueError:  # no stream can have such an id
+        return {}
+    except (StoreUnavailable, ImproperlyConfigured, PyMongoError) as error:
+        logger.warning("Cannot show the history of a stream: %s", short_reason(error))
         return {"is_unavailable": True}
     return {
         "rows": [_row(event) for event in events],
@@ -55,17 +91,15 @@ async def _latest(store: connection.Store, aggregate_id: str) -> list[Document]:
     found = await stream_lookups.timeline(
         store, aggregate_id, first, last, payloads=False
     )
-    return [read_event(event) for event in reversed(found)]
+    return found[::-1]
 
 
 def _row(event: Document) -> dict[str, Any]:
-    by = event["createdBy"]
     return {
-        "type": visible(str(event["type"])),
+        "type": text_of(event.get("type")),
         "version": event["aggregateVersion"],
-        "created": event["created"],
-        "is_time": hasattr(event["created"], "tzinfo"),
-        "by": "" if by is None else visible(str(by)),
+        "created": event.get("created"),
+        "by": text_of(event.get("createdBy")),
     }
 
 

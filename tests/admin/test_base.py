@@ -1,18 +1,31 @@
 """The admin's pages: who may see what, that they only show, and hostile contents."""
 
 import datetime as dt
+import math
 
 import pytest
 from bson import Binary, Code, Decimal128, Int64, ObjectId
 from bson.datetime_ms import DatetimeMS
 from django.conf import settings as django_settings
+from django.contrib.admin import AdminSite
+from django.contrib.admin.models import LogEntry
 from django.contrib.admin.sites import site
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
+from django.db import OperationalError
+from django.db import connection as django_connection
 from django.urls import reverse
+from pymongo.errors import (
+    AutoReconnect,
+    ExecutionTimeout,
+    InvalidOperation,
+    OperationFailure,
+)
 
-from ossy_event_store import EventStore, Mongo
-from ossy_event_store.mongodb import indexes, location
+from ossy_event_store import EventStore, Mongo, StoreUnavailable
+from ossy_event_store.admin import StreamAdmin
+from ossy_event_store.models import Stream
+from ossy_event_store.mongodb import deadline, indexes, location
 from ossy_event_store.mongodb.ports import drive
 from tests.support.admin import ALL, APP, NOT_ON_DJONGO, text_of, url
 from tests.support.servers import free_port
@@ -237,3 +250,47 @@ def test_a_page_says_in_time_that_the_store_is_down(store, staff, settings):
         assert client.get(reverse("admin:index")).status_code == 200
     finally:
         Mongo.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AutoReconnect("closed"),
+        ExecutionTimeout("late", 50),
+        OperationFailure("not allowed", 13),
+        InvalidOperation("closed"),
+        StoreUnavailable("away"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_page_says_that_the_store_is_not_available_whatever_fails(
+    admin_client, error
+):
+    class Failing(StreamAdmin):
+        def changelist_view(self, request, extra_context=None):
+            assert deadline._deadline.get() < math.inf
+            raise error
+
+    own = AdminSite()
+    (view,) = (u for u in Failing(Stream, own).get_urls() if u.name.endswith("list"))
+    request = admin_client.get(reverse("admin:index")).wsgi_request
+    response = view.callback(request)
+    assert response.status_code == 503
+    assert "not available" in response.render().content.decode()
+
+
+def test_an_action_is_done_though_the_log_of_the_admin_cannot_be_written(
+    book, client, caplog
+):
+    client.force_login(User.objects.create_superuser("root"))
+    with django_connection.execute_wrapper(refused):
+        response = client.post(url("stream", "rebuild", book.id))
+    assert response.status_code == 302
+    assert "Could not record" in caplog.text
+    assert LogEntry.objects.count() == 0
+
+
+def refused(execute, sql, params, many, context):
+    if sql.startswith('INSERT INTO "django_admin_log"'):
+        raise OperationalError("attempt to write a readonly database")
+    return execute(sql, params, many, context)

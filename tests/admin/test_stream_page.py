@@ -1,11 +1,14 @@
 """The page of a stream: its timeline, its state at each version, its snapshot."""
 
 import datetime as dt
+import re
 
 import pytest
 from django.contrib.admin.models import LogEntry
 
-from ossy_event_store import EventStore, registry
+from ossy_event_store import Aggregate, EventStore, registry
+from ossy_event_store.admin import stream_page, streams
+from tests.library.aggregate import Book
 from tests.support.admin import ALL, NOT_ON_DJONGO, text_of, url
 
 pytestmark = [pytest.mark.versions, pytest.mark.django_db, NOT_ON_DJONGO]
@@ -47,10 +50,16 @@ def test_each_version_shows_what_its_event_changed(book, staff):
     assert (ends["next"], ends["last"]) == (None, None)
 
 
-@pytest.mark.parametrize("version", ["0", "4", "-1", "x", "1.5", "٣", "9" * 5000])
+@pytest.mark.parametrize(
+    "version",
+    ["0", "4", "-1", "x", "1.5", "٣", "9" * 34, "9" * 5000, "0000000000011"],
+)
 def test_a_version_that_does_not_exist_is_not_found(book, staff, version):
     address = url("stream", "change", book.id)
-    assert staff(*ALL).get(address, {"version": version}).status_code == 404
+    client = staff(*ALL)
+    assert client.get(address, {"version": version}).status_code == 404
+    state = url("stream", "state", book.id)
+    assert client.get(state, {"version": version}).status_code == 404
 
 
 @pytest.mark.parametrize("page", ["change", "state", "download"])
@@ -189,3 +198,41 @@ def test_a_page_says_whether_the_snapshot_equals_a_fresh_fold(book, staff, snaps
     assert "Fresh fold different state" in text_of(client.get(address))
     client.post(url("stream", "rebuild", book.id))
     assert "Fresh fold same state" in text_of(client.get(address))
+
+
+def test_a_page_folds_only_so_many_events_and_uses_the_snapshot(
+    lend, staff, monkeypatch, snapshots
+):
+    monkeypatch.setattr(stream_page, "LONG_STREAM", 5)
+    for module in (stream_page, streams):
+        monkeypatch.setattr(module, "LONGEST_FOLD", 10)
+    lend("long", "BookBought", *["BookLent"] * 19)
+    Aggregate.of(Book, "long").save()
+    lend("long", *["BookLent"] * 10)
+    client, address = staff(*ALL), url("stream", "change", "long")
+
+    def loans(version, **query):
+        page = client.get(address, {"version": version, **query})
+        assert "As of version" in text_of(page)
+        assert len(page.context["events"]) == 30
+        moment = page.context["moment"]
+        if moment is None:
+            assert "too many events away from the snapshot" in text_of(page)
+            return None
+        state = re.sub("<[^>]*>", "", moment["state"].html)
+        return re.search(r"loans\D*(\d+)", state)[1], "changes" in moment
+
+    assert loans(20) == ("19", False)  # the snapshot itself
+    assert loans(25) == ("24", True)
+    assert loans(26) is None
+    assert loans(26, fresh=1) == ("25", True)
+    assert loans(5) == ("4", True)
+    assert loans(12) is None
+    assert client.get(url("stream", "state", "long"), {"version": 30}).json()["loans"]
+    snapshots.delete_many({})
+    assert client.get(url("stream", "state", "long")).status_code == 404
+    assert loans(30, fresh=1) is None
+    page = client.get(address)
+    assert page.context["snapshot"]["rebuild_url"] is None
+    assert "rebuild_aggregates --id" in text_of(page)
+    assert client.post(url("stream", "rebuild", "long")).status_code == 404

@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from ossy_event_store import EventStore
+from ossy_event_store.admin.paging import Cursor
 from tests.support.admin import ALL, NOT_ON_DJONGO, text_of, url
 
 pytestmark = [pytest.mark.versions, pytest.mark.django_db, NOT_ON_DJONGO]
@@ -124,6 +125,25 @@ def test_the_list_and_the_page_show_the_status_of_the_snapshot(
     client = staff(*ALL)
     assert status in text_of(client.get(url("stream")))
     assert status in text_of(client.get(url("stream", "change", book.id)))
+
+
+@pytest.mark.parametrize("model", ["stream", "event"])
+def test_dates_the_wrong_way_round_are_reported_and_match_nothing(book, staff, model):
+    dates = {"since": "2026-03-20", "until": "2026-03-10"}
+    response = staff(*ALL).get(url(model), dates)
+    assert "The first day is after the last one" in text_of(response)
+    assert response.context["rows"] == []
+
+
+@pytest.mark.parametrize("model", ["stream", "event"])
+def test_a_cursor_outside_of_the_dates_matches_nothing(book, staff, model):
+    client = staff(*ALL)
+    for name, day in (("older", 1), ("newer", 30)):
+        cursor = str(Cursor(dt.datetime(2026, 3, day), "x"))
+        query = {"since": "2026-03-10", "until": "2026-03-20", name: cursor}
+        response = client.get(url(model), query)
+        assert response.status_code == 200
+        assert response.context["rows"] == []
 
 
 @pytest.mark.parametrize("name", ["since", "until", "older", "newer"])

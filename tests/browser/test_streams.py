@@ -1,5 +1,6 @@
 """The pages of streams and events, as people use them."""
 
+import datetime as dt
 import json
 
 import pytest
@@ -129,7 +130,8 @@ def test_a_right_to_left_page_is_mirrored_except_times_and_code(
 
 
 @in_every_variant
-def test_every_page_is_accessible(page, books, superuser, log_in, shot):
+def test_every_page_is_accessible(page, books, superuser, log_in, shot, history):
+    history.insert_one({"_id": "x", "type": "OfAnother", "created": dt.datetime.now()})
     log_in(page, superuser)
     event_id = books.events[-1]["_id"]
     for name, url in {
@@ -139,6 +141,7 @@ def test_every_page_is_accessible(page, books, superuser, log_in, shot):
         "stream": f"{STREAMS}book-07/change/?version=6",
         "events": EVENTS,
         "event": f"{EVENTS}{event_id}/change/",
+        "no event": f"{EVENTS}x/change/",
     }.items():
         assert page.goto(url).ok
         shot(page, name)

@@ -4,6 +4,7 @@ import gc
 import io
 import os
 import re
+import sys
 
 import pytest
 from django.core.management import call_command, load_command_class
@@ -12,8 +13,10 @@ from django.core.management.base import OutputWrapper
 from ossy_event_store import EventStore
 from ossy_event_store.management.commands import ensure_event_store
 from ossy_event_store.management.commands._base import WRONG_USE, Progress, duration
+from ossy_event_store.management.commands.subscriptions import Command
 from ossy_event_store.streams.gc_pause import ALLOCATIONS
-from tests.support.commands import Terminal, failure, run
+from ossy_event_store.subscriptions.declaration import subscription
+from tests.support.commands import Standard, Terminal, failure, run
 
 pytestmark = pytest.mark.versions
 
@@ -121,6 +124,15 @@ def test_the_commands_report_one_stream(store):
     ]
     assert re.findall(r"(?<![\d.,])1 \w+s\b(?!/)", " ".join(said)) == []
     assert " ".join(said).count("1 event ") == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_terminal_without_some_characters_gets_escapes(store, monkeypatch):
+    subscription("förråd")(print)
+    monkeypatch.setattr(sys, "stdout", Standard())
+    Command().run_from_argv(["manage.py", "subscriptions", "--no-color"])
+    sys.stdout.flush()
+    assert b"f\\xf6rr\\xe5d" in sys.stdout.buffer.getvalue()
 
 
 # --- progress ---------------------------------------------------------------

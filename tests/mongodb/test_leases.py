@@ -1,5 +1,6 @@
 """Leases: one of many processes holds each, by the server's clock."""
 
+import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 
 from ossy_event_store.mongodb import connection, leases
@@ -35,3 +36,16 @@ def test_a_released_lease_is_free_and_only_its_owner_releases_it(store):
     assert not acquire(store, "other")
     drive(leases.release(store, "work", "one"))
     assert acquire(store, "other")
+
+
+def test_the_time_is_the_servers_and_aware(store, face):
+    before = dt.datetime.now(dt.UTC)
+    if face.runner is None:
+        found = drive(leases.server_time(store))
+    else:
+        found = face.runner.run(awaited_time())
+    assert abs(found - before) < dt.timedelta(seconds=60)
+
+
+async def awaited_time():
+    return await leases.server_time(await connection.awaitable())

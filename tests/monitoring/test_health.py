@@ -11,9 +11,11 @@ import pytest
 from django.test import AsyncClient
 
 from ossy_event_store.conf import HealthLimits
+from ossy_event_store.documents.collections import SEQUENCER_LEASE, subscription_lease
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.monitoring import health
+from ossy_event_store.monitoring import status as status_module
 from ossy_event_store.monitoring.health import problems
 from ossy_event_store.monitoring.status import Status
 from ossy_event_store.positions import reader as positions_reader
@@ -161,18 +163,47 @@ def test_an_event_that_waits_for_its_position_is_unhealthy(store, lend, face, hi
 
 
 def test_the_wait_for_a_position_is_known_whatever_the_dates(store, lend, history):
-    assert drive(positions_reader.waiting_since(store)) is None
+    assert waiting_since(store) is None
     lend("a", "BookBought")
-    assert drive(positions_reader.waiting_since(store)) is not None
+    assert waiting_since(store) is not None
     # The clock of the writer is ahead: such an event is not waited for.
     history.update_one({}, {"$set": {"created": datetime.now(UTC) + timedelta(1)}})
-    assert drive(positions_reader.waiting_since(store)) is None
+    assert waiting_since(store) is None
     # As the Node package writes it: a number, which no date is greater than.
     history.update_one({}, {"$set": {"created": 1.0}})
     with running():
         until(lambda: drive(positions_reader.head_position(store)) == 1)
     (event,) = lend("a", "BookLent")
-    assert drive(positions_reader.waiting_since(store)) == event["created"]
+    assert waiting_since(store) == event["created"]
+
+
+def waiting_since(store):
+    return drive(positions_reader.waiting_since(store, datetime.now(UTC)))
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_the_clock_of_the_server_decides_what_runs_and_how_long_an_event_waits(
+    store, lend, face, monkeypatch, hours
+):
+    """As if the site's clock were that much behind or ahead of the server's."""
+
+    async def server_time(store):
+        return datetime.now(UTC) + timedelta(hours=hours)
+
+    for module in (health, status_module):
+        monkeypatch.setattr(module, "server_time", server_time)
+    subscription("reader")(lambda event: None)
+    lend("a", "BookBought")
+    ends = datetime.now(UTC) + timedelta(hours=hours / 2)
+    lease = {"owner": "ann", "until": ends}
+    for name in (SEQUENCER_LEASE, subscription_lease("reader")):
+        connection.raw(store.leases).insert_one({"_id": name, **lease})
+    connection.raw(store.subscriptions).insert_one({"_id": "reader", "position": 0})
+    found = figures_of(face)
+    is_running = hours < 0
+    assert found["positions"]["running"] == is_running
+    assert (found["subscriptions"][0]["state"] == "running") == is_running
+    assert (found["positions"]["lag_seconds"] > 3500) == (hours > 0)
 
 
 def status_of(**figures):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import time
@@ -60,8 +61,14 @@ class StoreCommand(BaseCommand):
     """A command that fails with one line, without a traceback or a password."""
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Run the command in a process of its own; ``call_command()`` does not."""
+        """
+        Run the command in a process of its own; ``call_command()`` does not.
+
+        Its terminal may lack characters of an id or of a message.
+        """
         collect_less_often()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         super().run_from_argv(argv)
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -1,0 +1,1 @@
+"""The users of a site: they have an address and no name."""
