@@ -91,11 +91,21 @@ async def begin_build(store: Store, cls: type[Projection]) -> int:
 
 
 async def begin_in_place(store: Store, cls: type[Projection]) -> int:
-    """Switch to an empty generation; return its number."""
+    """
+    Switch to an empty generation; return its number.
+
+    Raises:
+        ValueError: the projection is paused, so no process would fill it.
+    """
     found = await find_document(store, cls.name)
+    if found.get("paused"):
+        raise ValueError(
+            f"{cls.name} is paused. Resume it first, or rebuild it with --blue-green."
+        )
     number = _next_generation(found, highest_generation(store, cls.name))
     await _make_indexes(store, cls, number)
-    new = {"position": 0, "revision": revision(cls), "lastError": None, "lateAt": None}
+    new = {"position": 0, "revision": revision(cls), "lastError": None}
+    new.update(lateAt=None, lateDeletions=[])
 
     async def work(session: Any) -> None:
         if building := found.get("building"):
@@ -125,6 +135,7 @@ async def switch(store: Store, cls: type[Projection], number: int) -> int:
         position = built["position"]
         fields = ("position", "revision", "lastError", "lateAt")
         new = {field: built.get(field) for field in fields}
+        new["lateDeletions"] = built.get("lateDeletions", [])
         new["generation"] = number
         await _use(store, cls, {"building": number}, new, session)
         parked = await store.parked.find(

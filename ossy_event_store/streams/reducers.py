@@ -5,11 +5,14 @@ Reducers: check an aggregate class, name its revision, fold events. Pure.
 from __future__ import annotations
 
 import ast
+import asyncio
 import copy
 import functools
 import hashlib
 import inspect
+import signal
 import sys
+import traceback
 from collections.abc import Hashable, Iterable, Mapping
 from types import CodeType
 from typing import Any, Protocol
@@ -165,30 +168,33 @@ def fold(Root: Any, events: list[Document], state: dict[str, Any]) -> Mapping[st
     """
     try:
         before = copy.deepcopy(state)  # to find the failing event, if one fails
-    except Exception as error:
+    except BaseException as error:
+        pass_on_what_ends(error)
         raise _error_at(Root, events[0], error) from error
     try:
         result: Mapping[str, Any] = Root.view(events, state)
         return result
-    except Exception as error:
+    except BaseException as error:
+        pass_on_what_ends(error)
         raise _reducer_error(Root, events, before, error) from error
 
 
 def _reducer_error(
-    Root: Any, events: list[Document], state: Any, error: Exception
+    Root: Any, events: list[Document], state: Any, error: BaseException
 ) -> ReducerError:
     """Fold event by event to find the one that ``Root`` cannot fold."""
     failing = events[-1]
     for event in events:
         try:
             state = Root.view([event], state)
-        except Exception as first:
+        except BaseException as first:
+            pass_on_what_ends(first)
             failing, error = event, first
             break
     return _error_at(Root, failing, error)
 
 
-def _error_at(Root: Any, event: Document, error: Exception) -> ReducerError:
+def _error_at(Root: Any, event: Document, error: BaseException) -> ReducerError:
     return ReducerError(
         Root.aggregate_type,
         event["aggregateId"],
@@ -197,10 +203,46 @@ def _error_at(Root: Any, event: Document, error: Exception) -> ReducerError:
     )
 
 
-def error_text(error: Exception) -> str:
+def error_text(error: BaseException) -> str:
     """Return an error of the project's code as text of at most 500 characters."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:
         text = type(error).__name__  # even printing it fails
     return text[:500]
+
+
+# --- what the project's code raises -----------------------------------------
+
+
+def pass_on_what_ends(error: BaseException) -> None:
+    """
+    Raise ``error`` again if it ends the process or task on purpose.
+
+    Anything else is a failure of the project's code that raised it, even if it is not
+    an ``Exception``: the panic of an extension, a time-out of gevent, ``sys.exit()``.
+    """
+    if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+        raise error
+    if isinstance(error, SystemExit) and _is_raised_by_signal(error):
+        raise error
+    if isinstance(error, asyncio.CancelledError) and _is_task_cancelled():
+        raise error
+
+
+def _is_raised_by_signal(error: BaseException) -> bool:
+    """Whether the handler of a signal raised it, as servers do to end a worker."""
+    handlers = map(signal.getsignal, signal.valid_signals())
+    codes = {getattr(handler, "__code__", None) for handler in handlers}
+    return any(
+        frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
+
+
+def _is_task_cancelled() -> bool:
+    """Whether our own task was cancelled, and not one that it awaits."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        return False
+    return task is not None and task.cancelling() > 0

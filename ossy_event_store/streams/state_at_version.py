@@ -15,7 +15,7 @@ from ..documents.event_document import read_event
 from ..exceptions import ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from .reducers import fold
+from .reducers import fold, pass_on_what_ends
 from .snapshots import is_usable
 
 EVENTS_PER_BATCH = 1000  # a round trip, and a fold
@@ -124,7 +124,8 @@ def _folded(Root: Any, events: list[Document], state: State) -> State:
         return copy.deepcopy(dict(result))
     except ReducerError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        pass_on_what_ends(error)
         text = f"{type(error).__name__}: {error}"
         raise ReducerError(
             Root.aggregate_type, last["aggregateId"], last["aggregateVersion"], text
