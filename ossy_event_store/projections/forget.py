@@ -6,21 +6,18 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from functools import partial
 from typing import Any
 
 from django.apps import apps
 from django.db import connections
 
-from ..documents.bson_types import Document
 from ..documents.collections import subscription_lease
 from ..exceptions import UnknownSubscription
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
-from ..subscriptions import checkpoints, declaration
-from ..subscriptions.transactions import in_transaction
+from ..subscriptions import checkpoints, declaration, parked_streams
 from .generations import build_name, collection_name, drop_collection
 from .projection import BUILD_KIND, KIND
 
@@ -85,16 +82,10 @@ async def _check_not_running(store: Store, name: str) -> None:
 
 
 async def _delete(store: Store, names: list[str]) -> None:
-    """Delete checkpoints and parked streams, all or none."""
-
-    async def work(session: Any) -> None:
-        some: Document = {"$in": names}
-        with in_time():
-            await store.subscriptions.delete_many({"_id": some}, session=session)
-            await store.parked.delete_many({"subscription": some}, session=session)
-
-    async with store.client.session() as session:
-        await in_transaction(store, session, partial(work, session))
+    """Delete parked streams and then checkpoints; what is left half can be repeated."""
+    await parked_streams.delete_parked(store, {"$in": names})
+    with in_time():
+        await store.subscriptions.delete_many({"_id": {"$in": names}})
 
 
 def _drop_documents(store: Store, name: str) -> list[str]:

@@ -132,9 +132,16 @@ def pause(name: str, who: str | None = None) -> bool:
 
     The process that runs it finishes its event or transaction and writes the
     checkpoint; no process delivers events until it is resumed.
+
+    Raises:
+        ValueError: it is the build of a projection.
     """
     store = connection.blocking()
-    drive(_document(store, name))
+    if drive(_document(store, name)).get("kind") == declaration.BUILD_KIND:
+        raise ValueError(
+            f"{name} is a build of a projection. Interrupt rebuild_projections "
+            "--blue-green instead; it resumes when you run it again."
+        )
     paused = {"since": dt.datetime.now(dt.UTC), "by": who}
     query = {"_id": {"$eq": name}, "paused": None}
     with in_time():

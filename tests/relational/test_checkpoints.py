@@ -363,25 +363,33 @@ def test_no_connection_is_left_open(store, lend, monkeypatch, many):
     assert [one.connection for one in used] == [None] * many
 
 
-@pytest.mark.skipif(POSTGRESQL is not None, reason="only SQLite's disk can be filled")
+def fill_disk():
+    """Get the error of a full disk from the database itself."""
+    with connections[SQL].cursor() as cursor:
+        if POSTGRESQL:
+            raising = "RAISE EXCEPTION 'full' USING ERRCODE = 'disk_full'"
+            cursor.execute(f"DO $$ BEGIN {raising}; END $$")
+        pages = cursor.execute("PRAGMA page_count").fetchone()[0]
+        cursor.execute(f"PRAGMA max_page_count = {pages}")
+        cursor.execute("CREATE TABLE more (data text)")
+
+
 def test_a_full_disk_holds_a_subscription_up_and_parks_nothing(store, lend):
     full = [True]
 
     @subscription("orders", using=SQL, retries=0)
     def handle(event):
-        with connections[SQL].cursor() as cursor:
-            pages = cursor.execute("PRAGMA page_count").fetchone()[0]
-            most = pages if full else 10**6
-            cursor.execute(f"PRAGMA max_page_count = {most}")
-            cursor.execute("CREATE TABLE more (data text)")
-            cursor.execute("INSERT INTO more VALUES (%s)", ["x" * 100_000])
+        if full:
+            fill_disk()
+        take_effect(event["position"])
 
     lend("book", "BookBought")
     with running():
         found = until(lambda: (checkpoint(store, "orders") or {}).get("lastError"))
-        assert "'sql' is not available: database or disk is full" in found["error"]
+        assert "The SQL database 'sql' is not available: " in found["error"]
         full.clear()
         reached(store, "orders", 1)
+    assert effects() == [1]
     assert not mongodb_connection.raw(store.parked).count_documents({})
 
 

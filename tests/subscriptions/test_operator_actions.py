@@ -9,6 +9,7 @@ from django.core.management import CommandError
 from ossy_event_store.exceptions import EventStoreError
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.blocking_port import BlockingCollection
+from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.projections import builds, rebuild
 from ossy_event_store.projections.rebuild import Rebuild
 from ossy_event_store.subscriptions import operator_actions
@@ -340,3 +341,6 @@ def test_a_paused_projection_is_rebuilt_beside_and_not_in_place(loans, store, le
     said("rebuild_projections", "loans", "--blue-green")
     assert checkpoint(store, "loans")["paused"]
     assert Loans.get("ann")["lent"] == 1
+    drive(builds.begin_build(store, Loans))
+    with pytest.raises(CommandError, match="loans@3 is a build of a projection"):
+        said("subscriptions", "pause", "loans@3")

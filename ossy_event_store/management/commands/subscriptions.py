@@ -177,7 +177,11 @@ class Command(StoreCommand):
 
     def pause(self, name: str) -> None:
         """Pause the subscription."""
-        if not operator_actions.pause(name, _who()):
+        try:
+            paused = operator_actions.pause(name, _who())
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        if not paused:
             raise CommandError(f"{name} is paused already.")
         self.stdout.write(
             f"{name} is paused; manage.py subscriptions resume {name} ends it."
