@@ -29,6 +29,7 @@ class OssyEventStoreConfig(AppConfig):
         projection.discover()
         declaration.discover()
         snapshot_subscription.register()
+        registry.after_each(snapshot_subscription.register)
         post_migrate.connect(
             ensure_indexes,
             sender=self,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from django.apps import apps
@@ -23,6 +23,7 @@ MODULE = "aggregate"
 R = TypeVar("R", bound=type)
 
 _registered: dict[str, Any] = {}
+_listeners: list[Callable[[], object]] = []
 
 
 def register_aggregate(Root: R) -> R:
@@ -46,7 +47,15 @@ def register_aggregate(Root: R) -> R:
             f"and {name_of(Root)}. Give each class its own."
         )
     _registered[kind] = Root
+    for listener in _listeners:
+        listener()
     return Root
+
+
+def after_each(listener: Callable[[], object]) -> None:
+    """Call a function after each registration from now on, even after ``ready()``."""
+    if listener not in _listeners:
+        _listeners.append(listener)
 
 
 def registered_aggregates() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bson import ObjectId
@@ -23,6 +23,7 @@ from ..mongodb import connection, deadline
 from ..mongodb.ports import drive
 from ..monitoring.status import Status, status, statuses
 from ..projections import projection
+from ..projections.forget import forget
 from ..subscriptions import operator_actions, parked_streams, snapshot_subscription
 from .base import StoreModelAdmin, may
 from .query_string import number_of
@@ -35,6 +36,7 @@ STATES = {
     "running": gettext_lazy("running"),
     "not running": gettext_lazy("not running"),
     "stopped": gettext_lazy("stopped"),
+    "paused": gettext_lazy("paused"),
     "new": gettext_lazy("never run"),
 }
 KINDS = {
@@ -51,15 +53,23 @@ class SubscriptionAdmin(StoreModelAdmin):
     parked_limit = PARKED_LIMIT
 
     def get_urls(self) -> list[Any]:
-        """Return the URLs: to view, to retry and to skip."""
+        """Return the URLs: to view, and to operate."""
         one, view = "<path:object_id>/", "view_subscription"
         operate = (view, "operate_subscription")
-        retry, skip = require_POST(self.retry_view), require_POST(self.skip_view)
+        views = {
+            "retry": self.retry_view,
+            "skip": self.skip_view,
+            "pause": self.pause_view,
+            "resume": self.resume_view,
+            "forget": self.forget_view,
+        }
         return [
             self._path("", "changelist", self.changelist_view, view),
             self._path(f"{one}change/", "change", self.change_view, view),
-            self._path(f"{one}retry/", "retry", retry, *operate),
-            self._path(f"{one}skip/", "skip", skip, *operate),
+            *(
+                self._path(f"{one}{action}/", action, require_POST(call), *operate)
+                for action, call in views.items()
+            ),
         ]
 
     def changelist_view(
@@ -100,6 +110,10 @@ class SubscriptionAdmin(StoreModelAdmin):
             "may_operate": may_operate,
             "retry_url": self.url_of("subscription", "retry", name),
             "skip_url": self._skip_url(name, found.stopped),
+            **{
+                f"{action}_url": self.url_of("subscription", action, name)
+                for action in ("pause", "resume", "forget")
+            },
             **(extra_context or {}),
         }
         return self._render(request, "subscription", visible(name), context)
@@ -151,6 +165,47 @@ class SubscriptionAdmin(StoreModelAdmin):
         )
         return self._back(name)
 
+    def pause_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Pause a subscription."""
+        name, who = unquote(object_id), request.user.get_username()
+        return self._operate(
+            request, name, "Paused.", lambda: operator_actions.pause(name, who)
+        )
+
+    def resume_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Let a paused subscription continue."""
+        name = unquote(object_id)
+        return self._operate(
+            request, name, "Resumed.", lambda: operator_actions.resume(name)
+        )
+
+    def forget_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Delete what is stored of a subscription that no longer exists in the code."""
+        name = unquote(object_id)
+
+        def gone() -> bool:
+            forget(name)
+            return True
+
+        self._operate(request, name, "Forgotten.", gone)
+        return HttpResponseRedirect(str(self.url_of("subscription", "changelist")))
+
+    def _operate(
+        self, request: HttpRequest, name: str, done: str, action: Callable[[], bool]
+    ) -> HttpResponse:
+        """Do what an operator asks for, say so and log it."""
+        try:
+            changed = action()
+        except UnknownSubscription:
+            raise Http404(_("This subscription does not exist.")) from None
+        except ValueError as error:
+            messages.error(request, visible(str(error)))
+            return self._back(name)
+        if changed:
+            messages.success(request, _("Done."))
+            self.log_change(request, Subscription(id=name), done)
+        return self._back(name)
+
     def _back(self, name: str) -> HttpResponse:
         return HttpResponseRedirect(str(self.url_of("subscription", "change", name)))
 
@@ -173,6 +228,8 @@ class SubscriptionAdmin(StoreModelAdmin):
             "updated": one.updated,
             "error": self._failure_row(request, one.last_error),
             "stopped": self._failure_row(request, one.stopped),
+            "paused": one.paused,
+            "paused_by": visible(str((one.paused or {}).get("by") or "")),
             "is_declared": one.declared,
             "is_changed": one.changed,
         }

@@ -172,7 +172,8 @@ class AwaitableCollection:
     async def bulk_write(self, requests: Sequence[Any], **options: Any) -> int:
         with bound():
             result = await self.raw.bulk_write(requests, **options)
-        return result.matched_count + result.upserted_count + result.inserted_count
+        changed = result.matched_count + result.upserted_count
+        return changed + result.inserted_count + result.deleted_count
 
     async def count(self) -> int:
         with bound():

@@ -36,14 +36,15 @@ from .status import Status, is_held, statuses
 logger = logging.getLogger("ossy_event_store")
 
 #: What ``HealthView`` shows only with ``details=True``: hosts and texts of errors.
-DETAILS = frozenset({"error", "owner", "stopped", "last_error"})
+DETAILS = frozenset({"by", "error", "owner", "stopped", "last_error"})
 
 
 def figures() -> dict[str, Any]:
     """
     Return the health of the store and its figures, as a dict for JSON.
 
-    Its keys: ``ok``; ``reasons``, sentences that say why it is not; ``store``: whether
+    Its keys: ``ok``; ``reasons``, sentences that say why it is not; ``remarks``,
+    sentences about what is no reason for that; ``store``: whether
     it is ``reachable``, and the ``error`` if it has one; ``positions``: the ``head``,
     the number of ``events`` (as MongoDB estimates it), whether a process is ``running``
     that assigns positions and its ``owner``, and ``lag_seconds`` of the event that has
@@ -82,6 +83,7 @@ def _unanswered(error: Exception) -> dict[str, Any]:
     return {
         "ok": False,
         "reasons": [f"The store {reason} ({type(error).__name__})."],
+        "remarks": [],
         "store": {"reachable": reachable, "error": short_reason(error)},
         "positions": None,
         "subscriptions": [],
@@ -99,6 +101,7 @@ async def _figures(store: Store, limits: HealthLimits) -> dict[str, Any]:
     return {
         "ok": not reasons,
         "reasons": reasons,
+        "remarks": [remark for one in subscriptions for remark in undeclared(one)],
         "store": {"reachable": True, "error": None},
         "positions": positions,
         "subscriptions": [_as_json(one) for one in subscriptions],
@@ -123,7 +126,7 @@ def _as_json(one: Status) -> dict[str, Any]:
     """Return a status with values that JSON can hold, and without tracebacks."""
     values = one.as_dict()
     values["updated"] = one.updated.isoformat() if one.updated else None
-    for name in ("last_error", "stopped"):
+    for name in ("last_error", "stopped", "paused"):
         failure: Mapping[str, Any] = values[name] or {}
         values[name] = {
             key: _plain(value) for key, value in failure.items() if key != "traceback"
@@ -151,21 +154,41 @@ def _problems_of_positions(
         yield f"An event has waited for its position for {seconds:,.0f} seconds."
 
 
+_AT_REST = {
+    "stopped": "has stopped at an event",
+    "paused": "is paused; manage.py subscriptions resume ends that",
+    "new": "has never run",
+    "not running": "is not running",
+}
+
+
 def problems(one: Status, limits: HealthLimits) -> Iterator[str]:
     """Yield sentences that say why a subscription is not healthy."""
     if not one.declared or one.kind == BUILD_KIND:
         return  # its code is gone, or it is not in use yet: nobody waits for it
-    if one.state == "stopped":
-        yield f"{one.name} has stopped at an event."
-    elif one.state != "running" and limits.RUNNING:
-        what = "has never run" if one.state == "new" else "is not running"
+    what = _AT_REST.get(one.state)
+    if what and (limits.RUNNING or one.state in ("stopped", "paused")):
         yield f"{one.name} {what}."
+    if one.ahead:
+        yield (
+            f"{one.name} is at position {one.position:,}, which no event has: it would "
+            f"pass over the next events. Run manage.py subscriptions reset {one.name}."
+        )
     if _exceeds(one.lag, limits.LAG):
         yield f"{one.name} is {counted(one.lag, 'event')} behind."
     if _exceeds(one.lag_seconds, limits.LAG_SECONDS):
         yield f"{one.name} is {one.lag_seconds:,.0f} seconds behind."
     if _exceeds(one.parked, limits.PARKED):
         yield f"{one.name} has {counted(one.parked, 'parked stream')}."
+
+
+def undeclared(one: Status) -> Iterator[str]:
+    """Yield a sentence about a subscription that no longer exists in the code."""
+    if not one.declared:
+        yield (
+            f"{one.name} is not declared in this project; manage.py subscriptions "
+            f"forget {one.name} removes it."
+        )
 
 
 def _exceeds(value: float, limit: float | None) -> bool:

@@ -20,6 +20,7 @@ from . import health
 SUBSCRIPTION_METRICS: Mapping[str, tuple[str, Any]] = {
     "running": ("Whether a process runs it.", lambda one: one["state"] == "running"),
     "stopped": ("Whether it has stopped at an event.", lambda one: one["stopped"]),
+    "paused": ("Whether an operator has paused it.", lambda one: one["paused"]),
     "declared": ("Whether the code declares it.", lambda one: one["declared"]),
     "lag_events": ("Events after its checkpoint.", lambda one: one["lag"]),
     "lag_seconds": (

@@ -17,14 +17,14 @@ from ..mongodb.deadline import in_time
 from ..mongodb.leases import server_time
 from ..positions.reader import head_position, read
 from ..projections.generations import revision
-from ..projections.projection import BUILD_KIND, registered_projections
+from ..projections.projection import registered_projections
 from ..subscriptions import declaration
 from ..subscriptions.claim import DEFAULT_TIMINGS
 
 # After this time without an update, the rate of a subscription is 0.
 RATE_VALID_SECONDS = 3 * DEFAULT_TIMINGS.lease_seconds
 
-State = Literal["running", "not running", "stopped", "new"]
+State = Literal["running", "not running", "stopped", "paused", "new"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,16 @@ class Status:
     name: str
     #: ``subscription``, ``projection``, ``snapshots`` or ``projection build``.
     kind: str
-    #: ``running`` in a process, ``not running`` in any, ``stopped`` by a failure, or
-    #: ``new`` if it has never run.
+    #: ``running`` in a process, ``not running`` in any, ``stopped`` by a failure,
+    #: ``paused`` by an operator, or ``new`` if it has never run.
     state: State
     #: Its checkpoint: the position of the last event that is done.
     position: int
     #: Events after its checkpoint that have a position, whether it wants them or not.
     lag: int
+    #: Positions from the last event to its checkpoint, which the next events would not
+    #: reach: 0, unless positions were lost or a backup was restored.
+    ahead: int
     #: Seconds since the next event that it wants was recorded; 0 if there is none.
     lag_seconds: float
     #: Recent events per second.
@@ -57,6 +60,8 @@ class Status:
     last_error: Mapping[str, Any] | None
     #: The event at which it stopped, in the form of ``last_error``.
     stopped: Mapping[str, Any] | None
+    #: When and ``by`` whom it was paused, ``since`` when; None if it is not.
+    paused: Mapping[str, Any] | None
     #: Whether this process's code declares it.
     declared: bool
     #: Whether the class of a projection has changed since its documents were built.
@@ -71,9 +76,12 @@ async def statuses(store: Store) -> list[Status]:
     """Return the status of each subscription that is declared or has ever run."""
     now = await server_time(store)
     async with store.client.session() as session:
-        head = await head_position(store, session)
         with in_time():
-            documents = await store.subscriptions.find({}, sort=[("_id", 1)])
+            documents = await store.subscriptions.find(
+                {}, sort=[("_id", 1)], session=session
+            )
+        # Afterwards: no checkpoint that was read can be ahead of it.
+        head = await head_position(store, session)
         stored = {document["_id"]: document for document in documents}
         names = sorted(stored.keys() | declaration.registered_subscriptions().keys())
         return [
@@ -109,12 +117,14 @@ async def _status(
     is_outdated = (
         updated is None or (now - updated).total_seconds() > RATE_VALID_SECONDS
     )
+    kind = document.get("kind") or (declared.kind if declared else "subscription")
     return Status(
         name=name,
-        kind=document.get("kind") or (declared.kind if declared else "subscription"),
+        kind=kind,
         state=_state(document, running),
         position=position,
         lag=max(0, head - position),
+        ahead=max(0, position - head),
         lag_seconds=0.0
         if position >= head
         else await _lag_seconds(store, declared, position, now, session),
@@ -125,7 +135,8 @@ async def _status(
         updated=updated,
         last_error=document.get("lastError"),
         stopped=document.get("stopped"),
-        declared=declared is not None or document.get("kind") == BUILD_KIND,
+        paused=document.get("paused"),
+        declared=declaration.is_declared(name, kind),
         changed=_is_changed(name, document),
     )
 
@@ -135,6 +146,8 @@ def _state(document: Document, running: bool) -> State:
         return "new"
     if document.get("stopped"):
         return "stopped"
+    if document.get("paused"):
+        return "paused"
     return "running" if running else "not running"
 
 

@@ -17,7 +17,7 @@ from ..exceptions import BuiltMeanwhile
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from ..subscriptions import checkpoints
+from ..subscriptions import checkpoints, parked_streams
 from ..subscriptions.transactions import in_transaction
 from .generations import (
     build_name,
@@ -70,6 +70,7 @@ async def begin_build(store: Store, cls: type[Projection]) -> int:
         )
 
     await _in_transaction(store, work)
+    await _sweep(store, cls, number - 1)
     if abandoned:
         drop_collection(store, collection_name(cls.name, abandoned))
     await _make_indexes(store, cls, number)
@@ -77,11 +78,21 @@ async def begin_build(store: Store, cls: type[Projection]) -> int:
 
 
 async def begin_in_place(store: Store, cls: type[Projection]) -> int:
-    """Switch to an empty generation; return its number."""
+    """
+    Switch to an empty generation; return its number.
+
+    Raises:
+        ValueError: the projection is paused, so no process would fill it.
+    """
     found = await find_document(store, cls.name)
+    if found.get("paused"):
+        raise ValueError(
+            f"{cls.name} is paused. Resume it first, or rebuild it with --blue-green."
+        )
     number = _next_generation(found, highest_generation(store, cls.name))
     await _make_indexes(store, cls, number)
-    new = {"position": 0, "revision": revision(cls), "lastError": None, "lateAt": None}
+    new = {"position": 0, "revision": revision(cls), "lastError": None}
+    new.update(lateAt=None, lateDeletions=[])
 
     async def work(session: Any) -> None:
         if building := found.get("building"):
@@ -90,6 +101,7 @@ async def begin_in_place(store: Store, cls: type[Projection]) -> int:
         await _use(store, cls, unchanged, {**new, "generation": number}, session)
 
     await _in_transaction(store, work)
+    await _sweep(store, cls, number)
     return number
 
 
@@ -111,6 +123,7 @@ async def switch(store: Store, cls: type[Projection], number: int) -> int:
         position = built["position"]
         fields = ("position", "revision", "lastError", "lateAt")
         new = {field: built.get(field) for field in fields}
+        new["lateDeletions"] = built.get("lateDeletions", [])
         new["generation"] = number
         await _use(store, cls, {"building": number}, new, session)
         parked = await store.parked.find(
@@ -125,6 +138,7 @@ async def switch(store: Store, cls: type[Projection], number: int) -> int:
         await _forget_build(store, cls, number, session)
 
     await _in_transaction(store, work)
+    await _sweep(store, cls, number)
     return position
 
 
@@ -167,10 +181,15 @@ async def _use(
 async def _forget_build(
     store: Store, cls: type[Projection], number: int, session: Any
 ) -> None:
-    """Delete a build except its documents: no process continues or uses it."""
+    """Delete the subscription of a build: no process continues or uses it."""
     build = {"$eq": build_name(cls.name, number)}
-    await store.parked.delete_many({"subscription": build}, session=session)
     await store.subscriptions.delete_one({"_id": build}, session=session)
+
+
+async def _sweep(store: Store, cls: type[Projection], upto: int) -> None:
+    """Delete the parked streams of builds up to a number, none of which is used."""
+    names = [build_name(cls.name, number) for number in range(1, upto + 1)]
+    await parked_streams.delete_parked(store, {"$in": names})
 
 
 async def _find(store: Store, name: str, session: Any) -> Document:

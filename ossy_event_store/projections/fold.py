@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from bson.code import Code
 
 from ..documents.bson_types import Document
 from ..documents.storable import HALF_A_SURROGATE, is_text
-from ..streams.reducers import name_of
+from ..streams.reducers import name_of, pass_on_what_ends
 from ..subscriptions.parked_streams import Failed
 from ..subscriptions.transactions import HandlerFailed
+
+MAX_KEY_BYTES = 5_000  # so that the keys of a page fit into one query
+
+Applied = Mapping[str, Any] | None  # a state; None for a document that is deleted
 
 
 def check_key(key: object) -> None:
@@ -19,16 +27,71 @@ def check_key(key: object) -> None:
 
     Raises:
         TypeError: it is neither a string nor a number.
-        ValueError: MongoDB cannot hold it.
+        ValueError: MongoDB cannot hold it, or it is too long.
     """
-    if isinstance(key, bool) or not isinstance(key, (str, int)):
+    if isinstance(key, (bool, Code)) or not isinstance(key, (str, int)):
         raise TypeError(
             f"key must be a string or an integer, not {type(key).__name__}."
         )
     if isinstance(key, int) and not -(2**63) <= key < 2**63:
         raise ValueError(f"key is {key}; it must fit into 64 bits.")
-    if isinstance(key, str) and not is_text(key):
-        raise ValueError(f"key {HALF_A_SURROGATE}.")
+    if isinstance(key, str):
+        if not is_text(key):
+            raise ValueError(f"key {HALF_A_SURROGATE}.")
+        size = len(key.encode())
+        if size > MAX_KEY_BYTES:
+            raise ValueError(
+                f"key must have at most {MAX_KEY_BYTES:,} bytes, not {size:,}."
+            )
+
+
+def keys_of(cls: Any, event: Document) -> tuple[Any, ...]:
+    """
+    Return the keys of the documents that an event changes, each once.
+
+    Raises:
+        TypeError, ValueError: one of them cannot be a key.
+        BaseException: the class's own method raised it.
+    """
+    found = cls.key(event)
+    if found is None:
+        return ()
+    if type(found) is str and len(found) <= MAX_KEY_BYTES and found.isascii():
+        return (found,)  # the usual costs no call
+    keys = found if isinstance(found, (list, tuple, set, frozenset)) else [found]
+    for key in keys:
+        check_key(key)
+    return tuple(dict.fromkeys(keys))
+
+
+def takes_key(cls: Any) -> bool:
+    """Whether the method ``apply`` of a projection has a parameter ``key``."""
+    return "key" in inspect.signature(cls.apply).parameters
+
+
+def applier(cls: Any) -> Callable[[Document, Any, Any], Applied]:
+    """
+    Return a function that applies an event to the state of a key.
+
+    It raises what ``apply`` raises, and TypeError if that returns no state.
+    """
+    apply, has_key = cls.apply, takes_key(cls)
+
+    def applied(event: Document, state: Any, key: Any) -> Applied:
+        new: Applied = apply(event, state, key=key) if has_key else apply(event, state)
+        if type(new) is not dict and not isinstance(new, (Mapping, type(None))):
+            raise TypeError(
+                f"{name_of(cls)}.apply returned {type(new).__name__}, expected a dict, "
+                "or None to delete the document."
+            )
+        return new
+
+    return applied
+
+
+def own_copy(event: Document, keys: Sequence[Any]) -> Document:
+    """Return an event for one of its documents, which may take parts of it over."""
+    return event if len(keys) == 1 else copy.deepcopy(event)
 
 
 class Fold:
@@ -37,7 +100,7 @@ class Fold:
 
     Events are applied in global order, whatever their keys are. So the first failure
     that is found of a stream is that of its first failing event, and no later event of
-    the stream is applied.
+    the stream is applied. An event changes all of its documents, or none.
 
     Args:
         cls: the projection.
@@ -46,38 +109,37 @@ class Fold:
 
     def __init__(self, cls: Any, events: Sequence[Document]) -> None:
         self._cls = cls
+        self._applied = applier(cls)
         #: By stream: its first event that fails, and why.
         self.failed: dict[str, Failed] = {}
         #: The keys of all documents that may change.
         self.keys: set[Any] = set()
-        # Only events with a usable key; the others are skipped or have failed.
-        self._work: list[tuple[Document, Any]] = []
+        # Only events with usable keys; the others are skipped or have failed.
+        self._work: list[tuple[Document, tuple[Any, ...]]] = []
         self._compute_keys(events)
         self._at = 0
-        self._states: dict[Any, Any] = {}
+        self._states: dict[Any, Applied] = {}  # None: the document is deleted
         self._positions: dict[Any, int] = {}
         self._changed: dict[Any, int] = {}  # by key: the position of its last event
         self._late: dict[Any, int] = {}
         self._copied: set[Any] = set()  # keys at which apply failed: copy their states
 
     def _compute_keys(self, events: Sequence[Document]) -> None:
-        key_of, work, keys = self._cls.key, self._work, self.keys
+        cls, work, all_keys = self._cls, self._work, self.keys
         keyless: set[str] = set()  # streams of which a key failed
         for event in events:
             if keyless and event["aggregateId"] in keyless:
                 continue
             try:
-                key = key_of(event)
-                if key is None:
-                    continue
-                if type(key) is not str or not key.isascii():  # the usual costs no call
-                    check_key(key)
-            except Exception as error:
+                keys = keys_of(cls, event)
+            except BaseException as error:
+                pass_on_what_ends(error)
                 keyless.add(event["aggregateId"])
                 self._fail(event, error)
                 continue
-            keys.add(key)
-            work.append((event, key))
+            if keys:
+                all_keys.update(keys)
+                work.append((event, keys))
 
     def _fail(self, event: Document, error: BaseException) -> None:
         """Record a failure, unless an earlier event of the stream fails as well."""
@@ -93,44 +155,52 @@ class Fold:
             if "late" in document:
                 self._late[key] = document["late"]
 
-    def advance(self) -> Any:
+    def advance(self) -> list[Any]:
         """
-        Apply the remaining events, up to the first that fails at a key.
+        Apply the remaining events, up to the first that fails.
 
         Returns:
-            The key, whose state ``restore()`` has to make again before the next call;
-            None at the end.
+            The keys whose states ``restore()`` has to make again before the next call;
+            empty at the end.
         """
-        apply, failed = self._cls.apply, self.failed
+        failed, work = self.failed, self._work
         states, positions, changed = self._states, self._positions, self._changed
-        work, copied = self._work, self._copied
         while self._at < len(work):
-            event, key = work[self._at]
+            event, keys = work[self._at]
             self._at += 1
             if failed and self._is_parked(event):
                 continue
             position = event["position"]
-            if position <= positions.get(key, 0):
-                continue  # the document has it already
-            state = states[key] if key in states else self._initial()
-            before = copy.deepcopy(state) if copied and key in copied else None
+            new: dict[Any, Applied] = {}
+            spoiled: list[Any] = []  # keys whose states it may have changed
             try:
-                state = apply(event, state)
-                if type(state) is not dict and not isinstance(state, Mapping):
-                    raise TypeError(
-                        f"{name_of(self._cls)}.apply returned "
-                        f"{type(state).__name__}, expected a dict."
-                    )
-            except Exception as error:
+                for key in keys:
+                    if position > positions.get(key, 0):  # else the document has it
+                        new[key] = self._apply(event, keys, key, spoiled)
+            except BaseException as error:
+                pass_on_what_ends(error)
                 self._fail(event, error)
-                if key in copied:
-                    states[key] = before
-                    continue
-                copied.add(key)
-                return key
-            states[key] = state
-            changed[key] = position
-        return None
+                self._copied.update(spoiled)
+                if spoiled:
+                    return spoiled
+                continue
+            states.update(new)
+            for key in new:
+                changed[key] = position
+        return []
+
+    def _apply(
+        self, event: Document, keys: tuple[Any, ...], key: Any, spoiled: list[Any]
+    ) -> Applied:
+        """Return the state of a key after an event."""
+        state: Any = self._states.get(key)
+        if state is None:
+            state = self._initial()
+        elif key in self._copied:
+            state = copy.deepcopy(state)
+        else:
+            spoiled.append(key)
+        return self._applied(own_copy(event, keys), state, key)
 
     def _is_parked(self, event: Document) -> bool:
         """Whether an event failed, or comes after one of its stream that did."""
@@ -153,21 +223,34 @@ class Fold:
         Raises:
             HandlerFailed: an event fails that did not fail before.
         """
-        state = document["state"] if document else self._initial()
+        state: Any = document["state"] if document else None
         applied_at = self._positions.get(key, 0)
         try:
-            for event, other in self._work[: self._at]:
-                applied = other == key and event["position"] > applied_at
+            for event, keys in self._work[: self._at]:
+                applied = key in keys and event["position"] > applied_at
                 if applied and not self._is_parked(event):
-                    state = self._cls.apply(event, state)
-        except Exception as error:
+                    before = self._initial() if state is None else state
+                    state = self._applied(own_copy(event, keys), before, key)
+        except BaseException as error:
+            pass_on_what_ends(error)
             raise HandlerFailed(error) from error
         self._states[key] = state
 
     def changed(self) -> Iterator[Document]:
         """Yield the documents that change, in their new form."""
         for key, position in self._changed.items():
-            new = {"_id": key, "state": self._states[key], "position": position}
+            if (state := self._states[key]) is None:
+                continue
+            new = {"_id": key, "state": state, "position": position}
             if key in self._late:
                 new["late"] = self._late[key]
             yield new
+
+    def deleted(self) -> dict[Any, int]:
+        """Return the keys of deleted documents, and the position of what did it."""
+        changed = self._changed.items()
+        return {key: at for key, at in changed if self._states[key] is None}
+
+    def counts(self) -> Counter[Any]:
+        """Return how many events each key has."""
+        return Counter(key for _, keys in self._work for key in keys)

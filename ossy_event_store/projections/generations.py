@@ -10,10 +10,13 @@ from pymongo.errors import OperationFailure
 
 from ..mongodb import connection
 from ..mongodb.connection import Store
-from ..mongodb.deadline import in_time
+from ..mongodb.deadline import explained, in_time
 from ..mongodb.indexes import NAMESPACE_NOT_FOUND
 from ..mongodb.ports import Documents
 from ..streams.reducers import revision_of
+from ..subscriptions.declaration import BUILD_SIGN
+
+LATE_DELETIONS = 1000  # positions of deletions out of order that are noted
 
 
 def revision(cls: Any) -> str:
@@ -29,7 +32,7 @@ def collection_name(name: str, generation: int) -> str:
 
 def build_name(name: str, generation: int) -> str:
     """Return the name of the subscription that builds a generation."""
-    return f"{name}@{generation}"
+    return f"{name}{BUILD_SIGN}{generation}"
 
 
 class GenerationsInUse:
@@ -97,6 +100,8 @@ def drop_collection(store: Store, name: str) -> bool:
     database: Any = connection.raw(store.events).database
     with in_time():
         exists = bool(database.list_collection_names(filter={"name": name}))
-        if exists:
+    if exists:
+        # Not bounded in time: to drop millions of documents may take a while.
+        with explained():
             database.drop_collection(name)
     return exists

@@ -1,8 +1,8 @@
 """
 Declare and read a projection: a read model over many streams, one document a key.
 
-A document carries the position of its last event, so an event that is delivered again
-changes nothing: each takes effect exactly once.
+Its documents and its checkpoint move in one transaction, so each event takes effect
+exactly once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from ..positions import reader
 from ..streams.reducers import name_of
 from ..subscriptions import declaration
 from ..subscriptions.declaration import Subscription
-from .fold import check_key
+from .fold import check_key, takes_key
 from .generations import in_use, make_indexes, revision
 from .writer import Writer
 
 MODULE = "projections"
 KIND = "projection"
-BUILD_KIND = "projection build"  # a generation that is built beside the one in use
+BUILD_KIND = declaration.BUILD_KIND
 
 P = TypeVar("P", bound="type[Projection]")
 
@@ -63,13 +63,23 @@ class Projection:
     indexes: ClassVar[Sequence[Any]] = ()
 
     @staticmethod
-    def key(event: Document) -> str | int | None:
-        """Return the key of the document that an event changes; None ignores it."""
+    def key(event: Document) -> str | int | Sequence[str | int] | None:
+        """
+        Return the key of the document that an event changes; None ignores the event.
+
+        A list of keys lets it change several documents, all or none.
+        """
         raise NotImplementedError
 
     @staticmethod
-    def apply(event: Document, state: dict[str, Any]) -> Mapping[str, Any]:
-        """Return the state after an event, a dict; you may change ``state``."""
+    def apply(
+        event: Document, state: dict[str, Any], **key: Any
+    ) -> Mapping[str, Any] | None:
+        """
+        Return the state after an event, a dict, or None to delete the document.
+
+        You may change ``state``. A third parameter ``key`` says which document it is.
+        """
         raise NotImplementedError
 
     # --- reading
@@ -237,17 +247,20 @@ def _check(cls: Any) -> None:
     if not isinstance(cls.initial_state, Mapping):
         raise ImproperlyConfigured(f"{name_of(cls)}.initial_state must be a dict.")
     _check_method(cls, "key", "(event)", {})
-    _check_method(cls, "apply", "(event, state)", {}, {})
+    key = {"key": ""} if takes_key(cls) else {}
+    _check_method(cls, "apply", "(event, state) or (event, state, key)", {}, {}, **key)
 
 
-def _check_method(cls: Any, method: str, takes: str, *arguments: Any) -> None:
+def _check_method(
+    cls: Any, method: str, takes: str, *arguments: Any, **named: Any
+) -> None:
     function = getattr(cls, method)
     if function is getattr(Projection, method):
         raise ImproperlyConfigured(
             f"{name_of(cls)} must have a static method {method}."
         )
     try:
-        inspect.signature(function).bind(*arguments)
+        inspect.signature(function).bind(*arguments, **named)
     except TypeError:
         raise ImproperlyConfigured(
             f"{name_of(cls)}.{method} must take {takes} and be a @staticmethod or "

@@ -13,7 +13,7 @@ from typing import Any
 
 import bson
 from bson.raw_bson import RawBSONDocument
-from pymongo import InsertOne, ReplaceOne
+from pymongo import DeleteOne, InsertOne, ReplaceOne
 from pymongo.errors import BulkWriteError, DocumentTooLarge
 
 from ..documents.bson_types import CODEC, Document
@@ -22,18 +22,26 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
 from ..mongodb.write_errors import DUPLICATE_KEY
+from ..streams.reducers import pass_on_what_ends
 from ..streams.snapshots import MAX_BYTES
 from ..subscriptions import checkpoints, parked_streams
 from ..subscriptions.checkpoints import ClaimLost
 from ..subscriptions.declaration import Subscription
 from ..subscriptions.delivery import Delivered, Delivery, TooLarge
-from ..subscriptions.transactions import HandlerFailed, in_transaction
+from ..subscriptions.transactions import (
+    HandlerFailed,
+    in_transaction,
+    is_away,
+    is_overtaken,
+)
 from .fold import Fold
-from .generations import collection_name, revision
+from .generations import LATE_DELETIONS, collection_name, revision
 
 logger = logging.getLogger("ossy_event_store")
 
 UNLIMITED_EVENTS = 1000  # a limit that grew this far is lifted
+KEYS_PER_READ = 2000  # keys of documents that one query names
+DISK_FULL = 14031
 
 
 class Writer(Delivery):
@@ -88,11 +96,9 @@ class Writer(Delivery):
         fold = self.fold_class(self._cls, events)
         if not fold.keys and not fold.failed:
             return Delivered(moved=False)
-        old = await self._find(fold.keys)
-        fold.load(old)
-        while (key := fold.advance()) is not None:
-            fold.restore(key, (await self._find([key])).get(key))
-        requests, size = _requests(fold.changed(), old)
+        old = await self._apply(fold)
+        requests, size = _requests(fold.changed(), fold.deleted(), old)
+        late = [at for key, at in fold.deleted().items() if "late" in old.get(key, {})]
         if size > self.transaction_bytes and len(events) > 1:
             self.size = len(events) // 2
             raise TooLarge
@@ -118,6 +124,7 @@ class Writer(Delivery):
                         self._store, self._session, self._name, parked
                     )
                 await self._write(requests)
+                await self._note_late_deletions(late)
 
         await in_transaction(self._store, self._session, write)
         if self.size is not None and size < self.transaction_bytes // 4:
@@ -125,11 +132,25 @@ class Writer(Delivery):
             self.size = 2 * self.size if self.size < UNLIMITED_EVENTS else None
         return Delivered(moved=True, parked=parked)
 
+    async def _apply(self, fold: Fold) -> dict[Any, Document]:
+        """Apply the events of a fold; return the documents as they are stored."""
+        old = await self._find(fold.keys)
+        fold.load(old)
+        while spoiled := fold.advance():
+            found = await self._find(spoiled)
+            for key in spoiled:
+                fold.restore(key, found.get(key))
+        return old
+
     async def _find(self, keys: Collection[Any]) -> dict[Any, Document]:
-        with in_time():
-            found = await self._documents.find(
-                {"_id": {"$in": list(keys)}}, session=self._session
-            )
+        """Return the documents of these keys that are stored."""
+        every, found = list(keys), []
+        for at in range(0, len(every), KEYS_PER_READ):
+            with in_time():
+                found += await self._documents.find(
+                    {"_id": {"$in": every[at : at + KEYS_PER_READ]}},
+                    session=self._session,
+                )
         return {document["_id"]: document for document in found}
 
     async def _write(self, requests: Sequence[Any]) -> None:
@@ -140,17 +161,33 @@ class Writer(Delivery):
                 requests, ordered=False, session=self._session
             )
         except BulkWriteError as error:
-            if any(map(_is_taken_key, (error.details or {}).get("writeErrors", ()))):
+            failures = (error.details or {}).get("writeErrors", ())
+            if any(map(_is_taken_key, failures)):
                 raise ClaimLost from error  # another program inserted it
-            raise
+            if is_away(error) or is_overtaken(error) or not _is_refused(failures):
+                raise
+            raise HandlerFailed(error) from error
         if written < len(requests):
             raise ClaimLost
 
-    async def redeliver(self, waits: Document, event: Document, seen: int) -> None:
-        """Apply the next event of a parked stream, after later events of others."""
-        fold = Fold(self._cls, [event])
-        for failed in fold.failed.values():
-            raise HandlerFailed(failed.error)
+    async def _note_late_deletions(self, positions: Sequence[int]) -> None:
+        """
+        Note events that deleted a document out of order, in the open transaction.
+
+        No document tells ``verify_event_store`` any more that a retry was late.
+        """
+        if positions:
+            some = {"$each": list(positions), "$slice": LATE_DELETIONS}
+            await self._store.subscriptions.update_one(
+                {"_id": {"$eq": self._name}},
+                {"$push": {"lateDeletions": some}},
+                session=self._session,
+            )
+
+    async def _redeliver(
+        self, parked: Document, events: Sequence[Document], seen: int
+    ) -> None:
+        """Apply the next events of a parked stream, after later events of others."""
 
         async def write() -> None:
             with in_time():
@@ -160,39 +197,38 @@ class Writer(Delivery):
                     self._store, self._name, self._fence, late, session=self._session
                 )
                 if not await parked_streams.advance(
-                    self._store, waits, event, self._session
+                    self._store, parked, events[-1], self._session
                 ):
                     raise ClaimLost
-                for key in fold.keys:
-                    await self._apply_late(key, event)
+                await self._apply_late(events)
 
         await in_transaction(self._store, self._session, write)
 
-    async def _apply_late(self, key: Any, event: Document) -> None:
-        session = self._session
-        old = await self._documents.find_one({"_id": {"$eq": key}}, session=session)
-        position = old["position"] if old else 0
-        fold = Fold(self._cls, [event])
-        # The parked stream's version tells that the event is missing here, while the
-        # document's position is later.
-        fold.load({key: {**old, "position": 0}} if old else {})
+    async def _apply_late(self, events: Sequence[Document]) -> None:
+        """Apply events to documents that may have later ones of other streams."""
+        fold = self.fold_class(self._cls, events)
+        old = await self._find(fold.keys)
+        # The parked stream's version tells that the events are missing here, while the
+        # positions of the documents are later.
+        fold.load({key: {**one, "position": 0} for key, one in old.items()})
         fold.advance()
         for failed in fold.failed.values():
             raise HandlerFailed(failed.error)
-        (new,) = fold.changed()
-        new["position"] = max(position, event["position"])
-        new["late"] = (old or {}).get("late", 0) + 1
-        document = _encoded(new)
-        if old is None:
-            await self._documents.insert_one(document, session=session)
-        elif not await self._documents.replace_one(
-            {"_id": {"$eq": key}}, document, session=session
-        ):
-            raise ClaimLost
+        counts, changed = fold.counts(), []
+        for new in fold.changed():
+            before = old.get(new["_id"], {"position": 0})
+            new["position"] = max(before["position"], new["position"])
+            new["late"] = before.get("late", 0) + counts[new["_id"]]
+            changed.append(new)
+        requests, size = _requests(changed, fold.deleted(), old)
+        if size > self.transaction_bytes and len(events) > 1:
+            raise TooLarge
+        await self._write(requests)
+        await self._note_late_deletions(list(fold.deleted().values()))
 
 
 def _requests(
-    changed: Iterable[Document], old: Mapping[Any, Document]
+    changed: Iterable[Document], deleted: Iterable[Any], old: Mapping[Any, Document]
 ) -> tuple[list[Any], int]:
     """Return the writes of some documents, and their size in bytes."""
     requests: list[Any] = []
@@ -204,13 +240,15 @@ def _requests(
         requests.append(
             InsertOne(document)
             if before is None
-            else ReplaceOne(
-                # A document that another writer has changed meanwhile does not match.
-                {"_id": {"$eq": new["_id"]}, "position": before["position"]},
-                document,
-            )
+            else ReplaceOne(_unchanged(before), document)
         )
+    requests += [DeleteOne(_unchanged(old[key])) for key in deleted if key in old]
     return requests, size
+
+
+def _unchanged(before: Mapping[str, Any]) -> Document:
+    """Return the filter for a document that no other writer has changed meanwhile."""
+    return {"_id": {"$eq": before["_id"]}, "position": before["position"]}
 
 
 def _encoded(new: Document) -> RawBSONDocument:
@@ -222,7 +260,8 @@ def _encoded(new: Document) -> RawBSONDocument:
     """
     try:
         encoded = bson.encode(new, codec_options=CODEC)
-    except Exception as error:
+    except BaseException as error:
+        pass_on_what_ends(error)
         raise HandlerFailed(error) from error
     if len(encoded) > MAX_BYTES:
         raise HandlerFailed(
@@ -237,3 +276,10 @@ def _is_taken_key(failure: Mapping[str, Any]) -> bool:
     """Whether a document was not inserted because its key exists by now."""
     # A unique index of the project's own may refuse it as well.
     return failure["code"] == DUPLICATE_KEY and "_id" in failure.get("keyPattern", {})
+
+
+def _is_refused(failures: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the server refused documents for what they hold."""
+    # As an index on two arrays does, or a unique index of the project's own.
+    codes = [failure["code"] for failure in failures]
+    return bool(codes) and DISK_FULL not in codes

@@ -17,6 +17,8 @@ from ..mongodb.connection import Store
 from ..mongodb.write_errors import short_reason
 from ..positions import reader
 from ..projections import projection as projection_module
+from ..projections.fold import keys_of
+from ..streams.reducers import pass_on_what_ends
 from . import applied_events
 from .applied_events import NEVER, Checkpoint, ParkedStreams
 from .event_filter import ANY_EVENT, EventFilter, projection_key
@@ -26,6 +28,8 @@ from .listener import Listener
 from .notification import Notification
 
 logger = logging.getLogger("ossy_event_store")
+
+Keyed = tuple[Document, list[str]]  # an event, and the keys that it changes
 
 
 class ProjectionFeed(Feed):
@@ -65,9 +69,9 @@ class ProjectionFeed(Feed):
         if now.position == after:
             return False
         upto = min(now.position, after + self.limits.page_size)
-        for event, key in await self._applied(store, session, after, upto):
+        for event, keys in await self._applied(store, session, after, upto):
             notification = Notification(event["position"], event)
-            self._offer(notification, self._listeners_for_key(key, event))
+            self._offer(notification, self._listeners_for_keys(keys, event))
         self.position = upto
         return True
 
@@ -89,9 +93,9 @@ class ProjectionFeed(Feed):
             self._offer(Notification(after, None, is_late=True), everyone)
         elif late:
             self.late_count += 1
-            for event, key in late:
+            for event, keys in late:
                 notification = Notification(after, event, is_late=True)
-                self._offer(notification, self._listeners_for_key(key, event))
+                self._offer(notification, self._listeners_for_keys(keys, event))
 
     async def _late(
         self,
@@ -100,7 +104,7 @@ class ProjectionFeed(Feed):
         parked: ParkedStreams,
         upto: int,
         now: Checkpoint,
-    ) -> list[tuple[Document, str]] | None:
+    ) -> list[Keyed] | None:
         """Return the late events since the last check; None if they are unknown."""
         old = self._parked
         if parked is None or old is None:
@@ -113,8 +117,8 @@ class ProjectionFeed(Feed):
         events = await read_events(store, {"_id": {"$in": late}}, len(late), session)
         return await self._with_keys(store, session, events)
 
-    def _listeners_for_key(self, key: str, event: Document) -> list[Listener]:
-        return self._matching([ANY_EVENT, projection_key(key)], event)
+    def _listeners_for_keys(self, keys: list[str], event: Document) -> list[Listener]:
+        return self._matching([ANY_EVENT, *map(projection_key, keys)], event)
 
     def _query(self) -> Document:
         return reader.wanted(self.projection.types, self.projection.aggregate_types)
@@ -135,14 +139,14 @@ class ProjectionFeed(Feed):
         applied = await self._applied(store, session, after, upto)
         return [
             event
-            for event, key in applied
-            if wanted.matches(event) and wanted.key in (None, key)
+            for event, keys in applied
+            if wanted.matches(event) and wanted.key in (None, *keys)
         ], upto
 
     async def _applied(
         self, store: Store, session: Any, after: int, upto: int
-    ) -> list[tuple[Document, str]]:
-        """Return the applied events between two positions, each with its key."""
+    ) -> list[Keyed]:
+        """Return the applied events between two positions, each with its keys."""
         query = {**self._query(), "_id": {"$gt": after, "$lte": upto}}
         events = await read_events(store, query, self.limits.page_size, session)
         parked = self._parked
@@ -157,10 +161,10 @@ class ProjectionFeed(Feed):
 
     async def _with_keys(
         self, store: Store, session: Any, events: Iterable[Document]
-    ) -> list[tuple[Document, str]]:
-        """Return the events that have a key, each with it, without skipped ones."""
-        keyed = [(event, self._key_of(event)) for event in events]
-        found = [(event, key) for event, key in keyed if key is not None]
+    ) -> list[Keyed]:
+        """Return the events that have keys, each with them, without skipped ones."""
+        keyed = [(event, self._keys_of(event)) for event in events]
+        found = [(event, keys) for event, keys in keyed if keys]
         if not found:
             return []
         positions = [event["position"] for event, _ in found]
@@ -169,13 +173,14 @@ class ProjectionFeed(Feed):
             store, session, name, generation, positions
         )
         return [
-            (event, key) for event, key in found if event["position"] not in skipped
+            (event, keys) for event, keys in found if event["position"] not in skipped
         ]
 
-    def _key_of(self, event: Document) -> str | None:
+    def _keys_of(self, event: Document) -> list[str]:
         try:
-            key = self.projection.key(event)
-        except Exception as error:
+            return [str(key) for key in keys_of(self.projection, event)]
+        except BaseException as error:
+            pass_on_what_ends(error)
             # Not a failure of the feed: the projection parks the stream and reports it.
             logger.warning(
                 "Event feed skipped position %s, projection %s failed to compute its "
@@ -184,5 +189,4 @@ class ProjectionFeed(Feed):
                 self.projection.name,
                 short_reason(error),
             )
-            return None
-        return None if key is None else str(key)
+            return []

@@ -175,6 +175,14 @@ def reset(subscription: str, position: int, using: str) -> None:
         _put(found, subscription, position, token_hex(16), using)
 
 
+def forget(subscription: str, using: str) -> None:
+    """Delete the rows of a subscription that no longer exists, and of its streams."""
+    with transaction.atomic(using=using):
+        _wait_not_too_long(using)
+        _row(subscription, using).delete()
+        _streams(subscription, using).delete()
+
+
 def _row(subscription: str, using: str, aggregate_id: str = "") -> QuerySet[Checkpoint]:
     key = _row_key(subscription, aggregate_id)
     return Checkpoint.objects.using(using).filter(key=key)

@@ -5,12 +5,15 @@ Reducers: check an aggregate class, name its revision, fold events. Pure.
 from __future__ import annotations
 
 import ast
+import asyncio
 import copy
 import datetime as dt
 import functools
 import hashlib
 import inspect
+import signal
 import sys
+import traceback
 from collections.abc import Hashable, Iterable, Mapping
 from types import CodeType
 from typing import Any, Protocol
@@ -185,11 +188,13 @@ def fold(
     nowhere: Document = {"aggregateId": aggregate_id, "aggregateVersion": version}
     try:
         own = copied(state)
-    except Exception as error:
+    except BaseException as error:
+        pass_on_what_ends(error)
         raise error_at(Root, (events or [nowhere])[0], error) from error
     try:
         return _state(Root, events, own)
-    except Exception as error:
+    except BaseException as error:
+        pass_on_what_ends(error)
         failing = events[-1] if events else nowhere
         raise _reducer_error(Root, events, state, failing, error) from error
 
@@ -235,20 +240,21 @@ def _reducer_error(
     events: list[Document],
     state: Any,
     failing: Document,
-    error: Exception,
+    error: BaseException,
 ) -> ReducerError:
     """Fold event by event to find the one that ``Root`` cannot fold."""
     state = copied(state)
     for event in events:
         try:
             state = _state(Root, [event], state)
-        except Exception as first:
+        except BaseException as first:
+            pass_on_what_ends(first)
             failing, error = event, first
             break
     return error_at(Root, failing, error)
 
 
-def error_at(Root: Any, event: Document, error: Exception) -> ReducerError:
+def error_at(Root: Any, event: Document, error: BaseException) -> ReducerError:
     """Return the error that names the event at which a reducer failed."""
     return ReducerError(
         Root.aggregate_type,
@@ -275,10 +281,46 @@ def copied(value: Any) -> Any:
     return copy.deepcopy(value)
 
 
-def error_text(error: Exception) -> str:
+def error_text(error: BaseException) -> str:
     """Return an error of the project's code as text of at most 500 characters."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:
         text = type(error).__name__  # even printing it fails
     return text[:500]
+
+
+# --- what the project's code raises -----------------------------------------
+
+
+def pass_on_what_ends(error: BaseException) -> None:
+    """
+    Raise ``error`` again if it ends the process or task on purpose.
+
+    Anything else is a failure of the project's code that raised it, even if it is not
+    an ``Exception``: the panic of an extension, a time-out of gevent, ``sys.exit()``.
+    """
+    if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+        raise error
+    if isinstance(error, SystemExit) and _is_raised_by_signal(error):
+        raise error
+    if isinstance(error, asyncio.CancelledError) and _is_task_cancelled():
+        raise error
+
+
+def _is_raised_by_signal(error: BaseException) -> bool:
+    """Whether the handler of a signal raised it, as servers do to end a worker."""
+    handlers = map(signal.getsignal, signal.valid_signals())
+    codes = {getattr(handler, "__code__", None) for handler in handlers}
+    return any(
+        frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
+
+
+def _is_task_cancelled() -> bool:
+    """Whether our own task was cancelled, and not one that it awaits."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        return False
+    return task is not None and task.cancelling() > 0

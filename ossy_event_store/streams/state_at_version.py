@@ -14,7 +14,7 @@ from ..documents.event_document import read_event
 from ..exceptions import ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from .reducers import copied, error_at, fold
+from .reducers import copied, error_at, fold, pass_on_what_ends
 from .snapshots import is_usable
 
 EVENTS_PER_BATCH = 1000  # a round trip, and a fold
@@ -129,7 +129,8 @@ def _folded(Root: Any, events: list[Document], state: State) -> State:
     result = fold(Root, events, dict(state))
     try:
         return dict(copied(dict(result)))
-    except Exception as error:  # it cannot be copied
+    except BaseException as error:  # it cannot be copied
+        pass_on_what_ends(error)
         raise error_at(Root, events[-1], error) from None
 
 

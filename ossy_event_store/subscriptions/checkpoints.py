@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import logging
 import traceback
 from collections.abc import Mapping
 from importlib import import_module
@@ -26,6 +27,8 @@ from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import short_reason
 from ..positions.reader import head_position
 from .declaration import Start
+
+logger = logging.getLogger("ossy_event_store")
 
 TRACEBACK_CHARACTERS = 4000  # that are stored of a traceback
 RELATIONAL = "ossy_event_store.relational"  # the app with the table of checkpoints
@@ -63,11 +66,19 @@ async def find_or_create(
     """Return the document of a subscription; create it if it is missing."""
     if (found := await find(store, name)) is not None:
         return found
-    if start == "beginning":
-        start = 0
-    elif start == "now":
-        start = await head_position(store)
-    new = new_document(start, kind, **more)
+    position = 0
+    if start != "beginning":
+        head = await head_position(store)
+        position = head if start == "now" else min(start, head)
+        if start != "now" and start > head:
+            logger.warning(
+                "Subscription %s is to start after position %s, which no event has "
+                "yet. It starts after the last event, at position %s.",
+                name,
+                start,
+                head,
+            )
+    new = new_document(position, kind, **more)
     with in_time(), contextlib.suppress(DuplicateKeyError):
         await store.subscriptions.update_one(
             {"_id": name},
@@ -114,16 +125,16 @@ async def claim(store: Store, name: str, owner: str, session_id: Any) -> Documen
 
 async def check_fence(store: Store, name: str, fence: int) -> None:
     """
-    Check that the subscription is still claimed with this fence.
+    Check that the subscription is still claimed with this fence, and not paused.
 
     Raises:
         ClaimLost: it is not.
     """
     with in_time():
         found = await store.subscriptions.find_one(
-            {"_id": {"$eq": name}}, projection={"fence": 1}
+            {"_id": {"$eq": name}}, projection={"fence": 1, "paused": 1}
         )
-    if found is None or found["fence"] != fence:
+    if found is None or found["fence"] != fence or found.get("paused"):
         raise ClaimLost
 
 

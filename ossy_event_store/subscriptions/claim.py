@@ -78,6 +78,7 @@ class Claim:
         self.fence = 0
         self.session: Any = None
         self._leasing = Lock()
+        self._checked = 0.0  # when the stored claim was checked
 
     # --- the lease
 
@@ -123,6 +124,19 @@ class Claim:
         if self.clock() - self.renewed > self.timings.lease_seconds:
             raise ClaimLost
 
+    async def check_stored(self, store: Store) -> None:
+        """
+        Check the lease, and now and then whether an operator has ended the claim.
+
+        Raises:
+            ClaimLost: the subscription was reset or paused, or another process has it.
+        """
+        self.check()
+        now = self.clock()
+        if now - self._checked >= self.timings.poll_seconds:
+            self._checked = now
+            await checkpoints.check_fence(store, self.name, self.fence)
+
     # --- the fence and the session
 
     async def take_over(self, store: Store, session: Any) -> Document:
@@ -136,6 +150,7 @@ class Claim:
             store, self.name, self.owner, session.session_id["id"]
         )
         self.fence, self.session = claimed["fence"], session
+        self._checked = self.clock()
         return claimed
 
     async def move(
@@ -182,4 +197,4 @@ class Claim:
         while not self.stop.is_set() and (left := end - self.clock()) > 0:
             await store.client.pause(min(left, self.timings.stop_seconds))
             if leased:
-                self.check()
+                await self.check_stored(store)

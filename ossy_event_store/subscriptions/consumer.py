@@ -21,6 +21,7 @@ from ..mongodb.connection import Store
 from ..mongodb.write_errors import short_reason
 from ..positions.head_watcher import watcher
 from ..positions.reader import head_position, read
+from ..streams.reducers import pass_on_what_ends
 from . import checkpoints
 from .attempts import Attempts, StoppedAt
 from .checkpoints import ClaimLost
@@ -104,7 +105,8 @@ class Consumer:
             except ClaimLost:
                 await self.claim.pause(store, timings.stop_seconds)
                 continue
-            except Exception as error:
+            except BaseException as error:
+                pass_on_what_ends(error)
                 if self._clock() - began > timings.longest_pause_seconds:
                     pause = timings.first_pause_seconds  # it had worked
                 self._log(error)
@@ -112,7 +114,7 @@ class Consumer:
             await self.claim.pause(store, pause)
             pause = min(2 * pause, timings.longest_pause_seconds)
 
-    def _log(self, error: Exception) -> None:
+    def _log(self, error: BaseException) -> None:
         expected = (EventStoreError, PyMongoError)
         known = is_away(error) or (
             isinstance(error, expected) and not isinstance(error, OperationFailure)
@@ -124,8 +126,8 @@ class Consumer:
             exc_info=None if known else error,
         )
 
-    async def _record(self, store: Store, error: Exception) -> None:
-        if is_away(error):
+    async def _record(self, store: Store, error: BaseException) -> None:
+        if is_away(error) and not isinstance(error, DatabaseAway):
             return  # it cannot be stored either
         with suppress(PyMongoError, StoreUnavailable, ClaimLost):
             record = checkpoints.error_record(error)
@@ -141,7 +143,8 @@ class Consumer:
             async with store.client.session() as session:
                 try:
                     await self._work(store, session)
-                except Exception as error:
+                except BaseException as error:
+                    pass_on_what_ends(error)
                     # Else a commit of MongoDB's may still be on its way.
                     if isinstance(error, DatabaseAway) or not is_away(error):
                         await self.claim.leave(store)
@@ -154,7 +157,7 @@ class Consumer:
         return True
 
     async def _may_run(self, store: Store) -> bool:
-        """Whether the subscription has a document, and has not stopped."""
+        """Whether it has a document, and is neither stopped nor paused."""
         declared = self.declared
         if declared.creates_document:
             found = await checkpoints.find_or_create(
@@ -166,7 +169,7 @@ class Consumer:
             )
         else:
             found = await checkpoints.find(store, self.name) or {}
-        return bool(found) and not found.get("stopped")
+        return bool(found) and not (found.get("stopped") or found.get("paused"))
 
     async def _work(self, store: Store, session: Any) -> None:
         claim, declared = self.claim, self.declared
@@ -183,9 +186,9 @@ class Consumer:
         requests = OperatorRequests(
             store, declared, claim, delivery, progress, attempts
         )
-        lanes: Lanes = OneLane(claim, delivery, progress, attempts)
+        lanes: Lanes = OneLane(store, claim, delivery, progress, attempts)
         if declared.concurrency > 1:
-            lanes = LanePerStream(claim, progress, attempts, self._side_by_side)
+            lanes = LanePerStream(store, claim, progress, attempts, self._side_by_side)
         try:
             await self._consume(store, progress, requests, lanes)
         except StoppedAt as stopped:

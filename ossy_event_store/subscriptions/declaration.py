@@ -22,6 +22,8 @@ from ..positions.reader import wanted
 from ..streams.reducers import name_of
 
 MODULE = "subscriptions"
+BUILD_KIND = "projection build"  # a generation that is built beside the one in use
+BUILD_SIGN = "@"  # between the name of a projection and the number of a build
 
 Start = Literal["beginning", "now"] | int
 OnError = Literal["park", "stop"]
@@ -112,7 +114,7 @@ def subscription(
         types: the event types it wants; None means all.
         aggregate_types: the types of the streams whose events it wants; None means all.
         start: where a new subscription starts: at the first event, after the last one
-            that exists (``"now"``), or after a position.
+            that exists (``"now"``), or after a position that an event has.
         retries: how often an event is tried again after the handler raised.
         backoff: seconds before the first retry, and the longest pause before any.
         on_error: after the last retry, ``"park"`` the stream: its events wait until an
@@ -170,6 +172,13 @@ def add(declared: Subscription) -> None:
 def registered_subscriptions() -> dict[str, Subscription]:
     """Return the declared subscriptions by name, in order of their names."""
     return dict(sorted(_registered.items()))
+
+
+def is_declared(name: str, kind: str) -> bool:
+    """Whether the code declares a subscription, or the projection of a build."""
+    if kind == BUILD_KIND:
+        name = name.rpartition(BUILD_SIGN)[0]
+    return name in _registered
 
 
 def discover() -> None:

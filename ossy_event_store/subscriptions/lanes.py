@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from django.db import connections
 
 from ..documents.bson_types import Document
+from ..mongodb.connection import Store
 from ..mongodb.ports import drive
 from .attempts import Attempts, GaveUp, StoppedAt
 from .claim import Claim
@@ -45,6 +46,7 @@ class OneLane:
     Delivers all events one after the other, or several in one transaction.
 
     Args:
+        store: one face of the store.
         claim: the claim.
         delivery: says how many events one delivery takes.
         progress: moves with them.
@@ -52,8 +54,14 @@ class OneLane:
     """
 
     def __init__(
-        self, claim: Claim, delivery: Delivery, progress: Progress, attempts: Attempts
+        self,
+        store: Store,
+        claim: Claim,
+        delivery: Delivery,
+        progress: Progress,
+        attempts: Attempts,
     ) -> None:
+        self._store = store
         self._claim = claim
         self._stop = claim.stop
         self._delivery = delivery
@@ -67,7 +75,7 @@ class OneLane:
         for at in range(0, len(found), size):
             if self._stop.is_set():
                 return
-            self._claim.check()
+            await self._claim.check_stored(self._store)
             chunk = found[at : at + size]
             last = at + size >= len(found)
             after = page.reach if last else chunk[-1]["position"]
@@ -113,6 +121,7 @@ class LanePerStream:
     Delivers the events of several streams at a time, those of each in order.
 
     Args:
+        store: one face of the store.
         claim: the claim.
         progress: moves to the first event that is not done.
         attempts: delivers the events.
@@ -121,11 +130,13 @@ class LanePerStream:
 
     def __init__(
         self,
+        store: Store,
         claim: Claim,
         progress: Progress,
         attempts: Attempts,
         side_by_side: SideBySide,
     ) -> None:
+        self._store = store
         self._claim = claim
         self._stop = claim.stop
         self._progress = progress
@@ -155,7 +166,7 @@ class LanePerStream:
             if self._stop.is_set():
                 return
             if not self._attempts.is_parked(event):
-                self._claim.check()
+                await self._claim.check_stored(self._store)
                 if not await self._attempts.deliver_one(event, self._progress.seen):
                     return
             done.add(event["position"])
@@ -238,7 +249,7 @@ class SideBySide:
 def _driven(work: Callable[[], Any]) -> Any:
     try:
         return drive(work())
-    except Exception as error:
+    except BaseException as error:  # whatever it is, the other lanes end first
         return error
     finally:
         close_broken_connections()

@@ -1,5 +1,5 @@
 """
-What operators do: retry a parked stream, skip an event, reset a subscription.
+What operators do: retry, skip, reset, pause and resume.
 
 The process that runs the subscription notices within a second, or the next one that
 runs it. The command ``subscriptions`` and the admin call these functions.
@@ -7,6 +7,7 @@ runs it. The command ``subscriptions`` and the admin call these functions.
 
 from __future__ import annotations
 
+import datetime as dt
 from contextlib import suppress
 from functools import partial
 from secrets import token_hex
@@ -23,6 +24,7 @@ from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
+from ..positions.reader import head_position
 from . import checkpoints, declaration, parked_streams
 from .declaration import Subscription
 from .transactions import in_transaction
@@ -107,17 +109,59 @@ def reset(name: str, position: int) -> None:
 
     Raises:
         ValueError: it is a projection, whose documents a reset would leave as they are;
-            or no event can have this position.
+            or no event has the position yet, so the next ones would be passed over.
     """
     check_number(position, "position")
     store = connection.blocking()
     document = drive(_document(store, name))
-    if document["kind"] in ("projection", "projection build"):
+    head = drive(head_position(store))
+    if position > head:
+        raise ValueError(
+            f"The last event has position {head:,}, so after position {position:,} "
+            f"{name} would pass over the next events in silence. Choose a position "
+            f"from 0 to {head:,}."
+        )
+    if document["kind"] in ("projection", declaration.BUILD_KIND):
         raise ValueError(
             f"{name} is a projection: a reset would not change its documents. Run "
             f"manage.py rebuild_projections {name} instead."
         )
     _continue_after(store, document, position)
+
+
+def pause(name: str, who: str | None = None) -> bool:
+    """
+    Pause a subscription until ``resume()``; return False if it is paused already.
+
+    The process that runs it finishes its event or transaction and writes the
+    checkpoint; no process delivers events until it is resumed.
+
+    Raises:
+        ValueError: it is the build of a projection.
+    """
+    store = connection.blocking()
+    if drive(_document(store, name)).get("kind") == declaration.BUILD_KIND:
+        raise ValueError(
+            f"{name} is a build of a projection. Interrupt rebuild_projections "
+            "--blue-green instead; it resumes when you run it again."
+        )
+    paused = {"since": dt.datetime.now(dt.UTC), "by": who}
+    query = {"_id": {"$eq": name}, "paused": None}
+    with in_time():
+        return bool(
+            drive(store.subscriptions.update_one(query, {"$set": {"paused": paused}}))
+        )
+
+
+def resume(name: str) -> bool:
+    """Let a paused subscription continue; return False if it is not paused."""
+    store = connection.blocking()
+    drive(_document(store, name))
+    query = {"_id": {"$eq": name}, "paused": {"$ne": None}}
+    with in_time():
+        return bool(
+            drive(store.subscriptions.update_one(query, {"$set": {"paused": None}}))
+        )
 
 
 async def _document(store: Store, name: str) -> Document:

@@ -77,32 +77,41 @@ class OperatorRequests:
         """Deliver a parked stream's events: all, up to a failure, or until ``end``."""
         parked = await self._delivery.resume(parked)
         while not self._claim.stop.is_set():
-            event = await self._next(parked)
-            if event is None:
+            events = await self._next(parked)
+            if not events:
                 if await self._delivery.release(parked, self._progress.seen):
                     self._attempts.unpark(parked["aggregateId"])
                 self._progress.move(self._progress.seen, moved=True)
                 return
             self._claim.check()
+            failed: HandlerFailed | None = None
             try:
-                await self._delivery.redeliver(parked, event, self._progress.seen)
-            except HandlerFailed as failed:
+                done = await self._delivery.redeliver(
+                    parked, events, self._progress.seen, lambda: self._is_late(end)
+                )
+            except HandlerFailed as error:
+                failed, done = error, error.done
+            self._progress.count(done)
+            if done:
+                parked = {**parked, **parked_streams.after_event(events[done - 1])}
+            if failed is not None:
                 await parked_streams.record_failed_retry(
-                    self._store, parked, event, failed.error
+                    self._store, parked, events[done], failed.error
                 )
                 return
-            self._progress.count(1)
-            parked = {**parked, **parked_streams.after_event(event)}
             if self._claim.clock() >= end:
                 return
 
-    async def _next(self, parked: Document) -> Document | None:
-        """Return the event at which a parked stream is to continue, if there is one."""
+    def _is_late(self, end: float) -> bool:
+        return self._claim.stop.is_set() or self._claim.clock() >= end
+
+    async def _next(self, parked: Document) -> list[Document]:
+        """Return the next events of a parked stream, in order."""
         query = {
             **self._declared.query(),
             "aggregateId": {"$eq": parked["aggregateId"]},
             "aggregateVersion": {"$gte": parked["aggregateVersion"]},
             "_id": {"$lte": self._progress.seen},
         }
-        found = await read(self._store, query, 1, self._claim.session)
-        return found[0] if found else None
+        size = self._delivery.retry_size
+        return await read(self._store, query, size, self._claim.session)

@@ -137,6 +137,25 @@ async def find_parked(
         return await store.parked.find(query, sort=[("position", 1)], limit=limit)
 
 
+async def delete_parked(store: Store, subscription: Mapping[str, Any]) -> None:
+    """
+    Delete the parked streams of subscriptions that no process runs any more.
+
+    Page by page, and in no transaction: there may be millions.
+    """
+    while True:
+        with in_time():
+            found = await store.parked.find(
+                {"subscription": subscription},
+                projection=["_id"],
+                limit=PARKED_PER_READ,
+            )
+            if not found:
+                return
+            ids = [one["_id"] for one in found]
+            await store.parked.delete_many({"_id": {"$in": ids}})
+
+
 async def advance(
     store: Store,
     parked: Mapping[str, Any],

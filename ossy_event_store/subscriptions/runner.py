@@ -147,7 +147,7 @@ class UntilCaughtUp:
     Whether some subscriptions have all events that exist when this is created.
 
     Pass it to ``Runner.run()`` as ``until``. It does not wait for a subscription that
-    stopped at a failure; while the server is away, it is false.
+    stopped at a failure or is paused; while the server is away, it is false.
 
     Args:
         names: the subscriptions.
@@ -168,8 +168,12 @@ class UntilCaughtUp:
         return False
 
     def _check(self) -> bool:
-        query = {"_id": {"$in": self._names}, "stopped": None}
-        stopped = {"_id": {"$in": self._names}, "stopped": {"$ne": None}}
+        named = {"_id": {"$in": self._names}}
+        query = {**named, "stopped": None, "paused": None}
+        stopped = {
+            **named,
+            "$or": [{"stopped": {"$ne": None}}, {"paused": {"$ne": None}}],
+        }
         fields = {"position": 1}
         store = connection.blocking()
         with in_time():

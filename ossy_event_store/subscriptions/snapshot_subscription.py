@@ -19,6 +19,7 @@ from ..exceptions import InvalidState, ReducerError
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
+from ..positions.reader import wanted
 from ..registry import registered_aggregates
 from ..streams.load import load_stream
 from ..streams.reducers import fold, name_of
@@ -53,15 +54,14 @@ def snapshot_every(Root: Any) -> int | None:
 
 
 def register() -> None:
-    """Subscribe the snapshots of all registered types; called by ``ready()``."""
-    followed = tuple(
-        kind
-        for kind, Root in registered_aggregates().items()
-        if snapshot_every(Root) is not None
-    )
-    if followed:
+    """
+    Subscribe the snapshots of all registered types.
+
+    ``ready()`` calls it, and so does the registration of a class after that.
+    """
+    if followed := followed_types():
         declaration.add(
-            Subscription(
+            FollowedTypes(
                 NAME,
                 Snapshots,
                 aggregate_types=followed,
@@ -69,6 +69,23 @@ def register() -> None:
                 delivery=Snapshots,
             )
         )
+
+
+def followed_types() -> tuple[str, ...]:
+    """Return the registered types whose snapshots are renewed."""
+    return tuple(
+        kind
+        for kind, Root in registered_aggregates().items()
+        if snapshot_every(Root) is not None
+    )
+
+
+class FollowedTypes(Subscription):
+    """The subscription of the types that are registered by now, each time it reads."""
+
+    def query(self) -> dict[str, Any]:
+        """Return the filter for the entries of their events."""
+        return wanted(None, followed_types())
 
 
 class Snapshots(Delivery):
@@ -101,20 +118,22 @@ class Snapshots(Delivery):
             await write_snapshots(self._store, new, first=not stored)
         return Delivered(moved=False, parked=parked)
 
-    async def redeliver(self, parked: Document, event: Document, seen: int) -> None:
-        """Fold the stream again, and move it past the event."""
-        aggregate_id = event["aggregateId"]
+    async def _redeliver(
+        self, parked: Document, events: Sequence[Document], seen: int
+    ) -> None:
+        """Fold the stream again, and move it past the events."""
+        aggregate_id = events[-1]["aggregateId"]
         with in_time():
             query = {"_id": {"$eq": aggregate_id}}
             stored = await self._store.snapshots.find_one(query)
         try:
-            snapshot = await self._folded([event], stored)
+            snapshot = await self._folded(events, stored)
         except (ReducerError, InvalidState) as error:
             raise HandlerFailed(error) from error
         with in_time():
             if snapshot is not None:
                 await write_snapshots(self._store, [snapshot], first=stored is None)
-            if not await parked_streams.advance(self._store, parked, event):
+            if not await parked_streams.advance(self._store, parked, events[-1]):
                 raise ClaimLost
 
     async def _folded(

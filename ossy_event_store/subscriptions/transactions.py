@@ -19,11 +19,16 @@ TRANSACTION_TRIES = 10  # of a transaction that conflicts with others
 
 
 class HandlerFailed(Exception):
-    """The handler raised ``error`` at an event, or at one of several."""
+    """
+    The handler raised ``error`` at an event, or at one of several.
 
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(error)
+    ``done`` events before that one are delivered; 0 if it is not known which one.
+    """
+
+    def __init__(self, error: BaseException, done: int = 0) -> None:
+        super().__init__(error, done)
         self.error = error
+        self.done = done
 
 
 class DatabaseAway(Exception):

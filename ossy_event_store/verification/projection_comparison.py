@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pymongo.errors import OperationFailure
@@ -26,7 +26,12 @@ from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
 from ..mongodb.topology import is_standalone
 from ..positions.reader import read, wanted
-from ..projections.generations import build_name, collection_name, revision
+from ..projections.generations import (
+    LATE_DELETIONS,
+    build_name,
+    collection_name,
+    revision,
+)
 from ..projections.projection import registered_projections
 from .options import ProjectionSizes
 from .projection_fold import Expected, Missing, Share
@@ -34,6 +39,7 @@ from .report import (
     BROKEN_ORDER,
     CHANGED_CLASS,
     EVENT_LOST,
+    LATE,
     NEVER_RAN,
     NO_POSITIONS,
     NOT_CHOSEN,
@@ -231,7 +237,11 @@ class _OneProjection:
     async def _read_in(self, session: Any, share: Share) -> _Moment:
         """Read checkpoint, parked streams, skipped events and documents."""
         found = await self._read_subscription(session)
+        deleted = found.get("lateDeletions", ())
+        if len(deleted) >= LATE_DELETIONS:
+            raise _Incomparable(LATE)  # only so many are noted
         missing = await self._missing(found.get("generation", 1), session)
+        missing = replace(missing, deleted_late=frozenset(deleted))
         expected = Expected(self._cls, share, missing, self._scanned, self._sizes)
         lost: list[Share] = []
         async for ids in self._ids(session):

@@ -16,8 +16,8 @@ import bson
 from pymongo.errors import DocumentTooLarge
 
 from ..documents.bson_types import CODEC, Document
-from ..projections.fold import check_key
-from ..streams.reducers import error_text, name_of
+from ..projections.fold import applier, keys_of, own_copy
+from ..streams.reducers import error_text, pass_on_what_ends
 from ..streams.snapshots import MAX_BYTES
 from .options import ProjectionSizes
 from .report import DOCUMENT, LATE, PROJECTION, UNSOUND, Finding
@@ -56,6 +56,8 @@ class Missing:
     parked: Mapping[str, int] = field(default_factory=dict)
     #: The positions of skipped events.
     skipped: Set[int] = frozenset()
+    #: The positions of events that deleted a document out of order.
+    deleted_late: Set[int] = frozenset()
 
     def holds(self, event: Document) -> bool:
         """Whether an event is missing."""
@@ -95,7 +97,9 @@ class Expected:
         #: Stored documents by key; None until they are read.
         self.stored: dict[Any, bytes | None] = {}
         self._folded: dict[Any, bytes] = {}
+        self._applied = applier(cls)
         self._broken: set[Any] = set()
+        self._late: set[Any] = set()  # keys of documents that a retry deleted
         self._bytes = {"stored": 0, "folded": 0}
 
     # --- documents
@@ -132,57 +136,54 @@ class Expected:
             if self._missing.holds(event):
                 continue
             try:
-                key = self._key(event)
-            except Exception as error:
+                keys = keys_of(self._cls, event)
+            except BaseException as error:
+                pass_on_what_ends(error)
                 if event["position"] > self._scanned:
                     yield self._raised("key", event, "a key", error_text(error))
                 continue
-            if key is not None and self.share.holds(key):
-                keyed.setdefault(key, []).append(event)
+            mine = list(filter(self.share.holds, keys))
+            for key in mine:
+                keyed.setdefault(key, []).append(own_copy(event, keys))
+            if event["position"] in self._missing.deleted_late:
+                self._late.update(mine)
+        yield from self._fold_all(keyed)
+
+    def _fold_all(self, keyed: Mapping[Any, Sequence[Document]]) -> Iterator[Finding]:
         for key, its_events in keyed.items():
             if key not in self._broken and (finding := self._fold_key(key, its_events)):
                 self._broken.add(key)
                 yield finding
 
-    def _key(self, event: Document) -> Any:
-        key = self._cls.key(event)
-        if key is not None:
-            check_key(key)
-        return key
-
     def _fold_key(self, key: Any, events: Sequence[Document]) -> Finding | None:
         old = self._folded.get(key, b"")
-        if old:
-            state = bson.decode(old, CODEC)["state"]
-        else:
-            state = copy.deepcopy(dict(self._cls.initial_state))
+        state: Any = bson.decode(old, CODEC)["state"] if old else None
         for event in events:
             try:
-                state = self._apply(event, state)
-            except Exception as error:
+                if state is None:
+                    state = copy.deepcopy(dict(self._cls.initial_state))
+                state = self._applied(event, state, key)
+            except BaseException as error:
+                pass_on_what_ends(error)
                 expected = f"a state of key {_text_of(key)}"
                 return self._raised("apply", event, expected, error_text(error))
         last = events[-1]
+        if state is None:
+            self._folded.pop(key, None)
+            self._bytes["folded"] -= len(old)
+            return None
         try:
             # As MongoDB returns it: the next events are folded onto that.
             new = _encoded({"state": state, "position": last["position"]})
             if len(new) > MAX_BYTES:
                 raise DocumentTooLarge(f"{len(new):,} bytes are too many.")
-        except Exception as error:
+        except BaseException as error:
+            pass_on_what_ends(error)
             expected = f"a state of key {_text_of(key)} that MongoDB can hold"
             return self._raised("apply", last, expected, error_text(error))
         self._folded[key] = new
         self._bytes["folded"] += len(new) - len(old)
         return None
-
-    def _apply(self, event: Document, state: Any) -> Any:
-        new = self._cls.apply(event, state)
-        if not isinstance(new, Mapping):
-            raise TypeError(
-                f"{name_of(self._cls)}.apply returned {type(new).__name__}, expected "
-                "a dict."
-            )
-        return new
 
     def _raised(
         self, method: str, event: Document, expected: str, found: str
@@ -209,6 +210,7 @@ class Expected:
                 for key in [key for key in held if not self.share.holds(key)]:
                     del held[key]
             self._broken = set(filter(self.share.holds, self._broken))
+            self._late = set(filter(self.share.holds, self._late))
             self._bytes = {
                 "stored": sum(len(one or b"") for one in self.stored.values()),
                 "folded": sum(map(len, self._folded.values())),
@@ -236,18 +238,21 @@ class Expected:
 
     def _difference(self, key: Any) -> tuple[Finding | None, str | None]:
         stored, folded = self.stored.get(key), self._folded.get(key)
-        if folded is None:
-            return self._finding(key, "no document: no event has this key", "one"), None
-        if stored is None:
-            return self._finding(key, "what its events fold to", "no document"), None
-        document, expected = bson.decode(stored, CODEC), bson.decode(folded, CODEC)
-        late = document.pop("late", None)
-        if not (paths := differing_paths(document, expected)):
+        document = bson.decode(stored, CODEC) if stored else {}
+        is_late = bool(document.pop("late", None)) or key in self._late
+        if not stored and not folded:
             return None, None
-        if late:
+        if not folded:
+            expected, found = "no document: its events make none", "one"
+        elif not stored:
+            expected, found = "what its events fold to", "no document"
+        elif paths := differing_paths(document, bson.decode(folded, CODEC)):
+            expected, found = "what its events fold to", f"other values at {paths}"
+        else:
+            return None, None
+        if is_late:
             return None, LATE
-        text = f"other values at {paths}"
-        return self._finding(key, "what its events fold to", text), None
+        return self._finding(key, expected, found), None
 
     def _finding(self, key: Any, expected: str, found: str) -> Finding:
         subject = f"document {_text_of(key)} of projection {self._cls.name}"

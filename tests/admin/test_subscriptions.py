@@ -53,7 +53,7 @@ def every_url():
 def test_every_url_is_forbidden_without_its_permission(mails, staff):
     client = staff("view_stream", "view_event", OPERATE)
     addresses = list(every_url())
-    assert len(addresses) == 4
+    assert len(addresses) == 7
     for address in addresses:
         assert client.get(address).status_code == 403, address
         assert client.post(address).status_code == 403, address
@@ -172,6 +172,36 @@ def test_a_subscription_that_is_no_longer_declared_says_so(mails, staff):
     declaration._registered.clear()
     text = text_of(staff(SEE).get(one_url("change")))
     assert "not declared in this project" in text
+    assert "Forget" not in text
+
+
+# --- pausing and forgetting -------------------------------------------------
+
+
+def test_a_subscription_is_paused_and_resumed(mails, staff, store):
+    client = staff(SEE, OPERATE)
+    assert "Pause" in text_of(client.get(one_url("change")))
+    text = text_of(client.post(one_url("pause"), follow=True))
+    assert "paused since" in text
+    assert "ann" in text
+    assert checkpoint(store, "mails")["paused"]["by"] == "ann"
+    text = text_of(client.post(one_url("resume"), follow=True))
+    assert "paused" not in text
+    assert sorted(logged()) == [("mails", "Paused."), ("mails", "Resumed.")]
+    client.post(one_url("resume"))  # it is done already
+    assert len(logged()) == 2
+
+
+def test_what_is_no_longer_declared_is_forgotten(mails, staff, store):
+    client = staff(SEE, OPERATE)
+    text = text_of(client.post(one_url("forget"), follow=True))
+    assert "Mails is declared in this project" in text
+    declaration._registered.clear()
+    assert "Forget" in text_of(client.get(one_url("change")))
+    text = text_of(client.post(one_url("forget"), follow=True))
+    assert "mails" not in text
+    assert logged() == [("mails", "Forgotten.")]
+    assert checkpoint(store, "mails") is None
 
 
 def test_a_projection_whose_class_has_changed_says_so(store, lend, staff, monkeypatch):
@@ -216,7 +246,9 @@ def test_a_lag_has_one_unit(seconds, text):
     assert _span(seconds) == text
 
 
-@pytest.mark.parametrize("page", ["change", "retry", "skip"])
+@pytest.mark.parametrize(
+    "page", ["change", "retry", "skip", "pause", "resume", "forget"]
+)
 def test_a_subscription_that_does_not_exist_has_no_page(mails, staff, page):
     client = staff(SEE, OPERATE)
     address = one_url(page, "other", position=1)

@@ -39,7 +39,7 @@ ASYNC += ("update_one", "update_many", "find_one_and_update", "database_command"
 ASYNC += ("delete_one", "delete_many")
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     """The process was killed: nothing that it would do now happens."""
 
 

@@ -20,7 +20,7 @@ from ossy_event_store.projections.generations import collection_name
 from ossy_event_store.subscriptions import declaration, snapshot_subscription
 from ossy_event_store.subscriptions.declaration import Subscription
 
-from .model import Effects, Lost, Model, OutOfOrder, Violation
+from .model import Doubled, Effects, Lost, Model, OutOfOrder, Violation
 
 NAME = "exactly_once"
 TYPE = "Tale"
@@ -244,8 +244,16 @@ def make_tables() -> None:
 # --- projections ----------------------------------------------------------------
 
 
+ODD, TWIN = "odd", "twin of "
+
+
 class Tales(Projection):
-    """One document a key, with the positions of the events that it got."""
+    """
+    The positions of the events of each key, in two documents that must be the same.
+
+    A third document exists while the number of all events is odd: each event creates
+    it or deletes it.
+    """
 
     name = "tales"
     revision = "1"
@@ -257,10 +265,13 @@ class Tales(Projection):
     @classmethod
     def key(cls, event):
         cls.kind.check(event, "key")
-        return event["payload"]["key"]
+        key = event["payload"]["key"]
+        return None if key is None else [ODD, key, TWIN + key]
 
     @classmethod
-    def apply(cls, event, state):
+    def apply(cls, event, state, key):
+        if key == ODD:
+            return None if state["seen"] else {"seen": [event["position"]]}
         cls.kind.check(event, "apply")
         seen = [*state["seen"], event["position"]]
         if cls.kind.fault(event, "state"):
@@ -289,7 +300,15 @@ class OfProjection(Kind):
     def effects(self) -> Effects:
         name = collection_name(Tales.name, self.generation)
         found = self.collection(name).find()
-        return {document["_id"]: document["state"]["seen"] for document in found}
+        seen = {document["_id"]: document["state"]["seen"] for document in found}
+        twins = {key for key in seen if key.startswith(TWIN)}
+        is_odd = seen.pop(ODD, None) is not None
+        effects = {key: seen[key] for key in seen.keys() - twins}
+        if {TWIN + key: effects[key] for key in effects} != {k: seen[k] for k in twins}:
+            raise Lost(f"two documents of a key are not the same: {seen}")
+        if is_odd != sum(map(len, effects.values())) % 2:
+            raise Doubled(f"a document exists, {is_odd}, after the events of {effects}")
+        return effects
 
 
 class BlueGreen(OfProjection):

@@ -55,6 +55,7 @@ def test_a_store_without_subscriptions_is_healthy(store, face):
     assert figures_of(face) == {
         "ok": True,
         "reasons": [],
+        "remarks": [],
         "store": {"reachable": True, "error": None},
         "positions": {
             "head": 0,
@@ -213,6 +214,7 @@ def status_of(**figures):
         "state": "running",
         "position": 0,
         "lag": 0,
+        "ahead": 0,
         "lag_seconds": 0.0,
         "rate": 0.0,
         "delivered": 0,
@@ -221,6 +223,7 @@ def status_of(**figures):
         "updated": None,
         "last_error": None,
         "stopped": None,
+        "paused": None,
         "declared": True,
         "changed": False,
     }
@@ -238,6 +241,13 @@ def status_of(**figures):
         ({"parked": 1}, {}, ["mail has 1 parked stream."]),
         ({"parked": 1}, {"PARKED": None}, []),
         ({"state": "new"}, {}, ["mail has never run."]),
+        ({"state": "new"}, {"RUNNING": False}, []),
+        ({"state": "stopped"}, {"RUNNING": False}, ["mail has stopped at an event."]),
+        (
+            {"state": "paused"},
+            {"RUNNING": False},
+            ["mail is paused; manage.py subscriptions resume ends that."],
+        ),
         ({"state": "not running", "declared": False}, {}, []),
         ({"kind": "projection build", "lag_seconds": 1e9, "parked": 3}, {}, []),
     ],

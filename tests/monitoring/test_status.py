@@ -1,11 +1,14 @@
 """The status of each subscription."""
 
 import datetime as dt
+import threading
 
 import pytest
 
+from ossy_event_store.conf import HealthLimits
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.monitoring.health import problems
 from ossy_event_store.monitoring.status import (
     RATE_VALID_SECONDS,
     is_held,
@@ -13,6 +16,8 @@ from ossy_event_store.monitoring.status import (
     statuses,
 )
 from ossy_event_store.subscriptions.declaration import subscription
+from ossy_event_store.subscriptions.runner import assign_positions
+from tests.support.subscriptions import said
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -59,3 +64,16 @@ def test_a_rate_is_valid_for_a_while(store, age, rate):
     one = drive(status(store, "reader"))
     assert one.rate == rate
     assert (one.state, one.declared) == ("not running", False)
+
+
+def test_a_checkpoint_after_the_last_event_is_ahead_and_no_lag(store, lend):
+    lend("a", "BookBought")
+    assign_positions(threading.Event())
+    document = {"_id": "reader", "position": 5}
+    connection.raw(store.subscriptions).insert_one(document)
+    subscription("reader")(print)
+    one = drive(status(store, "reader"))
+    assert (one.lag, one.ahead) == (0, 4)
+    (problem,) = problems(one, HealthLimits(RUNNING=False))
+    assert problem.startswith("reader is at position 5, which no event has")
+    assert "reader is 4 positions after the last event" in said("subscriptions")

@@ -4,8 +4,9 @@ import pytest
 
 from ossy_event_store.mongodb import connection
 from ossy_event_store.projections.rebuild import Rebuild
+from ossy_event_store.subscriptions import parked_streams
 from tests.support.projections import ANN, Loans, collections
-from tests.support.subscriptions import checkpoint, said
+from tests.support.subscriptions import checkpoint, parked, said
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -49,3 +50,24 @@ def test_the_collection_of_a_forgotten_projection_is_not_built_on(lent, store):
         said("rebuild_projections", "loans", *words)
         assert Loans.get("ann") == ANN
     assert checkpoint(store, "loans")["generation"] == 4
+
+
+@pytest.mark.parametrize("words", [["--blue-green"], []], ids=["beside", "in place"])
+def test_the_parked_streams_of_an_abandoned_build_are_deleted_page_by_page(
+    lent, store, changed, monkeypatch, words
+):
+    monkeypatch.setattr(parked_streams, "PARKED_PER_READ", 2)
+    rebuild = Rebuild(Loans, beside=True)
+    rebuild.stop()
+    assert rebuild.run() is None
+    connection.raw(store.parked).insert_many(
+        [
+            {"_id": {"subscription": "loans@2", "aggregateId": f"b-{number}"}}
+            | {"subscription": "loans@2"}
+            for number in range(5)
+        ]
+    )
+    changed("2")
+    said("rebuild_projections", "loans", *words)
+    assert parked(store) == []
+    assert Loans.get("ann") == ANN

@@ -10,13 +10,14 @@ from django.core.management import CommandError
 from ossy_event_store import EventStore, Projection, register_projection
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.projections import writer as module
 from ossy_event_store.projections.writer import Writer
 from ossy_event_store.streams import reducers
 from ossy_event_store.subscriptions import declaration, operator_actions, parked_streams
 from ossy_event_store.subscriptions.checkpoints import ClaimLost, claim, find_or_create
 from ossy_event_store.subscriptions.consumer import Consumer
 from ossy_event_store.subscriptions.parked_streams import Failed
-from tests.support.projections import Loans
+from tests.support.projections import Loans, Nights, guests, stay
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, parked, reached, running, said
 
@@ -197,6 +198,73 @@ def test_streams_are_parked_in_the_transaction_that_writes_others(
     assert [failed.event["aggregateId"] for failed in done.parked] == ["a"]
     assert [waits["aggregateId"] for waits in parked(store)] == ["a"]
     assert Loans.get("ann") == {"lent": 1, "books": ["b"]}
+
+
+def test_an_event_changes_and_deletes_several_documents(nights, store):
+    stay("ann", "mon", "tue", "wed")
+    stay("bob", "tue")
+    with running("nights"):
+        reached(store, "nights", 2)
+        assert guests() == {"mon": ["ann"], "tue": ["ann", "bob"], "wed": ["ann"]}
+        stay("ann", "mon", "tue", "thu", kind="Cancelled")
+        stay("bob", "tue")
+        reached(store, "nights", 4)
+    assert guests() == {"tue": ["bob"], "wed": ["ann"]}
+    assert Nights.get("mon") is None
+
+
+def test_an_event_that_fails_at_one_of_its_keys_changes_none(nights, store):
+    Nights.broken.add("ann")
+    stay("ann", "mon", "tue")
+    stay("bob", "mon")
+    stay("ann", "mon", kind="Cancelled")
+    with running("nights"):
+        reached(store, "nights", 3)
+        assert guests() == {"mon": ["bob"]}
+        Nights.broken.clear()
+        operator_actions.retry("nights")
+        until(lambda: not parked(store))
+    assert guests() == {"tue": ["ann"]}
+
+
+def test_more_keys_than_one_query_takes_change_each_document(
+    nights, store, monkeypatch
+):
+    monkeypatch.setattr(module, "KEYS_PER_READ", 2)
+    for guest in ("ann", "bob"):
+        stay(guest, *"abcde")
+    with running("nights"):
+        reached(store, "nights", 2)
+    assert guests() == {key: ["ann", "bob"] for key in "abcde"}
+
+
+def test_a_document_that_the_server_refuses_parks_its_stream(
+    loans, store, lend, monkeypatch
+):
+    register_projection(Parallel)
+    quickly = replace(declaration.registered_subscriptions()["parallel"], retries=0)
+    monkeypatch.setitem(declaration._registered, "parallel", quickly)
+    Parallel.collection.create_index([("state.books", 1), ("state.more", 1)])
+    for stream in "abc":
+        lend(stream, "BookLent")
+    with running("parallel"):
+        reached(store, "parallel", 3)
+        (waits,) = parked(store)
+        operator_actions.retry("parallel")
+        until(lambda: parked(store)[0]["tries"] == 2)
+    assert waits["aggregateId"] == "b"
+    assert Parallel.get("ann") == {"lent": 2, "books": ["a", "c"]}
+
+
+class Parallel(Loans):
+    """An index on two arrays refuses what it makes of one book."""
+
+    name = "parallel"
+
+    @classmethod
+    def apply(cls, event, state):
+        more = {"more": [1, 2]} if event["aggregateId"] == "b" else {}
+        return {**super().apply(event, state), **more}
 
 
 def test_an_event_whose_key_fails_parks_its_stream(loans, store, lend):

@@ -30,6 +30,23 @@ def test_an_event_is_sent_once_the_projection_has_applied_it(connect, lend, appl
     assert source.message().id == "4"
 
 
+def test_an_event_of_several_keys_is_sent_to_the_listeners_of_each(connect, apply):
+    apply(0)
+    feeds = ["key=ann", "key=bob", "type=BookLent"]
+    sources = [connect(f"all/?projection=readers&{one}").begin() for one in feeds]
+    EventStore.append_event({**BOOK, "payload": {"to": ["ann", "bob"]}})
+    EventStore.append_event({**BOOK, "payload": {"to": ["bob"]}})
+    until(lambda: EventStore.head_position() == 2)
+    apply(2)
+    assert [positions_of(sources[n].take(n or 1)) for n in range(3)] == [
+        [1],
+        [1],
+        [1, 2],
+    ]
+    again = connect("all/?projection=readers&key=bob", last=0)
+    assert positions_of(again.take(2)) == [1, 2]
+
+
 def test_a_client_that_reconnects_receives_what_the_projection_applied(
     connect, lend, apply
 ):

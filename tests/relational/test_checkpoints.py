@@ -13,11 +13,12 @@ if not apps.is_installed("ossy_event_store.relational"):
     pytest.skip("the default database is no SQL database", allow_module_level=True)
 
 from ossy_event_store.mongodb import connection as mongodb_connection
+from ossy_event_store.projections.forget import forget
 from ossy_event_store.relational import checkpoints
 from ossy_event_store.relational.models import Checkpoint
-from ossy_event_store.subscriptions import operator_actions
+from ossy_event_store.subscriptions import declaration, operator_actions
 from ossy_event_store.subscriptions.declaration import subscription
-from tests.support.relational import SQL, effects, take_effect
+from tests.support.relational import POSTGRESQL, SQL, effects, take_effect
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, reached, running
 
@@ -360,3 +361,47 @@ def test_no_connection_is_left_open(store, lend, monkeypatch, many):
         until(lambda: len(used) == many)
     assert effects() == list(range(1, many + 1))
     assert [one.connection for one in used] == [None] * many
+
+
+def fill_disk():
+    """Get the error of a full disk from the database itself."""
+    with connections[SQL].cursor() as cursor:
+        if POSTGRESQL:
+            raising = "RAISE EXCEPTION 'full' USING ERRCODE = 'disk_full'"
+            cursor.execute(f"DO $$ BEGIN {raising}; END $$")
+        pages = cursor.execute("PRAGMA page_count").fetchone()[0]
+        cursor.execute(f"PRAGMA max_page_count = {pages}")
+        cursor.execute("CREATE TABLE more (data text)")
+
+
+def test_a_full_disk_holds_a_subscription_up_and_parks_nothing(store, lend):
+    full = [True]
+
+    @subscription("orders", using=SQL, retries=0)
+    def handle(event):
+        if full:
+            fill_disk()
+        take_effect(event["position"])
+
+    lend("book", "BookBought")
+    with running():
+        found = until(lambda: (checkpoint(store, "orders") or {}).get("lastError"))
+        assert "The SQL database 'sql' is not available: " in found["error"]
+        full.clear()
+        reached(store, "orders", 1)
+    assert effects() == [1]
+    assert not mongodb_connection.raw(store.parked).count_documents({})
+
+
+def test_a_forgotten_subscription_has_no_rows(store, lend):
+    @subscription("orders", using=SQL, retries=0)
+    def handle(event):
+        raise ValueError("no such customer")
+
+    lend("book", "BookBought")
+    with running():
+        reached(store, "orders", 1)
+    assert checkpoints.streams("orders", SQL) == {"book": 0}
+    del declaration._registered["orders"]
+    forget("orders")
+    assert Checkpoint.objects.using(SQL).count() == 0

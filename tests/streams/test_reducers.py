@@ -1,8 +1,10 @@
 """Reducers: what a class needs, what its revision depends on, how it folds."""
 
+import asyncio
 import importlib
 import linecache
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -334,8 +336,21 @@ def test_a_state_that_cannot_be_copied_is_a_reducer_error():
         fold(reducer(lambda events, state: {}), events("a"), {"lock": threading.Lock()})
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_a_signal_to_exit_is_not_a_reducer_error(stop):
+class Panic(BaseException):
+    """As an extension in Rust raises it."""
+
+
+@pytest.mark.parametrize("raised", [Panic, SystemExit, asyncio.CancelledError])
+def test_whatever_a_reducer_raises_is_a_reducer_error(raised):
+    def view(events, state):
+        raise raised
+
+    with pytest.raises(ReducerError):
+        fold(reducer(view), events("a"), {})
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, GeneratorExit])
+def test_what_ends_a_process_on_purpose_is_not_a_reducer_error(stop):
     def view(events, state):
         raise stop
 
@@ -410,3 +425,16 @@ def test_an_error_without_events_names_the_stream():
     with pytest.raises(ReducerError) as caught:
         fold(reducer(without_return), [], {}, "b-1", 7)
     assert (caught.value.aggregate_id, caught.value.version) == ("b-1", 7)
+
+
+def test_the_handler_of_a_signal_ends_the_process_during_a_fold():
+    def view(events, state):
+        signal.raise_signal(signal.SIGUSR1)
+        raise AssertionError("the handler comes first")
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: sys.exit(3))
+    try:
+        with pytest.raises(SystemExit):
+            fold(reducer(view), events("a"), {})
+    finally:
+        signal.signal(signal.SIGUSR1, before)

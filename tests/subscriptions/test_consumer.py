@@ -1,5 +1,6 @@
 """Subscriptions at work: each event in order, retried, parked, resumed."""
 
+import threading
 import time
 from collections import defaultdict
 
@@ -9,6 +10,7 @@ from ossy_event_store import EventStore
 from ossy_event_store.positions.head_watcher import HeadWatcher
 from ossy_event_store.subscriptions import consumer as consumer_module
 from ossy_event_store.subscriptions.declaration import subscription
+from ossy_event_store.subscriptions.runner import assign_positions
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, places, reached, running
 
@@ -79,6 +81,19 @@ def test_only_the_types_it_wants_arrive(store, lend):
         reached(store, "lent", 4)
     assert places(got) == [("a", 2)]
     assert places(ships) == [("s", 1)]
+
+
+def test_a_start_beyond_the_last_event_passes_over_none(store, lend, caplog):
+    got = []
+    subscription("reader", start=1_000_000)(got.append)
+    lend("a", "BookBought")
+    assign_positions(threading.Event())
+    with running():
+        reached(store, "reader", 1)
+        lend("a", "BookLent")
+        reached(store, "reader", 2)
+    assert places(got) == [("a", 2)]
+    assert "starts after the last event, at position 1." in caplog.text
 
 
 def test_a_new_subscription_starts_where_it_says(store, lend):

@@ -194,7 +194,7 @@ def test_one_lane_delivers_in_global_order_and_parks_what_fails(
 
     page = Page(positioned("a", "b", "a", "b", "c"), 9)
     parts = consume(handler, retries=0)
-    lane = OneLane(parts.claim, parts.delivery, parts.progress, parts.attempts)
+    lane = OneLane(store, parts.claim, parts.delivery, parts.progress, parts.attempts)
     drive(lane.deliver(page))
     assert got == [1, 3, 5]
     assert parts.progress.seen == 9

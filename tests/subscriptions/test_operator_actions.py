@@ -1,12 +1,15 @@
-"""Operators retry, skip and reset."""
+"""Operators retry, skip, reset, pause and resume."""
 
 import threading
+from dataclasses import replace
 
 import pytest
+from django.core.management import CommandError
 
 from ossy_event_store.exceptions import EventStoreError
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.blocking_port import BlockingCollection
+from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.projections import builds, rebuild
 from ossy_event_store.projections.rebuild import Rebuild
 from ossy_event_store.subscriptions import operator_actions
@@ -15,7 +18,14 @@ from ossy_event_store.subscriptions.declaration import subscription
 from tests.support.projections import Loans
 from tests.support.projections import loans as loans
 from tests.support.servers import until
-from tests.support.subscriptions import checkpoint, parked, places, reached, running
+from tests.support.subscriptions import (
+    checkpoint,
+    parked,
+    places,
+    reached,
+    running,
+    said,
+)
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -247,3 +257,90 @@ def test_of_two_builds_of_the_same_projection_one_gives_way(
         Rebuild(Loans, beside=beside).run()
     assert checkpoint(store, "loans")["generation"] == 2
     assert Loans.get("ann") == {"lent": 1, "books": ["a"]}
+
+
+def test_a_reset_beyond_the_last_event_is_refused(store, lend):
+    subscription("reader")(print)
+    lend("a", "BookBought", "BookLent")
+    with running():
+        reached(store, "reader", 2)
+        with pytest.raises(ValueError, match=r"has position 2, .* from 0 to 2"):
+            operator_actions.reset("reader", 3)
+        operator_actions.reset("reader", 2)
+    assert checkpoint(store, "reader")["position"] == 2
+
+
+# --- pausing ----------------------------------------------------------------
+
+
+def test_a_subscription_is_paused_and_resumed_while_it_runs(store, lend, subscribe):
+    got, claims = [], []
+
+    def do(event):
+        got.append(event["position"])
+        if event["position"] == 2:
+            jane = threading.Thread(
+                target=operator_actions.pause, args=("reader", "jane")
+            )
+            jane.start()
+            jane.join()
+            (claim,) = claims  # it looks before each event
+            claim.timings = replace(claim.timings, poll_seconds=0.0)
+
+    subscribe("reader", do)
+    with running() as runner:
+        claims.append(runner.consumers[0].claim)
+        lend("a", *["BookLent"] * 5)
+        # What was delivered is in the checkpoint, and comes no second time.
+        reached(store, "reader", 2)
+        until(lambda: not runner.consumers[0].claim.renewed)
+        assert checkpoint(store, "reader")["paused"]["by"] == "jane"
+        assert not operator_actions.pause("reader")
+        assert got == [1, 2]
+        assert operator_actions.resume("reader")
+        assert not operator_actions.resume("reader")
+        reached(store, "reader", 5)
+    assert got == [1, 2, 3, 4, 5]
+
+
+def test_a_pause_ends_the_wait_for_a_retry(store, lend):
+    tried = []
+
+    @subscription("reader", retries=5, backoff=(60, 60))
+    def reader(event):
+        tried.append(event)
+        raise KeyError("title")
+
+    lend("a", "BookBought")
+    with running() as runner:
+        until(lambda: tried)
+        operator_actions.pause("reader")
+        until(lambda: not runner.consumers[0].claim.renewed)
+    assert len(tried) == 1
+    assert not parked(store)
+
+
+def test_a_run_until_caught_up_does_not_wait_for_what_is_paused(store, lend):
+    subscription("reader")(print)
+    lend("a", "BookBought")
+    with running():
+        reached(store, "reader", 1)
+    operator_actions.pause("reader")
+    lend("a", "BookBought")
+    with pytest.raises(CommandError, match="reader: paused"):
+        said("run_subscriptions", "reader", "--until-caught-up")
+
+
+def test_a_paused_projection_is_rebuilt_beside_and_not_in_place(loans, store, lend):
+    lend("a", "BookLent")
+    with running("loans"):
+        reached(store, "loans", 1)
+    operator_actions.pause("loans")
+    with pytest.raises(CommandError, match="loans is paused"):
+        said("rebuild_projections", "loans")
+    said("rebuild_projections", "loans", "--blue-green")
+    assert checkpoint(store, "loans")["paused"]
+    assert Loans.get("ann")["lent"] == 1
+    drive(builds.begin_build(store, Loans))
+    with pytest.raises(CommandError, match="loans@3 is a build of a projection"):
+        said("subscriptions", "pause", "loans@3")

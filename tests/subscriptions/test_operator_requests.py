@@ -6,7 +6,11 @@ import pytest
 
 from ossy_event_store import EventStore
 from ossy_event_store.mongodb.ports import drive
-from ossy_event_store.subscriptions import checkpoints, operator_actions
+from ossy_event_store.subscriptions import (
+    checkpoints,
+    operator_actions,
+    parked_streams,
+)
 from ossy_event_store.subscriptions.checkpoints import ClaimLost
 from ossy_event_store.subscriptions.claim import DEFAULT_TIMINGS
 from ossy_event_store.subscriptions.declaration import subscription
@@ -83,3 +87,47 @@ def test_a_retry_that_fails_again_leaves_the_stream_parked(store, consume, posit
     assert not parked_one["retry"]
     assert "still no title" in parked_one["error"]
     assert parts.attempts.is_parked(event)
+
+
+@pytest.mark.parametrize("options", [{}, {"session": True}], ids=["plain", "session"])
+def test_a_parked_stream_is_retried_several_events_at_a_time(
+    store, consume, positioned, monkeypatch, options
+):
+    got, moves, advance = [], [], parked_streams.advance
+
+    async def counted(store, parked, event, *session):
+        moves.append(event["position"])
+        return await advance(store, parked, event, *session)
+
+    def handler(event, *session):
+        got.append(event["position"])
+        if event["position"] == 6:
+            raise KeyError("title")
+
+    monkeypatch.setattr(parked_streams, "advance", counted)
+    events = positioned(*"aaaaaaaa")
+    parts = consume(handler, retries=0, **options)
+    drive(parts.attempts.park(Failed(events[0], KeyError("title")), 8))
+    operator_actions.retry("reader")
+    drive(parts.requests.look())
+    (waits,) = parked(store)
+    assert (waits["position"], waits["tries"], waits["retry"]) == (6, 2, False)
+    assert len(moves) <= 3  # the first five of eight
+    if not options:
+        assert got == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_plain_handler_gives_new_events_their_turn(store, consume, positioned, clock):
+    got = []
+
+    def handler(event):
+        got.append(event["position"])
+        clock.now += DEFAULT_TIMINGS.poll_seconds
+
+    events = positioned(*"aaa")
+    parts = consume(handler, retries=0)
+    drive(parts.attempts.park(Failed(events[0], KeyError("title")), 3))
+    operator_actions.retry("reader")
+    drive(parts.requests.look())
+    assert got == [1]
+    assert parked(store)[0]["position"] == 2

@@ -156,3 +156,33 @@ def test_a_reducer_that_raises_parks_its_stream_alone(follow, store, lend):
 def test_a_wrong_snapshot_every_is_refused(follow, wrong):
     with pytest.raises(ImproperlyConfigured, match="snapshot_every must be a number"):
         follow(every=wrong)
+
+
+def test_a_class_that_is_registered_later_is_followed_by_a_running_process(
+    follow, store, lend, monkeypatch
+):
+    follow()
+    monkeypatch.setattr(registry, "_listeners", [snapshot_subscription.register])
+    declared = snapshot_subscription.declaration.registered_subscriptions
+    with running():
+        lend("a", "BookBought")
+        reached(store, "snapshots", 1)
+        Late = type("Late", (Book,), {"aggregate_type": "Late", "revision": "1"})
+        registry.register_aggregate(Late)
+        late = Aggregate.of(Late, {"aggregateId": "l", "type": "BookBought"})
+        assert EventStore.wait_for(late, subscription="snapshots")
+    assert versions("a", "l") == [1, 1]
+    assert declared()["snapshots"].aggregate_types == ("Book", "Late")
+
+
+def test_the_first_class_that_is_registered_later_is_followed(store, lend, monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(registry, "_listeners", [])
+    snapshot_subscription.register()
+    assert not snapshot_subscription.declaration.registered_subscriptions()
+    registry.after_each(snapshot_subscription.register)
+    registry.register_aggregate(Book)
+    lend("a", "BookBought")
+    with running():
+        reached(store, "snapshots", 1)
+    assert versions("a") == [1]

@@ -64,7 +64,7 @@ def test_a_frozen_process_does_not_undo_a_retry(writer, store, events, monkeypat
 
     async def thaw_too_late(keys):
         found = await find(keys)
-        await other.redeliver(waits, parked_one, 2)
+        await other.redeliver(waits, [parked_one], 2, lambda: False)
         return found
 
     other = writer()
@@ -163,7 +163,7 @@ def test_a_new_primary_that_lags_releases_no_stream(store, lend, settings, reque
             lambda c: c["find"] == "positions" and "aggregateVersion" in c["filter"],
         )
     ]
-    assert len(backlog) >= 3
+    assert len(backlog) >= 2
     for after, ping in [waiting[0], *backlog]:
         assert ping is not None
         assert after is not None

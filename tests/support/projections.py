@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from ossy_event_store import Projection, register_projection
+from ossy_event_store import EventStore, Projection, register_projection
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.projections import projection
@@ -120,3 +120,43 @@ def collections(store):
     """Return the names of all collections of projections."""
     names = connection.raw(store.events).database.list_collection_names()
     return sorted(name for name in names if name.startswith("projection_"))
+
+
+class Nights(Projection):
+    """The guests of each night: an event changes several nights, or deletes them."""
+
+    name = "nights"
+    aggregate_types = ["Stay"]
+    initial_state = {"guests": []}
+    #: Streams whose events cannot be applied.
+    broken = set()
+
+    @staticmethod
+    def key(event):
+        return event["payload"]["nights"]
+
+    @classmethod
+    def apply(cls, event, state, key):
+        if event["aggregateId"] in cls.broken and key == event["payload"]["nights"][-1]:
+            raise ValueError("broken")
+        if event["type"] == "Cancelled":
+            return None
+        return {"guests": [*state["guests"], event["aggregateId"]]}
+
+
+@pytest.fixture
+def nights(loans, monkeypatch):
+    """The projection ``Nights``, without documents."""
+    monkeypatch.setattr(Nights, "broken", set())
+    return register_projection(Nights)
+
+
+def stay(guest, *nights, kind="Booked"):
+    """Append an event that changes several nights."""
+    event = {"aggregateId": guest, "aggregateType": "Stay", "type": kind}
+    return EventStore.append_event({**event, "payload": {"nights": list(nights)}})
+
+
+def guests():
+    """Return the guests of each night, as they are stored."""
+    return {one["_id"]: one["state"]["guests"] for one in Nights.collection.find()}

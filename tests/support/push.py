@@ -115,7 +115,7 @@ class Readers(Projection):
     @staticmethod
     def key(event):
         reader = event["payload"].get("to")
-        return reader and reader.lower()
+        return reader if isinstance(reader, list) else reader and reader.lower()
 
     @staticmethod
     def apply(event, state):

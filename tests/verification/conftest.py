@@ -5,6 +5,7 @@ import pytest
 from ossy_event_store import AggregateRebuild, EventStore
 from tests.support.projections import Loans
 from tests.support.projections import loans as loans
+from tests.support.projections import nights as nights
 from tests.support.subscriptions import reached, running
 from tests.support.verification import NODE, UNIQUE, rebuild_indexes, stream
 

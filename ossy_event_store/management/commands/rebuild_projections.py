@@ -95,8 +95,11 @@ class Command(StoreCommand):
             progress.show(position, time.monotonic() - began)
 
         rebuild = Rebuild(cls, beside=beside, progress=show)
-        with ending(rebuild.stop):
-            built = rebuild.run()
+        try:
+            with ending(rebuild.stop):
+                built = rebuild.run()
+        except ValueError as error:  # it is paused
+            raise CommandError(str(error)) from None
         progress.end()
         if built is None:
             raise CommandError("Stopped.", returncode=INTERRUPTED)

@@ -75,13 +75,12 @@ class Command(StoreCommand):
         failed = [
             one
             for one in drive(statuses(connection.blocking()))
-            if one.name in names and (one.parked or one.stopped)
+            if one.name in names and (one.parked or one.stopped or one.paused)
         ]
         if failed:
             where = ", ".join(one.name for one in failed)
-            raise CommandError(
-                f"{where}: a handler failed; see manage.py subscriptions show."
-            )
+            why = "paused" if all(one.paused for one in failed) else "a handler failed"
+            raise CommandError(f"{where}: {why}; see manage.py subscriptions show.")
 
 
 @contextmanager

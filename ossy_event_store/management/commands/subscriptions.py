@@ -14,21 +14,24 @@ from ...documents.event_document import check_id
 from ...exceptions import UnknownSubscription
 from ...mongodb import connection
 from ...mongodb.ports import drive
+from ...monitoring.health import undeclared
 from ...monitoring.status import Status, statuses
+from ...projections.forget import forget
 from ...subscriptions import checkpoints, operator_actions, parked_streams
 from ._base import WRONG_USE, StoreCommand
 
-ACTIONS = ("list", "show", "retry", "skip", "reset")
+ACTIONS = ("list", "show", "retry", "skip", "reset", "pause", "resume", "forget")
 PARKED_STREAMS_SHOWN = 50
 
 
 class Command(StoreCommand):
-    """Show subscriptions, and retry, skip or reset."""
+    """Show subscriptions, and retry, skip, reset, pause, resume or forget."""
 
     help = (
         "Show the state of all subscriptions, or of one with its parked streams; retry "
-        "what failed, skip an event, or reset the position. A process that runs the "
-        "subscription notices within a second."
+        "what failed, skip an event, reset the position, pause, resume, or forget what "
+        "the code no longer declares. A process that runs the subscription notices "
+        "within a second."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -39,7 +42,8 @@ class Command(StoreCommand):
             default="list",
             choices=ACTIONS,
             metavar="ACTION",
-            help="list (the default), show NAME, retry NAME, skip NAME, or reset NAME.",
+            help="list (the default), or one of these with a NAME: "
+            f"{', '.join(ACTIONS[1:])}.",
         )
         parser.add_argument(
             "name",
@@ -96,8 +100,10 @@ class Command(StoreCommand):
             self.retry(name, options["stream"])
         elif action == "skip":
             self.skip(name, options["stream"], options["reason"] or "")
-        else:
+        elif action == "reset":
             self.reset(name, options["to"])
+        else:
+            getattr(self, action)(name)
 
     def list_all(self, *, as_json: bool) -> None:
         """Print the state of all subscriptions."""
@@ -176,6 +182,33 @@ class Command(StoreCommand):
         operator_actions.reset(name, to)
         self.stdout.write(f"{name} continues after position {to:,}.")
 
+    def pause(self, name: str) -> None:
+        """Pause the subscription."""
+        try:
+            paused = operator_actions.pause(name, _who())
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        if not paused:
+            raise CommandError(f"{name} is paused already.")
+        self.stdout.write(
+            f"{name} is paused; manage.py subscriptions resume {name} ends it."
+        )
+
+    def resume(self, name: str) -> None:
+        """Resume the subscription."""
+        if not operator_actions.resume(name):
+            raise CommandError(f"{name} is not paused.")
+        self.stdout.write(f"{name} continues.")
+
+    def forget(self, name: str) -> None:
+        """Delete what is stored of a subscription that is gone from the code."""
+        try:
+            dropped = forget(name)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        documents = f", and dropped {', '.join(dropped)}" if dropped else ""
+        self.stdout.write(f"Forgot {name}{documents}.")
+
 
 def _who() -> str | None:
     try:
@@ -230,14 +263,23 @@ def remarks(one: Status) -> list[str]:
             f"{one.name}, last error at {when:%Y-%m-%d %H:%M:%S} UTC: "
             f"{one.last_error['error']}"
         )
+    if one.paused:
+        by = f" by {one.paused['by']}" if one.paused.get("by") else ""
+        found.append(
+            f"{one.name} was paused at {one.paused['since']:%Y-%m-%d %H:%M:%S} UTC"
+            f"{by}; manage.py subscriptions resume {one.name} ends it."
+        )
+    if one.ahead:
+        found.append(
+            f"{one.name} is {one.ahead:,} positions after the last event, and would "
+            f"pass over the next ones; run manage.py subscriptions reset {one.name}."
+        )
     if one.changed:
         found.append(
             f"{one.name} has changed since it was built; run manage.py "
             f"rebuild_projections {one.name}."
         )
-    if not one.declared:
-        found.append(f"{one.name} is not declared in this project.")
-    return found
+    return [*found, *undeclared(one)]
 
 
 def described(waiting: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ Delivery at least once: the handler is called, and the checkpoint follows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...documents.bson_types import Document
@@ -13,6 +13,7 @@ from ...mongodb.deadline import in_time
 from .. import parked_streams
 from ..checkpoints import ClaimLost
 from ..declaration import Subscription
+from ..transactions import HandlerFailed
 from .base import Delivered, Delivery
 from .handler_call import call
 
@@ -33,9 +34,29 @@ class AtLeastOnce(Delivery):
             await call(self._handle, self._is_async, event)
         return Delivered(moved=False)
 
-    async def redeliver(self, parked: Document, event: Document, seen: int) -> None:
-        """Call the handler, then move the stream."""
-        await call(self._handle, self._is_async, event)
-        with in_time():
-            if not await parked_streams.advance(self._store, parked, event):
-                raise ClaimLost
+    async def redeliver(
+        self,
+        parked: Document,
+        events: Sequence[Document],
+        seen: int,
+        is_late: Callable[[], bool],
+    ) -> int:
+        """Call the handler until it is late, then move the stream."""
+        done, failed = 0, None
+        for event in events:
+            try:
+                await call(self._handle, self._is_async, event)
+            except HandlerFailed as error:
+                failed = HandlerFailed(error.error, done)
+                break
+            done += 1
+            if is_late():
+                break
+        if done:
+            with in_time():
+                last = events[done - 1]
+                if not await parked_streams.advance(self._store, parked, last):
+                    raise ClaimLost
+        if failed is not None:
+            raise failed
+        return done

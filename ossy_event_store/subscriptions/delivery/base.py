@@ -4,7 +4,7 @@ The interface of a delivery strategy, and what all strategies share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...documents.bson_types import Document
@@ -13,6 +13,7 @@ from ...mongodb.deadline import in_time
 from .. import checkpoints, parked_streams
 from ..declaration import Subscription
 from ..parked_streams import Failed
+from ..transactions import HandlerFailed
 
 
 class TooLarge(Exception):
@@ -40,6 +41,8 @@ class Delivery:
 
     #: The most events in one delivery; None means any number.
     size: int | None = None
+    #: The most events of a parked stream in one redelivery.
+    retry_size = 100
 
     def __init__(self, store: Store, session: Any, declared: Subscription) -> None:
         self._store = store
@@ -84,17 +87,47 @@ class Delivery:
         """
         raise NotImplementedError
 
-    async def redeliver(self, parked: Document, event: Document, seen: int) -> None:
+    async def redeliver(
+        self,
+        parked: Document,
+        events: Sequence[Document],
+        seen: int,
+        is_late: Callable[[], bool],
+    ) -> int:
         """
-        Deliver the event at which a parked stream parked, and move the stream past it.
+        Deliver the next events of a parked stream, and move the stream past them.
 
         Args:
             parked: the parked stream.
-            event: its next event.
+            events: its next events, the first is that at which it is parked.
             seen: the position of the checkpoint.
+            is_late: whether new events should have their turn.
+
+        Returns:
+            How many of the events were delivered.
 
         Raises:
-            HandlerFailed: it failed again.
+            HandlerFailed: one of them failed, after ``done`` that were delivered.
+            ClaimLost: the stream was moved meanwhile.
+        """
+        try:
+            await self._redeliver(parked, events, seen)
+        except (HandlerFailed, TooLarge):
+            if len(events) == 1:
+                raise
+            half = events[: len(events) // 2]
+            return await self.redeliver(parked, half, seen, is_late)
+        return len(events)
+
+    async def _redeliver(
+        self, parked: Document, events: Sequence[Document], seen: int
+    ) -> None:
+        """
+        Deliver the next events of a parked stream and move it, all or none.
+
+        Raises:
+            HandlerFailed: one of them failed again.
+            TooLarge: they are too many for one transaction.
             ClaimLost: the stream was moved meanwhile.
         """
         raise NotImplementedError

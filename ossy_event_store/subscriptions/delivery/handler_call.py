@@ -4,7 +4,6 @@ Call a handler, and tell an event that fails from a database that is away.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.db import connections
 
+from ...streams.reducers import pass_on_what_ends
 from ..transactions import HandlerFailed, is_away, is_overtaken
 
 
@@ -33,25 +33,13 @@ async def call(handle: Callable[..., Any], is_async: bool, *arguments: Any) -> N
                 f"The handler returned a {type(result).__name__}, which was not run. "
                 "Write a coroutine function, or a function that does the work itself."
             )
-    except (Exception, SystemExit, asyncio.CancelledError) as error:
-        if _is_cancelled(error):
-            raise
+    except BaseException as error:
+        pass_on_what_ends(error)
         await _drop_broken_connections(is_async)
         # A transaction that conflicts with another one is tried again in full.
         if is_away(error) or (len(arguments) > 1 and is_overtaken(error)):
             raise
         raise HandlerFailed(error) from error
-
-
-def _is_cancelled(error: BaseException) -> bool:
-    """Whether our own task was cancelled, and not one that the handler awaits."""
-    if not isinstance(error, asyncio.CancelledError):
-        return False
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no loop runs in this thread
-        return False
-    return task is not None and task.cancelling() > 0
 
 
 async def _drop_broken_connections(is_async: bool) -> None:

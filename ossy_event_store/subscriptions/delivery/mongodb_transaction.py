@@ -25,7 +25,7 @@ class InMongoDBTransaction(Delivery):
         super().__init__(store, session, declared)
         self._handle = declared.handle()
         self._is_async = declared.is_async
-        self.size = declared.batch
+        self.size = self.retry_size = declared.batch
 
     async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
         """Call the handler with each event, in one transaction."""
@@ -52,14 +52,17 @@ class InMongoDBTransaction(Delivery):
         await in_transaction(self._store, self._session, work, again, handler=True)
         return Delivered(moved=True)
 
-    async def redeliver(self, parked: Document, event: Document, seen: int) -> None:
-        """Call the handler and move the stream, in one transaction."""
+    async def _redeliver(
+        self, parked: Document, events: Sequence[Document], seen: int
+    ) -> None:
+        """Call the handler with each event and move the stream, in one transaction."""
 
         async def work() -> None:
-            await call(self._handle, self._is_async, event, self._session)
+            for event in events:
+                await call(self._handle, self._is_async, event, self._session)
             with in_time():
                 if not await parked_streams.advance(
-                    self._store, parked, event, self._session
+                    self._store, parked, events[-1], self._session
                 ):
                     raise ClaimLost
 

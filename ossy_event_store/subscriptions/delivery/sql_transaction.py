@@ -4,6 +4,7 @@ Delivery in a transaction of an SQL database, where the checkpoint is a row.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from secrets import token_hex
@@ -30,6 +31,10 @@ from ..transactions import DatabaseAway, HandlerFailed
 from .base import Delivered, Delivery
 from .handler_call import call
 
+# The codes of databases for a full disk, an error of the disk, or too little memory.
+POSTGRESQL_RESOURCES = ("53", "58")
+SQLITE_RESOURCES = (sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
+
 
 class InSQLTransaction(Delivery):
     """
@@ -51,7 +56,7 @@ class InSQLTransaction(Delivery):
         self._claim = token_hex(16)
         self._position = 0  # the position in the row
         self._streams: dict[str, int] = {}
-        self.size = declared.batch
+        self.size = self.retry_size = declared.batch
 
     async def begin(self, claimed: Document) -> int:
         """Claim the row, and make the parked streams in MongoDB agree with the rows."""
@@ -146,17 +151,22 @@ class InSQLTransaction(Delivery):
             self._store, self._session, self._declared, parked, handled
         )
 
-    async def redeliver(self, parked: Document, event: Document, seen: int) -> None:
+    async def _redeliver(
+        self, parked: Document, events: Sequence[Document], seen: int
+    ) -> None:
         """Call the handler and move the stream's row, unless that is done already."""
-        stream, position = event["aggregateId"], event["position"]
+        stream, last = events[-1]["aggregateId"], events[-1]
         with _Atomic(self._using):
             self._hold(self._position)
-            if self._rows.advance(self._name, stream, position, self._using):
-                await call(self._handle, False, event)
-            elif self._rows.read(self._name, self._using, stream) is None:
+            handled = self._rows.read(self._name, self._using, stream)
+            if handled is None:
                 raise ClaimLost
+            self._rows.advance(self._name, stream, last["position"], self._using)
+            for event in events:
+                if event["position"] > handled:
+                    await call(self._handle, False, event)
         with in_time():
-            if not await parked_streams.advance(self._store, parked, event):
+            if not await parked_streams.advance(self._store, parked, last):
                 raise ClaimLost
 
     async def release(self, parked: Document, seen: int) -> bool:
@@ -227,6 +237,9 @@ class _Atomic:
             raise HandlerFailed(late) from late
         if error is not None:
             self._close_if_away(error)
+            cause = error.error if isinstance(error, HandlerFailed) else error
+            if _lacks_resources(cause):
+                raise _away(self._using, cause) from error
 
     def _broken(self) -> BaseException | None:
         """Return why the transaction would be rolled back though nothing was raised."""
@@ -261,6 +274,15 @@ class _Atomic:
         if not usable:
             connection.close()
             raise _away(self._using, error) from error
+
+
+def _lacks_resources(error: BaseException) -> bool:
+    """Whether a database has no disk or memory left; the event is not to blame."""
+    cause: Any = error.__cause__ if isinstance(error, Error) else None
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
+    if state.startswith(POSTGRESQL_RESOURCES):
+        return True
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF in SQLITE_RESOURCES
 
 
 def _away(using: str, error: object) -> DatabaseAway:

@@ -11,11 +11,18 @@ from tests.support.subscriptions import parked, reached, running
 pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
 
-ENDS = [SystemExit(3), asyncio.CancelledError()]
+class Panic(BaseException):
+    """As an extension in Rust raises it."""
 
 
-@pytest.mark.parametrize("ended", ENDS, ids=["exit", "cancelled"])
-def test_a_handler_cannot_end_the_process_that_calls_it(store, lend, subscribe, ended):
+ENDS = [SystemExit(3), asyncio.CancelledError(), Panic()]
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("ended", ENDS, ids=["exit", "cancelled", "panic"])
+def test_a_handler_cannot_end_the_process_that_calls_it(
+    store, lend, subscribe, ended, concurrency
+):
     got = []
 
     def do(event):
@@ -23,7 +30,7 @@ def test_a_handler_cannot_end_the_process_that_calls_it(store, lend, subscribe, 
             raise ended
         got.append(event["position"])
 
-    subscribe("reader", do, retries=1)
+    subscribe("reader", do, retries=1, concurrency=concurrency)
     lend("a", "BookBought")
     lend("b", "BookBought")
     with running():
@@ -31,6 +38,24 @@ def test_a_handler_cannot_end_the_process_that_calls_it(store, lend, subscribe, 
     assert got == [2]
     (waits,) = parked(store)
     assert waits["tries"] == 2
+
+
+def test_a_handler_class_that_panics_at_first_is_made_again(store, lend):
+    made = []
+
+    @subscription("reader")
+    class Reader:
+        def __init__(self):
+            made.append(1)
+            if len(made) == 1:
+                raise Panic
+
+        def handle(self, event):
+            pass
+
+    lend("a", "BookBought")
+    with running():
+        reached(store, "reader", 1)
 
 
 async def later(event):

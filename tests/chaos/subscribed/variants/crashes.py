@@ -35,7 +35,7 @@ from .events import EVENTS, STREAMS, assign_positions, effect_of, made, what_is_
 CRASHES = 0.1  # chance that a handler's process ends before an effect, or after it
 
 
-class Crash(BaseException):
+class Crash(KeyboardInterrupt):
     """The process ends here."""
 
 
