@@ -344,10 +344,10 @@ def test_the_tests_on_the_testing_page_pass(tmp_path):
     )
     out = run(
         *("-m", "pytest", "-q", "--ds=docs_settings", "-p", "no:cacheprovider"),
-        *("test_library.py", "library/tests.py"),
+        *("test_library.py", "test_mails.py", "library/tests.py"),
         cwd=tmp_path,
     )
-    assert "4 passed" in out
+    assert "6 passed" in out
 
 
 @pytest.fixture

@@ -130,9 +130,13 @@ def test_uwsgi_which_forks_without_telling_python_serves(store, lend, tmp_path, 
     pytest.importorskip("pyuwsgi")
     for number in range(200):
         lend(f"b-{number}", "BookBought")
-    with serving(tmp_path, *UWSGI, option, **here(store)) as (_, answer):
+    options = (option, "--pidfile", str(tmp_path / "pid"))
+    with serving(tmp_path, *UWSGI, *options, **here(store)) as (_, answer):
         assert until(answer, 60) == b"served"
         until(lambda: Aggregate.collection.count_documents({}) == 200)
+        if sys.platform == "linux":  # the parent had no thread when it forked
+            pid = (tmp_path / "pid").read_text().strip()
+            assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
         assert answer() == b"served"
 
 
