@@ -251,7 +251,9 @@ def test_a_malformed_pipeline_is_refused(store, face, stage, reason):
         face(EventStore.aggregate, [stage])
 
 
-@pytest.mark.parametrize("sort", ["created", {"created": 1}, [("created", 2)], ["x"]])
+@pytest.mark.parametrize(
+    "sort", ["created", {"created": 1}, [("created", 2)], [(1, 1)], ["x"]]
+)
 def test_a_malformed_sort_is_refused(store, face, sort):
     with pytest.raises(InvalidQuery, match="sort"):
         face(EventStore.find_events, {}, sort=sort)

@@ -35,7 +35,7 @@ def as_stored(query: Mapping[str, Any]) -> Mapping[str, Any]:
     condition = rest.pop("created", None)
     if _as_number(condition) == condition:
         return {**query, **nested} if nested else query
-    return {**rest, "$and": [*rest.get("$and", ()), *_for_both(condition)]}
+    return {"$and": [*([rest] if rest else ()), *_for_both(condition)]}
 
 
 def _for_both(condition: Any) -> list[Document]:

@@ -85,11 +85,11 @@ def check_sort(sort: object, path: str = "sort") -> list[tuple[str, int]] | None
         raise InvalidQuery("", str(error)) from None
     for index, pair in enumerate(pairs):
         is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
-        if not is_pair or type(pair[0]) is not str or pair[1] not in (1, -1):
+        if not is_pair or type(pair[1]) is not int or abs(pair[1]) != 1:
             where = f"{path}[{index}]"
             raise InvalidQuery(where, 'must be a pair, as ("created", 1), or -1')
         check_query({pair[0]: 1}, path)
-    return [(field, int(direction)) for field, direction in pairs]
+    return [(field, direction) for field, direction in pairs]
 
 
 def check_pipeline(pipeline: object, path: str = "pipeline") -> Sequence[Any]:

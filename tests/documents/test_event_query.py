@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 
-from ossy_event_store import EventNotFound, EventStore
+from ossy_event_store import EventNotFound, EventStore, InvalidQuery
 from ossy_event_store.documents.event_query import as_stored
 
 EARLY, NOON, LATE = (dt.datetime(2026, 1, 1, h, tzinfo=dt.UTC) for h in (6, 12, 18))
@@ -44,6 +44,7 @@ FINDS = [
     {"$or": [{"type": "x"}, {"created": {"$lte": NOON}}]},
     {"$and": [{"created": {"$gt": EARLY}}], "created": {"$lt": LATE}},
     {"$nor": [{"created": {"$gt": NOON}}]},
+    {"created": NOON, "type": "BookLent"},
 ]
 FINDS_NOT = [
     {"created": EARLY},
@@ -61,6 +62,11 @@ def test_a_time_is_found_in_both_forms(store, noon, face, query):
     found = face(EventStore.find_events, query)
     assert {event["aggregateId"] for event in found} == {"node", "django"}
     assert {event["created"] for event in found} == {NOON}
+
+
+def test_a_malformed_query_by_time_is_left_to_the_server(store):
+    with pytest.raises(InvalidQuery):
+        EventStore.find_events({"created": NOON, "$and": 5})
 
 
 @pytest.mark.parametrize("query", FINDS_NOT, ids=str)
