@@ -314,14 +314,11 @@ class WritesApart(Writer):
 
     async def deliver(self, events: Any, after: int) -> Delivered:
         fold = Fold(self._cls, events)
-        old = await self._find(fold.keys)
-        fold.load(old)
-        while (key := fold.advance()) is not None:
-            fold.restore(key, (await self._find([key])).get(key))
+        old = await self._apply(fold)
         parked = list(fold.failed.values())
         for failed in parked:
             await self.park(failed, None)
-        requests, _ = _requests(fold.changed(), old)
+        requests, _ = _requests(fold.changed(), fold.deleted(), old)
         if requests:
             await self._documents.bulk_write(requests, ordered=False)
         return Delivered(moved=False, parked=parked)
