@@ -16,7 +16,7 @@ from ..conf import get_settings
 from ..documents.bson_types import Document
 from .connection import Store
 from .ports import Documents
-from .write_errors import Fault, classify
+from .write_errors import Fault, classify, short_reason
 
 logger = logging.getLogger("ossy_event_store")
 
@@ -37,6 +37,9 @@ async def scan(
     silent, does not end the scan. It resumes where it was, unless no new event arrives
     within the setting ``TIMEOUT``.
 
+    Documents that are not events are yielded as well. Where the scan resumes, it may
+    yield them twice, or leave out those without an id that is a string.
+
     Args:
         store: one face of the store.
         query: which events.
@@ -44,7 +47,7 @@ async def scan(
         pushed: let the server send batches without being asked, which keeps a
             connection until the end; False for readers that may take long.
     """
-    last: tuple[str, int] | None = None
+    last: tuple[str, float] | None = None
     patience = _Patience()
     while True:
         given = last  # yielded before this try
@@ -60,7 +63,7 @@ async def scan(
                 async for batch in batches:
                     rest = _after(batch, given) if given else batch
                     if rest:
-                        last = rest[-1]["aggregateId"], rest[-1]["aggregateVersion"]
+                        last = next(filter(None, map(_place, reversed(rest))), last)
                         yield rest
                         patience.renew()
             return
@@ -149,7 +152,10 @@ class _Patience:
             self.since, self.renewed = time.monotonic(), False
         if time.monotonic() - self.since > get_settings().TIMEOUT:
             return False
-        logger.warning("Scan interrupted, resuming: %s", type(error).__name__)
+        logger.warning(
+            "Reading events was interrupted, resuming where it was: %s",
+            short_reason(error),
+        )
         return True
 
 
@@ -181,21 +187,28 @@ async def _batches(
 # --- scan -------------------------------------------------------------------
 
 
-def _from(query: Document, last: tuple[str, int] | None) -> Document:
+def _from(query: Document, last: tuple[str, float] | None) -> Document:
     if last is None:
         return query
     return {**query, "aggregateId": {**query.get("aggregateId", {}), "$gte": last[0]}}
 
 
-def _after(batch: list[Document], last: tuple[str, int]) -> list[Document]:
+def _after(batch: list[Document], last: tuple[str, float]) -> list[Document]:
     """Leave out the events that were yielded before the scan resumed."""
     if batch[0]["aggregateId"] != last[0]:
         return batch
     return [
-        event
-        for event in batch
-        if (event["aggregateId"], event["aggregateVersion"]) > last
+        event for event in batch if (place := _place(event)) is None or place > last
     ]
+
+
+def _place(document: Document) -> tuple[str, float] | None:
+    """Return the stream and version of an event; None for any other document."""
+    aggregate_id = document.get("aggregateId")
+    version = document.get("aggregateVersion")
+    if isinstance(aggregate_id, str) and isinstance(version, (int, float)):
+        return aggregate_id, version
+    return None
 
 
 # --- walk -------------------------------------------------------------------

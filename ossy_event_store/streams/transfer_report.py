@@ -5,7 +5,7 @@ The progress and result of an import or an export.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -18,6 +18,10 @@ class TransferReport:
     stored: int = 0
     #: Events that had been stored before, with the same content.
     present: int = 0
+    #: Documents that are not events, which an export passed over.
+    passed_over: int = 0
+    #: The first of them: the ``_id`` and the reason, as text.
+    examples: list[str] = field(default_factory=list)
     #: Seconds so far.
     seconds: float = 0.0
 
