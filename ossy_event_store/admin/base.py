@@ -31,6 +31,8 @@ from pymongo.errors import OperationFailure
 from ..documents.bson_types import Document
 from ..documents.display import brief, visible
 from ..exceptions import StoreUnavailable
+from ..mongodb import connection, schema_validator
+from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
 
 SNAPSHOT_STATUS = {
@@ -83,6 +85,9 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 advice = _(
                     "If an index is missing, “manage.py ensure_event_store” creates it."
                 )
+                reason = drive(schema_validator.other_shape(connection.blocking()))
+                if reason is not None:
+                    return self._unavailable(request, reason, "")
                 return self._unavailable(request, short_reason(error), advice)
 
         return self.admin_site.admin_view(checked)

@@ -49,6 +49,13 @@ def test_a_stream_of_another_type_is_wrong_use(books, command):
     assert str(error) == "Stream 'r' is of type 'Reader'; expected Book."
 
 
+@pytest.mark.parametrize("command", ["ensure_event_store", "run_subscriptions"])
+def test_a_database_of_the_node_package_3_is_said_in_one_line(of_node_3, command):
+    error = str(failure(command))
+    assert "eventstore holds events of @ossy/event-store 3.x" in error
+    assert "\n" not in error
+
+
 # --- progress ---------------------------------------------------------------
 
 
