@@ -308,27 +308,6 @@ def from_milliseconds(value: float) -> dt.datetime:
     )
 
 
-def not_an_event(document: Document) -> str | None:
-    """
-    Return why a stored document is not an event of any stream, or None if it is one.
-
-    Other programs may have written into the collection. Only what says which event of
-    which stream it is counts here: the Node package leaves out other fields.
-    """
-    if not isinstance(document["_id"], (ObjectId, str)):
-        return f"its _id is a {type(document['_id']).__name__}"
-    for name in ("aggregateId", "aggregateType", "type"):
-        if name not in document:
-            return f"it has no {name}"
-        if not isinstance(document[name], str):
-            return f"its {name} is a {type(document[name]).__name__}"
-    if "aggregateVersion" not in document:
-        return "it has no aggregateVersion"
-    if version_number(document["aggregateVersion"]) is None:
-        return "its aggregateVersion is not an integer from 1"
-    return None
-
-
 def version_number(version: object) -> int | None:
     """Return a stored ``aggregateVersion`` as an int, or None if it is invalid."""
     if isinstance(version, bool) or not isinstance(version, (int, float)):

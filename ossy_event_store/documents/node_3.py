@@ -17,10 +17,10 @@ from typing import Any
 from ..exceptions import InvalidLine
 from .event_document import version_number
 from .extended_json import Malformed, decode, dumps
+from .passed_over import PassedOver
 
 # The order in which the documents are needed. The Node package has an index for it.
 SORT = [("resourceId", 1), ("version", 1)]
-EXAMPLES = 5  # documents that are not events, to name
 
 _RENAMED = {"resourceId": "aggregateId", "type": "aggregateType", "event": "type"}
 _KEPT = ("created", "createdBy")
@@ -35,19 +35,10 @@ class Conversion:
 
     #: Events that got another version than they had.
     renumbered: int = 0
-    #: Documents that are not events.
-    passed_over: int = 0
-    #: The ids of the first of these.
-    examples: list[str] = field(default_factory=list)
+    #: Documents that are not events of that version.
+    passed_over: PassedOver = field(default_factory=PassedOver)
     #: Number and id of the last events, to name one that cannot be imported.
     recent: deque[tuple[int, Any]] = field(default_factory=lambda: deque(maxlen=20_000))
-
-    def pass_over(self, document: Any) -> None:
-        """Note a document that is not an event."""
-        self.passed_over += 1
-        if len(self.examples) < EXAMPLES:
-            is_dict = isinstance(document, dict)
-            self.examples.append(repr(document.get("_id") if is_dict else document))
 
 
 def converted(
@@ -94,7 +85,9 @@ def _events(
         if _is_event(numbered[1]):
             yield numbered
         else:
-            conversion.pass_over(numbered[1])
+            is_dict = isinstance(numbered[1], dict)
+            document_id = numbered[1].get("_id") if is_dict else numbered[1]
+            conversion.passed_over.add(document_id, "not of @ossy/event-store 3.x")
 
 
 def _is_event(document: Any) -> bool:

@@ -14,6 +14,7 @@ from pymongo.errors import CursorNotFound, InvalidOperation, PyMongoError
 
 from ..conf import get_settings
 from ..documents.bson_types import Document
+from ..documents.passed_over import PassedOver
 from .connection import Store
 from .ports import Documents
 from .write_errors import Fault, classify, short_reason
@@ -28,7 +29,12 @@ _IN_ORDER = [("aggregateId", 1), ("aggregateVersion", 1)]
 
 
 async def scan(
-    store: Store, query: Document, *, size: int | None = None, pushed: bool = True
+    store: Store,
+    query: Document,
+    *,
+    size: int | None = None,
+    pushed: bool = True,
+    passed_over: PassedOver | None = None,
 ) -> AsyncGenerator[list[Document], None]:
     """
     Yield the events of a query in batches, in order of stream and version.
@@ -37,17 +43,16 @@ async def scan(
     silent, does not end the scan. It resumes where it was, unless no new event arrives
     within the setting ``TIMEOUT``.
 
-    Documents that are not events are yielded as well. Where the scan resumes, it may
-    yield them twice, or leave out those without an id that is a string.
-
     Args:
         store: one face of the store.
         query: which events.
         size: events a round trip.
         pushed: let the server send batches without being asked, which keeps a
             connection until the end; False for readers that may take long.
+        passed_over: takes note of documents that are no events, which are left out.
     """
-    last: tuple[str, float] | None = None
+    passed_over = PassedOver() if passed_over is None else passed_over
+    last: tuple[str, int] | None = None
     patience = _Patience()
     while True:
         given = last  # yielded before this try
@@ -61,9 +66,10 @@ async def scan(
         try:
             async with aclosing(found) as batches:
                 async for batch in batches:
-                    rest = _after(batch, given) if given else batch
+                    events = passed_over.events(batch)
+                    rest = _after(events, given) if given else events
                     if rest:
-                        last = next(filter(None, map(_place, reversed(rest))), last)
+                        last = rest[-1]["aggregateId"], rest[-1]["aggregateVersion"]
                         yield rest
                         patience.renew()
             return
@@ -187,28 +193,21 @@ async def _batches(
 # --- scan -------------------------------------------------------------------
 
 
-def _from(query: Document, last: tuple[str, float] | None) -> Document:
+def _from(query: Document, last: tuple[str, int] | None) -> Document:
     if last is None:
         return query
     return {**query, "aggregateId": {**query.get("aggregateId", {}), "$gte": last[0]}}
 
 
-def _after(batch: list[Document], last: tuple[str, float]) -> list[Document]:
+def _after(batch: list[Document], last: tuple[str, int]) -> list[Document]:
     """Leave out the events that were yielded before the scan resumed."""
-    if batch[0]["aggregateId"] != last[0]:
+    if not batch or batch[0]["aggregateId"] != last[0]:
         return batch
     return [
-        event for event in batch if (place := _place(event)) is None or place > last
+        event
+        for event in batch
+        if (event["aggregateId"], event["aggregateVersion"]) > last
     ]
-
-
-def _place(document: Document) -> tuple[str, float] | None:
-    """Return the stream and version of an event; None for any other document."""
-    aggregate_id = document.get("aggregateId")
-    version = document.get("aggregateVersion")
-    if isinstance(aggregate_id, str) and isinstance(version, (int, float)):
-        return aggregate_id, version
-    return None
 
 
 # --- walk -------------------------------------------------------------------

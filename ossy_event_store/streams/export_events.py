@@ -5,17 +5,16 @@ Export events: one line of JSON an event, in flat memory.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 
 from ..documents.bson_types import Document
-from ..documents.event_document import not_an_event
 from ..mongodb.connection import Store
 from ..mongodb.resumable_scan import scan
 from .event_lines import line_of
 from .transfer_report import Progress, TransferReport
 
-EXAMPLES = 5  # documents that are not events, to name
+PIECE_CHARACTERS = 1_000_000  # that are written at a time
 
 
 async def export_events(
@@ -23,8 +22,6 @@ async def export_events(
 ) -> AsyncGenerator[str, None]:
     """
     Yield the events as lines of JSON, stream by stream and in order of version.
-
-    Documents that are not events are passed over, and noted in the report.
 
     Args:
         store: one face of the store.
@@ -34,20 +31,28 @@ async def export_events(
     report, began = TransferReport(), time.monotonic()
     for query in queries:
         # A slow download must not keep one of the site's connections checked out.
-        async with aclosing(scan(store, query, pushed=False)) as batches:
+        found = scan(store, query, pushed=False, passed_over=report.passed_over)
+        async with aclosing(found) as batches:
             async for batch in batches:
-                events = [event for event in batch if _is_event(event, report)]
-                yield "".join(line_of(event) + "\n" for event in events)
-                report.events += len(events)
+                for text in _joined(map(line_of, batch)):
+                    yield text
+                report.events += len(batch)
                 report.seconds = time.monotonic() - began
                 if progress:
                     progress(report)
+    if progress and report.passed_over and not report.events:
+        progress(report)
 
 
-def _is_event(document: Document, report: TransferReport) -> bool:
-    reason = not_an_event(document)
-    if reason is not None:
-        report.passed_over += 1
-        if len(report.examples) < EXAMPLES:
-            report.examples.append(f"{document['_id']!r}: {reason}")
-    return reason is None
+def _joined(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines, joined to texts of about a million characters."""
+    some: list[str] = []
+    size = 0
+    for line in lines:
+        some += line, "\n"
+        size += len(line)
+        if size > PIECE_CHARACTERS:
+            yield "".join(some)
+            some, size = [], 0
+    if some:
+        yield "".join(some)

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..documents.passed_over import PassedOver
+
 
 @dataclass
 class TransferReport:
@@ -18,12 +20,10 @@ class TransferReport:
     stored: int = 0
     #: Events that had been stored before, with the same content.
     present: int = 0
-    #: Documents that are not events, which an export passed over.
-    passed_over: int = 0
-    #: The first of them: the ``_id`` and the reason, as text.
-    examples: list[str] = field(default_factory=list)
     #: Seconds so far.
     seconds: float = 0.0
+    #: Stored documents that are no events, and were not exported.
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     @property
     def rate(self) -> float:

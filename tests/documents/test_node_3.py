@@ -94,5 +94,6 @@ def test_documents_that_are_not_events_are_passed_over_and_named():
         older, [], *(event(version=None, _id=n) for n in range(5)), event()
     )
     assert [json.dumps(one["_id"]) for one in found] == ['"r-1"']
-    assert conversion.passed_over == 7
-    assert conversion.examples == ["'old'", "[]", "0", "1", "2"]
+    assert conversion.passed_over.count == 7
+    named = [text.partition(":")[0] for text in conversion.passed_over.named]
+    assert named == ["'old'", "[]", "0", "1", "2"]

@@ -410,9 +410,3 @@ def test_a_primary_that_dies(three, connect, keys):
 
     assert keys(kill) == EVENTS
     assert dead
-
-
-def test_documents_that_are_not_events_are_in_nobodys_way_when_a_scan_resumes():
-    odd = [{"aggregateId": "s"}, {"aggregateId": "s", "aggregateVersion": "1"}]
-    batch = [odd[0], event(("s", 1)), event(("s", 2)), odd[1]]
-    assert resumable_scan._after(batch, ("s", 1)) == [odd[0], batch[2], odd[1]]

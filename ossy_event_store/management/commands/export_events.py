@@ -68,21 +68,13 @@ class Command(StoreCommand):
         finally:
             progress.end()
         if report.passed_over:
-            self.stderr.write(_passed_over(report), self.style.WARNING)
+            self.stderr.write(str(report.passed_over), self.style.WARNING)
         if options["verbosity"] >= 1 and options["output"] != "-":
             self.stderr.write(
                 f"{report.events:,} events in {report.seconds:.1f} s "
                 f"({report.rate:,.0f} events/s)",
                 self.style.SUCCESS,
             )
-
-
-def _passed_over(report: TransferReport) -> str:
-    more = report.passed_over - len(report.examples)
-    return (
-        f"Left out {report.passed_over:,} documents of eventstore that are not events: "
-        + "; ".join([*report.examples, *([f"and {more:,} more"] if more else [])])
-    )
 
 
 def _queries(types: Sequence[str] | None, ids: Sequence[str] | None) -> list[Document]:

@@ -82,7 +82,7 @@ class Command(StoreCommand):
                 lines = converted(documents, conversion)
             report = self._import(lines, share_read, options)
         if conversion.passed_over:
-            self.stderr.write(_passed_over(conversion), self.style.WARNING)
+            self.stderr.write(str(conversion.passed_over), self.style.WARNING)
         if options["verbosity"] >= 1:
             self.stdout.write(self.style.SUCCESS(_summary(report, dry_run)))
             if conversion.renumbered:
@@ -135,15 +135,6 @@ def _summary(report: TransferReport, dry_run: bool) -> str:
     if report.present:
         text += f", {report.present:,} already existed"
     return f"{text}; {report.seconds:.1f} s, {report.rate:,.0f} events/s."
-
-
-def _passed_over(conversion: Conversion) -> str:
-    more = conversion.passed_over - len(conversion.examples)
-    return (
-        f"Left out {conversion.passed_over:,} documents that are not events of "
-        "@ossy/event-store 3.x. Their ids: "
-        + ", ".join([*conversion.examples, *([f"and {more:,} more"] if more else [])])
-    )
 
 
 def _renumbered(conversion: Conversion) -> str:
