@@ -254,7 +254,7 @@ def _other_shape(store: Store) -> Iterator[CheckMessage]:
     except OperationFailure:
         return  # the migrator of a stricter role may not read
     if reason is not None:
-        yield warning("W016", reason)
+        yield warning("W017", reason)
 
 
 def _indexes(store: Store) -> Iterator[CheckMessage]:

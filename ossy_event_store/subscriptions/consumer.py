@@ -231,7 +231,10 @@ class Consumer:
         await progress.write()
         await self.claim.move(store, {"stopped": record})
         logger.error(
-            "Subscription %s has stopped; see manage.py subscriptions.", self.name
+            "Subscription %s has stopped: an event failed. See manage.py subscriptions "
+            "show %s, then retry or skip it.",
+            self.name,
+            self.name,
         )
 
     # --- reading
