@@ -119,6 +119,22 @@ def history(store, _unbound):
 
 
 @pytest.fixture
+def of_node_3(store, history):
+    """A store that was pointed at a database of the Node package 3.x."""
+    found = history.index_information()
+    history.drop()
+    event = {"resourceId": "r", "type": "@shop/schema/order", "event": "Placed"}
+    history.insert_many([{**event, "version": version} for version in (1, 2)])
+    yield
+    history.drop()
+    for name, index in found.items():
+        options = {
+            key: value for key, value in index.items() if key not in ("key", "v")
+        }
+        history.create_index(index["key"], name=name, **options)
+
+
+@pytest.fixture
 def lend(store):
     """Append some events to the stream of a book, past every check of the domain."""
 

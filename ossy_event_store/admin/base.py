@@ -35,7 +35,9 @@ from ..documents.bson_types import Document
 from ..documents.display import brief, visible
 from ..documents.event_document import version_number
 from ..exceptions import StoreUnavailable
+from ..mongodb import connection, schema_validator
 from ..mongodb.deadline import in_time
+from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
 from .event_fields import is_event, is_in_stream
 
@@ -96,6 +98,9 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 advice = _(
                     "If an index is missing, “manage.py ensure_event_store” creates it."
                 )
+                reason = drive(schema_validator.other_shape(connection.blocking()))
+                if reason is not None:
+                    return self._unavailable(request, reason, "")
                 return self._unavailable(request, short_reason(error), advice)
 
         return self.admin_site.admin_view(checked)

@@ -28,6 +28,7 @@ CATALOGUE: Mapping[str, str] = {
     "W013": "``directConnection=true`` ties the connection to one member of a set.",
     "W014": "There are subscriptions, but the server is standalone.",
     "W015": "A collection is sharded by a key that breaks a promise.",
+    "W017": "The database is one of the Node package ``@ossy/event-store`` 3.x.",
 }
 
 

@@ -69,6 +69,7 @@ def _shortcomings() -> Iterator[CheckMessage]:
     yield from _ignored_options(client)
     yield from _direct_connection(client, hello)
     yield from _validator(store)
+    yield from _other_shape(store)
     yield from _indexes(store)
 
 
@@ -245,6 +246,15 @@ def _validator(store: Store) -> Iterator[CheckMessage]:
             "Run manage.py ensure_event_store with --no-validator and then with "
             "--validator, or silence this check.",
         )
+
+
+def _other_shape(store: Store) -> Iterator[CheckMessage]:
+    try:
+        reason = drive(schema_validator.other_shape(store))
+    except OperationFailure:
+        return  # the migrator of a stricter role may not read
+    if reason is not None:
+        yield warning("W017", reason)
 
 
 def _indexes(store: Store) -> Iterator[CheckMessage]:

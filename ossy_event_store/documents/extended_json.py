@@ -265,6 +265,8 @@ def _text(value: Any) -> str:
 
 
 def _decode_date(value: Any) -> Any:
+    if type(value) is int:  # the first version of Extended JSON
+        value = {"$numberLong": str(value)}
     if not isinstance(value, dict) or value.keys() != {"$numberLong"}:
         return parse_date(value)
     try:

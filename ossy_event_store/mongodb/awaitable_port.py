@@ -275,7 +275,7 @@ class AwaitableClient:
                 await session.commit_transaction()
 
     async def _abort(self, session: AsyncClientSession) -> None:
-        with bound():
+        with pymongo.timeout(END_SECONDS):
             if session.in_transaction:
                 await session.abort_transaction()
 

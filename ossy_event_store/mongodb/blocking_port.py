@@ -302,7 +302,7 @@ class BlockingClient:
                 session.commit_transaction()
 
     async def _abort(self, session: ClientSession) -> None:
-        with bound():
+        with pymongo.timeout(END_SECONDS):
             if session.in_transaction:
                 session.abort_transaction()
 

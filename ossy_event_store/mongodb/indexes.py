@@ -15,6 +15,7 @@ from pymongo.errors import OperationFailure
 
 from ..documents.collections import EVENTS, PARKED, POSITIONS, SKIPPED, SNAPSHOTS
 from ..exceptions import IndexConflict
+from . import schema_validator
 from .connection import Store
 from .deadline import explained
 from .ports import Documents
@@ -222,7 +223,8 @@ async def ensure(store: Store) -> list[Index]:
                 list(index.keys), unbounded=True, **index.options
             )
         except OperationFailure as error:
-            if reason := _conflict(index, error):
+            reason = await schema_validator.other_shape(store)
+            if reason := reason or _conflict(index, error):
                 raise IndexConflict(index.collection, index.name, reason) from None
             raise
     return created

@@ -31,7 +31,7 @@ from ..documents.bson_types import Document, Filter
 MAJORITY = WriteConcern("majority")
 SNAPSHOT = ReadConcern("snapshot")
 
-END_SECONDS = 1.0  # to end a transaction that may have been left open
+END_SECONDS = 1.0  # to end what others would else wait for until it expires
 LARGE_POOL = 10  # connections of a pool from which a scan may keep one
 ONE_BATCH = 1_000_000  # documents a batch, to get all at once; MongoDB begins with 101
 

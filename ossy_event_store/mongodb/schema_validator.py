@@ -20,7 +20,7 @@ from ..documents.collections import EVENTS
 from ..documents.event_document import FIELDS, MAX_ID_LENGTH
 from ..documents.storable import COPY
 from .connection import Store
-from .deadline import explained
+from .deadline import explained, in_time
 
 # The title marks a validator of ours, of any version of the store.
 TITLE = "An event of ossy_event_store"
@@ -121,6 +121,23 @@ async def _modify(store: Store, options: Document) -> None:
         await store.events.database_command(
             "collMod", EVENTS, **options, writeConcern={"w": "majority"}
         )
+
+
+NODE_3 = (
+    "eventstore holds events of @ossy/event-store 3.x, which have other fields "
+    "(resourceId, event, version). Point the event store at a database of its own, and "
+    "copy them: manage.py import_events --from-node-3 URL"
+)
+
+
+async def other_shape(store: Store) -> str | None:
+    """Return what to do if the first document is an event of the Node package 3.x."""
+    with in_time():
+        first = await store.events.find_one(
+            {}, projection={"resourceId": 1, "aggregateId": 1}
+        )
+    is_other = first and "resourceId" in first and "aggregateId" not in first
+    return NODE_3 if is_other else None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import struct
 from typing import Any
 
 import bson
+from bson.datetime_ms import DatetimeMS
 
 from ..documents.bson_types import CODEC, Document
 from ..documents.event_document import (
@@ -18,6 +19,7 @@ from ..documents.event_document import (
     check_fields,
     checked_document,
     from_milliseconds,
+    version_number,
 )
 from ..documents.extended_json import (
     Malformed,
@@ -36,6 +38,11 @@ _MINUS_INFINITE = struct.pack("<d", -math.inf)
 _REQUIRED = ("aggregateId", "aggregateType", "aggregateVersion", "type", "created")
 
 
+_ONE_A_LINE = (
+    "write one object a line, as mongoexport does without --jsonArray and --pretty"
+)
+
+
 def derived_id(aggregate_id: str, version: int) -> str:
     """Return the id that a line without one gets."""
     return f"{aggregate_id}@{version}"
@@ -44,7 +51,8 @@ def derived_id(aggregate_id: str, version: int) -> str:
 def line_of(event: Document) -> str:
     """Return the line of a stored event; ``read_line`` reads it back."""
     out = dict(event)
-    if out["_id"] == derived_id(event["aggregateId"], event["aggregateVersion"]):
+    version = version_number(event["aggregateVersion"])
+    if version and out["_id"] == derived_id(event["aggregateId"], version):
         del out["_id"]
     created = out.get("created")
     if isinstance(created, (int, float)):  # by the Node package
@@ -67,7 +75,7 @@ def read_line(text: str) -> Document:
         Malformed: the line is not the JSON of an event; with path and reason.
         InvalidEvent: the event cannot be stored; with path and reason.
     """
-    line = _checked_names(loads(text))
+    line = _checked_names(_loaded(text))
     created = line.pop("created")
     try:
         if _is_plain(text) and _is_exact(event := _event_of(line, created)):
@@ -77,6 +85,16 @@ def read_line(text: str) -> Document:
     except InvalidEvent as error:
         path = "_id" if error.path == "id" else error.path
         raise InvalidEvent(path, error.reason) from None
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return loads(text)
+    except Malformed as error:
+        # What MongoDB's tools write if told to; nobody wants to fix it line by line.
+        if text.strip() in ("{", "[") or text.startswith("[{"):
+            raise Malformed(f"{error.reason}; {_ONE_A_LINE}") from None
+        raise
 
 
 def _is_plain(text: str) -> bool:
@@ -110,6 +128,8 @@ def _is_exact(event: Document) -> bool:
 def _event_of(line: Document, created: Any) -> Document:
     """Return the event of a line's values, with its fields in order."""
     aggregate_id, version = line["aggregateId"], line["aggregateVersion"]
+    if isinstance(version, float):  # stored by a program without integers
+        version = version_number(version) or version
     event = {
         "_id": line["_id"] if "_id" in line else derived_id(aggregate_id, version),
         "aggregateId": aggregate_id,
@@ -127,7 +147,8 @@ def _event_of(line: Document, created: Any) -> Document:
 
 def _checked_names(line: Any) -> dict[str, Any]:
     if not isinstance(line, dict):
-        raise Malformed(f"expected a JSON object, not {type(line).__name__}")
+        kind = type(line).__name__
+        raise Malformed(f"expected a JSON object, not {kind}; {_ONE_A_LINE}")
     for name in _REQUIRED:
         if line.get(name) is None:
             raise Malformed("missing", name)
@@ -139,9 +160,15 @@ def _checked_names(line: Any) -> dict[str, Any]:
 
 def _created(value: Any) -> Any:
     try:
+        if isinstance(value, dict):
+            value = decode(value)
+            if isinstance(value, DatetimeMS):
+                value = int(value)
+            elif not isinstance(value, (int, float)):
+                return value
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return from_milliseconds(value)
-        return decode(value) if isinstance(value, dict) else parse_date(value)
+        return parse_date(value)
     except (OverflowError, ValueError) as error:
         if isinstance(error, Malformed):
             raise error.inside("created") from None

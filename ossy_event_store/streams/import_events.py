@@ -20,7 +20,7 @@ import bson
 from pymongo.errors import BulkWriteError
 
 from ..documents.bson_types import CODEC, Document
-from ..documents.event_document import FIELDS, from_milliseconds
+from ..documents.event_document import FIELDS, from_milliseconds, version_number
 from ..documents.extended_json import Malformed
 from ..exceptions import InvalidEvent, InvalidLine
 from ..mongodb.connection import Store
@@ -177,19 +177,22 @@ class _Import:
             return
         for aggregate_id in unknown:
             self.heads[aggregate_id] = _Head(0, 0, "")
-        some = {"aggregateId": {"$in": unknown}}
+        some = {
+            "aggregateId": {"$in": unknown},
+            "aggregateVersion": {"$type": "number"},  # else it is no event
+        }
         # Indexes alone answer both queries.
         async for heads in self.store.events.aggregate(
             _last_versions(some), self.limits.lines
         ):
             for head in heads:
                 found = self.heads[head["_id"]]
-                found.stored = found.with_lines = head["version"]
+                found.stored = found.with_lines = version_number(head["version"]) or 0
         for first in await self.store.events.find(
             {**some, "aggregateVersion": 1},
             projection={"_id": 0, "aggregateId": 1, "aggregateType": 1},
         ):
-            self.heads[first["aggregateId"]].type = first["aggregateType"]
+            self.heads[first["aggregateId"]].type = first.get("aggregateType", "")
 
     def _is_new(self, number: int, event: Document) -> bool:
         head = self.heads[event["aggregateId"]]
@@ -296,6 +299,8 @@ def _last_versions(query: Document) -> list[Document]:
 def _is_same(stored: Document, event: Document) -> bool:
     """Whether a stored event equals that of a line, to the byte."""
     stored = {"payload": {}, "createdBy": None, **stored}
+    if isinstance(stored.get("aggregateVersion"), float):
+        stored["aggregateVersion"] = version_number(stored["aggregateVersion"])
     if isinstance(stored.get("created"), (int, float)):  # by the Node package
         with contextlib.suppress(OverflowError, ValueError):
             stored["created"] = from_milliseconds(stored["created"])

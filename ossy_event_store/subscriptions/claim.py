@@ -22,6 +22,7 @@ from ..exceptions import StoreUnavailable
 from ..mongodb import leases
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
+from ..mongodb.ports import END_SECONDS
 from . import checkpoints
 from .checkpoints import ClaimLost
 
@@ -111,7 +112,7 @@ class Claim:
 
     async def release_lease(self, store: Store) -> None:
         """Let another process acquire the lease at once."""
-        with suppress(PyMongoError, StoreUnavailable), in_time():
+        with suppress(PyMongoError, StoreUnavailable), in_time(END_SECONDS):
             await leases.release(store, subscription_lease(self.name), self.owner)
 
     def check(self) -> None:
@@ -169,7 +170,8 @@ class Claim:
 
     async def leave(self, store: Store) -> None:
         """Note that no transaction is open: the session is used again elsewhere."""
-        with suppress(PyMongoError, StoreUnavailable, ClaimLost):
+        expected = (PyMongoError, StoreUnavailable, ClaimLost)
+        with suppress(*expected), in_time(END_SECONDS):
             await self.move(store, {"session": None})
 
     async def read_what_is_stored(self, store: Store) -> None:

@@ -7,6 +7,7 @@ Written once; a thread drives it for plain handlers, an event loop for coroutine
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from ..exceptions import EventStoreError, StoreUnavailable
 from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
+from ..mongodb.ports import END_SECONDS
 from ..mongodb.write_errors import short_reason
 from ..positions.head_watcher import watcher
 from ..positions.reader import head_position, read
@@ -189,13 +192,17 @@ class Consumer:
         lanes: Lanes = OneLane(store, claim, delivery, progress, attempts)
         if declared.concurrency > 1:
             lanes = LanePerStream(store, claim, progress, attempts, self._side_by_side)
+        seconds = END_SECONDS
         try:
             await self._consume(store, progress, requests, lanes)
+            seconds = math.inf
         except StoppedAt as stopped:
             await self._stop_at(store, progress, stopped)
         finally:
-            # Also after a failure: what is done need not be done again.
-            with suppress(PyMongoError, StoreUnavailable, DatabaseAway, ClaimLost):
+            # Also after a failure: what is done need not be done again. But a server
+            # that has just failed to answer in time is not given as much time again.
+            expected = (PyMongoError, StoreUnavailable, DatabaseAway, ClaimLost)
+            with suppress(*expected), in_time(seconds):
                 await progress.write()
 
     async def _consume(
@@ -227,7 +234,10 @@ class Consumer:
         await progress.write()
         await self.claim.move(store, {"stopped": record})
         logger.error(
-            "Subscription %s has stopped; see manage.py subscriptions.", self.name
+            "Subscription %s has stopped: an event failed. See manage.py subscriptions "
+            "show %s, then retry or skip it.",
+            self.name,
+            self.name,
         )
 
     # --- reading

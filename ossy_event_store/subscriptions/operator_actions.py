@@ -62,7 +62,7 @@ def skip(
     position: int | None = None,
 ) -> Document | None:
     """
-    Skip the event at which a parked stream waiting, and retry the rest of the stream.
+    Skip the event at which a parked stream waits, and retry the rest of the stream.
 
     Args:
         name: the subscription.

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from django.db import connections
@@ -32,6 +33,7 @@ from .declaration import Subscription
 logger = logging.getLogger("ossy_event_store")
 
 SIGNAL_CHECK_SECONDS = 0.2  # after which the main thread notices a signal
+LAST_SECONDS = 3.0  # for the current batch of positions when the process is to stop
 
 
 class Runner:
@@ -63,25 +65,25 @@ class Runner:
         Args:
             until: called again and again; a true result ends the work as well.
         """
-        threads = [
+        consuming = [
             threading.Thread(
-                target=run_sequencer,
-                args=(connection.blocking, self.stop, self.owner, watcher.notify),
-                name="ossy_event_store.sequence",
-            ),
-            *(
-                threading.Thread(
-                    target=self._consume,
-                    args=(consumer,),
-                    name=f"ossy_event_store.{consumer.name}",
-                )
-                for consumer in self.consumers
-            ),
+                target=self._consume,
+                args=(consumer,),
+                name=f"ossy_event_store.{consumer.name}",
+            )
+            for consumer in self.consumers
         ]
+        assigning = threading.Thread(
+            target=run_sequencer,
+            args=(connection.blocking, self.stop, self.owner, watcher.notify),
+            name="ossy_event_store.sequence",
+            daemon=True,
+        )
         renewing = threading.Thread(
             target=self._renew, name="ossy_event_store.renew", daemon=True
         )
-        ended = self._ended = threading.Event()
+        threads = [assigning, *consuming]
+        self._ended = threading.Event()
         renewing.start()
         try:
             for thread in threads:
@@ -97,12 +99,21 @@ class Runner:
                     )
         finally:
             self.stop.set()
-            # Leases are renewed until each thread has finished its event.
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-            ended.set()
-            renewing.join()
+            self._join(consuming, [assigning, renewing])
+
+    def _join(
+        self, consuming: Sequence[threading.Thread], daemons: Sequence[threading.Thread]
+    ) -> None:
+        end = time.monotonic() + LAST_SECONDS
+        # Leases are renewed until each thread has finished its event.
+        for thread in consuming:
+            if thread.ident is not None:
+                thread.join()
+        self._ended.set()
+        # These leave nothing undone if they are still waiting for a frozen server.
+        for thread in daemons:
+            if thread.ident is not None:
+                thread.join(max(0.0, end - time.monotonic()))
 
     def _consume(self, consumer: Consumer) -> None:
         try:
@@ -118,7 +129,7 @@ class Runner:
     def _renew(self) -> None:
         while not self._ended.wait(self.timings.lease_seconds / 5):
             for consumer in self.consumers:
-                if consumer.claim.renewed:
+                if consumer.claim.renewed and not self._ended.is_set():
                     with contextlib.suppress(PyMongoError, StoreUnavailable):
                         drive(consumer.claim.renew_lease(connection.blocking()))
 

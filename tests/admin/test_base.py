@@ -237,6 +237,12 @@ def test_a_page_whose_index_is_missing_says_what_to_do(store, staff, history):
         drive(indexes.ensure(store))
 
 
+def test_a_page_of_another_database_says_whose_it_is(of_node_3, staff):
+    response = staff(*ALL).get(url("stream"))
+    assert response.status_code == 503
+    assert "events of @ossy/event-store 3.x" in response.content.decode()
+
+
 @pytest.mark.skipif(django_settings.STORE != "url", reason="connects by URL")
 def test_a_page_says_in_time_that_the_store_is_down(store, staff, settings):
     client = staff(*ALL)

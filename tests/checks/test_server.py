@@ -56,6 +56,11 @@ def test_w004_for_every_index_of_an_empty_database(store):
     assert found == ["W004"] * len(indexes.INDEXES)
 
 
+def test_w017_a_database_of_the_node_package_3(of_node_3):
+    found = {message.id: message.msg for message in check_server(None, DEFAULT)}
+    assert "import_events --from-node-3" in found["ossy_event_store.W017"]
+
+
 STANDALONE = {"isWritablePrimary": True}
 
 

@@ -202,11 +202,16 @@ def test_a_date_is_written_in_utc_with_milliseconds():
         ('{"$numberDouble":"1.5"}', 1.5),
         ('{"$date":{"$numberLong":"0"}}', dt.datetime(1970, 1, 1, tzinfo=dt.UTC)),
         ('{"$date":"2024-02-29T14:30:15.123+02:00"}', NOW),
+        ('{"$date":"2024-02-29T12:30:15.123+0000"}', NOW),
+        ('{"$date":1709209815123}', NOW),
+        ('{"$date":-1000}', dt.datetime(1969, 12, 31, 23, 59, 59, tzinfo=dt.UTC)),
+        ('{"$binary":"YWI=","$type":"00"}', b"ab"),
+        ('{"$regex":"a","$options":"i"}', Regex("a", "i")),
         ('{"$uuid":"00000000-0000-0000-0000-000000000001"}', uuid.UUID(int=1)),
         ('{"$binary":{"base64":"YWI=","subType":"0"}}', b"ab"),
     ],
 )
-def test_canonical_extended_json_is_read_too(line, value):
+def test_canonical_extended_json_and_its_first_version_are_read_too(line, value):
     assert to_bytes(decode(loads(line))) == to_bytes(value)
 
 
@@ -258,7 +263,8 @@ def test_a_line_that_is_not_json_is_malformed(line, reason):
         ('{"a":{"$numberDouble":"NaN(0000000000000000)"}}', "a", "not Extended JSON"),
         ('{"a":{"$numberDecimal":"NaN(00)"}}', "a", "not Extended JSON"),
         ('{"a":{"$numberDecimal":"1.5(zz)"}}', "a", "not Extended JSON"),
-        ('{"a":{"$date":5}}', "a", "expected an ISO 8601 string, not int"),
+        ('{"a":{"$date":true}}', "a", "expected an ISO 8601 string, not bool"),
+        ('{"a":{"$date":9223372036854775808}}', "a", "64 bits"),
         ('{"a":{"$date":null}}', "a", "not NoneType"),
         ('{"a":{"$date":{"$numberLong":"x"}}}', "a", "not a number of milliseconds"),
         ('{"a":{"$date":{"$numberLong":[]}}}', "a", "not a number of milliseconds"),

@@ -1,6 +1,10 @@
 """Servers that are slow, silent or dead."""
 
 import contextlib
+import os
+import subprocess
+import sys
+import uuid
 
 import pytest
 
@@ -29,6 +33,7 @@ from tests.support.faults import (
     within,
 )
 from tests.support.servers import until
+from tests.support.subscriptions import checkpoint
 
 pytestmark = [pytest.mark.faults, by_url]
 
@@ -238,3 +243,64 @@ def test_a_read_is_tried_again_when_the_connection_is_cut(line, face, losses):
         EventStore.aggregate, [{"$match": {"aggregateId": book.id}}, {"$count": "n"}]
     ) == [{"n": 2}]
     assert line.to_lose == 0
+
+
+# --- a process that is to stop ----------------------------------------------
+
+SUBSCRIBER = """
+import sys
+import django
+from django.conf import settings
+settings.OSSY_EVENT_STORE = {"URL": sys.argv[1], "NAME": sys.argv[2], "TIMEOUT": 1}
+django.setup()
+from django.core.management import call_command
+from ossy_event_store import subscription
+
+@subscription("diary", session=True, start="now")
+def diary(event, session):
+    print("handling", flush=True)
+    sys.stdin.readline()
+
+@subscription("mails", start="now")
+def mail(event):
+    pass
+
+@subscription("letters", start="now")
+async def write(event):
+    pass
+
+call_command("run_subscriptions")
+"""
+BOUGHT = {"type": "BookBought", "aggregateType": "Book"}
+SPARE_SECONDS = 7  # beyond the handler and TIMEOUT
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "in a transaction"])
+def test_a_process_that_runs_subscriptions_ends_soon_though_mongodb_is_frozen(
+    single, member, busy
+):
+    store = connection.blocking()
+    subscriptions = connection.raw(store.subscriptions)
+    subscriptions.delete_many({})
+    name = subscriptions.database.name
+    command = [sys.executable, "-c", SUBSCRIBER, single.url(), name]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        try:
+            assert process.stdout.readline().startswith(b"Running ")
+            names = ("diary", "mails", "letters")
+            until(lambda: all((checkpoint(store, n) or {}).get("fence") for n in names))
+            if busy:
+                EventStore.append_event({**BOUGHT, "aggregateId": uuid.uuid4().hex})
+                assert process.stdout.readline() == b"handling\n"
+            with out_of_order(single, "frozen"):
+                process.terminate()
+                process.stdin.write(b"\n")
+                process.stdin.flush()
+                process.wait(1 + SPARE_SECONDS)
+        finally:
+            process.kill()

@@ -135,6 +135,13 @@ def test_a_terminal_without_some_characters_gets_escapes(store, monkeypatch):
     assert b"f\\xf6rr\\xe5d" in sys.stdout.buffer.getvalue()
 
 
+@pytest.mark.parametrize("command", ["ensure_event_store", "run_subscriptions"])
+def test_a_database_of_the_node_package_3_is_said_in_one_line(of_node_3, command):
+    error = str(failure(command))
+    assert "eventstore holds events of @ossy/event-store 3.x" in error
+    assert "\n" not in error
+
+
 # --- progress ---------------------------------------------------------------
 
 

@@ -4,9 +4,10 @@ import gzip
 import io
 import os
 import sys
+from pathlib import Path
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 
 from ossy_event_store import EventStore
 from ossy_event_store.management.commands import export_events as export_command
@@ -266,6 +267,112 @@ def test_an_export_ends_quietly_when_its_reader_closes_the_pipe(
         monkeypatch.setattr(sys, "stdout", pipe)
         call_command("export_events", stderr=io.StringIO())
         monkeypatch.undo()  # the teardown of the test uses stdout
+
+
+# A full disk, a power cut, and others in the same folder
+
+FULL_DEVICE = Path("/dev/full")
+FULL = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="no such device here")
+
+
+@pytest.fixture
+def full_disk():
+    """Let no file of this process grow: to writers that is like a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.gz"])
+def test_an_export_onto_a_full_disk_is_an_error_in_one_line(
+    books, tmp_path, full_disk, name
+):
+    error = str(failure("export_events", output=str(tmp_path / name)))
+    assert error == f"{tmp_path / name}: File too large. The export is not complete."
+    assert list(tmp_path.iterdir()) == []
+
+
+@FULL
+def test_an_export_into_a_full_device_is_an_error_in_one_line(books):
+    error = str(failure("export_events", output="/dev/full"))
+    assert error.startswith("/dev/full: No space left on device. The export is not")
+
+
+@FULL
+def test_an_export_to_a_full_stdout_is_an_error_in_one_line(books, monkeypatch, capfd):
+    with FULL_DEVICE.open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(CommandError, match=r"^stdout: No space left on device"):
+            call_command("export_events", stderr=io.StringIO())
+        monkeypatch.undo()  # the teardown of the test uses stdout
+
+
+def test_an_export_is_on_the_disk_before_it_gets_its_name(books, tmp_path, monkeypatch):
+    synced, names = [], []
+
+    def fsync(number):
+        synced.append(os.fstat(number).st_ino)
+        names.append([path.name for path in tmp_path.iterdir()])
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    export(tmp_path)
+    file, folder = (tmp_path / "out.jsonl").stat(), tmp_path.stat()
+    assert synced == [file.st_ino, folder.st_ino]
+    assert names[0] != ["out.jsonl"] == names[1]
+
+
+def test_an_export_follows_no_link_beside_its_file(books, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.write_text("precious")
+    monkeypatch.setattr(export_command, "token_hex", lambda bytes: "0")
+    for name in (".export_events-0.part", "out.jsonl.part"):
+        (tmp_path / name).symlink_to(other)
+    error = failure("export_events", output=str(tmp_path / "out.jsonl"))
+    assert error.returncode == WRONG_USE
+    assert other.read_text() == "precious"
+
+
+def test_of_two_exports_to_one_name_the_later_one_stays_and_is_complete(
+    books, tmp_path, monkeypatch
+):
+    whole = export(tmp_path)
+    real = export_command.export_events
+
+    async def slow(*args):
+        async for lines in real(*args):
+            yield lines
+            monkeypatch.undo()
+            assert export(tmp_path) == whole  # by another process meanwhile
+
+    monkeypatch.setattr(export_command, "export_events", slow)
+    assert export(tmp_path) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+# Documents that are not events
+
+
+def test_documents_that_are_not_events_are_named_and_left_out(books, history, tmp_path):
+    event = {"aggregateId": "a", "aggregateType": "Book", "type": "T"}
+    broken = [(name, value) for name in event for value in (None, 0.5)]
+    broken += [("aggregateVersion", "1"), ("resourceId", 1)]
+    history.insert_many(
+        [
+            {**event, "_id": str(number), "aggregateVersion": 10 + number, name: value}
+            for number, (name, value) in enumerate(broken)
+        ]
+    )
+    history.update_one({"resourceId": 1}, {"$unset": dict.fromkeys(event, "")})
+    path = tmp_path / "out.jsonl"
+    out, err = run("export_events", output=str(path), verbosity=0)
+    assert len(path.read_text().splitlines()) == 4
+    assert out == ""
+    assert err.startswith("Passed over 8 documents that are no events (")
+    assert "'7': aggregateId is missing; " in err
+    assert "'0': aggregateId must be a string, not NoneType; " in err
+    assert err.rstrip().endswith("; …).")
 
 
 def test_export_drop_import_and_export_are_equal_to_the_byte(books, history, tmp_path):

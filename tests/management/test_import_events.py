@@ -5,17 +5,26 @@ import sys
 from pathlib import Path
 
 import pytest
+from bson import json_util
+from bson.json_util import (
+    CANONICAL_JSON_OPTIONS,
+    LEGACY_JSON_OPTIONS,
+    RELAXED_JSON_OPTIONS,
+)
 
 from ossy_event_store import EventStore
 from ossy_event_store.documents.display import counted
+from ossy_event_store.documents.node_3 import SORT
 from ossy_event_store.management.commands import import_events as import_command
 from ossy_event_store.management.commands._base import (
     INTERRUPTED,
     WRONG_USE,
     Progress,
 )
+from ossy_event_store.mongodb import connection
 from ossy_event_store.streams.import_events import ImportLimits
 from tests.support.commands import Standard, failure, run
+from tests.support.event_documents import NOW
 from tests.support.event_lines import line, stream
 
 pytestmark = pytest.mark.versions
@@ -204,3 +213,101 @@ def test_progress_knows_the_share_of_the_file(store, write, batch, monkeypatch):
 def test_an_import_of_nothing_has_a_summary(store, write):
     out, _ = run("import_events", write([]), dry_run=True)
     assert "0 events would be stored" in out
+
+
+# From the Node package 3.x
+
+
+@pytest.fixture
+def node_3(store, settings):
+    """A database of that package."""
+    if settings.ADMIN:
+        pytest.skip("a site's user may not read another database")
+    client = connection.raw(store.events).database.client
+    database = client[f"{store.events.raw.database.name}_node_3"]
+    database.eventstore.insert_many(
+        {
+            "event": "Placed",
+            "type": "@shop/schema/order",
+            "payload": {"n": 2**40, "at": NOW},
+            "createdBy": "u1",
+            "id": f"{version}-{number}",
+            "created": 1709209815123.0 + number,
+            "resourceId": "r",
+            "version": version,
+            "ip": "::1",
+        }
+        for version, number in [(2, 1), (1, 1), (2, 0)]
+    )
+    database.eventstore.insert_one({"aggregateId": "of an older version"})
+    yield database
+    client.drop_database(database.name)
+
+
+def url_of(database):
+    host, port = database.client.address
+    return f"mongodb://{host}:{port}/{database.name}?directConnection=true"
+
+
+OF_NODE_3 = [("1-1", 1), ("2-0", 2), ("2-1", 3)]
+
+
+def imported():
+    events = EventStore.get_event_stream("r")
+    return [(event["_id"], event["aggregateVersion"]) for event in events]
+
+
+def test_a_database_of_the_node_package_3_is_imported_and_again(node_3):
+    for stored in (3, 0):
+        out, err = run("import_events", from_node_3=url_of(node_3))
+        assert out.startswith(f"{stored} events were stored")
+        assert "1 events got another version, because their streams" in out
+        assert err.startswith("Passed over 1 document that is no event (")
+        assert imported() == OF_NODE_3
+
+
+def test_a_file_of_the_node_package_3_is_imported(node_3, write):
+    for mode in (CANONICAL_JSON_OPTIONS, RELAXED_JSON_OPTIONS, LEGACY_JSON_OPTIONS):
+        documents = node_3.eventstore.find(sort=SORT)
+        name = write([json_util.dumps(one, json_options=mode) for one in documents])
+        run("import_events", from_node_3=name)
+        assert imported() == OF_NODE_3
+    (payload, *_) = [e["payload"] for e in EventStore.get_event_stream("r")]
+    assert payload == {"n": 2**40, "at": NOW}
+
+
+def test_an_event_of_the_node_package_3_that_cannot_be_stored_is_named(node_3):
+    node_3.eventstore.update_one({"id": "2-1"}, {"$set": {"payload": "text"}})
+    error = str(failure("import_events", from_node_3=url_of(node_3)))
+    assert error.startswith("event '2-1', line ")
+    assert "payload: must be a dict, not str. " in error
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({}, "Expected either FILE or --from-node-3"),
+        ({"file": "a", "from_node_3": "b"}, "Expected either FILE or --from-node-3"),
+        ({"from_node_3": "missing.jsonl"}, "missing.jsonl: No such file"),
+        ({"from_node_3": "mongodb://ann:secret@host"}, "mongodb://USER:PASSWORD@HOST"),
+        ({"from_node_3": "http://ann:secret@host/x"}, "mongodb://USER:PASSWORD@HOST"),
+    ],
+    ids=str,
+)
+def test_a_source_that_cannot_be_opened_is_wrong_use(store, options, reason):
+    error = failure("import_events", **options)
+    assert error.returncode == WRONG_USE
+    assert reason in str(error)
+    assert "secret" not in str(error)
+
+
+def test_a_source_that_does_not_answer_is_an_error_in_one_line(store, settings):
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 0.2}
+    error = failure("import_events", from_node_3="mongodb://127.0.0.1:1/shop")
+    assert str(error).startswith("Cannot read the database of --from-node-3: 127.0.0.1")
+
+
+def test_an_import_into_the_database_of_the_node_package_3_is_refused(store, history):
+    history.insert_one({"resourceId": "r", "version": 1})
+    error = failure("import_events", from_node_3="mongodb://127.0.0.1:1/shop")
+    assert "Point the event store at a database of its own" in str(error)

@@ -2,12 +2,14 @@
 
 import asyncio
 import re
+from pathlib import Path
 
 import pytest
 
 from ossy_event_store import EventStore
 from ossy_event_store.mongodb import connection
 from ossy_event_store.positions.head_watcher import watcher
+from tests.support.growth import MB, held
 from tests.support.processes import ON_URL
 from tests.support.push import BOOK, serving_alone
 from tests.support.servers import until
@@ -84,6 +86,47 @@ def test_a_thousand_connections_cost_mongodb_no_more_than_a_few(
     assert heard == [[f"b-{number}".encode()] for number in range(MANY)]
     assert max(during[0], after[0]) - before[0] <= 20
     assert during[1] - before[1] == 1
+
+
+@pytest.mark.chaos  # it counts the sessions of the whole server
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+def test_connections_that_come_and_go_leave_nothing_behind(
+    positions, store, tmp_path, many_files
+):
+    async def one(port, joined):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /push/all/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readuntil(b"retry: 3000\n\n")
+        await reader.readuntil(b"\n\n")
+        joined.append(writer)
+        await reader.readuntil(b'"createdBy":null}\n\n')
+        writer.close()
+
+    async def wave(port):
+        joined = []
+        each = [asyncio.create_task(one(port, joined)) for _ in range(MANY // 2)]
+        while len(joined) < len(each):
+            assert not any(task.done() for task in each)
+            await asyncio.sleep(0.05)
+        await EventStore.aappend_event(BOOK)
+        await asyncio.gather(*each)
+
+    with serving_alone(store, tmp_path) as (port, log):
+        (pid,) = re.findall(r"Started server process \[(\d+)\]", log())
+
+        def has_ended(first):
+            now = held(store, pid)
+            return now.files <= first.files + 5 and now.threads <= first.threads + 5
+
+        def held_after_a_wave(first):
+            asyncio.run(wave(port))
+            until(lambda: has_ended(first))
+            return held(store, pid)
+
+        start = held(store, pid)
+        before, *_, after = [held_after_a_wave(start) for _ in range(4)]
+    assert after.memory - before.memory < 4 * MB
+    assert after.sessions <= before.sessions + 10
 
 
 def test_the_count_of_change_streams_sees_one(store):

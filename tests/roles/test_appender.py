@@ -17,11 +17,16 @@ from tests.library.aggregate import Book, Reader
 from tests.support.roles import (
     BOUGHT,
     CHANGES,
+    FOLLOWED,
     LENT,
+    PASSWORD,
     RETURNED,
+    calls,
     guarded_marks,
+    in_database,
     in_others,
     may_not,
+    refused,
     said,
 )
 
@@ -78,10 +83,11 @@ def test_the_appender_may_not_change_events(appender, guarded):
     may_not(appender, CHANGES, guarded)
 
 
-def test_the_appender_may_not_change_positions(appender, guarded):
+def test_the_appender_may_not_change_positions_nor_subscriptions(appender, guarded):
     Aggregate.of(Book, BOUGHT)
-    guarded.database.eventstore_positions.insert_one({"_id": 1})
-    may_not(appender, in_others(connection.POSITIONS), guarded)
+    for name in FOLLOWED:
+        guarded.database[name].insert_one({"_id": 1})
+    may_not(appender, in_others(*FOLLOWED), guarded)
 
 
 def test_the_appender_rebuilds_and_resumes(appender, guarded, monkeypatch):
@@ -93,21 +99,29 @@ def test_the_appender_rebuilds_and_resumes(appender, guarded, monkeypatch):
     assert guarded.database.eventstore_leases.find_one({"_id": notes.id})["parts"] == []
 
 
-def test_the_appender_sees_new_positions_and_tends_what_is_parked(appender, guarded):
+def test_the_appender_sees_new_positions(appender, guarded):
     with contextlib.closing(
         ChangeStream(connection.raw(appender.positions), fields=())
     ) as new:
         guarded.database.eventstore_positions.insert_one({"_id": 1})
         assert [entry["_id"] for entry, _ in new.fetch(10)] == [1]
-    guarded.database.eventstore_parked.insert_one({"_id": "p"})
-    guarded.database.eventstore_subscriptions.insert_one({"_id": "s"})
-    connection.raw(appender.parked).update_one({"_id": "p"}, {"$set": {"retry": True}})
-    connection.raw(appender.subscriptions).update_one(
-        {"_id": "s"}, {"$set": {"seen": 1}}
-    )
-    connection.raw(appender.skipped).insert_one({"_id": "e", "reason": "a bad day"})
-    connection.raw(appender.parked).delete_one({"_id": "p"})
-    assert guarded.database.eventstore_skipped.count_documents({}) == 1
+
+
+def test_an_appender_that_does_not_save_or_rebuild_needs_less(become, guarded):
+    less = {"eventstore_leases": ["find"], "aggregates": ["find", "listIndexes"]}
+    (role,) = (r for r in calls("createRole") if r["role"] == "eventStoreAppender")
+    privileges = in_database(guarded.name, role)["privileges"]
+    for privilege in privileges:
+        name = privilege["resource"]["collection"]
+        privilege["actions"] = less.get(name, privilege["actions"])
+    database = guarded.database
+    database.command("createRole", "less", privileges=privileges, roles=[])
+    database.command("createUser", "shop_less", pwd=PASSWORD, roles=["less"])
+    become("shop_less")
+    book = Aggregate.of(Book, BOUGHT).add(LENT, RETURNED)
+    assert Aggregate.of(Book, book.id).version == 3
+    with refused():
+        book.save()
 
 
 def test_the_appender_may_not_install_the_validator(appender):

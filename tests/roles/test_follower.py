@@ -89,7 +89,7 @@ def test_the_checks_have_nothing_to_say_to_the_follower(follower, monkeypatch):
     assert checks.check_server(None, ["default"]) == []
 
 
-def test_the_follower_parks_a_stream_and_the_appender_has_its_event_skipped(
+def test_the_follower_parks_a_stream_and_the_operator_has_its_event_skipped(
     follower, become, guarded, monkeypatch
 ):
     monkeypatch.setattr(declaration, "_registered", {})
@@ -103,7 +103,7 @@ def test_the_follower_parks_a_stream_and_the_appender_has_its_event_skipped(
 
     with running("reader"):
         servers.until(lambda: guarded.database.eventstore_parked.count_documents({}))
-    become("shop_site")
+    become("shop_operate")
     assert operator_actions.skip("reader", "b-1", "known")["type"] == "BookBought"
     become("shop_follow")
     with running("reader"):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -13,6 +14,7 @@ from django.conf import settings
 from ossy_event_store import Aggregate, ConcurrencyError, EventStore
 from ossy_event_store.mongodb import connection
 from tests.library.aggregate import Book
+from tests.support.growth import MB, held
 
 WRITER = """
 import json, sys, threading
@@ -117,3 +119,22 @@ def test_writers_without_an_expected_version_all_succeed(store):
         list(pool.map(lambda n: EventStore.append_event(event), range(40)))
     events = EventStore.get_event_stream("hot")
     assert [event["aggregateVersion"] for event in events] == list(range(1, 41))
+
+
+# --- growth -----------------------------------------------------------------
+
+
+@pytest.mark.chaos
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+def test_many_appends_leave_nothing_behind(store, face):
+    def held_after(count):
+        for number in range(count):
+            stream = {"aggregateId": f"b-{number % 100}", "aggregateType": "Book"}
+            face(EventStore.append_event, {**stream, "type": "BookLent"})
+        return held(store)
+
+    before, after = held_after(500), held_after(3000)
+    assert after.memory - before.memory < 2 * MB
+    assert after.threads <= before.threads
+    assert after.files <= before.files
+    assert after.sessions <= before.sessions + 2

@@ -32,7 +32,9 @@ def without(name):
     ("text", "path", "reason"),
     [
         ("{", "", "not JSON: "),
-        ("[]", "", "expected a JSON object, not list"),
+        ("[]", "", "expected a JSON object, not list; write one object a line"),
+        ("[" + line() + ",", "", "mongoexport does without --jsonArray"),
+        ("{\n", "", "without --jsonArray and --pretty"),
         ("5", "", "expected a JSON object, not int"),
         ("null", "", "not NoneType"),
         *(
@@ -42,7 +44,7 @@ def without(name):
         (line(aggregateType=None), "aggregateType", "missing"),
         (line(stream=1), "stream", "not a field of an event: _id, aggregateId"),
         (line(version=0), "aggregateVersion", "from 1, not 0"),
-        (line(version=1.0), "aggregateVersion", "from 1, not 1.0"),
+        (line(version=1.5), "aggregateVersion", "from 1, not 1.5"),
         (line(version="1"), "aggregateVersion", "from 1, not '1'"),
         (line(version=2**63), "aggregateVersion", "64 bits"),
         (line({"$oid": "65e0a1b2c3d4e5f601234567"}), "aggregateId", "not ObjectId"),
@@ -69,7 +71,9 @@ def without(name):
         (line(created=[]), "created", "not list"),
         (line(created={}), "created", "not dict"),
         (line(created=1e300), "created", "beyond the years"),
-        (line(created={"$date": {"$numberLong": str(2**60)}}), "created", "datetime"),
+        (line(created={"$date": {"$numberLong": str(2**60)}}), "created", "beyond"),
+        (line(created={"$oid": "65e0a1b2c3d4e5f601234567"}), "created", "not ObjectId"),
+        (line(created={"$numberDouble": "NaN"}), "created", "beyond the years"),
         (line(created={"$date": "x"}), "created", "not an ISO 8601"),
         (line(payload=nested(200, 1)), "payload.a", "nested more than 178 levels"),
         (line(payload={"a": nested(400, 1)}), "", "nested"),
@@ -186,5 +190,25 @@ def test_an_object_id_of_null_is_refused_and_not_generated():
         read_line(line(_id={"$oid": None}))
 
 
-def test_milliseconds_in_a_line_are_a_date(store):
-    assert read_line(line(created=1709209815123))["created"] == NOW
+@pytest.mark.parametrize(
+    "created",
+    [
+        1709209815123,
+        {"$date": 1709209815123},
+        {"$date": {"$numberLong": "1709209815123"}},
+        {"$date": "2024-02-29T12:30:15.123+0000"},
+        {"$numberLong": "1709209815123"},
+        {"$numberDouble": "1709209815123.0"},
+    ],
+    ids=json.dumps,
+)
+def test_a_date_is_read_as_each_of_mongodbs_tools_writes_it(created):
+    assert read_line(line(created=created))["created"] == NOW
+
+
+@pytest.mark.parametrize(
+    "version", [{"$numberInt": "3"}, {"$numberDouble": "3.0"}, 3.0]
+)
+def test_a_version_is_read_as_each_of_mongodbs_tools_writes_it(version):
+    event = read_line(line(version=version))
+    assert repr((event["aggregateVersion"], event["_id"])) == "(3, 'b@3')"

@@ -355,3 +355,18 @@ def test_a_stored_event_of_the_node_package_without_a_field_is_skipped(
 ):
     history.update_one({}, {"$unset": {field: ""}})
     assert counts(bring(store, exported(store))) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("version", ["1", None, float("nan")])
+def test_a_document_that_is_not_an_event_does_not_stop_an_import(
+    store, history, version
+):
+    history.insert_one({"aggregateId": "b", "aggregateVersion": version})
+    assert counts(bring(store, stream("b", 2))) == (2, 2, 0)
+
+
+def test_an_event_whose_version_is_stored_as_a_double_is_recognised(store, history):
+    bring(store, stream("b", 1))
+    before = exported(store)
+    history.update_one({}, {"$set": {"aggregateVersion": 1.0}})
+    assert counts(bring(store, before)) == (1, 0, 1)

@@ -21,7 +21,9 @@ from pymongo.errors import PyMongoError
 
 from ...documents.display import counted
 from ...exceptions import EventStoreError
+from ...mongodb import connection, schema_validator
 from ...mongodb.deadline import explained
+from ...mongodb.ports import drive
 from ...mongodb.write_errors import short_reason
 from ...streams.gc_pause import collect_less_often
 
@@ -80,7 +82,8 @@ class StoreCommand(BaseCommand):
             raise CommandError(str(error)) from None
         except PyMongoError as error:
             raise CommandError(
-                f"MongoDB refused the command or failed: {short_reason(error)}"
+                _other_shape()
+                or f"MongoDB refused the command or failed: {short_reason(error)}"
             ) from None
         except KeyboardInterrupt:
             raise CommandError(self.interrupted(), returncode=INTERRUPTED) from None
@@ -100,6 +103,13 @@ class StoreCommand(BaseCommand):
     def interrupted(self) -> str:
         """Return the message after Ctrl-C."""
         return "Stopped."
+
+
+def _other_shape() -> str | None:
+    try:
+        return drive(schema_validator.other_shape(connection.blocking()))
+    except (EventStoreError, PyMongoError):
+        return None
 
 
 @contextmanager

@@ -6,8 +6,9 @@ import gzip
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import IO, Any, cast
 
 from django.core.management.base import (
@@ -64,10 +65,11 @@ class Command(StoreCommand):
                 for lines in drive_each(export_events(store, queries, show)):
                     write(lines)
         except BrokenPipeError:
-            # The reader, for example head, has closed the pipe.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_stdout()  # the reader, for example head, has closed the pipe
         finally:
             progress.end()
+        if report.passed_over:
+            self.stderr.write(str(report.passed_over), self.style.WARNING)
         if options["verbosity"] >= 1 and options["output"] != "-":
             self.stderr.write(
                 f"{counted(report.events, 'event')} in {report.seconds:.1f} s "
@@ -105,38 +107,79 @@ def written(name: str, stdout: OutputWrapper) -> Iterator[Callable[[str], object
         yield from _to_stdout(stdout)
         return
     path = Path(os.path.realpath(name))  # a link stays a link
-    gzipped = name.endswith(".gz")
     if path.exists() and not path.is_file():
         # A pipe or a device cannot be replaced by a finished file.
-        with _open(path, name) as raw:
-            yield from _into(raw, gzipped=gzipped)
+        yield from _into(_open(path, name, "wb"), name)
         return
-    part = Path(f"{path}.part")
+    # A name of its own, and a new file: another export may be running, and a link of
+    # that name would lead elsewhere.
+    part = path.with_name(f".export_events-{token_hex(8)}.part")
     try:
-        with _open(part, name) as raw:
-            yield from _into(raw, gzipped=gzipped)
-        part.replace(path)
+        yield from _into(_open(part, name, "xb"), name, synced=True)
+        with _failing_with(name):
+            part.replace(path)
+            _sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _open(path: Path, name: str) -> IO[bytes]:
+def _open(path: Path, name: str, mode: str) -> IO[bytes]:
     try:
         if not name:
             raise ValueError("the file name is empty")
-        return path.open("wb")
+        return cast("IO[bytes]", path.open(mode))
     except (OSError, ValueError) as error:
         reason = f"{name or repr(name)}: {getattr(error, 'strerror', None) or error}"
         raise CommandError(reason, returncode=WRONG_USE) from None
 
 
-def _into(raw: IO[bytes], *, gzipped: bool) -> Iterator[Callable[[str], object]]:
-    if not gzipped:
-        yield lambda text: raw.write(text.encode())
-        return
+@contextmanager
+def _failing_with(name: str) -> Iterator[None]:
+    """Report an error of the output, for example a full disk, in one line."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CommandError(
+            f"{name}: {error.strerror or error}. The export is not complete."
+        ) from None
+
+
+def _into(
+    raw: IO[bytes], name: str, *, synced: bool = False
+) -> Iterator[Callable[[str], object]]:
+    """Write to a file and close it; sync it to the disk before, if ``synced``."""
     # Without a name or a date inside, the same events give the same file.
-    with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-        yield lambda text: file.write(text.encode())
+    gzipped = name.endswith(".gz")
+    file = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if gzipped else raw
+
+    def write(text: str) -> None:
+        with _failing_with(name):
+            file.write(text.encode())
+
+    try:
+        yield write
+        with _failing_with(name):
+            if gzipped:
+                file.close()
+            raw.flush()
+            if synced:
+                os.fsync(raw.fileno())
+    finally:
+        # Closing writes what is left in a buffer: of a complete export, nothing.
+        for opened in (file, raw):
+            with suppress(OSError):
+                opened.close()
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # not every system and file system can
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def _to_stdout(stdout: OutputWrapper) -> Iterator[Callable[[str], object]]:
@@ -146,5 +189,20 @@ def _to_stdout(stdout: OutputWrapper) -> Iterator[Callable[[str], object]]:
     # As bytes: UTF-8 whatever the encoding of the locale.
     stdout.flush()
     raw: IO[bytes] = cast(Any, stdout)._out.buffer
-    yield lambda text: raw.write(text.encode())
-    raw.flush()
+
+    def write(text: str) -> None:
+        with _failing_with("stdout"):
+            raw.write(text.encode())
+
+    try:
+        yield write
+        with _failing_with("stdout"):
+            raw.flush()
+    except CommandError:
+        _discard_stdout()
+        raise
+
+
+def _discard_stdout() -> None:
+    """Let Python flush stdout at its end, though nothing can be written there."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from ...exceptions import StoreUnavailable
-from ...mongodb import connection
+from ...mongodb import connection, schema_validator
 from ...mongodb.deadline import in_time
 from ...mongodb.ports import drive
 from ...mongodb.topology import is_standalone
@@ -102,10 +102,11 @@ def check_replica_set() -> None:
     Refuse a standalone server; wait for one that is away, as it may be a replica set.
 
     Raises:
-        CommandError: the server is standalone.
+        CommandError: the server is standalone, or its database is of another shape.
     """
     try:
         with in_time():
+            other = drive(schema_validator.other_shape(connection.blocking()))
             hello = drive(connection.blocking().client.command("hello"))
     except StoreUnavailable as error:
         # As with a server that goes away later: the subscriptions retry.
@@ -114,6 +115,8 @@ def check_replica_set() -> None:
             short_reason(error),
         )
         return
+    if other is not None:
+        raise CommandError(other)
     if is_standalone(hello):
         raise CommandError(
             "Subscriptions need a replica set, and this server is standalone: it has "
