@@ -18,6 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
+from ..documents.masking import mask
 from ..exceptions import ReducerError
 
 
@@ -200,7 +201,7 @@ def _error_at(Root: Any, event: Document, error: Exception) -> ReducerError:
 def error_text(error: Exception) -> str:
     """Return an error of the project's code as text of at most 500 characters."""
     try:
-        text = f"{type(error).__name__}: {error}"
+        text = mask(f"{type(error).__name__}: {error}")
     except Exception:
         text = type(error).__name__  # even printing it fails
     return text[:500]

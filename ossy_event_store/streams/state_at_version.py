@@ -12,6 +12,7 @@ from typing import Any
 
 from ..documents.bson_types import Document
 from ..documents.event_document import read_event
+from ..documents.masking import mask
 from ..exceptions import ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
@@ -125,7 +126,7 @@ def _folded(Root: Any, events: list[Document], state: State) -> State:
     except ReducerError:
         raise
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
+        text = mask(f"{type(error).__name__}: {error}")
         raise ReducerError(
             Root.aggregate_type, last["aggregateId"], last["aggregateVersion"], text
         ) from None
