@@ -12,6 +12,7 @@ from django.conf import settings
 
 from ossy_event_store import Aggregate, ConcurrencyError, EventStore
 from ossy_event_store.mongodb import connection
+from ossy_event_store.streams import append
 from tests.library.aggregate import Book
 
 WRITER = """
@@ -45,6 +46,10 @@ threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
 [t.join() for t in threads]
 print(json.dumps({"stored": stored, "lost": lost, "other": other}))
 """
+
+
+def test_the_pause_between_attempts_is_bounded_however_many_there_were():
+    assert 0.25 <= append._backoff(5000) <= 0.5
 
 
 @pytest.mark.faults
