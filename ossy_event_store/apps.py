@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from django.apps import AppConfig
 from django.db.models.signals import post_migrate
 from django.utils.translation import gettext_lazy as _
@@ -17,6 +19,7 @@ class OssyEventStoreConfig(AppConfig):
     def ready(self) -> None:
         """Discover what the project declares; no I/O."""
         from . import checks, registry
+        from .documents.masking import MaskingFilter
         from .mongodb import location
         from .post_migrate import ensure_indexes
         from .projections import projection
@@ -24,6 +27,7 @@ class OssyEventStoreConfig(AppConfig):
         from .subscriptions import declaration, snapshot_subscription
 
         location.remember_real_names()
+        logging.getLogger("ossy_event_store").addFilter(MaskingFilter())
         checks.register()
         registry.discover()
         projection.discover()

@@ -315,7 +315,13 @@ class RebuildBroken(EventStoreError):
 
 
 class StoreUnavailable(EventStoreError):
-    """MongoDB did not answer in time, or the connection broke; nothing was stored."""
+    """
+    MongoDB did not answer in time, or the connection broke; nothing was stored.
+
+    It is also raised if MongoDB refuses user name and password, and if the caller's
+    transaction cannot go on and has to be begun again. ``__cause__`` is the error of
+    the driver, if there is one.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

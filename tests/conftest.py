@@ -31,9 +31,12 @@ def pytest_configure(config):
     # The workers of pytest-xdist and the processes of the tests share this server.
     os.environ["TEST_MONGODB_URL"] = settings.SERVER
     # PyMongo (4.13 to 4.20) leaves a socket to the garbage collector if the task that
-    # connects it is cancelled: a request whose browser goes.
+    # connects it is cancelled: a request whose browser goes, a loop that ends.
+    ends = [r"laddr=\('127.0.0.1', \d+\)"]  # the server has closed the other one
     for port in re.findall(r":(\d+)[/,?]", settings.SERVER):
-        socket = rf"unclosed <socket.socket .* raddr=\('127.0.0.1', {port}\)>"
+        ends.append(rf"raddr=\('127.0.0.1', {port}\)")
+    for end in ends:
+        socket = rf"unclosed <socket.socket .* {end}>"
         config.addinivalue_line("filterwarnings", f"ignore:{socket}:ResourceWarning")
 
 

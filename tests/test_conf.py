@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import traceback
 import warnings
 from dataclasses import fields
 from urllib.parse import quote, quote_plus
@@ -298,9 +299,8 @@ def told_about(action):
             try:
                 result = repr(action())
             except TOLD as error:
-                result = f"{error!s} {error!r} {error.__cause__}"
-                assert error.__cause__ is None
-                assert error.__suppress_context__ or error.__context__ is None
+                # With its causes, and what was raised before it.
+                result = repr(error) + "".join(traceback.format_exception(error))
     finally:
         logging.getLogger().removeHandler(handler)
     return result + log.getvalue() + "".join(str(w.message) for w in caught)

@@ -8,8 +8,15 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.db import connection
 from django.urls import reverse
+from pymongo.errors import OperationFailure
 
-from ossy_event_store import Aggregate, ConcurrencyError, EventStore, post_migrate
+from ossy_event_store import (
+    Aggregate,
+    ConcurrencyError,
+    EventStore,
+    StoreUnavailable,
+    post_migrate,
+)
 from ossy_event_store.mongodb import connection as mongodb_connection
 from ossy_event_store.mongodb import indexes
 from ossy_event_store.mongodb.ports import drive
@@ -112,6 +119,69 @@ def test_an_older_save_inside_a_transaction_does_not_end_it(store, atomic):
         Aggregate.of(Book, {**BOUGHT, "aggregateId": "other"}).save()
     assert Aggregate.find(book.id)["aggregateVersion"] == 2
     assert Aggregate.find("other")["aggregateVersion"] == 1
+
+
+@INSIDE
+@pytest.mark.django_db(transaction=True)
+def test_a_block_after_a_failed_commit_stores_nothing_outside_of_a_transaction(
+    store, atomic
+):
+    with pytest.raises(OperationFailure), atomic():
+        Aggregate.of(Book, {**BOUGHT, "aggregateId": "b-1"})
+        session_id = connection.session.session_id
+        connection.connection.admin.command("killSessions", [session_id])
+    assert not connection.session.in_transaction  # what the backend leaves behind
+    with atomic():
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="run the block again"):
+                Aggregate.of(Book, {**BOUGHT, "aggregateId": "b-1"})
+    with pytest.raises(ZeroDivisionError), atomic():
+        Aggregate.of(Book, {**BOUGHT, "aggregateId": "b-1"})
+        raise ZeroDivisionError
+    assert EventStore.get_event_stream("b-1") == []
+
+
+@INSIDE
+@pytest.mark.django_db(transaction=True)
+def test_after_a_failed_commit_an_append_without_a_block_is_stored(store, atomic):
+    with pytest.raises(OperationFailure), atomic():
+        Aggregate.of(Book, {**BOUGHT, "aggregateId": "b-1"})
+        session_id = connection.session.session_id
+        connection.connection.admin.command("killSessions", [session_id])
+    Aggregate.of(Book, {**BOUGHT, "aggregateId": "b-1"})
+    assert len(asyncio.run(EventStore.aget_event_stream("b-1"))) == 1
+
+
+@pytest.fixture
+def other(store):
+    """Another writer's transaction on the stream b-1, still open."""
+    events = mongodb_connection.raw(store.events)
+    event = Aggregate.of(Book, {**BOUGHT, "aggregateId": "b-1"}).save().events[0]
+    snapshots = mongodb_connection.raw(store.snapshots)
+    snapshots.update_one({"_id": "b-1"}, {"$set": {"aggregateVersion": 0}})
+    with events.database.client.start_session() as session:
+        session.start_transaction()
+        second = {**event, "_id": "other", "aggregateVersion": 2}
+        events.insert_one(second, session=session)
+        snapshots.delete_one({"_id": "b-1"}, session=session)
+        yield
+
+
+@INSIDE
+@pytest.mark.django_db(transaction=True)
+def test_a_conflict_inside_a_transaction_is_a_concurrency_error(store, atomic, other):
+    with pytest.raises(ConcurrencyError) as error, atomic():
+        Aggregate.of(Book, "b-1").add({"type": "BookReturned"})
+    assert (error.value.expected_version, error.value.actual_version) == (1, 2)
+
+
+@INSIDE
+@pytest.mark.django_db(transaction=True)
+def test_a_conflict_of_a_save_inside_a_transaction_is_explained(store, atomic, other):
+    book = Aggregate.of(Book, "b-1")
+    with pytest.raises(StoreUnavailable, match="begin it again") as error, atomic():
+        book.save()
+    assert error.value.__cause__.code == 112
 
 
 @INSIDE

@@ -11,6 +11,7 @@ import inspect
 import io
 from pathlib import Path
 
+import pymongo
 import pytest
 from asgiref.sync import SyncToAsync
 from django.conf import settings
@@ -18,8 +19,10 @@ from django.core.management.base import OutputWrapper
 from django.test import runner, utils
 from django.utils import log
 from pymongo import AsyncMongoClient, MongoClient
+from pymongo.common import VALIDATORS
 
 import ossy_event_store
+from ossy_event_store.mongodb import ports
 
 pytestmark = pytest.mark.versions
 
@@ -58,6 +61,7 @@ PRIVATE = {
 # Their names are no private ones, but no page documents them.
 UNDOCUMENTED = {
     "thread_sensitive_context": lambda: SyncToAsync.thread_sensitive_context.get,
+    "VALIDATORS": lambda: "maxpoolsize" in VALIDATORS,
     "context_to_thread_executor": lambda: SyncToAsync.context_to_thread_executor.pop,
 }
 
@@ -125,6 +129,15 @@ def test_what_a_module_defines_is_its_own():
 def test_what_is_not_documented_is_still_used():
     text = "".join(file.read_text() for file in FILES)
     assert [name for name in UNDOCUMENTED if name not in text] == []
+
+
+def test_names_of_pymongo_that_are_gone_are_reported_once(caplog):
+    ports._warn_of.cache_clear()
+    for _ in range(2):
+        assert ports.pool_resets(object()) == []
+    (record,) = caplog.records
+    assert "'_topology'" in record.getMessage()
+    assert pymongo.version in record.getMessage()
 
 
 @pytest.mark.parametrize("name", [*PRIVATE, *UNDOCUMENTED])

@@ -9,10 +9,9 @@ from typing import Any
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from ..mongodb.location import EMBEDDED, Source, resolve
+from ..mongodb.location import EMBEDDED, REFUSED, Source, resolve
 from .messages import warning
 
 
@@ -59,7 +58,7 @@ def _hosts_without_tls(source: Source) -> list[str]:
         return [url.partition("://")[2].rpartition("@")[2].split("/")[0]] if off else []
     try:
         parsed = parse_uri(url if "://" in url else f"mongodb://{url}")
-    except (PyMongoError, ValueError):
+    except REFUSED:
         return []
     if tls is None and parsed["options"].get("tls"):
         return []

@@ -11,7 +11,7 @@ from ..conf import SETTING
 
 CATALOGUE: Mapping[str, str] = {
     "E001": f"``{SETTING}`` has an unknown key or a value of the wrong type.",
-    "E002": "No setting says where MongoDB is, or the setting that does is invalid.",
+    "E002": "No setting says where MongoDB is, or its URL, alias or options are wrong.",
     "E003": "A subscription writes to an SQL database without a checkpoint table.",
     "W001": "More than one setting says where MongoDB is.",
     "W002": "The ``djongo`` alias has a ``HOST``, which djongo ignores.",
@@ -28,6 +28,7 @@ CATALOGUE: Mapping[str, str] = {
     "W013": "``directConnection=true`` ties the connection to one member of a set.",
     "W014": "There are subscriptions, but the server is standalone.",
     "W015": "A collection is sharded by a key that breaks a promise.",
+    "W016": "The connection sets an option that hinders the event store.",
     "W017": "The database is one of the Node package ``@ossy/event-store`` 3.x.",
 }
 

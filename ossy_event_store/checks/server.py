@@ -29,6 +29,10 @@ from .messages import warning
 # The release of each series that fixes SERVER-95524.
 FIXED_IN = {(6, 0): 25, (7, 0): 22, (8, 0): 12}
 OLDEST = (6, 0)  # earlier series get no more fixes
+API_STRICT_ERROR = 323
+# Of a process that runs subscriptions: to assign positions, to watch the last one, and
+# to renew the leases.
+OTHER_CONNECTIONS = 3
 
 _AS_A_SET = "Run it as a replica set, even of one member: mongod --replSet NAME."
 
@@ -60,17 +64,27 @@ def _shortcomings() -> Iterator[CheckMessage]:
     client = connection.raw(store.events).database.client
     with in_time():
         hello = drive(store.client.command("hello"))
-        build = drive(store.client.command("buildInfo"))
+        build = _build_info(store)
     yield from _replica_set(hello)
     yield from _shard_keys(store)
     yield from _subscriptions(store, hello)
-    if not resolve().url.startswith(EMBEDDED):  # W006 covers the embedded server
+    if build and not resolve().url.startswith(EMBEDDED):  # which W006 covers
         yield from _version(build)
     yield from _ignored_options(client)
+    yield from _hindering_options(client)
     yield from _direct_connection(client, hello)
     yield from _validator(store)
     yield from _other_shape(store)
     yield from _indexes(store)
+
+
+def _build_info(store: Store) -> Mapping[str, Any]:
+    try:
+        return drive(store.client.command("buildInfo"))
+    except OperationFailure as error:
+        if error.code != API_STRICT_ERROR:
+            raise
+        return {}  # a strict Stable API has no such command; W016 says so
 
 
 def _replica_set(hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
@@ -97,7 +111,9 @@ def _replica_set(hello: Mapping[str, Any]) -> Iterator[CheckMessage]:
 def _shard_keys(store: Store) -> Iterator[CheckMessage]:
     """Compare the shard keys of the collections; a replica set has none."""
     database = connection.raw(store.events).database
-    sharded = database.client["config"]["collections"]
+    sharded = database.client.get_database(
+        "config", read_preference=ReadPreference.PRIMARY
+    )["collections"]
     names = [f"{database.name}.{name}" for name in connection.COLLECTION_OPTIONS]
     query = {"_id": {"$in": names}, "unsplittable": {"$ne": True}, "key": {"$ne": None}}
     try:
@@ -194,6 +210,40 @@ def _ignored_options(client: MongoClient[Any]) -> Iterator[CheckMessage]:
             "an append is still retried, at the cost of reading what is stored; but "
             "saving a snapshot or importing events fails.",
             "Remove retryWrites=false from the URL or OPTIONS.",
+        )
+
+
+def _hindering_options(client: MongoClient[Any]) -> Iterator[CheckMessage]:
+    pool = client.options.pool_options
+    if pool.socket_timeout:
+        yield warning(
+            "W016",
+            f"The connection sets socketTimeoutMS={pool.socket_timeout * 1000:.0f}, "
+            "which also ends what may take longer: the creation of an index, a "
+            "rebuild, a verification.",
+            "Remove socketTimeoutMS. The setting TIMEOUT bounds each operation.",
+        )
+    needed = sum(
+        one.concurrency for one in declaration.registered_subscriptions().values()
+    )
+    needed += OTHER_CONNECTIONS if needed else 0
+    if pool.max_pool_size and pool.max_pool_size < needed:
+        yield warning(
+            "W016",
+            f"The connection sets maxPoolSize={pool.max_pool_size}. A process that "
+            f"runs all subscriptions uses {needed} connections at once. With fewer, "
+            "its threads wait for each other until the time is up and lose their "
+            "leases, so events are delivered late or not at all.",
+            f"Set maxPoolSize to {needed} or more, or remove it.",
+        )
+    if pool.server_api is not None and pool.server_api.strict:
+        yield warning(
+            "W016",
+            "The alias declares a strict Stable API, which lacks what the event store "
+            "uses: the lists of the admin fail, no check looks for faults of this "
+            "MongoDB version, and a transaction whose connection broke blocks its "
+            "stream for up to a minute.",
+            "Declare the Stable API without strict=True.",
         )
 
 

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from ..conf import SETTING, get_settings, problems
-from ..mongodb.location import Source, engine_of, resolve
+from ..mongodb.location import Source, check_options, engine_of, resolve
 from ..subscriptions import declaration
 from ..subscriptions.checkpoints import RELATIONAL
 from ..subscriptions.declaration import Subscription
@@ -26,6 +26,7 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         return [error("E001", problem.message, problem.hint) for problem in found]
     try:
         source = resolve()
+        check_options(source)
     except ImproperlyConfigured as invalid:
         return [error("E002", str(invalid))]
     return list(_ambiguities(source))

@@ -29,13 +29,13 @@ from ..documents.bson_types import Document, Filter
 from .deadline import bound
 from .ports import (
     END_SECONDS,
-    MAJORITY,
     ONE_BATCH,
-    SNAPSHOT,
+    TRANSACTION,
     Documents,
     Done,
     has_large_pool,
     may_be_open,
+    pool_resets,
 )
 
 T = TypeVar("T")
@@ -252,9 +252,7 @@ class AwaitableClient:
                     yield own
             return
         try:
-            await session.start_transaction(
-                read_concern=SNAPSHOT, write_concern=MAJORITY
-            )
+            await session.start_transaction(**TRANSACTION)
             try:
                 yield session
             except BaseException:
@@ -295,9 +293,8 @@ class AwaitableClient:
             await self.raw.admin.command("killSessions", [session_id])
 
     async def drop_connections(self) -> None:
-        with contextlib.suppress(AttributeError):
-            for server in list(self.raw._topology._servers.values()):
-                await server.pool.reset_without_pause()
+        for reset in pool_resets(self.raw):
+            await reset()
 
     async def find_after_all_writes(
         self, collection: Documents, query: Filter, **options: Any

@@ -31,14 +31,14 @@ from ..documents.bson_types import Document, Filter
 from .deadline import bound
 from .ports import (
     END_SECONDS,
-    MAJORITY,
     ONE_BATCH,
-    SNAPSHOT,
+    TRANSACTION,
     Documents,
     Done,
     drive,
     has_large_pool,
     may_be_open,
+    pool_resets,
 )
 
 T = TypeVar("T")
@@ -281,7 +281,7 @@ class BlockingClient:
                     yield own
             return
         try:
-            session.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY)
+            session.start_transaction(**TRANSACTION)
             try:
                 yield session
             except BaseException:
@@ -335,9 +335,8 @@ class BlockingClient:
         those opened while their member was neither primary nor secondary, which never
         support sessions, and that of a pushed scan that ran out of time.
         """
-        with contextlib.suppress(AttributeError):
-            for server in list(self.raw._topology._servers.values()):
-                server.pool.reset_without_pause()
+        for reset in pool_resets(self.raw):
+            reset()
 
     async def find_after_all_writes(
         self, collection: Documents, query: Filter, **options: Any

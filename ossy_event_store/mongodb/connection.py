@@ -15,11 +15,9 @@ import threading
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple, cast
 
 import pymongo
-from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.asyncio import async_unsafe
 from pymongo import AsyncMongoClient, MongoClient
@@ -28,12 +26,13 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.driver_info import DriverInfo
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
+from pymongo.server_api import ServerApi
 from pymongo.write_concern import WriteConcern
 
-from ..conf import SETTING, get_settings
+from ..conf import get_settings
 from ..documents.bson_types import CODEC, Document
 from ..documents.collections import (
     EVENTS,
@@ -44,11 +43,21 @@ from ..documents.collections import (
     SNAPSHOTS,
     SUBSCRIPTIONS,
 )
+from ..exceptions import StoreUnavailable
 from .awaitable_port import AwaitableClient, AwaitableCollection
 from .blocking_port import BlockingClient, BlockingCollection
-from .deadline import explained
-from .location import EMBEDDED, Source, resolve, use
+from .deadline import explained, in_transaction_of_caller
+from .location import (
+    EMBEDDED,
+    REFUSED,
+    Source,
+    check_options,
+    refused,
+    resolve,
+    use,
+)
 from .ports import Client, Documents, drive
+from .write_errors import LOGIN_REFUSED, short_reason
 from .writer_queue import Turns, awaitable_turns, blocking_turns
 
 _MAJORITY: dict[str, Any] = {
@@ -119,7 +128,14 @@ def _client_arguments(source: Source) -> dict[str, Any]:
         from .. import embedded  # returns at once if the server runs
 
         url = embedded.start(url.removeprefix(EMBEDDED), get_settings().MONGOD)
-    return {**arguments, **source.options, "host": url, "driver": _driver()}
+    arguments |= source.options
+    api = arguments.get("server_api")
+    if api is not None and api.strict:
+        # The admin's lists, killSessions and buildInfo are outside of every version.
+        arguments["server_api"] = ServerApi(
+            api.version, deprecation_errors=api.deprecation_errors
+        )
+    return {**arguments, "host": url, "driver": _driver()}
 
 
 def _driver() -> DriverInfo:
@@ -133,14 +149,18 @@ def _driver() -> DriverInfo:
 def _build(make: Any, source: Source, arguments: Mapping[str, Any]) -> Any:
     try:
         return make(**arguments)
-    except (PyMongoError, ValueError, TypeError, OSError) as error:
-        if isinstance(error, TypeError) or not source.url:
-            raise
-        # The driver's message may contain a part of the password.
-        raise ImproperlyConfigured(
-            f"MongoClient does not accept {source.origin} or {SETTING}['OPTIONS'] "
-            f"({type(error).__name__})."
-        ) from None
+    except REFUSED as error:
+        check_options(source)
+        raise refused(source, error) from None
+
+
+class _Awaitable(NamedTuple):
+    """The client of one event loop; ``closing`` closes it."""
+
+    source: Source
+    client: AsyncMongoClient[Document]
+    store: Store
+    closing: AsyncGenerator[None, None]
 
 
 class _Process:
@@ -150,10 +170,8 @@ class _Process:
         self.id = os.getpid()
         self.lock = threading.RLock()
         self.blocking: tuple[Source, MongoClient[Document], Store] | None = None
-        self.awaitable: WeakKeyDictionary[
-            asyncio.AbstractEventLoop,
-            tuple[Source, AsyncMongoClient[Document], Store, Any],
-        ] = WeakKeyDictionary()
+        # A client refers to its loop, so weak keys would not let an ended one go.
+        self.awaitable: dict[asyncio.AbstractEventLoop, _Awaitable] = {}
 
 
 _process = _Process()
@@ -169,7 +187,8 @@ def _notice_fork() -> None:
 @atexit.register
 def _close_own_client() -> None:
     _notice_fork()  # a child must not end the sessions of its parent
-    held = _process.blocking
+    # A thread that still uses the old client has to see that it is no longer current.
+    held, _process.blocking = _process.blocking, None
     if held is not None and held[0].url:  # else it is borrowed
         with pymongo.timeout(CLOSE_SECONDS):
             held[1].close()
@@ -189,9 +208,10 @@ def blocking() -> Store:
     _notice_fork()
     source = resolve()
     if source.borrows:
-        return _borrowed(cast(str, source.alias))
+        return _borrowed(source)
     held = _process.blocking
     if held is not None and (held[0] is source or held[0] == source):
+        _raise_if_refused(held[1])
         return held[2]
     with _process.lock:
         held = _process.blocking
@@ -209,6 +229,26 @@ def _blocking_store(client: MongoClient[Document], name: str) -> Store:
     return Store(BlockingClient(client), blocking_turns(), *collections)
 
 
+def _raise_if_refused(
+    client: MongoClient[Document] | AsyncMongoClient[Document],
+) -> None:
+    """
+    Raise at once while the driver knows that the server refused our credentials.
+
+    The driver takes a server that refused them for one that is away, until the monitor
+    hears of it again, which takes ten seconds: longer than most calls can wait.
+    """
+    topology = client.topology_description
+    for server in topology.server_descriptions().values():
+        error = server.error
+        if (
+            isinstance(error, OperationFailure)
+            and error.code in LOGIN_REFUSED
+            and not topology.has_writable_server()
+        ):
+            raise StoreUnavailable(short_reason(error)) from error
+
+
 def _collections(port: Any, database: Any) -> list[Documents]:
     return [
         port(database.get_collection(name, **options))
@@ -216,14 +256,16 @@ def _collections(port: Any, database: Any) -> list[Documents]:
     ]
 
 
-def _borrowed(alias: str) -> Store:
+def _borrowed(source: Source) -> Store:
     """Return the store over the client of django-mongodb-backend."""
+    alias = cast(str, source.alias)
     connection: Any = connections[alias]
     with explained():
         # Django's own method: pytest-django blocks it where a test may not use the
         # database, and Django guards it against calls in a coroutine.
-        connection.ensure_connection()
+        _build(connection.ensure_connection, source, {})
     client, name = connection.connection, connection.database.name
+    _raise_if_refused(client)
     held = _process.blocking
     if held is None or held[1] is not client or held[0].name != name:
         if pymongo.version_tuple >= (4, 14):  # older clients have no such method
@@ -231,7 +273,7 @@ def _borrowed(alias: str) -> Store:
         held = (Source(alias, name=name), client, _blocking_store(client, name))
         _process.blocking = held
     store = held[2]
-    if connection.session is None:
+    if not _is_joined(connection):
         return store
     return replace(
         store,
@@ -239,6 +281,31 @@ def _borrowed(alias: str) -> Store:
         snapshots=BlockingCollection(raw(store.snapshots), connection.session),
         outside=store,
     )
+
+
+def _is_joined(connection: Any) -> bool:
+    """
+    Whether the caller has a transaction of django-mongodb-backend open.
+
+    Raises:
+        StoreUnavailable: the caller is inside ``atomic()``, and there is none.
+    """
+    session = connection.session
+    is_open = session is not None and session.in_transaction
+    in_transaction_of_caller.set(is_open)
+    if not is_open and session is not None:
+        # A commit failed, and the backend kept the session: it begins no transaction
+        # as long as it has one.
+        session.end_session()
+        connection.session = None
+    if not is_open and getattr(connection, "in_atomic_block_mongo", False):
+        raise StoreUnavailable(
+            "this atomic() block has no transaction, so nothing in it is held "
+            "together: the commit of an earlier block failed, and "
+            "django-mongodb-backend kept its session. The session is dropped now; "
+            "run the block again"
+        )
+    return is_open
 
 
 def documents(store: Store, name: str) -> Documents:
@@ -265,40 +332,59 @@ async def awaitable() -> Store:
     source = resolve()
     loop = asyncio.get_running_loop()
     held = _process.awaitable.get(loop)
-    if held is not None and held[0] == source and _same_name(held[2], source):
-        return held[2]
-    with _process.lock:
-        if source.borrows:
-            connection: Any = connections[cast(str, source.alias)]
-            arguments = {**connection.get_connection_params(), "driver": _driver()}
-            name = connection.settings_dict["NAME"]
-        else:
-            arguments, name = _client_arguments(source), source.name
-        client = _build(AsyncMongoClient, source, arguments)
-    if held is not None:
-        await held[3].aclose()
-    closing = _closed_with_the_loop(client)
+    if held is not None and _is_of(held, source):
+        _raise_if_refused(held.client)
+        return held.store
+    if source.url.startswith(EMBEDDED):
+        # It may start a server, which takes a second.
+        arguments = await asyncio.to_thread(_client_arguments, source)
+        held = _process.awaitable.get(loop)
+        if held is not None and _is_of(held, source):  # another task was faster
+            return held.store
+    elif source.borrows:
+        connection: Any = connections[cast(str, source.alias)]
+        arguments = {**connection.get_connection_params(), "driver": _driver()}
+    else:
+        arguments = _client_arguments(source)
+    # Nothing suspends up to the assignment, so no other task makes a second client.
+    client = _build(AsyncMongoClient, source, arguments)
+    closing = _closed_with_the_loop(loop, client)
     await closing.__anext__()
-    store = _awaitable_store(client, name)
-    _process.awaitable[loop] = (source, client, store, closing)
+    store = _awaitable_store(client, _name_of(source))
+    for closed in [one for one in list(_process.awaitable) if one.is_closed()]:
+        _process.awaitable.pop(closed, None)  # without closing its generators
+    _process.awaitable[loop] = _Awaitable(source, client, store, closing)
+    if held is not None:
+        await held.closing.aclose()
     return store
 
 
-def _same_name(store: Store, source: Source) -> bool:
+def _is_of(held: _Awaitable, source: Source) -> bool:
+    if held.source is not source and held.source != source:
+        return False
+    # Django renames that of an alias for a test run.
+    name = async_raw(held.store.events).database.name
+    return bool(not source.borrows or name == _name_of(source))
+
+
+def _name_of(source: Source) -> str:
     if not source.borrows:
-        return True
-    name = connections[cast(str, source.alias)].settings_dict["NAME"]
-    return bool(async_raw(store.events).database.name == name)
+        return source.name
+    name: str = connections[cast(str, source.alias)].settings_dict["NAME"]
+    return name
 
 
 async def _closed_with_the_loop(
-    client: AsyncMongoClient[Document],
+    loop: asyncio.AbstractEventLoop, client: AsyncMongoClient[Document]
 ) -> AsyncGenerator[None, None]:
     # An event loop closes its asynchronous generators when it ends, and with this one
     # the client. Else each asyncio.run() would leave a client behind.
     try:
         yield
     finally:
+        held = _process.awaitable.get(loop)
+        if held is not None and held.client is client:
+            del _process.awaitable[loop]
         with pymongo.timeout(CLOSE_SECONDS):
             await client.close()
 
@@ -354,11 +440,10 @@ class Mongo:
         """Close this process's blocking client and forget ``connect(url)``."""
         use(None)
         _close_own_client()
-        _process.blocking = None
 
     @classmethod
     async def aclose(cls) -> None:
         """Close the client of the running event loop; the end of the loop also does."""
         held = _process.awaitable.pop(asyncio.get_running_loop(), None)
         if held is not None:
-            await held[3].aclose()
+            await held.closing.aclose()

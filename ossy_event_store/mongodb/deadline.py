@@ -16,15 +16,17 @@ from contextvars import ContextVar
 from typing import Any
 
 import pymongo
-from pymongo.errors import ConnectionFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from ..conf import get_settings
 from ..exceptions import StoreUnavailable
-from .write_errors import short_reason
+from .write_errors import AUTHENTICATION_FAILED, Fault, classify, short_reason
 
 # PyMongo has the same for itself, but no public way to read it.
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
+# Whether what runs now has joined a transaction that the caller began and will commit.
+in_transaction_of_caller = ContextVar("in_transaction_of_caller", default=False)
 
 _NO_BOUND = nullcontext()
 
@@ -51,10 +53,18 @@ class _Explained:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, PyMongoError) and (
-            error.timeout or isinstance(error, ConnectionFailure)
-        ):
-            raise StoreUnavailable(short_reason(error)) from None
+        if not isinstance(error, PyMongoError):
+            return
+        is_refusal = (
+            isinstance(error, OperationFailure) and error.code == AUTHENTICATION_FAILED
+        )
+        if error.timeout or is_refusal or isinstance(error, ConnectionFailure):
+            raise StoreUnavailable(short_reason(error)) from error
+        if in_transaction_of_caller.get() and classify(error) is Fault.TRANSIENT:
+            raise StoreUnavailable(
+                "another writer was in the way of the transaction, which is aborted; "
+                f"begin it again ({short_reason(error)})"
+            ) from error
 
 
 class _InTime(_Explained):
@@ -65,13 +75,17 @@ class _InTime(_Explained):
         seconds = min(self.most, get_settings().TIMEOUT)
         end = min(_deadline.get(), time.monotonic() + seconds)
         self.token = _deadline.set(end)
+        self.joined = in_transaction_of_caller.set(in_transaction_of_caller.get())
         self.limit = pymongo.timeout(seconds)
         self.limit.__enter__()
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self.limit.__exit__(kind, error, traceback)
         _deadline.reset(self.token)
-        super().__exit__(kind, error, traceback)
+        try:
+            super().__exit__(kind, error, traceback)
+        finally:
+            in_transaction_of_caller.reset(self.joined)
 
 
 def explained() -> AbstractContextManager[None]:

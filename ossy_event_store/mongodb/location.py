@@ -8,8 +8,10 @@ The first of these that is set wins: ``Mongo.connect(url)``;
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,15 +20,26 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from pymongo.errors import PyMongoError
+from pymongo import MongoClient
+from pymongo.common import VALIDATORS
+from pymongo.errors import ConfigurationError, InvalidName
 from pymongo.uri_parser import parse_uri
 
 from ..conf import SETTING, Settings, get_settings
+from .write_errors import short_reason
 
 DEFAULT_NAME = "event_store"
 LONGEST_NAME = 63  # bytes
 EMBEDDED = "embedded://"
+# What the driver raises for a URL or option that it does not accept.
+REFUSED = (ConfigurationError, InvalidName, ValueError, TypeError, OSError)
 SCHEMES = ("mongodb://", "mongodb+srv://", EMBEDDED)
+
+_PERCENT_ENCODED = (
+    ". User name and password must be percent-encoded: "
+    "mongodb://user:p%40ss@host:27017/name"
+)
+_SECRET = re.compile("password|properties|token|username", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,12 @@ def _resolve(settings: Settings) -> Source:
 
 
 def _of_url(url: str, origin: str) -> Source:
+    url = url.strip()  # a secret that was made with echo ends with a line break
+    if any(character < " " or character == "\x7f" for character in url):
+        raise ImproperlyConfigured(
+            f"{origin} contains a line break or another control character. Write it in "
+            "one line."
+        )
     if not url.startswith(SCHEMES):
         raise ImproperlyConfigured(
             f"{origin} must begin with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}."
@@ -111,7 +130,8 @@ def _of_url(url: str, origin: str) -> Source:
     settings = get_settings()
     name = None if url.startswith(EMBEDDED) else _name_in(url, origin)
     where = origin if name else f"{SETTING}['NAME'] or DB_NAME"
-    name = name or settings.NAME or os.environ.get("DB_NAME") or DEFAULT_NAME
+    name = name or settings.NAME or os.environ.get("DB_NAME") or ""
+    name = name.strip() or DEFAULT_NAME
     _check_name(name, where)
     return Source(
         origin,
@@ -122,20 +142,78 @@ def _of_url(url: str, origin: str) -> Source:
 
 
 def _name_in(url: str, origin: str) -> str | None:
+    """Check a URL, and return the name of the database in it."""
+    is_srv = not url.startswith("mongodb://")
+    start, _, query = url.partition("?")
     try:
-        if "@" in url.partition("://")[2].partition("/")[2].partition("?")[0]:
+        if "@" in start.partition("://")[2].partition("/")[2]:
             raise ValueError  # a password with a slash, parsed as a path
-        if url.startswith("mongodb://"):
-            name: str | None = parse_uri(url)["database"]
-        else:
-            name = _name_in_srv(url)
-    except (PyMongoError, ValueError):
-        # The driver's message may contain a part of the password.
+        if "@" in query and "@" not in start:
+            raise ValueError  # a password with a question mark, parsed as options
+        name = _name_in_srv(url) if is_srv else parse_uri(start)["database"]
+    except REFUSED as error:
+        # With a password in the URL, the driver's message may contain a part of it.
         raise ImproperlyConfigured(
-            f"{origin} is not a valid MongoDB URL. User name and password must be "
-            "percent-encoded: mongodb://user:p%40ss@host:27017/name"
+            f"{origin} is not a valid MongoDB URL"
+            + (_PERCENT_ENCODED if "@" in url else f": {short_reason(error)}")
         ) from None
+    for option in re.split("[&;]", query) if query else ():
+        if not (is_srv and option.lower().startswith("srv")):
+            _check_options(f"mongodb://localhost/?{option}", origin, option)
+    if not is_srv:
+        _check_options(url, origin, None)
     return name
+
+
+def _check_options(url: str, origin: str, option: str | None) -> None:
+    try:
+        parse_uri(url)
+    except REFUSED as error:
+        name = option.partition("=")[0] if option else None
+        raise ImproperlyConfigured(f"{origin}: {_complaint(error, name)}.") from None
+
+
+def _complaint(error: Exception, option: str | None) -> str:
+    """Return what is wrong, without what may be a part of a password."""
+    if option is None:
+        return f"its URL and options do not go together: {_reason(error)}"
+    if option.lower() not in VALIDATORS:
+        # A password that is not percent-encoded may be taken for an option.
+        close = difflib.get_close_matches(option.lower(), VALIDATORS, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"PyMongo does not know one of its options{hint}"
+    if _SECRET.search(option):
+        return f"the option {option} has a value that PyMongo does not accept"
+    return f"correct or remove the option {option}: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    return short_reason(error).rstrip(".")
+
+
+def check_options(source: Source) -> None:
+    """
+    Check each option on its own, without connecting.
+
+    Raises:
+        ImproperlyConfigured: the driver does not accept one of them.
+    """
+    for name, value in source.options.items():
+        if name.lower().startswith(("auth", "user", "password")):
+            continue  # none of these means anything without the others
+        given = {"tls": True} if name.lower().startswith("tls") else {}
+        try:
+            MongoClient(**{**given, name: value, "connect": False}).close()
+        except REFUSED as error:
+            raise refused(source, error, name) from None
+
+
+def refused(
+    source: Source, error: Exception, option: str | None = None
+) -> ImproperlyConfigured:
+    """Return the error for a source, or one of its options, that cannot be used."""
+    where = f"{source.origin} with {SETTING}['OPTIONS']"
+    return ImproperlyConfigured(f"{where}: {_complaint(error, option)}.")
 
 
 def _name_in_srv(url: str) -> str | None:
@@ -151,7 +229,7 @@ def _name_in_srv(url: str) -> str | None:
 
 
 def _check_name(name: str, origin: str) -> None:
-    if set(name) & set(' ."$/\\\0') or len(name.encode()) > LONGEST_NAME:
+    if re.search(r'[\s."$/\\\0]', name) or len(name.encode()) > LONGEST_NAME:
         raise ImproperlyConfigured(
             f"{origin}: a database name may have at most {LONGEST_NAME} bytes, and "
             'must not contain a space or any of . " $ / \\'
@@ -176,9 +254,12 @@ def _of_alias(alias: str) -> Source:
     # djongo closes its client, which all threads share, at the end of a request. So it
     # is neither imported nor borrowed: we build our own client from its settings.
     client = dict(connections.settings[alias].get("CLIENT") or {})
+    url = str(client.pop("host", "mongodb://localhost:27017")).strip()
+    if url.startswith("mongodb"):
+        _name_in(url, origin)
     return Source(
         origin,
-        url=str(client.pop("host", "mongodb://localhost:27017")),
+        url=url,
         alias=alias,
         # Whether Django has renamed the alias for the tests or not: the same name.
         name=_test_name(

@@ -12,10 +12,21 @@ raises what PyMongo raises. A call that may take longer says so: ``unbounded=Tru
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+import functools
+import logging
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
+import pymongo
+from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 from pymongo.errors import (
@@ -24,12 +35,20 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from ..documents.bson_types import Document, Filter
 
+logger = logging.getLogger("ossy_event_store")
+
 MAJORITY = WriteConcern("majority")
-SNAPSHOT = ReadConcern("snapshot")
+# How a transaction begins, whatever the options of the client are.
+TRANSACTION: Mapping[str, Any] = {
+    "read_concern": ReadConcern("snapshot"),
+    "write_concern": MAJORITY,
+    "read_preference": ReadPreference.PRIMARY,
+}
 
 END_SECONDS = 1.0  # to end what others would else wait for until it expires
 LARGE_POOL = 10  # connections of a pool from which a scan may keep one
@@ -47,6 +66,30 @@ def may_be_open(error: PyMongoError) -> bool:
         error.timeout
         or isinstance(error, ConnectionFailure)
         or error.has_error_label("UnknownTransactionCommitResult")
+    )
+
+
+def pool_resets(
+    client: MongoClient[Document] | AsyncMongoClient[Document],
+) -> list[Callable[[], Any]]:
+    """Return what makes each pool of a client open new connections."""
+    try:
+        servers: list[Any] = list(client._topology._servers.values())
+        return [server.pool.reset_without_pause for server in servers]
+    except AttributeError as missing:
+        _warn_of(str(missing))
+        return []
+
+
+@functools.cache
+def _warn_of(missing: str) -> None:
+    logger.warning(
+        "PyMongo %s keeps connections to itself (%s), so the event store cannot drop "
+        "those that are useless: after a failover or a scan that ran out of time, "
+        "operations may fail until the process restarts. Use an earlier PyMongo, and "
+        "report this.",
+        pymongo.version,
+        missing,
     )
 
 

@@ -9,7 +9,6 @@ timed out and a plain race look alike at first.
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,15 +24,20 @@ from pymongo.errors import (
     WriteConcernError,
 )
 
+from ..documents.masking import mask
+
 UNAUTHORIZED = 13
+AUTHENTICATION_FAILED = 18
+LOGIN_REFUSED = frozenset({AUTHENTICATION_FAILED, 8000})  # that of Atlas
 FAILED_VALIDATION = 121
 DUPLICATE_KEY = 11000
 MAX_TIME_EXPIRED = 50
 # HostUnreachable, HostNotFound, NetworkTimeout, ExceededTimeLimit, SocketException:
 # the driver retries these, and a write that it gave up may be stored.
 LOST_ON_THE_WAY = frozenset({6, 7, 89, 262, 9001})
-# WriteConflict, TemporarilyUnavailable: without a label outside of a transaction.
-TOO_BUSY = frozenset({112, 365})
+WRITE_CONFLICT = 112
+# And TemporarilyUnavailable: without a label outside of a transaction.
+TOO_BUSY = frozenset({WRITE_CONFLICT, 365})
 # The member is no longer primary. If the whole command fails with one of these, the
 # driver raises a ConnectionFailure; if one write in it fails, it does not.
 NOT_PRIMARY = frozenset({91, 189, 10058, 10107, 11600, 11602, 13435, 13436})
@@ -114,9 +118,6 @@ def lacks_transactions(error: PyMongoError) -> bool:
     )
 
 
-_CREDENTIALS = re.compile(r"//[^/\s]*@")
-
-
 def short_reason(error: BaseException) -> str:
     """
     Return ``error`` as one line for people, without topology and password.
@@ -130,4 +131,4 @@ def short_reason(error: BaseException) -> str:
         text = f"{type(error).__name__} (its message cannot be read)"
     text = text.split(" (configured timeouts:")[0].split(", full error:")[0]
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return _CREDENTIALS.sub("//***@", first)[:300]
+    return mask(first)[:300]

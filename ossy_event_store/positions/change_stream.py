@@ -49,6 +49,8 @@ class ChangeStream:
         self._database = documents.database
         self._name = documents.name
         self._batch_size = batch_size
+        options = self._database.client.options
+        self._socket_seconds = options.pool_options.socket_timeout
         self._session: ClientSession = self._database.client.start_session()
         stage = {"resumeAfter": token} if token is not None else {}
         projection = {f"fullDocument.{name}": 1 for name in ("_id", *fields)}
@@ -76,6 +78,8 @@ class ChangeStream:
         Args:
             wait: seconds to wait for one if there is none yet.
         """
+        if (limit := self._socket_seconds) is not None:
+            wait = min(wait, limit / 2)  # else the driver closes the connection
         batch = self._run(
             "getMore",
             self._id,

@@ -16,7 +16,10 @@ import threading
 import time
 from contextlib import closing, suppress
 
+from pymongo.errors import PyMongoError
+
 from ..mongodb import connection
+from ..mongodb.connection import Store
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
 from .change_stream import ChangeStream, HistoryLost
@@ -170,6 +173,14 @@ class HeadWatcher:
 
     def _read_changes(self, end: threading.Event) -> None:
         store = connection.blocking()
+        try:
+            self._read_changes_of(store, end)
+        except PyMongoError:
+            # Mongo.connect(url) or Mongo.close() closes a client that is in use.
+            if connection.blocking() is store:
+                raise
+
+    def _read_changes_of(self, store: Store, end: threading.Event) -> None:
         with closing(ChangeStream(connection.raw(store.positions))) as changes:
             # The head may have fallen: somebody dropped the positions.
             self._head = 0

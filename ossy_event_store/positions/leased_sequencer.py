@@ -91,11 +91,11 @@ def _while_leased(
     sequencer, renewed, pace = Sequencer(store), -inf, Pace(timings)
     try:
         while not stop.is_set():
-            if monotonic() - renewed > timings.lease / 3:
+            if (began := monotonic()) - renewed > timings.lease / 3:
                 if not drive(acquire(store, SEQUENCER_LEASE, owner, timings.lease)):
                     stop.wait(timings.lease / 5)
                     return
-                renewed = monotonic()
+                renewed = began  # the server counts from later
             assigned = sequencer.advance()
             notify(sequencer.last)
             rest = pace.after(assigned)

@@ -192,10 +192,10 @@ def rebuild_stale(owner: str, rebuild: _Rebuild) -> RebuildReport | None:
     if not registered_aggregates():
         return RebuildReport()
     store = connection.blocking()
+    renewed = time.monotonic()
     with in_time():
         if not drive(leases.acquire(store, STARTUP_LEASE, owner, LEASE_SECONDS)):
             return None
-    renewed = time.monotonic()
 
     def renew(report: RebuildReport) -> None:
         nonlocal renewed

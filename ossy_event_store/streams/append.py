@@ -13,7 +13,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from pymongo.errors import ExecutionTimeout, PyMongoError
+from pymongo.errors import ExecutionTimeout, OperationFailure, PyMongoError
 
 from ..conf import get_settings
 from ..documents.bson_types import Document
@@ -28,7 +28,13 @@ from ..exceptions import (
 )
 from ..mongodb.connection import Store
 from ..mongodb.deadline import time_is_up
-from ..mongodb.write_errors import Fault, classify, key_pattern, lacks_transactions
+from ..mongodb.write_errors import (
+    WRITE_CONFLICT,
+    Fault,
+    classify,
+    key_pattern,
+    lacks_transactions,
+)
 
 T = TypeVar("T")
 
@@ -217,7 +223,7 @@ async def _stored_nevertheless(
         found = await _find_stored(store, documents)
     except PyMongoError as other:
         if other.timeout:
-            raise OutcomeUnknown(_ids(documents)) from None
+            raise OutcomeUnknown(_ids(documents)) from other
         raise error from None
     if found is None:
         raise error
@@ -259,7 +265,7 @@ async def _settle(
         if final and lost:
             raise  # the winner is unknown, but nothing is stored
         if final:
-            raise OutcomeUnknown(_ids(documents)) from None
+            raise OutcomeUnknown(_ids(documents)) from error
     return None
 
 
@@ -296,8 +302,16 @@ async def _append_joined(
     try:
         await store.events.insert_many(documents)
     except PyMongoError as error:
-        if classify(error) is Fault.DUPLICATE:
+        is_conflict = (
+            isinstance(error, OperationFailure) and error.code == WRITE_CONFLICT
+        )
+        if is_conflict or classify(error) is Fault.DUPLICATE:
             await _check_race(outside, documents[0])
+        if is_conflict:  # with a transaction that is still open
+            version = documents[0]["aggregateVersion"]
+            raise ConcurrencyError(
+                documents[0]["aggregateId"], version - 1, version
+            ) from error
         raise
     return documents
 
@@ -311,4 +325,4 @@ def _attempts() -> Iterable[int]:
 
 def _backoff(attempt: int) -> float:
     """Return the seconds to wait: jittered, doubling from 5 ms to 0.5 s."""
-    return random.uniform(0.5, 1) * min(0.5, 0.005 * 2.0**attempt)  # noqa: S311
+    return random.uniform(0.5, 1) * min(0.5, 0.005 * 2.0 ** min(attempt, 10))  # noqa: S311

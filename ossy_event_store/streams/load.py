@@ -128,9 +128,9 @@ async def create_aggregate(
         return await load_aggregate(
             cls, store, Root, event["aggregateId"], use_snapshot
         )
-    except PyMongoError:
+    except PyMongoError as error:
         # Not "unavailable", which would say that nothing is stored.
-        raise OutcomeUnknown([event["_id"]]) from None
+        raise OutcomeUnknown([event["_id"]]) from error
 
 
 def extend(aggregate: LoadedAggregate, stored: list[Document]) -> None:

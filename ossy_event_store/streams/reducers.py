@@ -24,6 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
+from ..documents.masking import mask
 from ..exceptions import ReducerError
 from ..mongodb.location import is_test_run
 
@@ -284,7 +285,7 @@ def copied(value: Any) -> Any:
 def error_text(error: BaseException) -> str:
     """Return an error of the project's code as text of at most 500 characters."""
     try:
-        text = f"{type(error).__name__}: {error}"
+        text = mask(f"{type(error).__name__}: {error}")
     except Exception:
         text = type(error).__name__  # even printing it fails
     return text[:500]

@@ -22,6 +22,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from ..documents.bson_types import Document
+from ..documents.masking import mask
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import short_reason
@@ -237,7 +238,7 @@ def error_record(
     error: BaseException, event: Mapping[str, Any] | None = None
 ) -> Document:
     """Return the error record that is stored with a subscription or a stream."""
-    lines = "".join(traceback.format_exception(error))
+    lines = mask("".join(traceback.format_exception(error)))
     text = f"{type(error).__name__}: {short_reason(error)}"
     record: Document = {
         "failed": dt.datetime.now(dt.UTC),

@@ -85,9 +85,10 @@ class Claim:
 
     async def acquire_lease(self, store: Store) -> bool:
         """Acquire the lease; False if another process has it."""
+        began = self.clock()
         if not await self._lease(store):
             return False
-        self.renewed = self.clock()
+        self.renewed = began  # the server counts from later, so it gives it longer
         return True
 
     async def _lease(self, store: Store) -> bool:

@@ -91,7 +91,7 @@ class Runner:
             while not self.stop.wait(SIGNAL_CHECK_SECONDS):
                 if until is not None and until():
                     break
-                if not all(thread.is_alive() for thread in threads):
+                if not all(thread.is_alive() for thread in [*threads, renewing]):
                     # They retry whatever happens, so this process is broken.
                     raise UnexpectedState(
                         "A subscription thread ended unexpectedly; see the log. "
@@ -130,8 +130,15 @@ class Runner:
         while not self._ended.wait(self.timings.lease_seconds / 5):
             for consumer in self.consumers:
                 if consumer.claim.renewed and not self._ended.is_set():
-                    with contextlib.suppress(PyMongoError, StoreUnavailable):
+                    try:
                         drive(consumer.claim.renew_lease(connection.blocking()))
+                    except (PyMongoError, StoreUnavailable):
+                        pass  # the consumer sees it as well
+                    except Exception:
+                        logger.exception(
+                            "Cannot renew the lease of subscription %s, retrying.",
+                            consumer.name,
+                        )
 
 
 async def _consume_awaitable(consumer: Consumer) -> None:

@@ -1,12 +1,23 @@
 """The checks of the connection's options, and that events ignore them."""
 
+import re
+
 import pytest
 from pymongo import MongoClient
+from pymongo.server_api import ServerApi
 
 from ossy_event_store import EventStore, Mongo
+from ossy_event_store.admin import event_lookups
+from ossy_event_store.admin.paging import Search
 from ossy_event_store.checks import check_server, server
+from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.subscriptions import declaration
+from ossy_event_store.subscriptions.declaration import subscription
 from tests.support.checks import DEFAULT, ONLY_URL, ids
 from tests.support.sent_commands import Listener
+from tests.support.servers import until
+from tests.support.subscriptions import running
 
 pytestmark = pytest.mark.versions
 
@@ -48,6 +59,66 @@ def test_w010_is_not_reported_for_what_the_store_does_anyway(query):
 
 def test_w011_no_retries():
     assert ids(checked("retryWrites=false")) == ["W011"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"socketTimeoutMS": 400}, "socketTimeoutMS=400"),
+        ({"maxPoolSize": 1}, "maxPoolSize=1. .* uses 6 connections"),
+        ({"server_api": ServerApi("1", strict=True)}, "strict Stable API"),
+    ],
+    ids=str,
+)
+def test_w016_options_that_hinder_the_store(options, named, monkeypatch):
+    monkeypatch.setattr(declaration, "_registered", {})
+    subscription("one")(lambda event: None)
+    subscription("two", concurrency=2)(lambda event: None)
+    (message,) = hindered(**options)
+    assert ids([message]) == ["W016"]
+    assert re.search(named, message.msg)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"maxPoolSize": 4}, {"maxPoolSize": 0}, {"server_api": ServerApi("1")}],
+    ids=str,
+)
+def test_w016_is_not_reported_for_what_does_no_harm(options, monkeypatch):
+    monkeypatch.setattr(declaration, "_registered", {})
+    subscription("one")(lambda event: None)
+    assert hindered(**options) == []
+
+
+def hindered(**options):
+    with MongoClient("127.0.0.1", connect=False, **options) as client:
+        return list(server._hindering_options(client))
+
+
+@ONLY_URL
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"server_api": ServerApi("1", strict=True)}, []),
+        ({"readPreference": "secondary"}, ["W010"]),
+        ({"socketTimeoutMS": 400}, ["W016"]),
+    ],
+    ids=str,
+)
+def test_the_store_works_with_options_that_guides_advise(
+    store, settings, quick, options, found
+):
+    """A change stream waits for longer than the time limit of the socket."""
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "OPTIONS": options}
+    assert ids(check_server(None, DEFAULT)) == found
+    event = {"aggregateId": "s", "aggregateType": "S", "type": "Tested"}
+    EventStore.append_events([event, event])
+    got = []
+    subscription("reader")(got.append)
+    with running():
+        until(lambda: len(got) == 2)
+    assert len(drive(event_lookups.events(connection.blocking(), Search())).items) == 2
+    Mongo.close()
 
 
 def checked(query):

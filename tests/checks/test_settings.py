@@ -1,5 +1,7 @@
 """The checks of the settings and of the declared subscriptions."""
 
+import re
+
 import pytest
 
 from ossy_event_store.checks import check_settings, check_subscriptions
@@ -77,6 +79,28 @@ def test_e002_an_invalid_url(settings, url):
 def test_e002_an_invalid_alias(settings, alias, name, engine):
     alias(engine or "djongo")
     assert ids(static(settings, DATABASE=name)) == ["E002"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (
+            {"tls": True, "tlsCAFile": "/nowhere/ca.pem"},
+            "option tlsCAFile: .*(readable|No such file)",
+        ),
+        ({"w": 1, "maxPoolSize": "many"}, "option maxPoolSize: .*integer"),
+        ({"maxPolSize": 1}, "not know .*mean maxpoolsize"),
+    ],
+)
+def test_e002_an_invalid_option(settings, options, named):
+    (message,) = static(settings, URL="mongodb://127.0.0.1", OPTIONS=options)
+    assert ids([message]) == ["E002"]
+    assert re.search(named, message.msg)
+
+
+def test_options_that_go_together_are_not_refused(settings):
+    options = {"username": "ann", "password": "x", "authSource": "admin", "tls": True}
+    assert static(settings, URL="mongodb://127.0.0.1", OPTIONS=options) == []
 
 
 def test_w001_two_settings(settings, alias):

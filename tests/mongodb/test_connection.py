@@ -7,13 +7,23 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
+import weakref
+from pathlib import Path
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
-from ossy_event_store import Aggregate, EventStore, Mongo, StoreUnavailable
+from ossy_event_store import (
+    Aggregate,
+    EventStore,
+    Mongo,
+    StoreUnavailable,
+    embedded,
+)
 from ossy_event_store.mongodb import connection
 from tests.library.aggregate import Book
 from tests.support.processes import ON_URL
@@ -60,6 +70,18 @@ def test_the_store_writes_only_to_collections_with_its_name():
 
 
 @ON_URL
+def test_wrong_credentials_are_refused_at_once_each_time(store, face, settings):
+    server = settings.SERVER.replace("//", "//ann:wrong@")
+    settings.OSSY_EVENT_STORE = {"URL": server, "TIMEOUT": 9}
+    began = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable, match="Authentication failed"):
+            face(EventStore.get_event_stream, "b-1")
+    assert time.monotonic() - began < 3
+    Mongo.close()
+
+
+@ON_URL
 def test_connect_returns_the_database(store, face):
     database = face(Mongo.connect)
     assert database.name == connection.raw(store.events).database.name
@@ -81,7 +103,7 @@ def test_a_closed_store_connects_again(store, lend):
 def test_settings_that_no_client_accepts_leave_the_old_client_open(store, settings):
     good = settings.OSSY_EVENT_STORE
     settings.OSSY_EVENT_STORE = {**good, "OPTIONS": {"maxPoolSize": -7}}
-    with pytest.raises(ImproperlyConfigured):
+    with pytest.raises(ImproperlyConfigured, match="remove the option maxPoolSize"):
         connection.blocking()
     settings.OSSY_EVENT_STORE = good
     assert EventStore.get_event_stream("b-1") == []
@@ -127,12 +149,94 @@ def test_each_event_loop_has_a_client_that_is_closed_with_it(store):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", ".* after loop.shutdown_asyncgens")
+        warnings.filterwarnings("ignore", "unclosed <socket.socket")  # see conftest
         for _ in range(3):
             asyncio.run(use())
         assert len({id(client) for client in clients}) == 3
         assert all(client._closed for client in clients)
         clients.clear()
         gc.collect()
+
+
+@pytest.mark.parametrize(
+    "run", [asyncio.run, lambda coroutine: async_to_sync(do)(coroutine)]
+)
+def test_an_event_loop_that_has_ended_is_forgotten(store, run):
+    seen = []
+
+    async def use():
+        await EventStore.aget_event_stream("b-1")
+        client = (await EventStore.acollection()).database.client
+        seen.extend(map(weakref.ref, (client, asyncio.get_running_loop())))
+
+    run(use())
+    gc.collect()
+    assert [one() for one in seen] == [None, None]
+
+
+async def do(coroutine):
+    return await coroutine
+
+
+def test_a_loop_that_was_only_closed_is_forgotten_by_the_next_one(store):
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(EventStore.aget_event_stream("b-1"))
+    client = connection._process.awaitable[loop].client
+    loop.run_until_complete(client.close())
+    loop.close()
+    asyncio.run(EventStore.aget_event_stream("b-1"))
+    assert loop not in connection._process.awaitable
+
+
+@ON_URL
+def test_tasks_that_find_another_server_in_the_settings_all_use_it(store, settings):
+    async def use():
+        await Mongo.aconnect()
+        old = (await EventStore.acollection()).database.client
+        options = {"appName": "another"}
+        settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "OPTIONS": options}
+        found = await asyncio.gather(*(EventStore.acollection() for _ in range(5)))
+        return id(old), {id(collection.database.client) for collection in found}
+
+    old, new = asyncio.run(use())
+    assert len(new) == 1
+    assert old not in new
+
+
+@ON_URL
+def test_a_server_is_started_outside_of_the_event_loop(store, settings, monkeypatch):
+    def start(folder, mongod):
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        started.append(folder)
+        return settings.SERVER
+
+    started = []
+    monkeypatch.setattr(embedded, "start", start)
+    settings.OSSY_EVENT_STORE = {"URL": "embedded://some/folder"}
+
+    async def use():
+        return await asyncio.gather(*(EventStore.acollection() for _ in range(3)))
+
+    found = asyncio.run(use())
+    assert len({id(collection.database.client) for collection in found}) == 1
+    assert set(started) == {"some/folder"}
+
+
+@pytest.mark.faults
+def test_thousands_of_event_loops_leave_nothing_behind(store):
+    def run(times):
+        for _ in range(times):
+            asyncio.run(EventStore.aget_event_stream("b-1"))
+        gc.collect()
+        files = len([*Path("/proc/self/fd").iterdir()])
+        return files, threading.active_count(), len(gc.get_objects())
+
+    run(50)
+    files, threads, objects = run(50)
+    after = run(2000)
+    assert after[:2] == (files, threads)
+    assert after[2] < objects + 2000  # a client with its loop has hundreds
 
 
 @ON_URL

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from django.conf import settings as django_settings
 from pymongo import AsyncMongoClient, MongoClient, UpdateOne
-from pymongo.errors import PyMongoError
+from pymongo.errors import NetworkTimeout, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from ossy_event_store import StoreUnavailable
@@ -353,3 +353,10 @@ def test_explained_turns_a_timeout_into_store_unavailable(ports):
     with pytest.raises(StoreUnavailable):
         ports.run(work())
     assert ports.seconds < FOREVER
+
+
+def test_the_cause_of_an_error_is_kept():
+    cause = NetworkTimeout("no answer")
+    with pytest.raises(StoreUnavailable) as error, in_time():
+        raise cause
+    assert error.value.__cause__ is cause

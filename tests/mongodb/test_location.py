@@ -182,6 +182,7 @@ def test_a_url_of_another_scheme_is_refused(settings):
         "mongodb://ann:se@cret@host",
         "mongodb://ann:secret@host:port/db",
         "mongodb://ann:se%zzcret@host/db",
+        "mongodb://ann:1?secret@host/db",
     ],
 )
 def test_a_malformed_url_is_refused_without_its_password(url):
@@ -190,3 +191,59 @@ def test_a_malformed_url_is_refused_without_its_password(url):
     assert "cret" not in str(error.value)
     assert error.value.__suppress_context__
     assert location._connected is None
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", " ", "\t"])
+def test_the_end_of_a_line_belongs_to_no_name(settings, monkeypatch, end):
+    settings.OSSY_EVENT_STORE = {"URL": f"mongodb://host/shop{end}"}
+    assert location.resolve().name == "test_shop"
+    settings.OSSY_EVENT_STORE = {"URL": "mongodb://host", "NAME": f"shop{end}"}
+    assert location.resolve().name == "test_shop"
+    settings.OSSY_EVENT_STORE = {}
+    monkeypatch.setenv("DB_URL", f"mongodb://host/?replicaSet=rs0{end}")
+    monkeypatch.setenv("DB_NAME", f"shop{end}")
+    source = location.resolve()
+    assert (source.url, source.name) == ("mongodb://host/?replicaSet=rs0", "test_shop")
+
+
+def test_a_line_break_inside_of_a_url_is_refused():
+    with pytest.raises(ImproperlyConfigured, match="line break"):
+        location.use("mongodb://host/\nshop")
+
+
+def test_a_line_break_inside_of_a_name_is_refused(settings):
+    settings.OSSY_EVENT_STORE = {"URL": "mongodb://host", "NAME": "sh\nop"}
+    with pytest.raises(ImproperlyConfigured, match="database name"):
+        location.resolve()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (
+            "mongodb://host/?maxPoolSize=many",
+            "option maxPoolSize: .* must be an integer",
+        ),
+        (
+            "mongodb://ann:x@host/?w=1&tlsCAFile=/nowhere",
+            "option tlsCAFile: .*(readable|No such file)",
+        ),
+        ("mongodb://host/?tlsCertificateKeyFile=/tmp", "option tlsCertificateKeyFile:"),
+        ("mongodb://host/?maxpolsize=1", "not know .*mean maxpoolsize"),
+        ("mongodb://host/?readPreference=some", "option readPreference: .*valid"),
+        ("mongodb+srv://a.b.c/?srvMaxHosts=1&w=1&tls=2", "option tls:"),
+        ("mongodb://host/?directConnection=true&loadBalanced=true", "directConnection"),
+        ("mongodb://ho st:99999/", "Port must be"),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_named(url, message):
+    with pytest.raises(ImproperlyConfigured, match=message) as error:
+        location.use(url)
+    assert "percent-encoded" not in str(error.value)
+
+
+def test_a_secret_option_is_named_without_its_value():
+    option = "authMechanismProperties=s3cret"
+    with pytest.raises(ImproperlyConfigured, match="authMechanismProperties") as error:
+        location.use(f"mongodb://host/?{option}")
+    assert "s3cret" not in str(error.value)

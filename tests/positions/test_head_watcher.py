@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 from pymongo.errors import AutoReconnect, InvalidOperation
 
+from ossy_event_store import Mongo
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.blocking_port import BlockingCollection
 from ossy_event_store.positions import head_watcher
 from ossy_event_store.positions.head_watcher import HeadWatcher
+from tests.support.processes import ON_URL
 from tests.support.servers import until
 
 
@@ -118,6 +120,21 @@ def test_an_outage_is_logged_once_and_retried(watcher, place, monkeypatch, caplo
     assert watcher.wait(0, 30) == 2
     logged = [record.getMessage() for record in caplog.records]
     assert logged == ["Cannot watch for new events, retrying: gone"]
+
+
+@ON_URL
+def test_another_url_is_no_outage(watcher, place, entries, settings, caplog):
+    place(1)
+    assert watcher.wait(0, 30) == 1
+    try:
+        options = {"appName": "another"}
+        settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "OPTIONS": options}
+        new = Mongo.connect()
+        new[entries.name].insert_one({"_id": 2})
+        assert watcher.wait(1, 30) == 2
+    finally:
+        Mongo.close()
+    assert not caplog.records
 
 
 def test_the_thread_ends_while_nothing_waits_and_starts_again(

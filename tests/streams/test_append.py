@@ -13,6 +13,7 @@ from django.conf import settings
 
 from ossy_event_store import Aggregate, ConcurrencyError, EventStore
 from ossy_event_store.mongodb import connection
+from ossy_event_store.streams import append
 from tests.library.aggregate import Book
 from tests.support.growth import MB, held
 
@@ -47,6 +48,10 @@ threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
 [t.join() for t in threads]
 print(json.dumps({"stored": stored, "lost": lost, "other": other}))
 """
+
+
+def test_the_pause_between_attempts_is_bounded_however_many_there_were():
+    assert 0.25 <= append._backoff(5000) <= 0.5
 
 
 @pytest.mark.faults

@@ -1,6 +1,7 @@
 """The lease of a claim is renewed, given back and checked."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from ossy_event_store.subscriptions.claim import DEFAULT_TIMINGS, Claim
 from ossy_event_store.subscriptions.declaration import subscription
 from ossy_event_store.subscriptions.runner import Runner
 from tests.support.servers import until
-from tests.support.subscriptions import checkpoint
+from tests.support.subscriptions import checkpoint, running
 
 pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("quick")]
 
@@ -90,6 +91,47 @@ def test_a_lease_that_is_not_renewed_ends_by_our_own_clock(store, claim, clock):
     clock.now += 0.1
     with pytest.raises(ClaimLost):
         claim.check()
+
+
+def test_a_lease_counts_from_before_it_was_acquired(store, claim, clock, monkeypatch):
+    acquire = leases.acquire
+
+    async def slowly(*arguments):
+        fence = await acquire(*arguments)
+        clock.now += DEFAULT_TIMINGS.lease_seconds + 0.1
+        return fence
+
+    monkeypatch.setattr(leases, "acquire", slowly)
+    assert drive(claim.acquire_lease(store))
+    with pytest.raises(ClaimLost):
+        claim.check()
+
+
+def test_a_renewal_that_fails_unexpectedly_is_logged_and_tried_again(
+    store, lend, monkeypatch, caplog
+):
+    renewals = iter([ValueError("unexpected")])
+    renew, renewed, got = Claim.renew_lease, threading.Event(), []
+
+    async def failing(claim, store):
+        if error := next(renewals, None):
+            raise error
+        await renew(claim, store)
+        renewed.set()
+
+    monkeypatch.setattr(Claim, "renew_lease", failing)
+    monkeypatch.setattr(Runner, "timings", replace(Runner.timings, lease_seconds=0.5))
+    subscription("reader")(got.append)
+    with running():
+        assert renewed.wait(30)
+    assert "Cannot renew the lease of subscription reader" in caplog.text
+
+
+def test_a_process_without_its_renewal_thread_ends(store, lend, monkeypatch):
+    monkeypatch.setattr(Runner, "_renew", lambda runner: None)
+    subscription("reader")(lambda event: None)
+    with pytest.raises(RuntimeError, match="ended unexpectedly"):
+        Runner().run()
 
 
 def test_a_lease_that_another_process_has_is_not_acquired(store, claim):
