@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import os
 import threading
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -96,6 +97,8 @@ class Store:
     skipped: Documents
     # The same store without the caller's open transaction, if there is one.
     outside: Store | None = field(default=None, kw_only=True)
+    # The collections whose index for safety this process has seen.
+    seen: set[str] = field(default_factory=set, kw_only=True)
 
 
 # --- clients ----------------------------------------------------------------
@@ -153,6 +156,9 @@ class _Process:
             asyncio.AbstractEventLoop,
             tuple[Source, AsyncMongoClient[Document], Store, Any],
         ] = WeakKeyDictionary()
+        # By URL or alias, and database; see ``Store.seen``.
+        self.seen: defaultdict[tuple[str, str | None, str], set[str]]
+        self.seen = defaultdict(set)
 
 
 _process = _Process()
@@ -198,14 +204,15 @@ def blocking() -> Store:
             # Before the old client is closed: if this fails, the old one stays.
             client = _build(MongoClient, source, _client_arguments(source))
             _close_own_client()
-            held = (source, client, _blocking_store(client, source.name))
+            held = (source, client, _blocking_store(client, source, source.name))
             _process.blocking = held
         return held[2]
 
 
-def _blocking_store(client: MongoClient[Document], name: str) -> Store:
+def _blocking_store(client: MongoClient[Document], source: Source, name: str) -> Store:
     collections = _collections(BlockingCollection, client[name])
-    return Store(BlockingClient(client), blocking_turns(), *collections)
+    seen = _process.seen[source.url, source.alias, name]
+    return Store(BlockingClient(client), blocking_turns(), *collections, seen=seen)
 
 
 def _collections(port: Any, database: Any) -> list[Documents]:
@@ -227,7 +234,8 @@ def _borrowed(alias: str) -> Store:
     if held is None or held[1] is not client or held[0].name != name:
         if pymongo.version_tuple >= (4, 14):  # older clients have no such method
             client.append_metadata(_driver())
-        held = (Source(alias, name=name), client, _blocking_store(client, name))
+        source = Source("", alias=alias, name=name)
+        held = (source, client, _blocking_store(client, source, name))
         _process.blocking = held
     store = held[2]
     if connection.session is None:
@@ -277,7 +285,7 @@ async def awaitable() -> Store:
         await held[3].aclose()
     closing = _closed_with_the_loop(client)
     await closing.__anext__()
-    store = _awaitable_store(client, name)
+    store = _awaitable_store(client, source, name)
     _process.awaitable[loop] = (source, client, store, closing)
     return store
 
@@ -301,9 +309,12 @@ async def _closed_with_the_loop(
             await client.close()
 
 
-def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
+def _awaitable_store(
+    client: AsyncMongoClient[Document], source: Source, name: str
+) -> Store:
     collections = _collections(AwaitableCollection, client[name])
-    return Store(AwaitableClient(client), awaitable_turns(), *collections)
+    seen = _process.seen[source.url, source.alias, name]
+    return Store(AwaitableClient(client), awaitable_turns(), *collections, seen=seen)
 
 
 # --- public -----------------------------------------------------------------

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
@@ -48,6 +48,19 @@ def engine_of(alias: str) -> str | None:
     engine = str(connections.settings[alias].get("ENGINE", ""))
     last = engine.rpartition(".")[2]
     return {"django_mongodb_backend": "mongodb", "djongo": "djongo"}.get(last)
+
+
+def is_migrated_with(source: Source, alias: str) -> bool:
+    """
+    Whether ``migrate`` and ``check`` with ``--database alias`` care for a store too.
+
+    A store that a URL leads to belongs to ``default``; if a site has none, to any of
+    its databases.
+    """
+    if source.alias is not None:
+        return alias == source.alias
+    engine = connections.settings[DEFAULT_DB_ALIAS].get("ENGINE")
+    return alias == DEFAULT_DB_ALIAS or engine == "django.db.backends.dummy"
 
 
 _connected: str | None = None  # the URL passed to Mongo.connect()

@@ -15,6 +15,8 @@ import bson
 from ..documents.bson_types import CODEC, Document
 from ..documents.event_document import (
     FIELDS,
+    IS_RESERVED,
+    RESERVED,
     check_fields,
     checked_document,
     from_milliseconds,
@@ -132,6 +134,8 @@ def _checked_names(line: Any) -> dict[str, Any]:
         if line.get(name) is None:
             raise Malformed("missing", name)
     for name in line:
+        if name in RESERVED:
+            raise Malformed(IS_RESERVED, name)
         if name not in FIELDS:
             raise Malformed(f"not a field of an event: {', '.join(FIELDS)}", name)
     return line

@@ -2,6 +2,9 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+from pymongo.errors import DuplicateKeyError
+
 from ossy_event_store.mongodb import connection, leases
 from ossy_event_store.mongodb.ports import drive
 
@@ -35,3 +38,14 @@ def test_a_released_lease_is_free_and_only_its_owner_releases_it(store):
     assert not acquire(store, "other")
     drive(leases.release(store, "work", "one"))
     assert acquire(store, "other")
+
+
+def test_an_index_of_the_project_is_not_another_owner(store, _unbound):  # noqa: PT019 - its value is used
+    raw = _unbound(store.leases)
+    raw.insert_one({"_id": "other", "owner": None})
+    name = raw.create_index("owner", unique=True)
+    try:
+        with pytest.raises(DuplicateKeyError):
+            acquire(store, "one")
+    finally:
+        raw.drop_index(name)

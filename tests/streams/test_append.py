@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.conf import settings
 
-from ossy_event_store import Aggregate, ConcurrencyError, EventStore
+from ossy_event_store import Aggregate, ConcurrencyError, EventStore, InvalidEvent
 from ossy_event_store.mongodb import connection
 from tests.library.aggregate import Book
 
@@ -117,3 +117,15 @@ def test_writers_without_an_expected_version_all_succeed(store):
         list(pool.map(lambda n: EventStore.append_event(event), range(40)))
     events = EventStore.get_event_stream("hot")
     assert [event["aggregateVersion"] for event in events] == list(range(1, 41))
+
+
+def test_an_event_that_an_index_of_the_project_refuses(store, history, face):
+    name = history.create_index("payload.email", unique=True, sparse=True)
+    event = {"aggregateType": "Book", "type": "T", "payload": {"email": "a@b.c"}}
+    try:
+        EventStore.append_event({**event, "aggregateId": "a"})
+        with pytest.raises(InvalidEvent, match="not the event store's") as error:
+            face(EventStore.append_event, {**event, "aggregateId": "b"})
+    finally:
+        history.drop_index(name)
+    assert error.value.path == "payload.email"

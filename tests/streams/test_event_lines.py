@@ -188,3 +188,8 @@ def test_an_object_id_of_null_is_refused_and_not_generated():
 
 def test_milliseconds_in_a_line_are_a_date(store):
     assert read_line(line(created=1709209815123))["created"] == NOW
+
+
+def test_a_line_with_a_reserved_field_is_refused():
+    with pytest.raises(Malformed, match="reserved for a later version"):
+        read_line(line(tags=["a"]))

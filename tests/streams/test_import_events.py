@@ -355,3 +355,13 @@ def test_a_stored_event_of_the_node_package_without_a_field_is_skipped(
 ):
     history.update_one({}, {"$unset": {field: ""}})
     assert counts(bring(store, exported(store))) == (1, 0, 1)
+
+
+def test_a_line_that_an_index_of_the_project_refuses(store, history):
+    name = history.create_index("payload.to", unique=True, sparse=True)
+    try:
+        error = refusal(store, stream("b", 2))
+    finally:
+        history.drop_index(name)
+    assert (error.line, error.path) == (2, "payload.to")
+    assert "not the event store's" in error.reason

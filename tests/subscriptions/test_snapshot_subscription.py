@@ -156,3 +156,26 @@ def test_a_reducer_that_raises_parks_its_stream_alone(follow, store, lend):
 def test_a_wrong_snapshot_every_is_refused(follow, wrong):
     with pytest.raises(ImproperlyConfigured, match="snapshot_every must be a number"):
         follow(every=wrong)
+
+
+def test_a_snapshot_that_an_index_of_the_project_refuses_parks_its_stream_alone(
+    follow,
+    store,
+    lend,
+    _unbound,  # noqa: PT019 - its value is used
+):
+    follow()
+    collection = _unbound(store.snapshots)
+    name = collection.create_index("state.title", unique=True, sparse=True)
+    try:
+        lend("a", "BookBought")
+        lend("b", "BookBought")
+        lend("c", "BookReturned")
+        with running():
+            reached(store, "snapshots", 3)
+    finally:
+        collection.drop_index(name)
+    assert versions("a", "b", "c") == [1, None, 1]
+    (failure,) = parked(store)
+    assert failure["aggregateId"] == "b"
+    assert "state.title" in failure["error"]
