@@ -27,7 +27,13 @@ from .streams.load import (
     find_snapshot,
     load_aggregate,
 )
-from .streams.new_events import Event, FirstEvent, first_event, next_events
+from .streams.new_events import (
+    Event,
+    FirstEvent,
+    NewEvents,
+    first_event,
+    next_events,
+)
 from .streams.reducers import call, check_reducer, copied, fold
 from .streams.snapshots import Snapshot, build_snapshot, save_snapshot
 
@@ -210,7 +216,7 @@ class Aggregate:
             extend(self, await append(await connection.awaitable(), documents))
         return self
 
-    def _next(self, *events: Event) -> list[Document]:
+    def _next(self, *events: Event) -> NewEvents:
         return next_events(self.Root, self.id, self.version, events)
 
     # --- state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.db.models.signals import post_migrate
 from django.utils.translation import gettext_lazy as _
 
@@ -34,9 +34,12 @@ class OssyEventStoreConfig(AppConfig):
         declaration.discover()
         snapshot_subscription.register()
         registry.after_each(snapshot_subscription.register)
+        # Django sends it for each app. If the indexes cannot be created, the command
+        # fails, but not before the other apps have done what they do after it.
+        last = [app for app in apps.get_app_configs() if app.models_module][-1]
         post_migrate.connect(
             ensure_indexes,
-            sender=self,
+            sender=last,
             dispatch_uid="ossy_event_store.ensure_indexes",
         )
         on_startup.begin()

@@ -10,8 +10,10 @@ The errors of the store, in one tree.
     ├── CheckpointMissing        an SQL database lost the checkpoint of a subscription
     ├── ConcurrencyError         another writer was faster; load again and decide again
     ├── EventNotFound            no event matches the query (ObjectDoesNotExist)
+    ├── ForeignCollection        another program has a collection with the store's name
     ├── IdempotencyConflict      this event id is stored with other content
     ├── IndexConflict            existing indexes or documents prevent an index
+    ├── IndexMissing             nothing may be written without this index
     ├── InvalidEvent             the event was refused, nothing was sent (ValueError)
     ├── InvalidLine              a line of an import file is wrong (ValueError)
     ├── InvalidQuery             the store refuses to run the query (ValueError)
@@ -47,8 +49,10 @@ __all__ = [
     "ConcurrencyError",
     "EventNotFound",
     "EventStoreError",
+    "ForeignCollection",
     "IdempotencyConflict",
     "IndexConflict",
+    "IndexMissing",
     "InvalidEvent",
     "InvalidLine",
     "InvalidQuery",
@@ -150,6 +154,22 @@ class EventNotFound(EventStoreError, ObjectDoesNotExist):
         return f"No event matches the query {self.query!r}."
 
 
+class ForeignCollection(EventStoreError):
+    """``collection`` has a document that the store did not write, ``document_id``."""
+
+    def __init__(self, collection: str, document_id: object) -> None:
+        super().__init__(collection, document_id)
+        self.collection = collection
+        self.document_id = document_id
+
+    def __str__(self) -> str:
+        return (
+            f"The collection {self.collection} belongs to another program: the event "
+            f"store did not write its document {self.document_id!r}. Rename that "
+            "collection, or give the event store its own database."
+        )
+
+
 class IdempotencyConflict(EventStoreError):
     """Event ``event_id`` is stored with other content in the fields ``differences``."""
 
@@ -167,16 +187,47 @@ class IdempotencyConflict(EventStoreError):
 
 
 class IndexConflict(EventStoreError):
-    """Index ``name`` on ``collection`` cannot be created, for ``reason``."""
+    """
+    Index ``name`` on ``collection`` cannot be created, for ``reason``.
 
-    def __init__(self, collection: str, name: str, reason: str) -> None:
-        super().__init__(collection, name, reason)
+    ``streams`` has the ids of streams whose events prevent it, ten at most.
+    """
+
+    def __init__(
+        self, collection: str, name: str, reason: str, streams: Sequence[Any] = ()
+    ) -> None:
+        super().__init__(collection, name, reason, streams)
         self.collection = collection
         self.name = name
         self.reason = reason
+        self.streams = tuple(streams)
 
     def __str__(self) -> str:
         return f"Cannot create index {self.name} on {self.collection}: {self.reason}"
+
+
+class IndexMissing(EventStoreError):
+    """
+    Unique index ``name`` on ``collection`` does not exist; nothing was written.
+
+    ``is_installed`` says whether the app is in ``INSTALLED_APPS``, so that its
+    commands exist.
+    """
+
+    def __init__(self, collection: str, name: str, is_installed: bool = True) -> None:
+        super().__init__(collection, name, is_installed)
+        self.collection = collection
+        self.name = name
+        self.is_installed = is_installed
+
+    def __str__(self) -> str:
+        first = "Add 'ossy_event_store' to INSTALLED_APPS. "
+        return (
+            f"The collection {self.collection} has no unique index {self.name}, "
+            "without which two writers could store the same version. Nothing was "
+            f"written. {'' if self.is_installed else first}"
+            "Run manage.py migrate or manage.py ensure_event_store."
+        )
 
 
 def _text(message: str) -> str:

@@ -6,11 +6,12 @@ import logging
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS
+from django.core.management.base import CommandError
 from pymongo.errors import PyMongoError
 
-from .exceptions import EventStoreError
+from .exceptions import EventStoreError, StoreUnavailable
 from .mongodb import connection, indexes, location
+from .mongodb.deadline import explained
 from .mongodb.ports import drive
 from .mongodb.write_errors import short_reason
 from .projections import projection
@@ -28,28 +29,28 @@ def ensure_indexes(*, using: str, verbosity: int = 1, **kwargs: Any) -> None:
     A server that is down does not fail the migration of other databases: this logs a
     warning, a check names the missing indexes, and ``manage.py ensure_event_store``
     creates them.
+
+    Raises:
+        CommandError: the server answers, but an index cannot be created.
     """
     try:
-        source = location.resolve()
-        if using != (source.alias or DEFAULT_DB_ALIAS):
-            return
-        key = (source.origin + source.url, source.name)
-        if key in _done:
-            return
-        if location.is_test_run():
-            _done.add(key)
-        store = connection.blocking()
-        created = [f"{i.collection}.{i.name}" for i in drive(indexes.ensure(store))]
-        created += drive(projection.ensure_indexes(store))
+        with explained():
+            created = _created(using)
     except ImproperlyConfigured:
         return  # the checks report the settings
-    except (EventStoreError, PyMongoError) as error:
+    except StoreUnavailable as error:
         logger.warning(
             "Could not create the indexes of the event store: %s. "
             "Run manage.py ensure_event_store when the server is available.",
-            short_reason(error),
+            str(error).rstrip("."),
         )
         return
+    except (EventStoreError, PyMongoError) as error:
+        # The tables are migrated; the exit code tells a deployment of the rest.
+        reason = error if isinstance(error, EventStoreError) else short_reason(error)
+        raise CommandError(
+            f"The indexes of the event store are not complete. {reason}"
+        ) from None
     if created and verbosity >= 1:
         stdout = kwargs.get("stdout")
         names = ", ".join(created)
@@ -57,3 +58,16 @@ def ensure_indexes(*, using: str, verbosity: int = 1, **kwargs: Any) -> None:
             stdout.write(f"  Created indexes of the event store: {names}\n")
         else:
             logger.info("Created indexes of the event store: %s", names)
+
+
+def _created(using: str) -> list[str]:
+    """Create the indexes if the store belongs to the alias ``using``."""
+    source = location.resolve()
+    key = (source.origin + source.url, source.name)
+    if not location.is_migrated_with(source, using) or key in _done:
+        return []
+    if location.is_test_run():
+        _done.add(key)
+    store = connection.blocking()
+    created = [f"{i.collection}.{i.name}" for i in drive(indexes.ensure(store))]
+    return created + drive(projection.ensure_indexes(store))

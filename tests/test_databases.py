@@ -6,7 +6,7 @@ import pytest
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, connections
 from django.urls import reverse
 from pymongo.errors import OperationFailure
 
@@ -15,12 +15,14 @@ from ossy_event_store import (
     ConcurrencyError,
     EventStore,
     StoreUnavailable,
+    checks,
     post_migrate,
 )
 from ossy_event_store.mongodb import connection as mongodb_connection
 from ossy_event_store.mongodb import indexes
 from ossy_event_store.mongodb.ports import drive
 from tests.library.aggregate import Book
+from tests.support.commands import failure
 
 pytestmark = pytest.mark.versions
 
@@ -52,6 +54,36 @@ def test_migrate_creates_the_indexes(store):
 
 @NOT_DJONGO
 @pytest.mark.django_db
+def test_migrate_fails_and_names_the_streams_that_prevent_an_index(store, history):
+    history.drop_index(indexes.STREAM_VERSIONS.name)
+    event = {"aggregateId": "b-1", "aggregateVersion": 1}
+    history.insert_many([{**event}, {**event}])
+    post_migrate._done.clear()
+    try:
+        error = failure("migrate", verbosity=0)
+    finally:
+        history.delete_many({})
+        drive(indexes.ensure(store))
+    assert "not complete. Cannot create index aggregateId_1" in str(error)
+    assert "in the streams 'b-1'." in str(error)
+
+
+@pytest.mark.skipif(settings.STORE != "url", reason="connects by URL")
+def test_a_site_without_a_default_database_gets_its_indexes(store, monkeypatch):
+    databases = connections.settings
+    monkeypatch.setitem(databases, "users", databases["default"])
+    dummy = {"ENGINE": "django.db.backends.dummy"}
+    monkeypatch.setitem(databases, "default", dummy)
+    missing = indexes.CAUSATION.name
+    mongodb_connection.raw(store.events).drop_index(missing)
+    assert any(missing in one.msg for one in checks.check_server(None, ["users"]))
+    post_migrate._done.clear()
+    post_migrate.ensure_indexes(using="users")
+    assert drive(indexes.missing(store)) == []
+
+
+@NOT_DJONGO
+@pytest.mark.django_db
 def test_no_migration_is_missing():
     # For all apps, as a project does: none of ours has migrations to be missing.
     call_command("makemigrations", check=True, dry_run=True)
@@ -66,6 +98,7 @@ def atomic():
 @INSIDE
 @pytest.mark.django_db(transaction=True)
 def test_an_append_joins_the_open_transaction(store, atomic):
+    store.seen.clear()  # a transaction may not list indexes
     with atomic():
         book = Aggregate.of(Book, BOUGHT)
         book.add({"type": "BookReturned"}, {"type": "BookReturned"})

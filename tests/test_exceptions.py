@@ -18,8 +18,10 @@ from ossy_event_store.exceptions import (
     ConcurrencyError,
     EventNotFound,
     EventStoreError,
+    ForeignCollection,
     IdempotencyConflict,
     IndexConflict,
+    IndexMissing,
     InvalidEvent,
     InvalidLine,
     InvalidQuery,
@@ -79,6 +81,18 @@ ERRORS = [
         IndexConflict("eventstore", "a_1", "it is there"),
         {"collection": "eventstore", "name": "a_1", "reason": "it is there"},
         "Cannot create index a_1 on eventstore: it is there",
+    ),
+    (
+        ForeignCollection("eventstore_parked", 1),
+        {"collection": "eventstore_parked", "document_id": 1},
+        "The collection eventstore_parked belongs to another program: the event store "
+        "did not write its document 1. Rename",
+    ),
+    (
+        IndexMissing("eventstore", "a_1", False),
+        {"collection": "eventstore", "name": "a_1", "is_installed": False},
+        "The collection eventstore has no unique index a_1, without which two writers "
+        "could store the same version. Nothing was written. Add 'ossy_event_store' to",
     ),
     (
         InvalidEvent("payload.a", "no"),

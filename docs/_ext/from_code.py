@@ -137,7 +137,7 @@ def indexes_lines():
     """Every index: its collection, its keys, its kind, its reason."""
     rows = []
     for index in indexes.INDEXES:
-        kinds = ["unique"] if index.unique else []
+        kinds = [index.kind.name.lower(), *(["unique"] if index.unique else [])]
         if index.partial:
             kinds.append(f"partial: ``{index.partial}``")
         keys = ", ".join(f"``{key}: {direction}``" for key, direction in index.keys)

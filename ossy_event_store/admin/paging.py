@@ -100,7 +100,7 @@ class Search:
     def index(self) -> Index:
         """The index to read from."""
         for name, index in self._INDEXES:
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None and index.is_wanted:
                 return index
         return TIME
 

@@ -13,6 +13,8 @@ CATALOGUE: Mapping[str, str] = {
     "E001": f"``{SETTING}`` has an unknown key or a value of the wrong type.",
     "E002": "No setting says where MongoDB is, or its URL, alias or options are wrong.",
     "E003": "A subscription writes to an SQL database without a checkpoint table.",
+    "E004": "The unique index is missing without which the store writes nothing.",
+    "E005": "Another program has a collection with a name of the store.",
     "W001": "More than one setting says where MongoDB is.",
     "W002": "The ``djongo`` alias has a ``HOST``, which djongo ignores.",
     "W003": "The server could not be reached, or refused to answer.",

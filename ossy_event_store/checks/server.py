@@ -8,23 +8,24 @@ from typing import Any
 
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_preferences import ReadPreference
 
-from ..exceptions import EventStoreError
+from ..conf import SETTING
+from ..exceptions import EventStoreError, ForeignCollection
 from ..mongodb import connection, indexes, schema_validator
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from ..mongodb.location import EMBEDDED, resolve
+from ..mongodb.indexes import Kind
+from ..mongodb.location import EMBEDDED, is_migrated_with, resolve
 from ..mongodb.ports import drive
 from ..mongodb.schema_validator import Standing
 from ..mongodb.topology import is_standalone
 from ..mongodb.write_errors import short_reason
 from ..subscriptions import declaration
 from ..subscriptions.snapshot_subscription import KIND as SNAPSHOTS
-from .messages import warning
+from .messages import error, warning
 
 # The release of each series that fixes SERVER-95524.
 FIXED_IN = {(6, 0): 25, (7, 0): 22, (8, 0): 12}
@@ -45,15 +46,15 @@ def check_server(
         source = resolve()
     except ImproperlyConfigured:
         return []  # E002 says so
-    if (source.alias or DEFAULT_DB_ALIAS) not in (databases or ()):
+    if not any(is_migrated_with(source, alias) for alias in databases or ()):
         return []
     try:
         return list(_shortcomings())
-    except (EventStoreError, PyMongoError, ImproperlyConfigured) as error:
+    except (EventStoreError, PyMongoError, ImproperlyConfigured) as silent:
         return [
             warning(
                 "W003",
-                f"The event store's server did not answer: {short_reason(error)}",
+                f"The event store's server did not answer: {short_reason(silent)}",
                 f"Its address comes from {source.origin}.",
             )
         ]
@@ -75,6 +76,7 @@ def _shortcomings() -> Iterator[CheckMessage]:
     yield from _direct_connection(client, hello)
     yield from _validator(store)
     yield from _other_shape(store)
+    yield from _owners(store)
     yield from _indexes(store)
 
 
@@ -307,17 +309,42 @@ def _other_shape(store: Store) -> Iterator[CheckMessage]:
         yield warning("W017", reason)
 
 
+def _owners(store: Store) -> Iterator[CheckMessage]:
+    try:
+        drive(indexes.check_owner(store))
+    except ForeignCollection as foreign:
+        yield error("E005", str(foreign))
+
+
 def _indexes(store: Store) -> Iterator[CheckMessage]:
     try:
         missing = drive(indexes.missing(store))
-    except OperationFailure as error:
-        yield warning("W003", f"Could not list the indexes: {short_reason(error)}")
+    except OperationFailure as refused:
+        yield warning(
+            "W003",
+            f"Could not list the indexes: {short_reason(refused)}",
+            "Grant listIndexes on the collections of the store: without it, a process "
+            "appends without knowing that its unique index exists.",
+        )
         return
     if sys.argv[1:2] == ["migrate"]:
         return  # migrate is about to create them
     for index in missing:
-        yield warning(
-            "W004",
-            f"Index {index.name} on {index.collection} is missing. {index.reason}",
-            "Run manage.py ensure_event_store.",
-        )
+        if index.kind is Kind.SAFETY:
+            yield error(
+                "E004",
+                f"The unique index {index.name} on {index.collection} is missing: the "
+                "store refuses to write there. " + index.reason,
+                "Run manage.py ensure_event_store.",
+            )
+        else:
+            yield warning(
+                "W004",
+                f"Index {index.name} on {index.collection} is missing. {index.reason}",
+                "Run manage.py ensure_event_store."
+                + (
+                    f" Or set {SETTING}['ADMIN_INDEXES'] = False."
+                    if index.kind is Kind.ADMIN
+                    else ""
+                ),
+            )

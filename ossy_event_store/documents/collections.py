@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 # The names that the Node package gives; the others carry a prefix, since a project may
 # have collections called "positions" or "subscriptions" in the same database.
 EVENTS = "eventstore"
@@ -38,3 +41,25 @@ def rebuild_progress(share: object = None) -> str:
 
 # What the last rebuild counted: the prefix of the ids, which the aggregate type ends.
 TALLIES = "tally "
+
+
+# --- whose a document is ----------------------------------------------------
+
+# A field that each document of ours has.
+_SIGNS = {
+    POSITIONS: "eventId",
+    SUBSCRIPTIONS: "position",
+    PARKED: "subscription",
+    SKIPPED: "subscription",
+}
+OWN = (LEASES, *_SIGNS)
+
+
+def is_ours(collection: str, document: Mapping[str, Any]) -> bool:
+    """Whether the store wrote a document of one of the collections ``OWN``."""
+    if collection != LEASES:
+        return _SIGNS[collection] in document
+    name = document["_id"]
+    return isinstance(name, str) and name.startswith(
+        (STARTUP_LEASE, SEQUENCER_LEASE, subscription_lease(""), TALLIES)
+    )

@@ -12,7 +12,7 @@ import datetime as dt
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import bson
@@ -55,8 +55,13 @@ ELSEWHERE = {
     **dict.fromkeys(("timestamp", "createdat", "occurredat", "time"), "created"),
     **dict.fromkeys(("user", "userid", "actor", "author"), "createdBy"),
 }
+# Names of fields that later versions of the store will give a meaning.
+RESERVED = ("typeVersion", "tags", "places", "tick", "subjects")
+IS_RESERVED = "reserved for a later version of the store; use payload or metadata"
 # Fields that may differ between two tries to append an event.
 FIXED_AT_APPEND = ("aggregateVersion", "created")
+# Fields that the store fills in if the caller leaves them out.
+_FILLED_IN = ("payload", "createdBy", "metadata")
 
 MAX_ID_LENGTH = 255
 
@@ -127,6 +132,8 @@ def check_event(
     for key in event:
         if refused and key in refused:
             raise InvalidEvent(key, refused[key])
+        if key in RESERVED:
+            raise InvalidEvent(key, IS_RESERVED)
         if key not in known:
             raise InvalidEvent(str(key), unknown_key(key, known))
     _check_name(event.get("type"), "type")
@@ -285,15 +292,47 @@ def check_version(value: object) -> int:
     return value
 
 
-def differences(stored: Mapping[str, Any], sent: Mapping[str, Any]) -> list[str]:
-    """Return the fields in which two events of one id differ, as far as they matter."""
+def differences(
+    stored: Mapping[str, Any], sent: Mapping[str, Any], given: Collection[str] = FIELDS
+) -> list[str]:
+    """
+    Return the fields in which two events of one id differ, as far as they matter.
+
+    Args:
+        stored: the event that has the id.
+        sent: the event of another attempt.
+        given: the fields that its caller gave. What the store filled in for the others
+            does not count.
+    """
+    ignored = {*FIXED_AT_APPEND, *(name for name in _FILLED_IN if name not in given)}
+    if "metadata" not in stored:  # by the Node package
+        ignored.add("metadata")
     return [
         name
         for name in FIELDS
-        if name not in FIXED_AT_APPEND
-        and (name != "metadata" or name in stored)
-        and _encoded({"": stored.get(name)}) != _encoded({"": sent.get(name)})
+        if name not in ignored and not is_same_value(stored.get(name), sent.get(name))
     ]
+
+
+def is_same_value(one: Any, other: Any) -> bool:
+    """
+    Whether two stored values are equal, whatever the order of their keys.
+
+    Numbers are equal by value, as 1 and 1.0 are; True is not a number.
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(
+            is_same_value(value, other[key]) for key, value in one.items()
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(is_same_value, one, other))
+    if _is_number(one) and _is_number(other):
+        return bool(one == other)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def read_event(document: Document) -> Document:

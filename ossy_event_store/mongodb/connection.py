@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import os
 import threading
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -26,7 +27,6 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.driver_info import DriverInfo
-from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.server_api import ServerApi
@@ -57,7 +57,7 @@ from .location import (
     use,
 )
 from .ports import Client, Documents, drive
-from .write_errors import LOGIN_REFUSED, short_reason
+from .topology import raise_if_refused
 from .writer_queue import Turns, awaitable_turns, blocking_turns
 
 _MAJORITY: dict[str, Any] = {
@@ -105,6 +105,8 @@ class Store:
     skipped: Documents
     # The same store without the caller's open transaction, if there is one.
     outside: Store | None = field(default=None, kw_only=True)
+    # The collections whose index for safety this process has seen.
+    seen: set[str] = field(default_factory=set, kw_only=True)
 
 
 # --- clients ----------------------------------------------------------------
@@ -172,6 +174,9 @@ class _Process:
         self.blocking: tuple[Source, MongoClient[Document], Store] | None = None
         # A client refers to its loop, so weak keys would not let an ended one go.
         self.awaitable: dict[asyncio.AbstractEventLoop, _Awaitable] = {}
+        # By URL or alias, and database; see ``Store.seen``.
+        self.seen: defaultdict[tuple[str, str | None, str], set[str]]
+        self.seen = defaultdict(set)
 
 
 _process = _Process()
@@ -211,7 +216,7 @@ def blocking() -> Store:
         return _borrowed(source)
     held = _process.blocking
     if held is not None and (held[0] is source or held[0] == source):
-        _raise_if_refused(held[1])
+        raise_if_refused(held[1])
         return held[2]
     with _process.lock:
         held = _process.blocking
@@ -219,34 +224,15 @@ def blocking() -> Store:
             # Before the old client is closed: if this fails, the old one stays.
             client = _build(MongoClient, source, _client_arguments(source))
             _close_own_client()
-            held = (source, client, _blocking_store(client, source.name))
+            held = (source, client, _blocking_store(client, source, source.name))
             _process.blocking = held
         return held[2]
 
 
-def _blocking_store(client: MongoClient[Document], name: str) -> Store:
+def _blocking_store(client: MongoClient[Document], source: Source, name: str) -> Store:
     collections = _collections(BlockingCollection, client[name])
-    return Store(BlockingClient(client), blocking_turns(), *collections)
-
-
-def _raise_if_refused(
-    client: MongoClient[Document] | AsyncMongoClient[Document],
-) -> None:
-    """
-    Raise at once while the driver knows that the server refused our credentials.
-
-    The driver takes a server that refused them for one that is away, until the monitor
-    hears of it again, which takes ten seconds: longer than most calls can wait.
-    """
-    topology = client.topology_description
-    for server in topology.server_descriptions().values():
-        error = server.error
-        if (
-            isinstance(error, OperationFailure)
-            and error.code in LOGIN_REFUSED
-            and not topology.has_writable_server()
-        ):
-            raise StoreUnavailable(short_reason(error)) from error
+    seen = _process.seen[source.url, source.alias, name]
+    return Store(BlockingClient(client), blocking_turns(), *collections, seen=seen)
 
 
 def _collections(port: Any, database: Any) -> list[Documents]:
@@ -265,12 +251,13 @@ def _borrowed(source: Source) -> Store:
         # database, and Django guards it against calls in a coroutine.
         _build(connection.ensure_connection, source, {})
     client, name = connection.connection, connection.database.name
-    _raise_if_refused(client)
+    raise_if_refused(client)
     held = _process.blocking
     if held is None or held[1] is not client or held[0].name != name:
         if pymongo.version_tuple >= (4, 14):  # older clients have no such method
             client.append_metadata(_driver())
-        held = (Source(alias, name=name), client, _blocking_store(client, name))
+        source = Source("", alias=alias, name=name)
+        held = (source, client, _blocking_store(client, source, name))
         _process.blocking = held
     store = held[2]
     if not _is_joined(connection):
@@ -333,7 +320,7 @@ async def awaitable() -> Store:
     loop = asyncio.get_running_loop()
     held = _process.awaitable.get(loop)
     if held is not None and _is_of(held, source):
-        _raise_if_refused(held.client)
+        raise_if_refused(held.client)
         return held.store
     if source.url.startswith(EMBEDDED):
         # It may start a server, which takes a second.
@@ -350,7 +337,7 @@ async def awaitable() -> Store:
     client = _build(AsyncMongoClient, source, arguments)
     closing = _closed_with_the_loop(loop, client)
     await closing.__anext__()
-    store = _awaitable_store(client, _name_of(source))
+    store = _awaitable_store(client, source, _name_of(source))
     for closed in [one for one in list(_process.awaitable) if one.is_closed()]:
         _process.awaitable.pop(closed, None)  # without closing its generators
     _process.awaitable[loop] = _Awaitable(source, client, store, closing)
@@ -389,9 +376,12 @@ async def _closed_with_the_loop(
             await client.close()
 
 
-def _awaitable_store(client: AsyncMongoClient[Document], name: str) -> Store:
+def _awaitable_store(
+    client: AsyncMongoClient[Document], source: Source, name: str
+) -> Store:
     collections = _collections(AwaitableCollection, client[name])
-    return Store(AwaitableClient(client), awaitable_turns(), *collections)
+    seen = _process.seen[source.url, source.alias, name]
+    return Store(AwaitableClient(client), awaitable_turns(), *collections, seen=seen)
 
 
 # --- public -----------------------------------------------------------------

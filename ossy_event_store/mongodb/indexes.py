@@ -2,27 +2,49 @@
 The indexes, each with its reason.
 
 ``migrate`` and ``manage.py ensure_event_store`` create them, an append never does: the
-database user of a site may not be allowed to.
+database user of a site may not be allowed to. But an append looks, once a process,
+whether the index exists that gives each version to one writer.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.apps import apps
 from pymongo.errors import OperationFailure
 
-from ..documents.collections import EVENTS, PARKED, POSITIONS, SKIPPED, SNAPSHOTS
-from ..exceptions import IndexConflict
+from ..conf import get_settings
+from ..documents.bson_types import Document
+from ..documents.collections import (
+    EVENTS,
+    OWN,
+    PARKED,
+    POSITIONS,
+    SKIPPED,
+    SNAPSHOTS,
+    is_ours,
+)
+from ..exceptions import ForeignCollection, IndexConflict, IndexMissing
 from . import schema_validator
-from .connection import Store
+from .connection import Store, documents
 from .deadline import explained
 from .ports import Documents
-from .write_errors import DUPLICATE_KEY
+from .write_errors import DUPLICATE_KEY, UNAUTHORIZED
 
 NAMESPACE_NOT_FOUND = 26
 OTHER_OPTIONS = (85, 86)
+NAMED_STREAMS = 10  # in the error of an index that documents prevent
+
+
+class Kind(enum.Enum):
+    """What an index is for."""
+
+    SAFETY = "safety: without it, the store refuses to write"
+    SPEED = "speed"
+    ADMIN = "the admin: ``ADMIN_INDEXES`` leaves it out"
 
 
 @dataclass(frozen=True)
@@ -34,6 +56,12 @@ class Index:
     reason: str
     unique: bool = False
     partial: dict[str, Any] = field(default_factory=dict)
+    kind: Kind = Kind.SPEED
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether this project has it; those of the admin are optional."""
+        return self.kind is not Kind.ADMIN or get_settings().ADMIN_INDEXES
 
     @property
     def name(self) -> str:
@@ -56,6 +84,7 @@ STREAM_VERSIONS = Index(
     [("aggregateId", 1), ("aggregateVersion", 1)],
     "Reads a stream in order, and gives each version to one writer.",
     unique=True,
+    kind=Kind.SAFETY,
 )
 TYPE_VERSIONS = Index(
     EVENTS,
@@ -85,29 +114,34 @@ TYPE_TIME = Index(
     EVENTS,
     [("aggregateType", 1), ("created", 1), ("_id", 1)],
     "The event feed of one aggregate type; its most recently active streams.",
+    kind=Kind.ADMIN,
 )
 EVENT_TYPE_TIME = Index(
     EVENTS,
     [("type", 1), ("created", 1), ("_id", 1)],
     "The event feed of one event type; which event types exist.",
+    kind=Kind.ADMIN,
 )
 WHO_TIME = Index(
     EVENTS,
     [("createdBy", 1), ("created", 1), ("_id", 1)],
     "The event feed of one person.",
     partial={"createdBy": {"$type": "string"}},
+    kind=Kind.ADMIN,
 )
 CORRELATION = Index(
     EVENTS,
     [("metadata.correlationId", 1), ("created", 1), ("_id", 1)],
     "The events of one correlation, across streams.",
     partial={"metadata.correlationId": {"$type": "string"}},
+    kind=Kind.ADMIN,
 )
 CAUSATION = Index(
     EVENTS,
     [("metadata.causationId", 1), ("created", 1), ("_id", 1)],
     "The events that an event caused.",
     partial={"metadata.causationId": {"$type": "string"}},
+    kind=Kind.ADMIN,
 )
 
 # The entries that assign each event its position in the global order.
@@ -117,6 +151,7 @@ ENTRY_VERSIONS = Index(
     "Finds the last event of a stream that has a position, and lets only one sequencer "
     "assign it.",
     unique=True,
+    kind=Kind.SAFETY,
 )
 ENTRY_TYPES = Index(
     POSITIONS,
@@ -169,12 +204,44 @@ INDEXES = (
 )
 
 
+async def look(store: Store, index: Index) -> None:
+    """
+    Make sure that an index for safety exists; ask the server once a process.
+
+    A user who may not list indexes may write nevertheless; a check tells of it.
+
+    Args:
+        store: one face of the store.
+        index: the index without which nothing may be written to its collection.
+
+    Raises:
+        IndexMissing: the index does not exist, or has other options.
+    """
+    if index.collection in store.seen:
+        return
+    # A transaction may not list indexes.
+    collection = dict(_collections(store.outside or store))[index.collection]
+    try:
+        present = {index.collection: await _listed(collection)}
+    except OperationFailure as error:
+        if error.code != UNAUTHORIZED:
+            raise
+    else:
+        if not _matches(index, present):
+            is_installed = apps.apps_ready and apps.is_installed("ossy_event_store")
+            raise IndexMissing(index.collection, index.name, is_installed)
+    store.seen.add(index.collection)
+
+
 async def missing(store: Store) -> list[Index]:
     """Return the indexes that do not exist, or exist with other options."""
-    present = {
-        name: await _present(collection) for name, collection in _collections(store)
-    }
-    return [index for index in INDEXES if not _matches(index, present)]
+    with explained():
+        present = {
+            name: await _listed(collection) for name, collection in _collections(store)
+        }
+    return [
+        index for index in INDEXES if index.is_wanted and not _matches(index, present)
+    ]
 
 
 def _collections(store: Store) -> list[tuple[str, Documents]]:
@@ -187,14 +254,13 @@ def _collections(store: Store) -> list[tuple[str, Documents]]:
     ]
 
 
-async def _present(collection: Documents) -> dict[Any, Any]:
-    with explained():
-        try:
-            indexes = await collection.index_information()
-        except OperationFailure as error:
-            if error.code != NAMESPACE_NOT_FOUND:
-                raise
-            indexes = {}
+async def _listed(collection: Documents) -> dict[Any, Any]:
+    try:
+        indexes = await collection.index_information()
+    except OperationFailure as error:
+        if error.code != NAMESPACE_NOT_FOUND:
+            raise
+        indexes = {}
     return {tuple(map(tuple, index["key"])): index for index in indexes.values()}
 
 
@@ -207,13 +273,37 @@ def _matches(index: Index, present: dict[str, dict[Any, Any]]) -> bool:
     )
 
 
+async def check_owner(store: Store) -> None:
+    """
+    Make sure that the store's collections hold no documents of another program.
+
+    Raises:
+        ForeignCollection: the first document of one is not the store's.
+    """
+    for name in OWN:
+        try:
+            with explained():
+                found = await documents(store, name).find_one({})
+        except OperationFailure as error:
+            if error.code != UNAUTHORIZED:
+                raise
+            continue
+        if found is not None and not is_ours(name, found):
+            raise ForeignCollection(name, found["_id"])
+
+
 async def ensure(store: Store) -> list[Index]:
     """
     Create the indexes that are missing, and return them.
 
     The first index creates its collection, so that an append in a transaction never
     has to.
+
+    Raises:
+        ForeignCollection: another program has a collection with the store's name.
+        IndexConflict: existing documents or indexes prevent one.
     """
+    await check_owner(store)
     created = await missing(store)
     for index in created:
         collection = dict(_collections(store))[index.collection]
@@ -224,10 +314,45 @@ async def ensure(store: Store) -> list[Index]:
             )
         except OperationFailure as error:
             reason = await schema_validator.other_shape(store)
-            if reason := reason or _conflict(index, error):
+            if reason is None:
+                if error.code == DUPLICATE_KEY and index is STREAM_VERSIONS:
+                    raise await _doubled(store, error) from None
+                reason = _conflict(index, error)
+            if reason:
                 raise IndexConflict(index.collection, index.name, reason) from None
             raise
     return created
+
+
+async def _doubled(store: Store, error: OperationFailure) -> IndexConflict:
+    """Return the error that names the streams with several events of one version."""
+    key = {name: f"${name}" for name, _ in STREAM_VERSIONS.keys}
+    pipeline: list[Document] = [
+        {"$group": {"_id": key, "events": {"$sum": 1}}},
+        {"$match": {"events": {"$gt": 1}}},
+        {"$group": {"_id": "$_id.aggregateId"}},
+        {"$sort": {"_id": 1}},
+        {"$limit": NAMED_STREAMS + 1},
+    ]
+    streams: list[Any] = []
+    try:
+        found = store.events.aggregate(
+            pipeline, NAMED_STREAMS + 1, unbounded=True, allowDiskUse=True
+        )
+        async for batch in found:
+            streams += [stream["_id"] for stream in batch]
+    except OperationFailure:  # this user may not read events
+        streams = [(error.details or {}).get("keyValue", {}).get("aggregateId")]
+    names = ", ".join(map(repr, streams[:NAMED_STREAMS]))
+    more = " and others" if len(streams) > NAMED_STREAMS else ""
+    return IndexConflict(
+        EVENTS,
+        STREAM_VERSIONS.name,
+        "several events have the same version, and only one may, in the streams "
+        f"{names}{more}. Until that is repaired, nothing can be appended. See "
+        '"Repair doubled versions" in the documentation on verification.',
+        streams[:NAMED_STREAMS],
+    )
 
 
 def _conflict(index: Index, error: OperationFailure) -> str | None:
@@ -238,8 +363,5 @@ def _conflict(index: Index, error: OperationFailure) -> str | None:
         )
     if error.code == DUPLICATE_KEY:
         key = (error.details or {}).get("keyValue")
-        return (
-            f"several documents have {key!r}, and only one may. Correct the events of "
-            "that stream first."
-        )
+        return f"several documents have {key!r}, and only one may."
     return None

@@ -7,17 +7,16 @@ process writes at the same time.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import os
 import secrets
 import socket
 
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError
 
 from .connection import Store
 from .deadline import in_time
+from .write_errors import unless_it_exists
 
 
 def new_owner() -> str:
@@ -48,7 +47,7 @@ async def acquire(store: Store, name: str, owner: str, seconds: float) -> int:
         another process holds the lease.
     """
     # The filter of an upsert may not contain $expr, so create the document first.
-    with contextlib.suppress(DuplicateKeyError):  # another process just created it
+    with unless_it_exists():  # another process just created it
         await store.leases.update_one(
             {"_id": name},
             {"$setOnInsert": {"owner": None, "fence": 0, "until": None}},

@@ -19,7 +19,7 @@ from typing import Any
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 from pymongo import MongoClient
 from pymongo.common import VALIDATORS
 from pymongo.errors import ConfigurationError, InvalidName
@@ -66,6 +66,21 @@ def engine_of(alias: str) -> str | None:
 
 
 _real_names: dict[str, str] = {}  # of the databases in DATABASES, by alias
+
+
+def is_migrated_with(source: Source, alias: str) -> bool:
+    """
+    Whether ``migrate`` and ``check`` with ``--database alias`` care for a store too.
+
+    A store that a URL leads to belongs to ``default``; if a site has none, to any of
+    its databases.
+    """
+    if source.alias is not None:
+        return alias == source.alias
+    engine = connections.settings[DEFAULT_DB_ALIAS].get("ENGINE")
+    return alias == DEFAULT_DB_ALIAS or engine == "django.db.backends.dummy"
+
+
 _connected: str | None = None  # the URL passed to Mongo.connect()
 _adopted: Source | None = None  # from the process that started this one
 

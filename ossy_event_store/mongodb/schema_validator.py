@@ -36,7 +36,12 @@ def _text(longest: int = MAX_ID_LENGTH) -> Document:
     }
 
 
+def _some(item: Document) -> Document:
+    return {"bsonType": "array", "minItems": 1, "items": item}
+
+
 _NAME = {"bsonType": "string", **_text()}
+_NUMBER = {"bsonType": ["int", "long"], "minimum": 1}
 SCHEMA: Document = {
     "title": TITLE,
     "bsonType": "object",
@@ -48,7 +53,7 @@ SCHEMA: Document = {
         "_id": {"bsonType": ["objectId", "string"], **_text(COPY.id_length)},
         "aggregateId": _NAME,
         "aggregateType": _NAME,
-        "aggregateVersion": {"bsonType": ["int", "long"], "minimum": 1},
+        "aggregateVersion": _NUMBER,
         "type": _NAME,
         "payload": {"bsonType": "object"},
         # The Node package writes a number, so this refuses its events: it does not
@@ -56,6 +61,12 @@ SCHEMA: Document = {
         "created": {"bsonType": "date"},
         "createdBy": {"bsonType": ["string", "null"], **_text()},
         "metadata": {"bsonType": "object"},
+        # Reserved for later versions, whose events this validator must not refuse.
+        "typeVersion": _NUMBER,
+        "tags": _some({"bsonType": "string"}),
+        "places": _some({"bsonType": "object"}),
+        "tick": _NUMBER,
+        "subjects": {"bsonType": "array", "minItems": 1},
     },
 }
 VALIDATOR: Document = {"$jsonSchema": SCHEMA}

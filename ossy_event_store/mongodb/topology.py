@@ -1,9 +1,16 @@
-"""What a server says of the set that it belongs to."""
+"""What the driver knows of the servers: whether they form a set, and let us in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import OperationFailure
+
+from ..documents.bson_types import Document
+from ..exceptions import StoreUnavailable
+from .write_errors import LOGIN_REFUSED, short_reason
 
 
 def is_standalone(hello: Mapping[str, Any]) -> bool:
@@ -14,3 +21,23 @@ def is_standalone(hello: Mapping[str, Any]) -> bool:
         hello: its answer to the command ``hello``.
     """
     return "setName" not in hello and hello.get("msg") != "isdbgrid"
+
+
+def raise_if_refused(
+    client: MongoClient[Document] | AsyncMongoClient[Document],
+) -> None:
+    """
+    Raise at once while the driver knows that the server refused our credentials.
+
+    The driver takes a server that refused them for one that is away, until the monitor
+    hears of it again, which takes ten seconds: longer than most calls can wait.
+    """
+    topology = client.topology_description
+    for server in topology.server_descriptions().values():
+        error = server.error
+        if (
+            isinstance(error, OperationFailure)
+            and error.code in LOGIN_REFUSED
+            and not topology.has_writable_server()
+        ):
+            raise StoreUnavailable(short_reason(error)) from error

@@ -9,7 +9,8 @@ timed out and a plain race look alike at first.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pymongo.errors import (
@@ -108,6 +109,30 @@ def key_pattern(error: PyMongoError) -> Mapping[str, Any] | None:
                 pattern = failure.get("keyPattern", {})
                 return pattern
     return None
+
+
+def is_taken_id(error: PyMongoError) -> bool:
+    """Whether a write was refused because a document with its ``_id`` exists."""
+    return set(key_pattern(error) or ()) == {"_id"}
+
+
+@contextmanager
+def unless_it_exists() -> Iterator[None]:
+    """Pass over an insert that finds its ``_id`` taken; not over any other refusal."""
+    try:
+        yield
+    except DuplicateKeyError as error:
+        if not is_taken_id(error):
+            raise
+
+
+def foreign_index(pattern: Mapping[str, Any]) -> tuple[str, str]:
+    """Return path and reason for a document that an index of the project refused."""
+    return next(iter(pattern), ""), (
+        f"a unique index on {dict(pattern)!r}, which is not the event store's, refuses "
+        "it, since another document has the same value. Drop that index, or make it "
+        "not unique"
+    )
 
 
 def lacks_transactions(error: PyMongoError) -> bool:

@@ -13,8 +13,9 @@ from time import monotonic
 from pymongo.errors import PyMongoError
 
 from ..documents.collections import SEQUENCER_LEASE
-from ..exceptions import StoreUnavailable
+from ..exceptions import IndexMissing, StoreUnavailable
 from ..mongodb.connection import Store
+from ..mongodb.indexes import ENTRY_VERSIONS, look
 from ..mongodb.leases import acquire, release
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
@@ -70,7 +71,12 @@ def run_sequencer(
         began = monotonic()
         try:
             _while_leased(store(), stop, owner, notify, timings)
-        except (PyMongoError, StoreUnavailable, HoleInStream) as error:
+        except (
+            PyMongoError,
+            StoreUnavailable,
+            IndexMissing,
+            HoleInStream,
+        ) as error:
             if monotonic() - began > timings.longest_pause:
                 pause = timings.first_pause  # it had worked
             logger.warning(
@@ -88,6 +94,7 @@ def _while_leased(
     notify: Callable[[int], None],
     timings: SequencerTimings,
 ) -> None:
+    drive(look(store, ENTRY_VERSIONS))
     sequencer, renewed, pace = Sequencer(store), -inf, Pace(timings)
     try:
         while not stop.is_set():

@@ -39,6 +39,7 @@ from .change_stream import BATCH_SIZE, ChangeStream, HistoryLost
 HEADS = 100_000  # streams whose last version is kept in memory
 
 
+_OWN_INDEXES = ({"_id"}, {name for name, _ in ENTRY_VERSIONS.keys})
 _FIELDS = ("aggregateId", "aggregateVersion", "aggregateType", "type")
 # The driver would fetch whole documents; an entry needs only these fields.
 _PROJECTION = {"_id": 1, "created": 1, **dict.fromkeys(_FIELDS, 1)}
@@ -98,7 +99,10 @@ class Sequencer:
         except BulkWriteError as error:
             self.close()
             errors = error.details.get("writeErrors", [])
-            if any(one["code"] == DUPLICATE_KEY for one in errors):
+            if any(
+                one["code"] == DUPLICATE_KEY and set(one["keyPattern"]) in _OWN_INDEXES
+                for one in errors
+            ):
                 return 0  # overtaken
             raise
         except BaseException:

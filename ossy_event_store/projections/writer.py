@@ -275,7 +275,7 @@ def _encoded(new: Document) -> RawBSONDocument:
 def _is_taken_key(failure: Mapping[str, Any]) -> bool:
     """Whether a document was not inserted because its key exists by now."""
     # A unique index of the project's own may refuse it as well.
-    return failure["code"] == DUPLICATE_KEY and "_id" in failure.get("keyPattern", {})
+    return failure["code"] == DUPLICATE_KEY and set(failure["keyPattern"]) == {"_id"}
 
 
 def _is_refused(failures: Iterable[Mapping[str, Any]]) -> bool:

@@ -118,11 +118,14 @@ class SnapshotBuilder:
         try:
             self.keep(stream, stream.snapshot())
         except ReducerError as error:
-            self.report.fail(error)
-            logger.error("Cannot rebuild a snapshot; the old one stays: %s", error)
+            self._fail(error)
         self.report.streams += 1
         self.report.events += stream.count
         self.last = stream.id
+
+    def _fail(self, error: ReducerError) -> None:
+        self.report.fail(error)
+        logger.error("Cannot rebuild a snapshot; the old one stays: %s", error)
 
     def keep(self, stream: StreamFold, snapshot: Snapshot) -> None:
         """Keep a snapshot until ``write()``."""
@@ -134,9 +137,18 @@ class SnapshotBuilder:
         with in_time():
             if self.is_first is None:
                 self.is_first = await self.store.snapshots.count() == 0
-            saved = await write_snapshots(self.store, snapshots, first=self.is_first)
-        self.report.saved += saved
-        self.report.newer += len(snapshots) - saved
+            done = await write_snapshots(self.store, snapshots, first=self.is_first)
+        self.report.saved += done.saved
+        self.report.newer += len(snapshots) - done.saved - len(done.refused)
+        for snapshot, error in done.refused:
+            self._fail(
+                ReducerError(
+                    snapshot["aggregateType"],
+                    snapshot["_id"],
+                    snapshot["aggregateVersion"],
+                    str(error),
+                )
+            )
         self.wrote = time.monotonic()
         self.done = self.last
         if self.written:

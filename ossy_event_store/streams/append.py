@@ -28,13 +28,16 @@ from ..exceptions import (
 )
 from ..mongodb.connection import Store
 from ..mongodb.deadline import time_is_up
+from ..mongodb.indexes import STREAM_VERSIONS, look
 from ..mongodb.write_errors import (
     WRITE_CONFLICT,
     Fault,
     classify,
+    foreign_index,
     key_pattern,
     lacks_transactions,
 )
+from .new_events import NewEvents
 
 T = TypeVar("T")
 
@@ -53,7 +56,7 @@ async def stream_head(store: Store, aggregate_id: str) -> Document | None:
 
 
 async def append_at(
-    store: Store, documents: list[Document], expected_version: int | None
+    store: Store, documents: NewEvents, expected_version: int | None
 ) -> list[Document]:
     """
     Append to a stream that the caller has not loaded.
@@ -140,13 +143,13 @@ async def _version_before(store: Store, event: Document, expected: int | None) -
     return expected  # if the stream is longer, the write itself is refused
 
 
-def _numbered(documents: list[Document], after: int) -> list[Document]:
+def _numbered(documents: NewEvents, after: int) -> NewEvents:
     for version, document in enumerate(documents, after + 1):
         document["aggregateVersion"] = version
     return documents
 
 
-async def append(store: Store, documents: list[Document]) -> list[Document]:
+async def append(store: Store, documents: NewEvents) -> list[Document]:
     """
     Store the documents, all or none, and return them as stored.
 
@@ -161,6 +164,8 @@ async def append(store: Store, documents: list[Document]) -> list[Document]:
     Raises:
         ConcurrencyError: another event has one of the versions.
         IdempotencyConflict: one of the ids is stored with other content.
+        InvalidEvent: a unique index that the project added refuses an event.
+        IndexMissing: nothing would keep another writer from the same versions.
         OutcomeUnknown: the time ran out before the outcome was clear.
         TransactionsUnavailable: several events, and the server has no transactions.
     """
@@ -199,12 +204,13 @@ def _fault(error: PyMongoError) -> Fault:
     return classify(error)
 
 
-def _check_ids(documents: list[Document]) -> None:
+def _check_ids(documents: NewEvents) -> None:
     if len({event["_id"] for event in documents}) < len(documents):
         raise InvalidEvent("id", "two events of one append have the same id")
 
 
-async def _insert(store: Store, documents: list[Document]) -> None:
+async def _insert(store: Store, documents: NewEvents) -> None:
+    await look(store, STREAM_VERSIONS)
     if len(documents) == 1:
         await store.events.insert_one(documents[0])
     else:
@@ -212,7 +218,7 @@ async def _insert(store: Store, documents: list[Document]) -> None:
 
 
 async def _stored_nevertheless(
-    store: Store, documents: list[Document], error: PyMongoError
+    store: Store, documents: NewEvents, error: PyMongoError
 ) -> list[Document]:
     """
     Return the events if they are stored although the server refused the write.
@@ -226,13 +232,19 @@ async def _stored_nevertheless(
             raise OutcomeUnknown(_ids(documents)) from other
         raise error from None
     if found is None:
+        _refuse_foreign(error)
         raise error
     return found
 
 
-async def _find_stored(
-    store: Store, documents: list[Document]
-) -> list[Document] | None:
+def _refuse_foreign(error: PyMongoError) -> None:
+    """Raise if a unique index that the project added has refused an event."""
+    pattern = key_pattern(error)
+    if pattern and set(pattern) not in _OWN_INDEXES:
+        raise InvalidEvent(*foreign_index(pattern)) from None
+
+
+async def _find_stored(store: Store, documents: NewEvents) -> list[Document] | None:
     ids = {"_id": {"$in": _ids(documents)}}
     found = await store.client.find_after_all_writes(store.events, ids)
     return _same_events(found, documents) if found else None
@@ -243,7 +255,7 @@ def _ids(documents: Sequence[Document]) -> list[Any]:
 
 
 async def _settle(
-    store: Store, documents: list[Document], lost: bool
+    store: Store, documents: NewEvents, lost: bool
 ) -> list[Document] | None:
     """
     Return the events if they are stored, None if the write has to be repeated.
@@ -269,13 +281,13 @@ async def _settle(
     return None
 
 
-def _same_events(found: list[Document], sent: Sequence[Document]) -> list[Document]:
+def _same_events(found: list[Document], sent: NewEvents) -> list[Document]:
     """Return the events stored under the ids of ``sent``, if they are the same."""
     stored = {event["_id"]: read_event(event) for event in found}
-    for event in sent:
+    for event, given in zip(sent, sent.given, strict=True):
         if event["_id"] not in stored:
             raise IdempotencyConflict(next(iter(stored)), ["set of events"])
-        if different := differences(stored[event["_id"]], event):
+        if different := differences(stored[event["_id"]], event, given):
             raise IdempotencyConflict(event["_id"], different)
     return [stored[event["_id"]] for event in sent]
 
@@ -289,7 +301,7 @@ async def _check_race(store: Store, first: Document) -> None:
 
 
 async def _append_joined(
-    store: Store, outside: Store, documents: list[Document]
+    store: Store, outside: Store, documents: NewEvents
 ) -> list[Document]:
     """
     Append inside a transaction that the caller began and will commit.
@@ -299,9 +311,11 @@ async def _append_joined(
     """
     if found := await store.events.find({"_id": {"$in": _ids(documents)}}):
         return _same_events(found, documents)
+    await look(store, STREAM_VERSIONS)
     try:
         await store.events.insert_many(documents)
     except PyMongoError as error:
+        _refuse_foreign(error)
         is_conflict = (
             isinstance(error, OperationFailure) and error.code == WRITE_CONFLICT
         )

@@ -16,6 +16,8 @@ from bson.datetime_ms import DatetimeMS
 from ..documents.bson_types import CODEC, Document
 from ..documents.event_document import (
     FIELDS,
+    IS_RESERVED,
+    RESERVED,
     check_fields,
     checked_document,
     from_milliseconds,
@@ -153,6 +155,8 @@ def _checked_names(line: Any) -> dict[str, Any]:
         if line.get(name) is None:
             raise Malformed("missing", name)
     for name in line:
+        if name in RESERVED:
+            raise Malformed(IS_RESERVED, name)
         if name not in FIELDS:
             raise Malformed(f"not a field of an event: {', '.join(FIELDS)}", name)
     return line

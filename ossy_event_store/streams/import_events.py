@@ -25,7 +25,8 @@ from ..documents.extended_json import Malformed
 from ..exceptions import InvalidEvent, InvalidLine
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from ..mongodb.write_errors import FAILED_VALIDATION
+from ..mongodb.indexes import STREAM_VERSIONS, look
+from ..mongodb.write_errors import DUPLICATE_KEY, FAILED_VALIDATION, foreign_index
 from .event_lines import read_line
 from .transfer_report import Progress, TransferReport
 
@@ -260,6 +261,7 @@ class _Import:
             await self._check_ids(new)
         if self.dry_run or not new:
             return
+        await look(self.store, STREAM_VERSIONS)
         try:
             # In order: nothing after a refused line is sent, so no stream gets a
             # hole.
@@ -278,10 +280,13 @@ class _Import:
 
 def _refusal(event: Document, failure: Document) -> tuple[str, str]:
     """Return path and reason of a line that the server refused."""
-    if "_id" in failure.get("keyPattern", ()):
+    pattern = failure.get("keyPattern", {})
+    if set(pattern) == {"_id"}:
         return "_id", f"{event['_id']!r} is the id of another event"
-    if failure.get("code") == 11000:
+    if set(pattern) == {name for name, _ in STREAM_VERSIONS.keys}:
         return "aggregateVersion", "another writer appended this version meanwhile"
+    if failure.get("code") == DUPLICATE_KEY:
+        return foreign_index(pattern)
     if failure.get("code") == FAILED_VALIDATION:
         return "", "the validator of eventstore refused it; see ensure_event_store"
     return "", f"the server refused it (code {failure.get('code')})"

@@ -112,7 +112,7 @@ async def create_aggregate(
             broke before the aggregate was loaded; or whether it is stored is unknown.
     """
     try:
-        (event,) = await append(store, [first.document])
+        (event,) = await append(store, first.documents)
     except IdempotencyConflict as conflict:
         if not first.has_generated_id or conflict.differences != ("aggregateId",):
             raise
@@ -121,7 +121,7 @@ async def create_aggregate(
         if found is None:
             raise
         event = found
-    if event is first.document:
+    if event is first.documents[0]:
         return cls(Root, event["aggregateId"], [event])
     # Stored by an earlier attempt; others may have appended since.
     try:

@@ -25,11 +25,25 @@ _SET_BY_THE_STORE = {
 _ALLOWED_IN_RAW_EVENTS = ("aggregateId", "aggregateType", "aggregateVersion", "created")
 
 
+class NewEvents(list[Document]):
+    """The documents of some events, and the names of the fields that callers gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: For each document, those of its event.
+        self.given: list[frozenset[str]] = []
+
+    def build(self, event: Event, **fields: Any) -> None:
+        """Append the document of a checked event; see ``build_event()``."""
+        self.append(build_event(event, **fields))
+        self.given.append(frozenset(event))
+
+
 @dataclass(frozen=True)
 class FirstEvent:
-    """The document of a stream's first event."""
+    """A stream's first event."""
 
-    document: Document
+    documents: NewEvents
     #: Whether the caller left the aggregate's id to the store.
     has_generated_id: bool
 
@@ -49,19 +63,20 @@ def first_event(Root: Any, event: Event) -> FirstEvent:
             f"{Root.aggregate_type!r}",
         )
     has_generated_id = event.get("aggregateId") is None
-    document = build_event(
+    documents = NewEvents()
+    documents.build(
         event,
         aggregate_id=generate() if has_generated_id else event["aggregateId"],
         aggregate_type=Root.aggregate_type,
         version=1,
         created=dt.datetime.now(dt.UTC),
     )
-    return FirstEvent(document, has_generated_id)
+    return FirstEvent(documents, has_generated_id)
 
 
 def next_events(
     Root: Any, aggregate_id: str, version: int, events: Sequence[Event]
-) -> list[Document]:
+) -> NewEvents:
     """
     Return the documents of events that follow a version of a loaded aggregate.
 
@@ -69,21 +84,21 @@ def next_events(
         InvalidEvent: with path and reason.
     """
     now = dt.datetime.now(dt.UTC)
-    return [
-        build_event(
+    documents = NewEvents()
+    for number, event in enumerate(events, version + 1):
+        documents.build(
             check_event(event, (), _SET_BY_THE_STORE),
             aggregate_id=aggregate_id,
             aggregate_type=Root.aggregate_type,
             version=number,
             created=now,
         )
-        for number, event in enumerate(events, version + 1)
-    ]
+    return documents
 
 
 def raw_events(
     events: Sequence[Event], expected_version: int | None
-) -> tuple[list[Document], int | None]:
+) -> tuple[NewEvents, int | None]:
     """
     Return the documents of raw events of one stream, and the expected version.
 
@@ -102,19 +117,17 @@ def raw_events(
     checked = [check_event(event, _ALLOWED_IN_RAW_EVENTS) for event in events]
     first = checked[0]
     expected = _expected_version(checked, expected_version)
-    documents = []
+    documents = NewEvents()
     for index, event in enumerate(checked):
         for name in ("aggregateId", "aggregateType"):
             if event.get(name) != first.get(name):
                 raise InvalidEvent(name, "the events are of more than one stream")
-        documents.append(
-            build_event(
-                event,
-                aggregate_id=cast(str, event.get("aggregateId")),
-                aggregate_type=cast(str, event.get("aggregateType")),
-                version=(expected or 0) + index + 1,
-                created=now if event.get("created") is None else event["created"],
-            )
+        documents.build(
+            event,
+            aggregate_id=cast(str, event.get("aggregateId")),
+            aggregate_type=cast(str, event.get("aggregateType")),
+            version=(expected or 0) + index + 1,
+            created=now if event.get("created") is None else event["created"],
         )
     return documents, expected
 

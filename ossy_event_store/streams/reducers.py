@@ -15,6 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
 from types import CodeType
 from typing import Any, Protocol
 
@@ -121,29 +122,60 @@ def revision_of(Root: Any) -> str:
     Return the revision of the reducer, which is stored with each snapshot.
 
     It is the class's own attribute ``revision``, or else 16 hex digits of a SHA-256
-    over the source of every module that defines the class or one of its bases,
-    since the tables and functions that a reducer uses are often in its module.
-    Comments and layout do not count, nor does what the module imports; set
-    ``revision`` when that matters.
+    over the source of every module of the project that defines the class or one of its
+    bases, since the tables and functions that a reducer uses are often in its module.
+    Comments, layout and the version of Python do not count, nor do bases of other
+    packages, nor what the module imports; set ``revision`` when that matters.
     """
     if own := own_revision(Root):
         return own
-    package = __name__.partition(".")[0]  # its classes change with its releases
-    parts = [
-        _source(cls)
-        for cls in Root.__mro__
-        if cls is not object and cls.__module__.partition(".")[0] != package
-    ]
+    parts = [_source(cls) for cls in Root.__mro__ if _is_of_project(cls, Root)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _is_of_project(cls: type, Root: type) -> bool:
+    """Whether a base of an aggregate class is not of Python or another package."""
+    package = cls.__module__.partition(".")[0]
+    if package == Root.__module__.partition(".")[0]:
+        return True  # wherever it is installed
+    if package in (*sys.stdlib_module_names, __name__.partition(".")[0]):
+        return False
+    path = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+    return not {"site-packages", "dist-packages"} & {*Path(path).parts}
 
 
 def _source(cls: type) -> str:
     try:
         source = inspect.getsource(sys.modules[cls.__module__])
-        return ast.unparse(ast.parse(source))
+        return _canonical(ast.parse(source))
     except (OSError, TypeError, KeyError, SyntaxError):
         # Typed into a shell, or frozen: take the compiled code instead.
         return "".join(_shape(function.__code__) for function in _functions(cls))
+
+
+# How source is written, not what it does.
+_LAYOUT = {"ctx", "kind", "type_comment", "type_ignores"}
+
+
+def _canonical(node: object) -> str:
+    """
+    Return a syntax tree as text that each version of Python gives the same.
+
+    ``ast.unparse()`` does not: 3.12 writes other quotes into f-strings. Fields that are
+    empty are left out, as a new version may add some.
+    """
+    if isinstance(node, ast.JoinedStr):  # 3.12 adds empty texts
+        node.values = [one for one in node.values if getattr(one, "value", one) != ""]
+    if isinstance(node, ast.AST):
+        fields = ",".join(
+            f"{name}={_canonical(value)}"
+            for name, value in sorted(ast.iter_fields(node))
+            if name not in _LAYOUT and value is not None and value != []
+        )
+        return f"{type(node).__name__}({fields})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_canonical, node))}]"
+    return ascii(node)  # as repr() depends on the version of Unicode
 
 
 def _functions(cls: type) -> Iterable[Any]:

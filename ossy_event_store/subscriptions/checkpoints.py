@@ -7,7 +7,6 @@ under an older fence are refused: a process that was only thought dead changes n
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import logging
 import traceback
@@ -19,13 +18,12 @@ from bson import Binary
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError
 
 from ..documents.bson_types import Document
 from ..documents.masking import mask
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from ..mongodb.write_errors import short_reason
+from ..mongodb.write_errors import short_reason, unless_it_exists
 from ..positions.reader import head_position
 from .declaration import Start
 
@@ -80,7 +78,7 @@ async def find_or_create(
                 head,
             )
     new = new_document(position, kind, **more)
-    with in_time(), contextlib.suppress(DuplicateKeyError):
+    with in_time(), unless_it_exists():
         await store.subscriptions.update_one(
             {"_id": name},
             {"$setOnInsert": new, "$currentDate": {"created": True, "updated": True}},

@@ -8,13 +8,11 @@ runs it. The command ``subscriptions`` and the admin call these functions.
 from __future__ import annotations
 
 import datetime as dt
-from contextlib import suppress
 from functools import partial
 from secrets import token_hex
 from typing import Any
 
 from django.db import Error
-from pymongo.errors import DuplicateKeyError
 
 from ..documents.arguments import check_number
 from ..documents.bson_types import Document
@@ -24,6 +22,7 @@ from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
+from ..mongodb.write_errors import unless_it_exists
 from ..positions.reader import head_position
 from . import checkpoints, declaration, parked_streams
 from .declaration import Subscription
@@ -219,7 +218,7 @@ async def _store_record(store: Store, record: Document, session: Any) -> None:
 async def _announce(store: Store, record: Document) -> None:
     """Store a record before the SQL database decides, unless there is one."""
     new = {"$setOnInsert": record, "$currentDate": {"skipped": True}}
-    with in_time(), suppress(DuplicateKeyError):
+    with in_time(), unless_it_exists():
         await store.skipped.update_one({"_id": record["_id"]}, new, upsert=True)
 
 

@@ -108,14 +108,17 @@ class Snapshots(Delivery):
             try:
                 snapshot = await self._folded(stream, stored.get(aggregate_id))
             except (ReducerError, InvalidState) as error:
-                failed = Failed(_culprit(stream, error), error)
-                await self.park(failed, None)
-                parked.append(failed)
+                parked.append(Failed(_culprit(stream, error), error))
                 continue
             if snapshot is not None:
                 new.append(snapshot)
         with in_time():
-            await write_snapshots(self._store, new, first=not stored)
+            written = await write_snapshots(self._store, new, first=not stored)
+        for snapshot, refused in written.refused:
+            stream = streams[snapshot["_id"]]
+            parked.append(Failed(_culprit(stream, refused), refused))
+        for failed in parked:
+            await self.park(failed, None)
         return Delivered(moved=False, parked=parked)
 
     async def _redeliver(
@@ -132,7 +135,10 @@ class Snapshots(Delivery):
             raise HandlerFailed(error) from error
         with in_time():
             if snapshot is not None:
-                await write_snapshots(self._store, [snapshot], first=stored is None)
+                first = stored is None
+                written = await write_snapshots(self._store, [snapshot], first=first)
+                for _, refused in written.refused:
+                    raise HandlerFailed(refused) from refused
             if not await parked_streams.advance(self._store, parked, events[-1]):
                 raise ClaimLost
 

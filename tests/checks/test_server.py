@@ -10,10 +10,12 @@ from ossy_event_store import EventStore
 from ossy_event_store.checks import check_server, server
 from ossy_event_store.exceptions import StoreUnavailable
 from ossy_event_store.mongodb import connection, indexes, schema_validator
+from ossy_event_store.mongodb.indexes import Kind
 from ossy_event_store.mongodb.location import Source
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.subscriptions import declaration, snapshot_subscription
 from tests.support.checks import DEFAULT, ONLY_URL, ids
+from tests.support.commands import failure
 
 pytestmark = pytest.mark.versions
 
@@ -28,14 +30,19 @@ def test_the_server_is_asked_only_for_its_alias(databases, monkeypatch):
     assert check_server(None, databases) == []
 
 
+def number(index):
+    return "E004" if index.kind is Kind.SAFETY else "W004"
+
+
 @pytest.mark.parametrize("index", indexes.INDEXES, ids=lambda index: index.name)
 def test_w004_a_missing_index(store, index):
     connection.raw(store.events).database[index.collection].drop_index(index.name)
     (message,) = check_server(None, DEFAULT)
     call_command("ensure_event_store", verbosity=0)
-    assert ids([message]) == ["W004"]
-    assert f"Index {index.name} on {index.collection} is missing." in message.msg
-    assert message.hint == "Run manage.py ensure_event_store."
+    assert ids([message]) == [number(index)]
+    assert f"ndex {index.name} on {index.collection} is missing" in message.msg
+    assert message.hint.startswith("Run manage.py ensure_event_store.")
+    assert ("ADMIN_INDEXES" in message.hint) == (index.kind is Kind.ADMIN)
 
 
 def test_w004_an_index_with_other_options(store):
@@ -45,7 +52,7 @@ def test_w004_an_index_with_other_options(store):
     found = ids(check_server(None, DEFAULT))
     EventStore.collection.drop_index(index.name)
     call_command("ensure_event_store", verbosity=0)
-    assert found == ["W004"]
+    assert found == ["E004"]
 
 
 def test_w004_for_every_index_of_an_empty_database(store):
@@ -53,7 +60,27 @@ def test_w004_for_every_index_of_an_empty_database(store):
         connection.raw(store.events).database[name].drop()
     found = ids(check_server(None, DEFAULT))
     call_command("ensure_event_store", verbosity=0)
-    assert found == ["W004"] * len(indexes.INDEXES)
+    assert sorted(found) == sorted(map(number, indexes.INDEXES))
+    assert found.count("E004") == 2
+
+
+def test_e004_is_an_error_of_check_and_not_of_migrate(store, monkeypatch):
+    EventStore.collection.drop_index(indexes.STREAM_VERSIONS.name)
+    try:
+        assert "the store refuses to write there" in str(
+            failure("check", "--database", "default")
+        )
+        monkeypatch.setattr(server.sys, "argv", ["manage.py", "migrate"])
+        assert check_server(None, DEFAULT) == []
+    finally:
+        call_command("ensure_event_store", verbosity=0)
+
+
+def test_e005_a_collection_of_another_program(store):
+    connection.raw(store.positions).insert_one({"_id": 1, "symbol": "X"})
+    (message,) = check_server(None, DEFAULT)
+    assert ids([message]) == ["E005"]
+    assert "eventstore_positions belongs to another program" in message.msg
 
 
 def test_w017_a_database_of_the_node_package_3(of_node_3):
@@ -109,7 +136,7 @@ def test_w014_subscriptions_on_a_standalone_server(
     if used == "registered":
         subscribe("mails")
     else:
-        connection.raw(store.positions).insert_one({"_id": 1})
+        connection.raw(store.positions).insert_one({"_id": 1, "eventId": 1})
     stub = dataclasses.replace(store, client=Answering(**hello))
     monkeypatch.setattr(server.connection, "blocking", lambda: stub)
     assert ids(server._shortcomings()) == found

@@ -97,7 +97,7 @@ def test_w014_is_true(tmp_path, settings):
         settings.OSSY_EVENT_STORE = {**given, "URL": alone.url()}
         store = connection.blocking()
         drive(indexes.ensure(store))
-        connection.raw(store.positions).insert_one({"_id": 1})
+        connection.raw(store.positions).insert_one({"_id": 1, "eventId": 1})
         assert ids(check_server(None, DEFAULT)) == ["W005", "W014"]
         sequencer = Sequencer(store)
         with pytest.raises(OperationFailure, match="replica set"):

@@ -8,6 +8,7 @@ from decimal import Decimal
 import bson
 import pytest
 from bson import (
+    Binary,
     DBRef,
     Int64,
     ObjectId,
@@ -24,6 +25,7 @@ from ossy_event_store.documents import event_document
 from ossy_event_store.documents.event_document import (
     COPY,
     NEW,
+    RESERVED,
     build_event,
     check_event,
     check_id,
@@ -303,12 +305,53 @@ def test_version_and_date_may_differ_between_two_tries():
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(1, 1.0), (1, Int64(1)), (1, True), ({"a": 1, "b": 2}, {"b": 2, "a": 1})],
+    [
+        (1, 1.0),
+        (1, Int64(1)),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ([{"a": 1, "b": [2]}], [{"b": [2.0], "a": 1}]),
+    ],
     ids=str,
 )
-def test_values_with_other_bytes_differ(one, other):
+def test_equal_values_do_not_differ(one, other):
     first, second = built({"v": one}, id="e"), built({"v": other}, id="e")
-    assert differences(first, second) == ["payload"]
+    assert differences(first, second) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, True),
+        (0, False),
+        (1, "1"),
+        (2**53 + 1, float(2**53)),
+        (None, {}),
+        ([1, 2], [2, 1]),
+        ([1], [1, 2]),
+        ({"a": 1}, {"a": 1, "b": None}),
+        ("a", b"a"),
+        (Binary(b"a", 128), Binary(b"a", 129)),
+    ],
+    ids=str,
+)
+def test_other_values_differ(one, other):
+    first, second = built({"v": one}, id="e"), built({"v": other}, id="e")
+    assert differences(first, second) == differences(second, first) == ["payload"]
+
+
+@pytest.mark.parametrize("field", ["createdBy", "metadata", "payload"])
+def test_what_the_caller_left_out_does_not_differ(field):
+    stored = built({"a": 1}, id="e", createdBy="ann", metadata={"a": 1})
+    sent = {**stored, field: None if field == "createdBy" else {}}
+    assert differences(stored, sent) == [field]
+    assert differences(stored, sent, stored.keys() - {field}) == []
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_a_reserved_field_is_refused(name):
+    with pytest.raises(InvalidEvent, match="reserved for a later version") as caught:
+        check_event({"type": "T", name: 1}, ())
+    assert caught.value.path == name
 
 
 def test_an_event_of_the_node_package_has_no_metadata_to_differ():

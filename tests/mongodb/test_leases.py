@@ -3,6 +3,9 @@
 import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+from pymongo.errors import DuplicateKeyError
+
 from ossy_event_store.mongodb import connection, leases
 from ossy_event_store.mongodb.ports import drive
 
@@ -49,3 +52,14 @@ def test_the_time_is_the_servers_and_aware(store, face):
 
 async def awaited_time():
     return await leases.server_time(await connection.awaitable())
+
+
+def test_an_index_of_the_project_is_not_another_owner(store, _unbound):  # noqa: PT019 - its value is used
+    raw = _unbound(store.leases)
+    raw.insert_one({"_id": "other", "owner": None})
+    name = raw.create_index("owner", unique=True)
+    try:
+        with pytest.raises(DuplicateKeyError):
+            acquire(store, "one")
+    finally:
+        raw.drop_index(name)

@@ -21,6 +21,7 @@ from pymongo.errors import (
 from ossy_event_store import Aggregate, EventStore
 from ossy_event_store.documents.event_document import (
     FIELDS,
+    RESERVED,
     build_event,
     check_event,
     checked_document,
@@ -82,6 +83,22 @@ def without(name):
     document = event()
     del document[name]
     return document
+
+
+RESERVED_VALUES = {
+    "typeVersion": 2,
+    "tags": ["course:c1"],
+    "places": [{"t": "course:c1", "n": 43}],
+    "tick": 57,
+    "subjects": [ObjectId()],
+}
+
+
+def test_the_validator_knows_the_reserved_fields(guarded, history):
+    assert set(RESERVED_VALUES) == set(RESERVED)
+    history.insert_one(event(**RESERVED_VALUES))
+    (read,) = EventStore.get_event_stream("s")
+    assert read["tags"] == ["course:c1"]
 
 
 # What the store accepts

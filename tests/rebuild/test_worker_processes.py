@@ -85,6 +85,8 @@ def test_workers_use_the_throw_away_server_of_their_parent(tmp_path):
     (tmp_path / "use.py").write_text(
         "if __name__ == '__main__':\n"
         "    import django; django.setup()\n"
+        "    from django.core.management import call_command\n"
+        "    call_command('ensure_event_store', verbosity=0)\n"
         "    from ossy_event_store import *\n"
         "    for name in ('a', 'b'):\n"
         "        EventStore.append_event({'aggregateId': name,\n"

@@ -29,10 +29,10 @@ def become(guarded, settings):
         settings.OSSY_EVENT_STORE = {**own, "URL": guarded.url(user)}
         return connection.blocking()
 
-    become("shop_deploy")
-    said("ensure_event_store", "--no-validator")
     for name in (*connection.COLLECTION_OPTIONS, PROJECTION):
         guarded.database[name].delete_many({})
+    become("shop_deploy")
+    said("ensure_event_store", "--no-validator")
     yield become
     Mongo.close()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from ossy_event_store import Aggregate, ConcurrencyError, EventStore
+from ossy_event_store import Aggregate, ConcurrencyError, EventStore, InvalidEvent
 from ossy_event_store.mongodb import connection
 from ossy_event_store.streams import append
 from tests.library.aggregate import Book
@@ -143,3 +143,15 @@ def test_many_appends_leave_nothing_behind(store, face):
     assert after.threads <= before.threads
     assert after.files <= before.files
     assert after.sessions <= before.sessions + 2
+
+
+def test_an_event_that_an_index_of_the_project_refuses(store, history, face):
+    name = history.create_index("payload.email", unique=True, sparse=True)
+    event = {"aggregateType": "Book", "type": "T", "payload": {"email": "a@b.c"}}
+    try:
+        EventStore.append_event({**event, "aggregateId": "a"})
+        with pytest.raises(InvalidEvent, match="not the event store's") as error:
+            face(EventStore.append_event, {**event, "aggregateId": "b"})
+    finally:
+        history.drop_index(name)
+    assert error.value.path == "payload.email"

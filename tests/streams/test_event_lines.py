@@ -212,3 +212,12 @@ def test_a_date_is_read_as_each_of_mongodbs_tools_writes_it(created):
 def test_a_version_is_read_as_each_of_mongodbs_tools_writes_it(version):
     event = read_line(line(version=version))
     assert repr((event["aggregateVersion"], event["_id"])) == "(3, 'b@3')"
+
+
+def test_milliseconds_in_a_line_are_a_date(store):
+    assert read_line(line(created=1709209815123))["created"] == NOW
+
+
+def test_a_line_with_a_reserved_field_is_refused():
+    with pytest.raises(Malformed, match="reserved for a later version"):
+        read_line(line(tags=["a"]))

@@ -370,3 +370,13 @@ def test_an_event_whose_version_is_stored_as_a_double_is_recognised(store, histo
     before = exported(store)
     history.update_one({}, {"$set": {"aggregateVersion": 1.0}})
     assert counts(bring(store, before)) == (1, 0, 1)
+
+
+def test_a_line_that_an_index_of_the_project_refuses(store, history):
+    name = history.create_index("payload.to", unique=True, sparse=True)
+    try:
+        error = refusal(store, stream("b", 2))
+    finally:
+        history.drop_index(name)
+    assert (error.line, error.path) == (2, "payload.to")
+    assert "not the event store's" in error.reason

@@ -201,6 +201,27 @@ def test_a_changed_base_class_in_another_module_counts(module):
     assert revision_of(module(BASED)) != revision
 
 
+def test_a_base_of_another_package_does_not_count(module, monkeypatch):
+    source = "import abc\nfrom django.views import View\n" + SOURCE
+    Root = module(source.replace("class Fine:", "class Fine(View, abc.ABC):"))
+    parts = [cls for cls in Root.__mro__ if reducers._is_of_project(cls, Root)]
+    assert parts == [Root]
+
+
+OF_EACH_PYTHON = (
+    SOURCE
+    + """
+def text(name, width, many):
+    return f"{name!r:>{width}} of {many['a']}, {width=}" "\\U0001FAE8"
+"""
+)
+
+
+def test_the_revision_is_the_same_on_every_python(module):
+    # CI runs this on each of them; it was computed by 3.11.
+    assert revision_of(module(OF_EACH_PYTHON)) == "a1797fb739147d31"
+
+
 def test_two_classes_of_one_module_may_share_a_revision(module):
     other = SOURCE.replace("class Fine", "class Other") + "\n\nclass Fine(Other): pass"
     assert revision_of(module(other))

@@ -161,7 +161,7 @@ def test_a_reset_that_dies_changes_nothing(store, lend, no_delete):
     lend("a", "BookBought", "BookLent")
     with running():
         reached(store, "reader", 2)
-    no_delete("parked")
+    no_delete(connection.PARKED)
     with pytest.raises(ConnectionError):
         operator_actions.reset("reader", 0)
     # A checkpoint that moved alone would pass over the events of the parked stream.
@@ -226,7 +226,7 @@ def test_a_rebuild_that_dies_at_its_start_changes_nothing(
     lend("a", "BookLent")
     with running():
         reached(store, "loans", 1)
-    no_delete("parked")
+    no_delete(connection.PARKED)
     with pytest.raises(ConnectionError):
         Rebuild(Loans, beside=False).run()
     assert stands(store, "loans") == (1, 1)

@@ -186,3 +186,26 @@ def test_the_first_class_that_is_registered_later_is_followed(store, lend, monke
     with running():
         reached(store, "snapshots", 1)
     assert versions("a") == [1]
+
+
+def test_a_snapshot_that_an_index_of_the_project_refuses_parks_its_stream_alone(
+    follow,
+    store,
+    lend,
+    _unbound,  # noqa: PT019 - its value is used
+):
+    follow()
+    collection = _unbound(store.snapshots)
+    name = collection.create_index("state.title", unique=True, sparse=True)
+    try:
+        lend("a", "BookBought")
+        lend("b", "BookBought")
+        lend("c", "BookReturned")
+        with running():
+            reached(store, "snapshots", 3)
+    finally:
+        collection.drop_index(name)
+    assert versions("a", "b", "c") == [1, None, 1]
+    (failure,) = parked(store)
+    assert failure["aggregateId"] == "b"
+    assert "state.title" in failure["error"]

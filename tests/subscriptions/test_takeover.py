@@ -160,7 +160,9 @@ def test_a_new_primary_that_lags_releases_no_stream(store, lend, settings, reque
     backlog = [
         *seen_by(
             sent,
-            lambda c: c["find"] == "positions" and "aggregateVersion" in c["filter"],
+            lambda c: (
+                c["find"] == connection.POSITIONS and "aggregateVersion" in c["filter"]
+            ),
         )
     ]
     assert len(backlog) >= 2

@@ -45,23 +45,26 @@ class Command(StoreCommand):
 
     def run(self, **options: Any) -> None:
         """Create what is missing, and print what was created."""
+        self._verbosity = options["verbosity"]
         store = connection.blocking()
         created = drive(indexes.ensure(store))
         for index in created:
-            self.stdout.write(
-                f"Created {index.collection}.{index.name}: {index.reason}"
-            )
+            self._say(f"Created {index.collection}.{index.name}: {index.reason}")
         for_projections = drive(projection.ensure_indexes(store))
         for name in for_projections:
-            self.stdout.write(f"Created {name} for a projection.")
+            self._say(f"Created {name} for a projection.")
         if not (created or for_projections):
-            self.stdout.write("All indexes exist.")
+            self._say("All indexes exist.")
         if options["validator"] is not None:
             with _explained_rights():
                 change = _install if options["validator"] else _remove
-                self.stdout.write(change(store))
+                self._say(change(store))
         if options["validator"]:
             self._report_misfits(store)
+
+    def _say(self, text: str) -> None:
+        if self._verbosity >= 1:
+            self.stdout.write(text)
 
     def _report_misfits(self, store: Store) -> None:
         seconds = get_settings().TIMEOUT
@@ -70,20 +73,18 @@ class Command(StoreCommand):
         except OperationFailure as error:
             if error.code != UNAUTHORIZED:
                 raise
-            self.stdout.write(
-                "Stored events were not checked: this user may not read them."
-            )
+            self._say("Stored events were not checked: this user may not read them.")
             return
         if found.ids:
             ids = ", ".join(map(repr, found.ids))
-            self.stdout.write(
+            self._say(
                 self.style.WARNING(
                     f"The validator would refuse some stored events, such as {ids}. "
                     "They stay stored and can be read as before."
                 )
             )
         if not found.complete:
-            self.stdout.write(
+            self._say(
                 f"Not all stored events were checked: the limit is {seconds:g} s."
             )
 
