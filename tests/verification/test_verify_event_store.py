@@ -73,7 +73,7 @@ def test_findings_are_printed_and_the_exit_code_is_1(library):
     ]
     assert error.returncode == 1
     assert str(error).startswith("Verified 21 streams, 59 events, ")
-    assert str(error).endswith(": 1 FINDINGS")
+    assert str(error).endswith(": 1 FINDING")
     assert refused(verbosity=0)[0] == "\n".join(out.splitlines()[:2]) + "\n"
 
 
@@ -249,7 +249,7 @@ def test_a_missing_server_is_reported_in_one_line(settings):
 def test_the_command_counts_projections_and_documents(built):
     out, err = run("verify_event_store", "--projections")
     assert err == ""
-    assert ", 1 projections, 2 documents, 2 of them compared, in " in out
+    assert ", 1 projection, 2 documents, 2 of them compared, in " in out
     assert out.endswith("sound\n")
 
 
@@ -258,7 +258,7 @@ def test_the_command_counts_documents_that_were_not_compared(many):
     lines = out.splitlines()
     text = "Not compared: 40 documents of projection loans: not in the sample."
     assert lines[0] == text
-    assert lines[1].endswith("sound, but 1 projections not compared")
+    assert lines[1].endswith("sound, but 1 projection not compared")
 
 
 def test_the_command_reports_that_no_projection_is_registered(
@@ -273,7 +273,7 @@ def test_a_finding_in_a_document_is_a_line(built):
     built.delete_one({"_id": "bob"})
     error = failure("verify_event_store", "--projections", "--all")
     assert error.returncode == 1
-    assert str(error).endswith(": 1 FINDINGS")
+    assert str(error).endswith(": 1 FINDING")
     (finding,) = look(projections=True).findings
     assert str(finding) == (
         "projection-document: document 'bob' of projection loans: expected what its "
