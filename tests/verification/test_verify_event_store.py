@@ -146,7 +146,7 @@ def test_a_verification_shows_its_progress_on_a_terminal(library, monkeypatch):
     with pytest.raises(CommandError):
         call_command("verify_event_store", stdout=out, no_color=True)
     assert " events (" in out.getvalue()
-    assert ", 1 findings" in out.getvalue()
+    assert ", 1 finding" in out.getvalue()
 
 
 CHOICES = [
