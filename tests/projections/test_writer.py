@@ -244,7 +244,8 @@ def test_a_document_that_the_server_refuses_parks_its_stream(
     register_projection(Parallel)
     quickly = replace(declaration.registered_subscriptions()["parallel"], retries=0)
     monkeypatch.setitem(declaration._registered, "parallel", quickly)
-    Parallel.collection.create_index([("state.books", 1), ("state.more", 1)])
+    both = [("state.books", 1), ("state.more", 1)]
+    connection.raw(store.events).database.projection_parallel.create_index(both)
     for stream in "abc":
         lend(stream, "BookLent")
     with running("parallel"):
