@@ -68,7 +68,7 @@ def test_w011_no_retries():
         ({"maxPoolSize": 1}, "maxPoolSize=1. .* uses 6 connections"),
         ({"server_api": ServerApi("1", strict=True)}, "strict Stable API"),
     ],
-    ids=str,
+    ids=["time-out", "pool of one", "strict"],
 )
 def test_w016_options_that_hinder_the_store(options, named, monkeypatch):
     monkeypatch.setattr(declaration, "_registered", {})
@@ -82,7 +82,7 @@ def test_w016_options_that_hinder_the_store(options, named, monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [{}, {"maxPoolSize": 4}, {"maxPoolSize": 0}, {"server_api": ServerApi("1")}],
-    ids=str,
+    ids=["nothing", "pool of four", "pool without limit", "not strict"],
 )
 def test_w016_is_not_reported_for_what_does_no_harm(options, monkeypatch):
     monkeypatch.setattr(declaration, "_registered", {})
@@ -103,7 +103,7 @@ def hindered(**options):
         ({"readPreference": "secondary"}, ["W010"]),
         ({"socketTimeoutMS": 400}, ["W016"]),
     ],
-    ids=str,
+    ids=["strict", "secondary", "time-out"],
 )
 def test_the_store_works_with_options_that_guides_advise(
     store, settings, quick, options, found
