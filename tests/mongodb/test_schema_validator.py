@@ -245,6 +245,7 @@ COMPLETED = {
     "a number for created, as the Node package writes",
     "a float for created",
     "text for created",
+    "a version of 1.0",
 }
 
 

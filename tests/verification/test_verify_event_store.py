@@ -8,6 +8,7 @@ import pytest
 from django.core.management import CommandError, ManagementUtility, call_command
 from django.utils import timezone
 
+from ossy_event_store.documents.display import counted
 from ossy_event_store.management.commands import verify_event_store
 from ossy_event_store.management.commands._base import INTERRUPTED, WRONG_USE, Progress
 from ossy_event_store.verification import event_checks
@@ -165,7 +166,7 @@ CHOICES = [
 
 def test_the_command_verifies_the_chosen_streams(library):
     for args, streams in CHOICES:
-        assert verified(*args).startswith(f"Verified {streams} streams, "), args
+        assert verified(*args).startswith(f"Verified {counted(streams, 'stream')}, ")
 
 
 def test_since_without_an_offset_is_in_the_current_time_zone(library):
