@@ -123,7 +123,7 @@ class SubscriptionAdmin(StoreModelAdmin):
         name, stream = unquote(object_id), request.GET.get("stream")
         try:
             requested = operator_actions.retry(name, stream)
-        except UnknownSubscription:
+        except (UnknownSubscription, ValueError):  # or no id at all
             raise Http404(_("This subscription does not exist.")) from None
         if requested:
             messages.success(
@@ -150,7 +150,7 @@ class SubscriptionAdmin(StoreModelAdmin):
         who = request.user.get_username()
         try:
             record = operator_actions.skip(name, stream, reason, who, number)
-        except UnknownSubscription:
+        except (UnknownSubscription, ValueError):  # or no id at all
             raise Http404(_("This subscription does not exist.")) from None
         if record is None:
             messages.warning(request, _("This event no longer blocks delivery."))

@@ -1,6 +1,7 @@
 """Between two tests the store is emptied, if its database is one of tests."""
 
 import pytest
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
@@ -10,6 +11,10 @@ from ossy_event_store.mongodb import location
 from ossy_event_store.projections.generations import collection_name
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.library.aggregate import Book
+
+pytestmark = pytest.mark.skipif(
+    bool(settings.ADMIN), reason="tests that empty a store need every right"
+)
 
 
 @pytest.fixture
