@@ -255,7 +255,8 @@ class EventStore:
             limit: the most to return; None means all, fetched in pages.
 
         Raises:
-            PositionsBroken: an event was deleted outside of the event store.
+            PositionsBroken: an event was deleted outside of the event store, and the
+                loss is not accepted.
         """
         _check_range(after, limit)
         return drive_each(
@@ -302,7 +303,8 @@ class EventStore:
             event: a stored event, an ``Aggregate`` (its last event), or a position.
             timeout: seconds; None means the setting ``TIMEOUT``.
             subscription: also wait until the subscription of this name has
-                processed the event.
+                processed the event, or every event up to the position. An event of a
+                parked stream is not processed.
         """
         seconds = get_settings().TIMEOUT if timeout is None else timeout
         return drive(

@@ -262,7 +262,8 @@ class PositionsBroken(EventStoreError):
         return (
             f"Position {self.position} refers to version {self.aggregate_version} of "
             f"stream {self.aggregate_id!r}, which no longer exists: it was deleted "
-            "outside of the event store. Run manage.py verify_event_store."
+            "outside of the event store. Restore it from a backup, or run manage.py "
+            f"verify_event_store --accept-loss={self.aggregate_id} --reason TEXT."
         )
 
 

@@ -9,6 +9,7 @@ POSITIONS = "positions"
 SUBSCRIPTIONS = "subscriptions"
 PARKED = "parked"
 SKIPPED = "skipped"
+DAMAGED = "eventstore_damaged"
 
 # Four kinds of documents are in ``leases``, each with its own ids: users who may only
 # append may write there, and the collection may be dropped at any time.

@@ -286,9 +286,12 @@ def read_event(document: Document) -> Document:
     """
     Complete a stored event in place, and return it.
 
-    The Node package writes no ``metadata``, and ``created`` as milliseconds.
+    The Node package writes no ``metadata``, and ``created`` as milliseconds. Another
+    program may write no ``payload``.
     """
     # Without setdefault(), which is slower: this runs for every event of a rebuild.
+    if document.get("payload") is None:
+        document["payload"] = {}
     if "metadata" not in document:
         document["metadata"] = {}
     if "createdBy" not in document:

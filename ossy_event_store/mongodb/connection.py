@@ -36,6 +36,7 @@ from pymongo.write_concern import WriteConcern
 from ..conf import SETTING, get_settings
 from ..documents.bson_types import CODEC, Document
 from ..documents.collections import (
+    DAMAGED,
     EVENTS,
     LEASES,
     PARKED,
@@ -73,6 +74,7 @@ COLLECTION_OPTIONS = {
     SUBSCRIPTIONS: _MAJORITY,
     PARKED: _MAJORITY,
     SKIPPED: _MAJORITY,
+    DAMAGED: _MAJORITY,
 }
 
 
@@ -94,6 +96,7 @@ class Store:
     subscriptions: Documents
     parked: Documents
     skipped: Documents
+    damaged: Documents
     # The same store without the caller's open transaction, if there is one.
     outside: Store | None = field(default=None, kw_only=True)
 

@@ -13,7 +13,14 @@ from typing import Any
 
 from pymongo.errors import OperationFailure
 
-from ..documents.collections import EVENTS, PARKED, POSITIONS, SKIPPED, SNAPSHOTS
+from ..documents.collections import (
+    DAMAGED,
+    EVENTS,
+    PARKED,
+    POSITIONS,
+    SKIPPED,
+    SNAPSHOTS,
+)
 from ..exceptions import IndexConflict
 from .connection import Store
 from .deadline import explained
@@ -143,6 +150,18 @@ SKIPPED_EVENTS = Index(
     [("subscription", 1), ("position", 1)],
     "The skipped events of a subscription.",
 )
+DAMAGED_REQUESTS = Index(
+    DAMAGED,
+    [("request", 1)],
+    "The damaged streams whose loss was just accepted, looked up every second.",
+    partial={"request": {"$type": "string"}},
+)
+HELD_UP = Index(
+    DAMAGED,
+    [("heldUp", 1), ("_id", 1)],
+    "The streams that get no positions, and how many there are.",
+    partial={"heldUp": True},
+)
 # The shard keys of the collections that may be sharded. A unique index must begin with
 # the whole shard key, and an ``_id`` is unique across shards only as the shard key. The
 # other collections stay unsharded: their ``_id`` is a position or a name.
@@ -165,6 +184,8 @@ INDEXES = (
     PARKED_STREAMS,
     PARKED_RETRIES,
     SKIPPED_EVENTS,
+    DAMAGED_REQUESTS,
+    HELD_UP,
 )
 
 
@@ -183,6 +204,7 @@ def _collections(store: Store) -> list[tuple[str, Documents]]:
         (POSITIONS, store.positions),
         (PARKED, store.parked),
         (SKIPPED, store.skipped),
+        (DAMAGED, store.damaged),
     ]
 
 

@@ -14,6 +14,7 @@ from pymongo.errors import CursorNotFound, InvalidOperation, PyMongoError
 
 from ..conf import get_settings
 from ..documents.bson_types import Document
+from ..documents.passed_over import PassedOver
 from .connection import Store
 from .ports import Documents
 from .write_errors import Fault, classify
@@ -28,7 +29,12 @@ _IN_ORDER = [("aggregateId", 1), ("aggregateVersion", 1)]
 
 
 async def scan(
-    store: Store, query: Document, *, size: int | None = None, pushed: bool = True
+    store: Store,
+    query: Document,
+    *,
+    size: int | None = None,
+    pushed: bool = True,
+    passed_over: PassedOver | None = None,
 ) -> AsyncGenerator[list[Document], None]:
     """
     Yield the events of a query in batches, in order of stream and version.
@@ -43,7 +49,9 @@ async def scan(
         size: events a round trip.
         pushed: let the server send batches without being asked, which keeps a
             connection until the end; False for readers that may take long.
+        passed_over: takes note of documents that are no events, which are left out.
     """
+    passed_over = PassedOver() if passed_over is None else passed_over
     last: tuple[str, int] | None = None
     patience = _Patience()
     while True:
@@ -58,7 +66,8 @@ async def scan(
         try:
             async with aclosing(found) as batches:
                 async for batch in batches:
-                    rest = _after(batch, given) if given else batch
+                    events = passed_over.events(batch)
+                    rest = _after(events, given) if given else events
                     if rest:
                         last = rest[-1]["aggregateId"], rest[-1]["aggregateVersion"]
                         yield rest
@@ -189,7 +198,7 @@ def _from(query: Document, last: tuple[str, int] | None) -> Document:
 
 def _after(batch: list[Document], last: tuple[str, int]) -> list[Document]:
     """Leave out the events that were yielded before the scan resumed."""
-    if batch[0]["aggregateId"] != last[0]:
+    if not batch or batch[0]["aggregateId"] != last[0]:
         return batch
     return [
         event

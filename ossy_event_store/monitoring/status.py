@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from ..documents.bson_types import Document
 from ..documents.collections import subscription_lease
-from ..exceptions import PositionsBroken
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..positions.reader import head_position, read
@@ -146,10 +145,7 @@ async def _lag_seconds(
     if position >= head:
         return 0.0
     query = {**(declared.query() if declared else {}), "_id": {"$gt": position}}
-    try:
-        found = await read(store, query, 1, session)
-    except PositionsBroken:
-        return 0.0  # the subscription reports it itself
+    found = (await read(store, {**query, "lost": None}, 1, session)).events
     created = found[0].get("created") if found else None
     if not isinstance(created, dt.datetime):
         return 0.0

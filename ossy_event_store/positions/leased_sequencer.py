@@ -18,7 +18,7 @@ from ..mongodb.connection import Store
 from ..mongodb.leases import acquire, release
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
-from .sequencer import HoleInStream, Sequencer
+from .sequencer import Sequencer
 
 logger = logging.getLogger("ossy_event_store")
 
@@ -69,7 +69,7 @@ def run_sequencer(
         began = monotonic()
         try:
             _while_leased(store(), stop, owner, notify, timings)
-        except (PyMongoError, StoreUnavailable, HoleInStream) as error:
+        except (PyMongoError, StoreUnavailable) as error:
             if monotonic() - began > timings.longest_pause:
                 pause = timings.first_pause  # it had worked
             logger.warning(

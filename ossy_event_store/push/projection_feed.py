@@ -65,7 +65,8 @@ class ProjectionFeed(Feed):
         if now.position == after:
             return False
         upto = min(now.position, after + self.limits.page_size)
-        for event, key in await self._applied(store, session, after, upto):
+        applied, upto = await self._applied(store, session, after, upto)
+        for event, key in applied:
             notification = Notification(event["position"], event)
             self._offer(notification, self._listeners_for_key(key, event))
         self.position = upto
@@ -110,7 +111,10 @@ class ProjectionFeed(Feed):
         )
         if not late:
             return None if late is None else []
-        events = await read_events(store, {"_id": {"$in": late}}, len(late), session)
+        query: Document = {"_id": {"$in": late}}
+        events, last = await read_events(store, query, len(late) + 1, session)
+        if last is not None:
+            return None  # too large to be announced one by one
         return await self._with_keys(store, session, events)
 
     def _listeners_for_key(self, key: str, event: Document) -> list[Listener]:
@@ -132,7 +136,7 @@ class ProjectionFeed(Feed):
         self, store: Store, session: Any, wanted: EventFilter, after: int, upto: int
     ) -> tuple[list[Document], int]:
         upto = min(upto, after + self.limits.page_size)
-        applied = await self._applied(store, session, after, upto)
+        applied, upto = await self._applied(store, session, after, upto)
         return [
             event
             for event, key in applied
@@ -141,10 +145,17 @@ class ProjectionFeed(Feed):
 
     async def _applied(
         self, store: Store, session: Any, after: int, upto: int
-    ) -> list[tuple[Document, str]]:
-        """Return the applied events between two positions, each with its key."""
+    ) -> tuple[list[tuple[Document, str]], int]:
+        """
+        Return the applied events between two positions, each with its key.
+
+        Returns:
+            The events, and up to which position: ``upto``, or less if they are large.
+        """
         query = {**self._query(), "_id": {"$gt": after, "$lte": upto}}
-        events = await read_events(store, query, self.limits.page_size, session)
+        size = self.limits.page_size + 1
+        events, last = await read_events(store, query, size, session)
+        upto = upto if last is None else last
         parked = self._parked
         if parked is None:
             streams = (event["aggregateId"] for event in events)
@@ -153,7 +164,7 @@ class ProjectionFeed(Feed):
         applied = [
             event for event in events if applied_events.is_applied(event, parked)
         ]
-        return await self._with_keys(store, session, applied)
+        return await self._with_keys(store, session, applied), upto
 
     async def _with_keys(
         self, store: Store, session: Any, events: Iterable[Document]

@@ -22,7 +22,7 @@ from ..documents.event_document import read_event
 from ..exceptions import InvalidState, ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from ..mongodb.resumable_scan import scan
+from ..mongodb.resumable_scan import BATCH, scan
 from ..streams.reducers import fold
 from ..streams.snapshots import Snapshot, build_snapshot, write_snapshots
 from .ranges import Partition, Span, ids_of
@@ -47,6 +47,8 @@ class SnapshotBuilder:
 
     #: Snapshots that one bulk write takes, at most.
     write_batch = 500
+    #: And their bytes, about.
+    write_bytes = 8_000_000
     #: What is folded and not written would be lost to a resumed rebuild.
     write_seconds = 1.0
 
@@ -81,7 +83,8 @@ class SnapshotBuilder:
     async def fold(self, Root: Any, query: Document) -> None:
         """Fold every stream that matches a query, and write the snapshots."""
         stream = self.stream(Root)
-        async with aclosing(scan(self.store, query)) as batches:
+        found = scan(self.store, query, passed_over=self.report.passed_over)
+        async with aclosing(found) as batches:
             async for batch in batches:
                 await self.prepare(Root, batch)
                 for aggregate_id, events in itertools.groupby(
@@ -91,6 +94,8 @@ class SnapshotBuilder:
                         self.finish(stream)
                         stream = self.stream(Root, aggregate_id)
                     stream.take([read_event(event) for event in events])
+                if len(batch) < BATCH:  # its events are large, or there are no more
+                    stream.fold()
                 if self.is_time_to_write():
                     await self.write()
                 self.tick()
@@ -108,7 +113,8 @@ class SnapshotBuilder:
     def is_time_to_write(self) -> bool:
         """Whether ``write()`` has enough to do."""
         is_late = time.monotonic() - self.wrote > self.write_seconds
-        is_full = len(self.snapshots) >= self.write_batch
+        size = sum(len(one.encoded.raw) for one in self.snapshots)
+        is_full = len(self.snapshots) >= self.write_batch or size > self.write_bytes
         return is_full or (is_late and bool(self.snapshots))
 
     def finish(self, stream: StreamFold) -> None:
@@ -147,7 +153,7 @@ class StreamFold:
     """The fold of one stream; ``error`` once its reducer has raised."""
 
     #: Events that are held before they are folded.
-    held_events = 5000
+    held_events = 1000
 
     def __init__(self, Root: Any, aggregate_id: str | None = None) -> None:
         self.Root = Root

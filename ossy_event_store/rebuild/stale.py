@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from ..documents.bson_types import Document
+from ..documents.event_document import version_number
 from ..mongodb.connection import Store
 from ..mongodb.indexes import SNAPSHOT_HEADS
 from ..streams.reducers import revision_of
@@ -51,7 +52,7 @@ async def stale_ids(
         async for stream, snapshot in _merge(heads, snapshots):
             if stream is not None and tally is not None:
                 tally.streams += 1
-                tally.events += stream["version"]
+                tally.events += version_number(stream["version"]) or 0
             if stream is None:
                 await discard_if_ahead(store, snapshot["_id"])
             elif not _is_current(stream, snapshot, revision):

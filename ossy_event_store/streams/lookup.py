@@ -22,6 +22,7 @@ NEIGHBOURS = 5  # ids to name on either side of one that does not exist
 
 _FIRST: Document = {"aggregateVersion": 1}
 _NAMES = {"_id": 0, "aggregateId": 1, "aggregateType": 1}
+_STRINGS = ("aggregateId", "aggregateType")  # of an event, but not of any document
 
 
 async def type_of(store: Store, aggregate_id: str) -> str | None:
@@ -31,7 +32,8 @@ async def type_of(store: Store, aggregate_id: str) -> str | None:
         first = await store.events.find_one(
             {**_FIRST, "aggregateId": {"$eq": aggregate_id}}, projection=_NAMES
         )
-    return first["aggregateType"] if first else None
+    kind = (first or {}).get("aggregateType")
+    return kind if type(kind) is str else None  # else it is no event
 
 
 async def types(store: Store) -> list[str]:
@@ -110,7 +112,8 @@ async def each_stream(
                 limit=page_size,
             )
         for stream in page:
-            yield stream
+            if all(type(stream.get(name)) is str for name in _STRINGS):
+                yield stream
         if len(page) < page_size:
             return
         last = page[-1]["aggregateId"]

@@ -5,7 +5,9 @@ The progress and result of an import or an export.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from ..documents.passed_over import PassedOver
 
 
 @dataclass
@@ -20,6 +22,8 @@ class TransferReport:
     present: int = 0
     #: Seconds so far.
     seconds: float = 0.0
+    #: Stored documents that are no events, and were not exported.
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     @property
     def rate(self) -> float:

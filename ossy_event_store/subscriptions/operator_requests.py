@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..documents.bson_types import Document
 from ..mongodb.connection import Store
-from ..positions.reader import read
+from ..positions.reader import LostEvent, read
 from . import checkpoints, parked_streams
 from .attempts import Attempts
 from .claim import Claim
@@ -85,6 +85,8 @@ class OperatorRequests:
                 return
             self._claim.check()
             try:
+                if isinstance(event, LostEvent):
+                    raise HandlerFailed(event.error)
                 await self._delivery.redeliver(parked, event, self._progress.seen)
             except HandlerFailed as failed:
                 await parked_streams.record_failed_retry(
@@ -105,4 +107,4 @@ class OperatorRequests:
             "_id": {"$lte": self._progress.seen},
         }
         found = await read(self._store, query, 1, self._claim.session)
-        return found[0] if found else None
+        return found.events[0] if found.events else None

@@ -6,14 +6,18 @@ from typing import Any
 
 from django import template
 from django.contrib.admin.utils import quote
+from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, reverse
+from pymongo.errors import PyMongoError
 
-from ..admin import stream_lookups
+from ..admin.event_fields import LISTED_FIELDS
 from ..documents.bson_types import Document
 from ..documents.display import visible
-from ..documents.event_document import read_event
-from ..exceptions import StoreUnavailable
+from ..documents.event_document import check_id, read_event
+from ..documents.passed_over import is_event
+from ..exceptions import EventStoreError
 from ..mongodb import connection
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 
 register = template.Library()
@@ -38,8 +42,8 @@ def stream_history(context: template.Context, aggregate_id: object) -> dict[str,
         return {}
     try:
         events = drive(_latest(connection.blocking(), str(aggregate_id)))
-    except (StoreUnavailable, ValueError):
-        return {"is_unavailable": True}
+    except (EventStoreError, PyMongoError, ImproperlyConfigured, ValueError):
+        return {"is_unavailable": True}  # it is the page of a project: it stays
     return {
         "rows": [_row(event) for event in events],
         "url": _url(getattr(request, "current_app", None), str(aggregate_id)),
@@ -47,15 +51,17 @@ def stream_history(context: template.Context, aggregate_id: object) -> dict[str,
 
 
 async def _latest(store: connection.Store, aggregate_id: str) -> list[Document]:
-    head = await stream_lookups.last_event(store, aggregate_id)
-    if head is None:
-        return []
-    last = head["aggregateVersion"]
-    first = max(1, last - LATEST_EVENTS + 1)
-    found = await stream_lookups.timeline(
-        store, aggregate_id, first, last, payloads=False
-    )
-    return [read_event(event) for event in reversed(found)]
+    with in_time():
+        found = await store.events.find(
+            {
+                "aggregateId": {"$eq": check_id(aggregate_id)},
+                "aggregateVersion": {"$gte": 1},
+            },
+            projection=LISTED_FIELDS,
+            sort=[("aggregateVersion", -1)],
+            limit=LATEST_EVENTS,
+        )
+    return [read_event(event) for event in found if is_event(event)]
 
 
 def _row(event: Document) -> dict[str, Any]:

@@ -116,6 +116,8 @@ class VerifyReport:
     streams: int = 0
     #: Events that were checked.
     events: int = 0
+    #: Streams with a hole whose loss was accepted.
+    accepted: int = 0
     #: Snapshots that were checked.
     snapshots: int = 0
     #: Snapshots whose state was compared with a fresh fold of their events.
@@ -166,12 +168,23 @@ class VerifyReport:
         if len(self.findings) < self.kept_findings:
             self.findings.append(finding)
 
+    def has_lost(self, aggregate_id: str, version: int) -> bool:
+        """Whether a finding says already that this event is lost."""
+        return any(
+            one.kind == EVENT_LOST
+            and one.aggregate_id == aggregate_id
+            and one.versions is not None
+            and one.versions[0] <= version <= one.versions[1]
+            for one in self.findings
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Return it as a dict for ``json.dumps``; ``findings`` bounds its size."""
         return {
             "sound": self.ok,
             "streams": self.streams,
             "events": self.events,
+            "accepted": self.accepted,
             "snapshots": self.snapshots,
             "compared": self.compared,
             "not_compared": dict(self.not_compared),
@@ -204,4 +217,8 @@ class VerifyReport:
         if self.found:
             return f"{self.total:,} FINDINGS"
         left = (self.projections or 0) - self.projections_compared
-        return "sound" + (f", but {left:,} projections not compared" if left else "")
+        return (
+            "sound"
+            + (f", but for {self.accepted:,} accepted losses" if self.accepted else "")
+            + (f", but {left:,} projections not compared" if left else "")
+        )

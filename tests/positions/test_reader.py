@@ -209,7 +209,7 @@ def test_old_events_are_not_looked_up_one_by_one(store, lend, assign):
             positions=BlockingCollection(other[connection.POSITIONS]),
         )
         found = drive(reader.read(seen, {}, 80, None))
-    assert [event["position"] for event in found] == list(range(1, 81))
+    assert [event["position"] for event in found.events] == list(range(1, 81))
     by_id = [len(query["_id"]["$in"]) for query in filters if "_id" in query]
     assert by_id == [2]
 

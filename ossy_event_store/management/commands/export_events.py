@@ -67,6 +67,8 @@ class Command(StoreCommand):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         finally:
             progress.end()
+        if report.passed_over:
+            self.stderr.write(str(report.passed_over), self.style.WARNING)
         if options["verbosity"] >= 1 and options["output"] != "-":
             self.stderr.write(
                 f"{report.events:,} events in {report.seconds:.1f} s "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from ...mongodb import connection
 from ...mongodb.ports import drive
 from ...monitoring.status import Status, statuses
 from ...subscriptions import checkpoints, operator_actions, parked_streams
-from ._base import WRONG_USE, StoreCommand
+from ._base import WRONG_USE, StoreCommand, operator_name
 
 ACTIONS = ("list", "show", "retry", "skip", "reset")
 PARKED_STREAMS_SHOWN = 50
@@ -145,7 +144,7 @@ class Command(StoreCommand):
         """Skip an event."""
         if not reason.strip():
             raise CommandError("skip needs a --reason TEXT.", returncode=WRONG_USE)
-        record = operator_actions.skip(name, stream, reason, _who())
+        record = operator_actions.skip(name, stream, reason, operator_name())
         if record is None:
             raise CommandError(
                 f"{name} has not parked stream {stream!r} at an event."
@@ -168,13 +167,6 @@ class Command(StoreCommand):
         except ValueError as error:
             raise CommandError(str(error)) from None
         self.stdout.write(f"{name} continues after position {to:,}.")
-
-
-def _who() -> str | None:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container whose user has no name
-        return None
 
 
 def _json(value: Any) -> str:
