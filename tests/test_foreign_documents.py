@@ -15,6 +15,7 @@ from ossy_event_store.subscriptions import snapshot_subscription
 from ossy_event_store.verify import verify_event_store
 from tests.support.event_lines import exported
 from tests.support.subscriptions import said
+from tests.support.verification import rebuild_indexes
 
 NOW = dt.datetime.now(dt.UTC)
 EVENT = {
@@ -45,6 +46,15 @@ PAYLOADS = {
     "null as payload": EVENT | {"payload": None},
     "a string as payload": EVENT | {"payload": "Emma"},
 }
+
+
+@pytest.fixture(autouse=True)
+def _as_new(request, store, history):
+    """An index that once held a list is never as new: create it again."""
+    yield
+    if "a list" in request.node.name:
+        history.delete_many({})
+        rebuild_indexes()
 
 
 def each_use(store):

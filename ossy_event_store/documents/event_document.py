@@ -286,12 +286,9 @@ def read_event(document: Document) -> Document:
     """
     Complete a stored event in place, and return it.
 
-    The Node package writes no ``metadata``, and ``created`` as milliseconds. Another
-    program may write no ``payload``.
+    The Node package writes no ``metadata``, and ``created`` as milliseconds.
     """
     # Without setdefault(), which is slower: this runs for every event of a rebuild.
-    if document.get("payload") is None:
-        document["payload"] = {}
     if "metadata" not in document:
         document["metadata"] = {}
     if "createdBy" not in document:
@@ -302,6 +299,13 @@ def read_event(document: Document) -> Document:
         with contextlib.suppress(OverflowError, ValueError):
             document["created"] = from_milliseconds(created)
     return document
+
+
+def read_whole_event(document: Document) -> Document:
+    """Complete an event that was read with all its fields; some have no payload."""
+    if document.get("payload") is None:
+        document["payload"] = {}
+    return read_event(document)
 
 
 def from_milliseconds(value: float) -> dt.datetime:

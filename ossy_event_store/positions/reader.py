@@ -17,7 +17,7 @@ import bson
 from bson import ObjectId
 
 from ..documents.bson_types import Document
-from ..documents.event_document import check_id, check_version, read_event
+from ..documents.event_document import check_id, check_version, read_whole_event
 from ..documents.passed_over import is_event
 from ..exceptions import PositionsBroken
 from ..mongodb.connection import Store
@@ -284,7 +284,7 @@ async def read(store: Store, query: Document, size: int, session: Any) -> EventP
     for entry in read:
         event = found.get(_id_key(entry["eventId"]))
         if event is not None:
-            events[entry["_id"]] = read_event(event)
+            events[entry["_id"]] = read_whole_event(event)
             event["position"] = entry["_id"]
     missing = [entry["_id"] for entry in read if entry["_id"] not in events]
     if missing:
@@ -318,10 +318,12 @@ async def _events_of(
 
     Neighbours in the global order were recorded at about the same time: reading along
     the index of time costs a third less than looking up each id. Events that it does
-    not return are looked up by id. The first batch of the server's holds them all,
-    unless they have more than 16 MB: then only the first entries are read.
+    not return are looked up by id. A batch of the server's has 16 MB at most; if that
+    is not enough, only the first entries are read, by their sizes.
     """
     events: dict[Any, Document] = {}
+    if large_events.are_expected:
+        return events, await _fitting(store, entries, events, session)
     limit = round(len(entries) * SPARE_FACTOR)
     span = entries[-1]["_id"] - entries[0]["_id"] if entries else 0
     is_dense = len(entries) >= TIME_SCAN_EVENTS and span < limit
@@ -339,6 +341,15 @@ async def _events_of(
     return events, entries
 
 
+class _LargeEvents:
+    """Whether a page did not fit lately, so that sizes are asked for first."""
+
+    are_expected = False
+
+
+large_events = _LargeEvents()
+
+
 async def _first_batch(
     store: Store, query: Document, session: Any, **options: Any
 ) -> list[Document]:
@@ -351,28 +362,27 @@ async def _fitting(
     store: Store, entries: list[Document], events: dict[Any, Document], session: Any
 ) -> list[Document]:
     """
-    Return the first entries whose missing events fit into a page, and add those.
+    Return the first entries whose events fit into a page; add those that are missing.
 
     Entries whose events no longer exist are among them.
     """
     size = at = 0
     while at < len(entries) and size < PAGE_BYTES:
         some = entries[at : at + SIZED_EVENTS]
-        ids = [one["eventId"] for one in some if _id_key(one["eventId"]) not in events]
-        sizes = await _sizes(store, ids, session) if ids else {}
+        sizes = await _sizes(store, [one["eventId"] for one in some], session)
+        wanted = []
         for entry in some:
-            size += sizes.get(_id_key(entry["eventId"]), 0)
+            key = _id_key(entry["eventId"])
+            size += sizes.get(key, 0)
             if size > PAGE_BYTES and at:
                 break
             at += 1
-        wanted = [
-            entry["eventId"]
-            for entry in entries[:at]
-            if _id_key(entry["eventId"]) in sizes
-        ]
+            if key in sizes and key not in events:
+                wanted.append(entry["eventId"])
         query = {"_id": {"$in": wanted}}
         found = await store.events.find(query, session=session) if wanted else []
         events.update((_id_key(event["_id"]), event) for event in found)
+    large_events.are_expected = at < len(entries)
     return entries[:at]
 
 

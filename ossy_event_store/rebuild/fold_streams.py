@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import Any, cast
 
 from ..documents.bson_types import Document
-from ..documents.event_document import read_event
+from ..documents.event_document import read_whole_event
 from ..exceptions import InvalidState, ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
@@ -82,10 +82,13 @@ class SnapshotBuilder:
 
     async def fold(self, Root: Any, query: Document) -> None:
         """Fold every stream that matches a query, and write the snapshots."""
-        stream = self.stream(Root)
+        stream, is_large = self.stream(Root), False
         found = scan(self.store, query, passed_over=self.report.passed_over)
         async with aclosing(found) as batches:
             async for batch in batches:
+                if is_large:
+                    stream.fold()
+                is_large = len(batch) < BATCH  # or it is the last one
                 await self.prepare(Root, batch)
                 for aggregate_id, events in itertools.groupby(
                     batch, itemgetter("aggregateId")
@@ -93,9 +96,7 @@ class SnapshotBuilder:
                     if aggregate_id != stream.id:
                         self.finish(stream)
                         stream = self.stream(Root, aggregate_id)
-                    stream.take([read_event(event) for event in events])
-                if len(batch) < BATCH:  # its events are large, or there are no more
-                    stream.fold()
+                    stream.take([read_whole_event(event) for event in events])
                 if self.is_time_to_write():
                     await self.write()
                 self.tick()

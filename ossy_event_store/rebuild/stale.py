@@ -31,10 +31,38 @@ async def stale_ids(
         tally: counts all streams, stale or not.
         span: only this range of them.
     """
+    try:
+        async with aclosing(_stale_ids(store, Root, tally, span)) as pages:
+            async for page in pages:
+                yield page
+    except _OutOfOrder:
+        # An id that is a list, by another program, takes the order from the index.
+        if tally is not None:
+            tally.streams = tally.events = 0
+        in_order = _stale_ids(store, Root, tally, span, is_sorted=True)
+        async with aclosing(in_order) as pages:
+            async for page in pages:
+                yield page
+
+
+class _OutOfOrder(Exception):
+    """The server returned stream heads out of order."""
+
+
+async def _stale_ids(
+    store: Store,
+    Root: Any,
+    tally: Tally | None,
+    span: Span | None,
+    *,
+    is_sorted: bool = False,
+) -> AsyncGenerator[list[str], None]:
     # Other programs may store ids that are not strings; they cannot be merged.
     kind = {"aggregateType": {"$eq": Root.aggregate_type}}
     ids = {"$gte": "", **(span.ids if span else {})}
     pipeline = _heads({**kind, "aggregateId": ids})
+    if is_sorted:
+        pipeline.append({"$sort": {"_id": -1}})
     heads = _each(store.events.aggregate(pipeline, HEADS_BATCH, unbounded=True))
     snapshots = _each(
         store.snapshots.batches(
@@ -79,11 +107,10 @@ async def _each(
     async with aclosing(batches):
         async for batch in batches:
             for document in batch:
+                if type(document["_id"]) is not str:
+                    continue
                 if last is not None and document["_id"] >= last:
-                    raise RuntimeError(
-                        "The server returned stream heads out of order. Run a full "
-                        "rebuild."
-                    )
+                    raise _OutOfOrder
                 last = document["_id"]
                 yield document
 

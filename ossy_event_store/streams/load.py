@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from pymongo.errors import PyMongoError
 
 from ..documents.bson_types import Document
-from ..documents.event_document import read_event
+from ..documents.event_document import read_whole_event
 from ..documents.passed_over import is_event
 from ..exceptions import (
     AggregateNotFound,
@@ -76,7 +76,7 @@ async def load_stream(
             if events and error.timeout:
                 raise _too_long(aggregate_id, from_version, len(events)) from error
             raise
-        events += [read_event(event) for event in found if is_event(event)]
+        events += [read_whole_event(event) for event in found if is_event(event)]
         is_full = len(found) == PAGE_SIZE
         after = found[-1]["aggregateVersion"] if found else after
     return events
@@ -118,7 +118,7 @@ async def fold_stream(
     version = from_version
     async with aclosing(scan(store, query)) as batches:
         async for batch in batches:
-            events = [read_event(event) for event in batch]
+            events = [read_whole_event(event) for event in batch]
             state = fold(Root, events, dict(state))
             version = events[-1]["aggregateVersion"]
     return state, version

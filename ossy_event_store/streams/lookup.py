@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Literal
 
 from ..documents.bson_types import Document
-from ..documents.event_document import check_id, read_event
+from ..documents.event_document import check_id, read_whole_event
 from ..exceptions import EventNotFound
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
@@ -126,7 +126,7 @@ async def find_events(
     events = await store.events.find(query, sort=sort, limit=limit)
     if not events:
         raise EventNotFound(query)
-    return [read_event(event) for event in events]
+    return [read_whole_event(event) for event in events]
 
 
 async def run_pipeline(

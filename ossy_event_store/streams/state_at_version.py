@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..documents.bson_types import Document
-from ..documents.event_document import read_event
+from ..documents.event_document import read_whole_event
 from ..documents.passed_over import is_event
 from ..exceptions import ReducerError
 from ..mongodb.connection import Store
@@ -92,7 +92,7 @@ async def _fold(
         store.events.batches(query, EVENTS_PER_BATCH, sort=sort)
     ) as batches:
         async for batch in batches:
-            found = [read_event(event) for event in batch if is_event(event)]
+            found = [read_whole_event(event) for event in batch if is_event(event)]
             for events in _split_off_last(found, version):
                 before = state
                 try:
