@@ -10,7 +10,7 @@ from ossy_event_store import AggregateRebuild, EventStore
 from ossy_event_store.health import figures
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
-from ossy_event_store.rebuild.on_startup import rebuild_stale
+from ossy_event_store.rebuild import on_startup
 from ossy_event_store.subscriptions import snapshot_subscription
 from ossy_event_store.verify import verify_event_store
 from tests.support.event_lines import exported
@@ -61,7 +61,7 @@ def each_use(store):
     """Yield what reads the log; each raises nothing."""
     yield lambda: AggregateRebuild.build_and_save_all()
     yield lambda: AggregateRebuild.build_and_save_all(stale=True)
-    yield lambda: rebuild_stale("me")
+    yield lambda: on_startup.rebuild_stale("me", on_startup._Rebuild())
     yield lambda: list(EventStore.get_event_streams())
     yield lambda: EventStore.get_event_stream("x")
     yield lambda: EventStore.get_event_stream("a")

@@ -129,7 +129,7 @@ class SubscriptionAdmin(StoreModelAdmin):
         name, stream = unquote(object_id), request.GET.get("stream")
         try:
             requested = operator_actions.retry(name, stream)
-        except UnknownSubscription:
+        except (UnknownSubscription, ValueError):  # no name can be so
             raise Http404(_("This subscription does not exist.")) from None
         if requested:
             messages.success(
@@ -156,7 +156,7 @@ class SubscriptionAdmin(StoreModelAdmin):
         who = request.user.get_username()
         try:
             record = operator_actions.skip(name, stream, reason, who, number)
-        except UnknownSubscription:
+        except (UnknownSubscription, ValueError):  # no name can be so
             raise Http404(_("This subscription does not exist.")) from None
         if record is None:
             messages.warning(request, _("This event no longer blocks delivery."))

@@ -221,11 +221,9 @@ class VerifyReport:
         if self.found:
             return f"{self.total:,} FINDING" + ("S" if self.total != 1 else "")
         left = (self.projections or 0) - self.projections_compared
-        losses = f"{self.accepted:,} accepted loss" + (
-            "es" if self.accepted != 1 else ""
-        )
+        what = "accepted loss" if self.accepted == 1 else "accepted losses"
         return (
             "sound"
-            + (f", but for {losses}" if self.accepted else "")
+            + (f", but for {self.accepted:,} {what}" if self.accepted else "")
             + (f", but {counted(left, 'projection')} not compared" if left else "")
         )

@@ -68,7 +68,9 @@ def test_w011_no_retries():
         ({"maxPoolSize": 1}, "maxPoolSize=1. .* uses 6 connections"),
         ({"server_api": ServerApi("1", strict=True)}, "strict Stable API"),
     ],
-    ids=str,
+    ids=lambda options: (
+        next(iter(options), "none") if isinstance(options, dict) else None
+    ),
 )
 def test_w016_options_that_hinder_the_store(options, named, monkeypatch):
     monkeypatch.setattr(declaration, "_registered", {})
@@ -82,7 +84,9 @@ def test_w016_options_that_hinder_the_store(options, named, monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [{}, {"maxPoolSize": 4}, {"maxPoolSize": 0}, {"server_api": ServerApi("1")}],
-    ids=str,
+    ids=lambda options: (
+        next(iter(options), "none") if isinstance(options, dict) else None
+    ),
 )
 def test_w016_is_not_reported_for_what_does_no_harm(options, monkeypatch):
     monkeypatch.setattr(declaration, "_registered", {})
@@ -103,7 +107,9 @@ def hindered(**options):
         ({"readPreference": "secondary"}, ["W010"]),
         ({"socketTimeoutMS": 400}, ["W016"]),
     ],
-    ids=str,
+    ids=lambda options: (
+        next(iter(options), "none") if isinstance(options, dict) else None
+    ),
 )
 def test_the_store_works_with_options_that_guides_advise(
     store, settings, quick, options, found
@@ -134,7 +140,9 @@ def checked(query):
         ({"retryWrites": False}, ["W011"]),
         ({"w": 1, "retryWrites": False}, ["W010", "W011"]),
     ],
-    ids=str,
+    ids=lambda options: (
+        next(iter(options), "none") if isinstance(options, dict) else None
+    ),
 )
 def test_w010_w011_respect_the_options(store, settings, options, found):
     settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "OPTIONS": options}
@@ -150,7 +158,9 @@ def test_w010_w011_respect_the_options(store, settings, options, found):
         {"w": 0},
         {"readConcernLevel": "local", "readPreference": "secondaryPreferred"},
     ],
-    ids=str,
+    ids=lambda options: (
+        next(iter(options), "none") if isinstance(options, dict) else None
+    ),
 )
 def test_w010_events_really_ignore_the_options(store, settings, options):
     listener = Listener()

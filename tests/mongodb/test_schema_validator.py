@@ -242,6 +242,7 @@ BAD = {
 COMPLETED = {
     "no payload",
     "no createdBy",
+    "a version of 1.0",
     "a number for created, as the Node package writes",
     "a float for created",
     "text for created",

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from ossy_event_store.exceptions import StoreUnavailable
+from ossy_event_store.exceptions import StoreUnavailable, UnexpectedState
 from ossy_event_store.mongodb import leases
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.subscriptions import checkpoints
@@ -130,7 +130,7 @@ def test_a_renewal_that_fails_unexpectedly_is_logged_and_tried_again(
 def test_a_process_without_its_renewal_thread_ends(store, lend, monkeypatch):
     monkeypatch.setattr(Runner, "_renew", lambda runner: None)
     subscription("reader")(lambda event: None)
-    with pytest.raises(RuntimeError, match="ended unexpectedly"):
+    with pytest.raises(UnexpectedState, match="ended unexpectedly"):
         Runner().run()
 
 

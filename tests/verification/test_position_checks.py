@@ -56,6 +56,6 @@ def test_an_accepted_loss_is_counted_and_no_finding(face, store, history, lend):
     assert findings(face) == []
     report = verify_event_store()
     assert report.accepted == 1
-    assert str(report).endswith("sound, but for 1 accepted losses")
+    assert str(report).endswith("sound, but for 1 accepted loss")
     history.delete_one({"aggregateId": "a", "aggregateVersion": 3})
     assert findings(face) == [("hole", "a", (2, 3))]

@@ -288,7 +288,7 @@ def test_a_projection_that_never_ran_is_not_compared(loans, store, lend, face):
     report = look(face)
     assert report.ok
     assert counts(report) == (0, 0, 0, {"loans": {reasons.NEVER_RAN: 0}})
-    assert str(report).endswith("sound, but 1 projections not compared")
+    assert str(report).endswith("sound, but 1 projection not compared")
 
 
 def test_a_projection_whose_class_has_changed_is_not_compared(built, face, monkeypatch):

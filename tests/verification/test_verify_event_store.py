@@ -73,7 +73,7 @@ def test_findings_are_printed_and_the_exit_code_is_1(library):
     ]
     assert error.returncode == 1
     assert str(error).startswith("Verified 21 streams, 59 events, ")
-    assert str(error).endswith(": 1 FINDINGS")
+    assert str(error).endswith(": 1 FINDING")
     assert refused(verbosity=0)[0] == "\n".join(out.splitlines()[:2]) + "\n"
 
 
@@ -147,7 +147,7 @@ def test_a_verification_shows_its_progress_on_a_terminal(library, monkeypatch):
     with pytest.raises(CommandError):
         call_command("verify_event_store", stdout=out, no_color=True)
     assert " events (" in out.getvalue()
-    assert ", 1 findings" in out.getvalue()
+    assert ", 1 finding" in out.getvalue()
 
 
 CHOICES = [
@@ -166,7 +166,8 @@ CHOICES = [
 
 def test_the_command_verifies_the_chosen_streams(library):
     for args, streams in CHOICES:
-        assert verified(*args).startswith(f"Verified {streams} streams, "), args
+        counted = "1 stream" if streams == 1 else f"{streams} streams"
+        assert verified(*args).startswith(f"Verified {counted}, "), args
 
 
 def test_since_without_an_offset_is_in_the_current_time_zone(library):
@@ -250,7 +251,7 @@ def test_a_missing_server_is_reported_in_one_line(settings):
 def test_the_command_counts_projections_and_documents(built):
     out, err = run("verify_event_store", "--projections")
     assert err == ""
-    assert ", 1 projections, 2 documents, 2 of them compared, in " in out
+    assert ", 1 projection, 2 documents, 2 of them compared, in " in out
     assert out.endswith("sound\n")
 
 
@@ -259,7 +260,7 @@ def test_the_command_counts_documents_that_were_not_compared(many):
     lines = out.splitlines()
     text = "Not compared: 40 documents of projection loans: not in the sample."
     assert lines[0] == text
-    assert lines[1].endswith("sound, but 1 projections not compared")
+    assert lines[1].endswith("sound, but 1 projection not compared")
 
 
 def test_the_command_reports_that_no_projection_is_registered(
@@ -274,7 +275,7 @@ def test_a_finding_in_a_document_is_a_line(built):
     built.delete_one({"_id": "bob"})
     error = failure("verify_event_store", "--projections", "--all")
     assert error.returncode == 1
-    assert str(error).endswith(": 1 FINDINGS")
+    assert str(error).endswith(": 1 FINDING")
     (finding,) = look(projections=True).findings
     assert str(finding) == (
         "projection-document: document 'bob' of projection loans: expected what its "
