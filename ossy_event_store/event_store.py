@@ -337,7 +337,8 @@ class EventStore:
             limit: the most to return; None means all, fetched in pages.
 
         Raises:
-            PositionsBroken: an event was deleted outside of the event store.
+            PositionsBroken: an event was deleted outside of the event store, and the
+                loss is not accepted.
         """
         wanted = _checked_range(after, limit, types, aggregate_types)
         return drive_each(reader.read_all(connection.blocking(), *wanted))
@@ -400,7 +401,8 @@ class EventStore:
             event: a stored event, an ``Aggregate`` (its last event), or a position.
             timeout: seconds; None means the setting ``TIMEOUT``.
             subscription: also wait until the subscription of this name has
-                processed the event.
+                processed the event, or every event up to the position. An event of a
+                parked stream is not processed.
         """
         store = connection.blocking()
         return drive(reader.wait_for(store, event, timeout, subscription=subscription))

@@ -17,8 +17,7 @@ The errors of the store, in one tree.
     ├── InvalidEvent             the event was refused, nothing was sent (ValueError)
     ├── InvalidLine              a line of an import file is wrong (ValueError)
     ├── InvalidQuery             the store refuses to run the query (ValueError)
-    ├── InvalidState             a reducer returned a state that cannot be stored
-    │                            (ValueError)
+    ├── InvalidState             a reducer's state cannot be stored (ValueError)
     ├── OutcomeUnknown           stored or not; append again with the same event ids
     ├── PositionsBroken          a position refers to an event that no longer exists
     ├── RebuildBroken            a worker process of a rebuild ended too early
@@ -119,8 +118,7 @@ class ConcurrencyError(EventStoreError):
     """
     The stream is not at ``expected_version``, as another writer has appended.
 
-    ``actual_version`` is the version that the store found. Nothing was written. Load
-    the aggregate again and decide again.
+    The store found ``actual_version``. Nothing was written: load and decide again.
     """
 
     def __init__(
@@ -132,11 +130,8 @@ class ConcurrencyError(EventStoreError):
         self.actual_version = actual_version
 
     def __str__(self) -> str:
-        expected = (
-            f"version {self.expected_version}"
-            if self.expected_version
-            else "a new stream"
-        )
+        version = self.expected_version
+        expected = f"version {version}" if version else "a new stream"
         return (
             f"Stream {self.aggregate_id!r}: expected {expected}, found version "
             f"{self.actual_version}. Nothing was written. Load it again and retry."
@@ -210,8 +205,7 @@ class IndexMissing(EventStoreError):
     """
     Unique index ``name`` on ``collection`` does not exist; nothing was written.
 
-    ``is_installed`` says whether the app is in ``INSTALLED_APPS``, so that its
-    commands exist.
+    ``is_installed``: whether ``INSTALLED_APPS`` has the app, and so its commands.
     """
 
     def __init__(self, collection: str, name: str, is_installed: bool = True) -> None:
@@ -294,11 +288,7 @@ class OutcomeUnknown(EventStoreError):
 
 
 class ReducerError(EventStoreError):
-    """
-    The reducer of ``aggregate_type`` raised ``error`` at ``version``.
-
-    ``version`` is that of the first event that the reducer cannot fold.
-    """
+    """The reducer of ``aggregate_type`` raised ``error``, first at ``version``."""
 
     def __init__(
         self,
@@ -339,7 +329,8 @@ class PositionsBroken(EventStoreError):
         return (
             f"Position {self.position} refers to version {self.aggregate_version} of "
             f"stream {self.aggregate_id!r}, which no longer exists: it was deleted "
-            "outside of the event store. Run manage.py verify_event_store."
+            "outside of the event store. Restore it from a backup, or run manage.py "
+            f"verify_event_store --accept-loss={self.aggregate_id} --reason TEXT."
         )
 
 

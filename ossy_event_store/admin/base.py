@@ -34,12 +34,13 @@ from pymongo.errors import PyMongoError
 from ..documents.bson_types import Document
 from ..documents.display import brief, visible
 from ..documents.event_document import version_number
+from ..documents.passed_over import is_event
 from ..exceptions import StoreUnavailable
 from ..mongodb import connection, schema_validator
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
-from .event_fields import is_event, is_in_stream
+from .event_fields import is_in_stream
 
 logger = logging.getLogger("ossy_event_store")
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import bson
-from bson import ObjectId
 
 from ..documents.bson_types import Document
 from ..documents.event_document import version_number
@@ -34,21 +33,6 @@ SHORT_PAYLOAD: Document = {
         "$cond": [{"$and": [_IS_OBJECT, _IS_SHORT]}, "$payload", "$$REMOVE"],
     },
 }
-
-
-def is_event(document: Document) -> bool:
-    """
-    Whether a document is an event of a stream.
-
-    Another program may have stored anything. Only what says which event of which stream
-    it is counts here: the Node package leaves out other fields.
-    """
-    names = (document.get(name) for name in ("aggregateType", "type"))
-    return (
-        is_in_stream(document)
-        and isinstance(document["_id"], (str, ObjectId))
-        and all(type(name) is str for name in names)
-    )
 
 
 def is_in_stream(document: Document) -> bool:

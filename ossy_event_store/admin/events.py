@@ -11,13 +11,14 @@ from django.utils.translation import gettext as _
 from ..documents.bson_types import Document
 from ..documents.display import lines, visible
 from ..documents.extended_json import dumps, encode
+from ..documents.passed_over import is_event
 from ..mongodb import connection
 from ..mongodb.ports import drive
 from ..streams import lookup
 from ..streams.event_lines import line_of
 from . import event_lookups
 from .base import StoreModelAdmin, download, may, text_of
-from .event_fields import is_event, text_in_metadata
+from .event_fields import text_in_metadata
 from .query_string import ListQuery
 
 

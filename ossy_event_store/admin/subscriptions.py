@@ -22,6 +22,7 @@ from ..models import Subscription
 from ..mongodb import connection, deadline
 from ..mongodb.ports import drive
 from ..monitoring.status import Status, status, statuses
+from ..positions.damage import held_up
 from ..projections import projection
 from ..projections.forget import forget
 from ..subscriptions import operator_actions, parked_streams, snapshot_subscription
@@ -77,6 +78,11 @@ class SubscriptionAdmin(StoreModelAdmin):
     ) -> HttpResponse:
         """List all subscriptions: those that are declared, and those that ever ran."""
         found = drive(statuses(connection.blocking()))
+        for one in drive(held_up(connection.blocking()))[1]:
+            stream = visible(one.aggregate_id)
+            messages.error(
+                request, f"Stream {stream}: {one.reason}"
+            )  # as commands say it
         context = {
             "rows": [self._status_row(request, one) for one in found],
             "is_list": True,

@@ -14,6 +14,7 @@ POSITIONS = "eventstore_positions"
 SUBSCRIPTIONS = "eventstore_subscriptions"
 PARKED = "eventstore_parked"
 SKIPPED = "eventstore_skipped"
+DAMAGED = "eventstore_damaged"
 # Empty; it marks a database that tests may empty.
 TEST_RUN = "eventstore_test_run"
 
@@ -45,12 +46,13 @@ TALLIES = "tally "
 
 # --- whose a document is ----------------------------------------------------
 
-# A field that each document of ours has.
+# Of these fields, each document of ours has one.
 _SIGNS = {
-    POSITIONS: "eventId",
-    SUBSCRIPTIONS: "position",
-    PARKED: "subscription",
-    SKIPPED: "subscription",
+    POSITIONS: {"eventId"},
+    SUBSCRIPTIONS: {"position"},
+    PARKED: {"subscription"},
+    SKIPPED: {"subscription"},
+    DAMAGED: {"heldUp", "accepted"},
 }
 OWN = (LEASES, *_SIGNS)
 
@@ -58,7 +60,7 @@ OWN = (LEASES, *_SIGNS)
 def is_ours(collection: str, document: Mapping[str, Any]) -> bool:
     """Whether the store wrote a document of one of the collections ``OWN``."""
     if collection != LEASES:
-        return _SIGNS[collection] in document
+        return not _SIGNS[collection].isdisjoint(document)
     name = document["_id"]
     return isinstance(name, str) and name.startswith(
         (STARTUP_LEASE, SEQUENCER_LEASE, subscription_lease(""), TALLIES)

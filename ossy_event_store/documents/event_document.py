@@ -354,6 +354,13 @@ def read_event(document: Document) -> Document:
     return document
 
 
+def read_whole_event(document: Document) -> Document:
+    """Complete an event that was read with all its fields; some have no payload."""
+    if document.get("payload") is None:
+        document["payload"] = {}
+    return read_event(document)
+
+
 def from_milliseconds(value: float) -> dt.datetime:
     """Return the UTC datetime of a JavaScript timestamp."""
     return dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(

@@ -12,6 +12,7 @@ import contextvars
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
+import bson
 import pymongo
 from pymongo import AsyncMongoClient, CursorType
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -33,6 +34,7 @@ from .ports import (
     TRANSACTION,
     Documents,
     Done,
+    encrypts,
     has_large_pool,
     may_be_open,
     pool_resets,
@@ -86,9 +88,14 @@ class AwaitableCollection:
         options.setdefault("session", self.session)
         if pushed and options["session"] is None and has_large_pool(self.raw):
             options["cursor_type"] = CursorType.EXHAUST
-        cursor = self.raw.find(query, batch_size=size, **options)
+        if encrypts(self.raw):
+            cursor = self.raw.find(query, batch_size=size, **options)
+        else:
+            # As the server cuts them: it sends no more than 16 MB at a time, while the
+            # driver would gather as many as asked for.
+            cursor = self.raw.find_raw_batches(query, batch_size=size, **options)
         try:
-            while batch := await self._next(cursor, size, unbounded):
+            while batch := await self._next_of(cursor, size, unbounded):
                 yield batch
         except (ConnectionFailure, ExecutionTimeout):
             # PyMongo would use its connection again, with more on the way.
@@ -106,10 +113,9 @@ class AwaitableCollection:
         unbounded: bool = False,
         **options: Any,
     ) -> AsyncGenerator[list[Document], None]:
+        options.setdefault("session", self.session)
         with bound(unbounded):
-            cursor = await self.raw.aggregate(
-                pipeline, batchSize=size, session=self.session, **options
-            )
+            cursor = await self.raw.aggregate(pipeline, batchSize=size, **options)
         try:
             while batch := await self._next(cursor, size, unbounded):
                 yield batch
@@ -121,6 +127,14 @@ class AwaitableCollection:
     ) -> list[Document]:
         with bound(unbounded):
             return await cursor.to_list(size)
+
+    async def _next_of(self, cursor: Any, size: int, unbounded: bool) -> list[Document]:
+        """Return the next batch of a scan, decoded if it is raw."""
+        if encrypts(self.raw):
+            return await self._next(cursor, size, unbounded)
+        with bound(unbounded):
+            found = await cursor.to_list(1)
+        return bson.decode_all(found[0], self.raw.codec_options) if found else []
 
     async def _close(self, cursor: _Cursor) -> None:
         with bound():

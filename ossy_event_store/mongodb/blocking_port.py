@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, TypeVar
 
+import bson
 import pymongo
 from pymongo import CursorType, MongoClient
 from pymongo.client_session import ClientSession
@@ -36,6 +37,7 @@ from .ports import (
     Documents,
     Done,
     drive,
+    encrypts,
     has_large_pool,
     may_be_open,
     pool_resets,
@@ -91,7 +93,7 @@ class BlockingCollection:
 
         Args:
             query: which documents.
-            size: documents a batch.
+            size: documents a batch, at most; a batch has at most 16 MB, too.
             pushed: let the server send batches without being asked for each, where it
                 can, so that it reads the next one while one is processed. The scan
                 keeps a connection, which is closed if the scan ends early.
@@ -105,9 +107,14 @@ class BlockingCollection:
         options.setdefault("session", self.session)
         if pushed and options["session"] is None and has_large_pool(self.raw):
             options["cursor_type"] = CursorType.EXHAUST
-        cursor = self.raw.find(query, batch_size=size, **options)
+        if encrypts(self.raw):
+            cursor = self.raw.find(query, batch_size=size, **options)
+        else:
+            # As the server cuts them: it sends no more than 16 MB at a time, while the
+            # driver would gather as many as asked for.
+            cursor = self.raw.find_raw_batches(query, batch_size=size, **options)
         try:
-            while batch := await self._next(cursor, size, unbounded):
+            while batch := await self._next_of(cursor, size, unbounded):
                 yield batch
         except (ConnectionFailure, ExecutionTimeout):
             # PyMongo would use its connection again, with more on the way.
@@ -125,10 +132,9 @@ class BlockingCollection:
         unbounded: bool = False,
         **options: Any,
     ) -> AsyncGenerator[list[Document], None]:
+        options.setdefault("session", self.session)
         with bound(unbounded):
-            cursor = self.raw.aggregate(
-                pipeline, batchSize=size, session=self.session, **options
-            )
+            cursor = self.raw.aggregate(pipeline, batchSize=size, **options)
         try:
             while batch := await self._next(cursor, size, unbounded):
                 yield batch
@@ -140,6 +146,14 @@ class BlockingCollection:
     ) -> list[Document]:
         with bound(unbounded):
             return cursor.to_list(size)
+
+    async def _next_of(self, cursor: Any, size: int, unbounded: bool) -> list[Document]:
+        """Return the next batch of a scan, decoded if it is raw."""
+        if encrypts(self.raw):
+            return await self._next(cursor, size, unbounded)
+        with bound(unbounded):
+            found = cursor.to_list(1)
+        return bson.decode_all(found[0], self.raw.codec_options) if found else []
 
     async def _close(self, cursor: _Cursor) -> None:
         with bound():

@@ -35,6 +35,7 @@ from pymongo.write_concern import WriteConcern
 from ..conf import get_settings
 from ..documents.bson_types import CODEC, Document
 from ..documents.collections import (
+    DAMAGED,
     EVENTS,
     LEASES,
     PARKED,
@@ -82,6 +83,7 @@ COLLECTION_OPTIONS = {
     SUBSCRIPTIONS: _MAJORITY,
     PARKED: _MAJORITY,
     SKIPPED: _MAJORITY,
+    DAMAGED: _MAJORITY,
 }
 
 
@@ -103,6 +105,7 @@ class Store:
     subscriptions: Documents
     parked: Documents
     skipped: Documents
+    damaged: Documents
     # The same store without the caller's open transaction, if there is one.
     outside: Store | None = field(default=None, kw_only=True)
     # The collections whose index for safety this process has seen.

@@ -19,6 +19,7 @@ from pymongo.errors import OperationFailure
 from ..conf import get_settings
 from ..documents.bson_types import Document
 from ..documents.collections import (
+    DAMAGED,
     EVENTS,
     OWN,
     PARKED,
@@ -179,6 +180,18 @@ SKIPPED_EVENTS = Index(
     [("subscription", 1), ("position", 1)],
     "The skipped events of a subscription.",
 )
+DAMAGED_REQUESTS = Index(
+    DAMAGED,
+    [("request", 1)],
+    "The damaged streams whose loss was just accepted, looked up every second.",
+    partial={"request": {"$type": "string"}},
+)
+HELD_UP = Index(
+    DAMAGED,
+    [("heldUp", 1), ("_id", 1)],
+    "The streams that get no positions, and how many there are.",
+    partial={"heldUp": True},
+)
 # The shard keys of the collections that may be sharded. A unique index must begin with
 # the whole shard key, and an ``_id`` is unique across shards only as the shard key. The
 # other collections stay unsharded: their ``_id`` is a position or a name.
@@ -201,6 +214,8 @@ INDEXES = (
     PARKED_STREAMS,
     PARKED_RETRIES,
     SKIPPED_EVENTS,
+    DAMAGED_REQUESTS,
+    HELD_UP,
 )
 
 
@@ -251,6 +266,7 @@ def _collections(store: Store) -> list[tuple[str, Documents]]:
         (POSITIONS, store.positions),
         (PARKED, store.parked),
         (SKIPPED, store.skipped),
+        (DAMAGED, store.damaged),
     ]
 
 

@@ -123,6 +123,11 @@ def has_large_pool(raw: Collection[Document] | AsyncCollection[Document]) -> boo
     return not size or size >= LARGE_POOL
 
 
+def encrypts(raw: Collection[Document] | AsyncCollection[Document]) -> bool:
+    """Whether the client encrypts fields itself, so that raw batches are not read."""
+    return raw.database.client.options.auto_encryption_opts is not None
+
+
 class Documents(Protocol):
     """
     A collection through either face.

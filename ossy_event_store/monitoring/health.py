@@ -28,6 +28,7 @@ from ..mongodb.leases import server_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
 from ..positions import reader
+from ..positions.damage import held_up
 from ..projections.projection import BUILD_KIND
 from ..relational.views import UntransactedView
 from ..subscriptions.transactions import is_away
@@ -36,7 +37,9 @@ from .status import Status, is_held, statuses
 logger = logging.getLogger("ossy_event_store")
 
 #: What ``HealthView`` shows only with ``details=True``: hosts and texts of errors.
-DETAILS = frozenset({"by", "error", "owner", "stopped", "last_error"})
+DETAILS = frozenset(
+    {"by", "error", "owner", "stopped", "last_error", "damaged_streams"}
+)
 
 
 def figures() -> dict[str, Any]:
@@ -47,9 +50,10 @@ def figures() -> dict[str, Any]:
     sentences about what is no reason for that; ``store``: whether
     it is ``reachable``, and the ``error`` if it has one; ``positions``: the ``head``,
     the number of ``events`` (as MongoDB estimates it), whether a process is ``running``
-    that assigns positions and its ``owner``, and ``lag_seconds`` of the event that has
-    waited longest for its position; and ``subscriptions``, the status of each. A server
-    that does not answer raises nothing: the dict says so.
+    that assigns positions and its ``owner``, ``lag_seconds`` of the event that has
+    waited longest for its position, how many ``damaged`` streams get no positions, and
+    the first of these ``damaged_streams`` with the reason; and ``subscriptions``, the
+    status of each. A server that does not answer raises nothing: the dict says so.
     """
     try:
         limits = limits_of_settings()
@@ -113,12 +117,15 @@ async def _positions(store: Store) -> dict[str, Any]:
     now = await server_time(store)
     is_running = is_held(lease, now)
     since = await reader.waiting_since(store, now)
+    damaged, streams = await held_up(store)
     return {
         "head": await reader.head_position(store),
         "events": await store.events.count(),
         "running": is_running,
         "owner": lease["owner"] if lease and is_running else None,
         "lag_seconds": max(0.0, (now - since).total_seconds()) if since else 0.0,
+        "damaged": damaged,
+        "damaged_streams": {one.aggregate_id: one.reason for one in streams},
     }
 
 
@@ -152,6 +159,13 @@ def _problems_of_positions(
     is_expected = positions["head"] or (limits.RUNNING and is_used)
     if is_expected and _exceeds(seconds, limits.POSITION_SECONDS):
         yield f"An event has waited for its position for {seconds:,.0f} seconds."
+    if damaged := positions["damaged"]:
+        what = (
+            "stream is damaged and gets"
+            if damaged == 1
+            else ("streams are damaged and get")
+        )
+        yield f"{damaged:,} {what} no positions; run manage.py verify_event_store."
 
 
 _AT_REST = {

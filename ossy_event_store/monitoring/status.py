@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from ..documents.bson_types import Document
 from ..documents.collections import subscription_lease
-from ..exceptions import PositionsBroken
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.leases import server_time
@@ -165,10 +164,7 @@ async def _lag_seconds(
     session: Any,
 ) -> float:
     query = {**(declared.query() if declared else {}), "_id": {"$gt": position}}
-    try:
-        found = await read(store, query, 1, session)
-    except PositionsBroken:
-        return 0.0  # the subscription reports it itself
+    found = (await read(store, {**query, "lost": None}, 1, session)).events
     created = found[0].get("created") if found else None
     if not isinstance(created, dt.datetime):
         return 0.0

@@ -19,7 +19,7 @@ from ..mongodb.indexes import ENTRY_VERSIONS, look
 from ..mongodb.leases import acquire, release
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
-from .sequencer import HoleInStream, Sequencer
+from .sequencer import Sequencer
 
 logger = logging.getLogger("ossy_event_store")
 
@@ -71,12 +71,7 @@ def run_sequencer(
         began = monotonic()
         try:
             _while_leased(store(), stop, owner, notify, timings)
-        except (
-            PyMongoError,
-            StoreUnavailable,
-            IndexMissing,
-            HoleInStream,
-        ) as error:
+        except (PyMongoError, StoreUnavailable, IndexMissing) as error:
             if monotonic() - began > timings.longest_pause:
                 pause = timings.first_pause  # it had worked
             logger.warning(

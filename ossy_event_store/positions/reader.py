@@ -11,9 +11,8 @@ import datetime as dt
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
-import bson
 from bson import ObjectId
 
 from ..conf import get_settings
@@ -24,17 +23,47 @@ from ..documents.arguments import (
     check_seconds,
 )
 from ..documents.bson_types import Document
-from ..documents.event_document import check_id, check_version, read_event
+from ..documents.event_document import check_id, check_version, read_whole_event
+from ..documents.passed_over import is_event
 from ..exceptions import EventNotFound, PositionsBroken, StoreUnavailable
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
+from .damage import held_up_among
+from .event_pages import events_of, id_key
 
 PAGE_SIZE = 1000  # events a round trip
-PLAIN_ID_TYPES = (str, ObjectId)  # of ids that are hashable and compare as MongoDB does
-TIME_SCAN_EVENTS = 50  # from so many on, events are read along the index of time
-SPARE_FACTOR = 1.25  # events read for each that is wanted, at most
+NEWEST_EVENTS = 10  # another program's documents may be among them
 CHECKED_EVENTS = 100  # among which an event without a position is looked for
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.002, 0.25  # between two polls
+
+# What an entry says of its event.
+_ENTRY_FIELDS = ("eventId", "aggregateId", "aggregateVersion", "aggregateType", "type")
+
+
+class LostEvent(Document):
+    """
+    What is known of an event that got a position and no longer exists.
+
+    It has the fields of an event, but for its data; its ``type`` is the event's.
+    """
+
+    @property
+    def error(self) -> PositionsBroken:
+        """The error that says so."""
+        return PositionsBroken(
+            self["position"], self["aggregateId"], self["aggregateVersion"]
+        )
+
+
+class EventPage(NamedTuple):
+    """Some events in global order, each with its position."""
+
+    #: ``LostEvent`` stands for each that no longer exists, unless its loss is accepted.
+    events: list[Document]
+    #: The position of the last entry that was read; 0 if there was none.
+    last: int
+    #: Whether there may be more.
+    is_full: bool
 
 
 async def head_position(store: Store, session: Any = None) -> int:
@@ -50,16 +79,18 @@ async def waiting_since(store: Store, now: dt.datetime) -> dt.datetime | None:
     """
     Return when the oldest event without a position was recorded; None if all have one.
 
-    Two reads by index if all have one, else six. It reads the newest event, and then
+    Two reads by index if all have one, else six. It reads the newest events, and then
     the first ``CHECKED_EVENTS`` after the last event that has a position. A backdated
-    event, as from an import, is found only if it is among these.
+    event, as from an import, is found only if it is among these. Events of held-up
+    streams do not count.
 
     Args:
         store: one face of the store.
         now: no event that was recorded later counts.
     """
-    newest = await _recorded({"$lte": now}, -1, 1, store)
-    if not await _without_position(store, newest):
+    newest = await _recorded({"$lte": now}, -1, NEWEST_EVENTS, store)
+    newest = await _without_position(store, newest)
+    if not newest:
         return None
     with in_time():
         last = await store.positions.find_one({}, sort=[("_id", -1)])
@@ -68,7 +99,7 @@ async def waiting_since(store: Store, now: dt.datetime) -> dt.datetime | None:
     waiting = await _without_position(
         store, await _recorded({**since, "$lte": now}, 1, CHECKED_EVENTS, store)
     )
-    created: dt.datetime = (waiting or newest)[0]["created"]
+    created: dt.datetime = (waiting or newest[-1:])[0]["created"]
     return created
 
 
@@ -77,21 +108,22 @@ async def _recorded(
 ) -> list[Document]:
     """Return events in order of the time at which they were recorded."""
     with in_time():
-        return await store.events.find(
+        found = await store.events.find(
             {
                 "created": created,
                 # What another program stored without these gets no position.
                 "aggregateId": {"$type": "string"},
-                "aggregateVersion": {"$type": ["int", "long", "double"]},
+                "aggregateVersion": {"$type": ["int", "long"]},
             },
-            projection=["aggregateId", "aggregateVersion", "created"],
+            projection=[*_ENTRY_FIELDS[1:], "created"],
             sort=[("created", direction), ("_id", direction)],
             limit=limit,
         )
+    return list(filter(is_event, found))
 
 
 async def _without_position(store: Store, events: Sequence[Document]) -> list[Document]:
-    """Return the events that have no position."""
+    """Return the events that have no position, but for those of held-up streams."""
     if not events:
         return []
     fields = ("aggregateId", "aggregateVersion")
@@ -99,7 +131,9 @@ async def _without_position(store: Store, events: Sequence[Document]) -> list[Do
     with in_time():
         found = await store.positions.find({"$or": versions}, projection=fields)
     placed = {_stream_version(entry) for entry in found}
-    return [event for event in events if _stream_version(event) not in placed]
+    waiting = [event for event in events if _stream_version(event) not in placed]
+    held = await held_up_among(store, {event["aggregateId"] for event in waiting})
+    return [event for event in waiting if event["aggregateId"] not in held]
 
 
 async def wait_for(
@@ -116,8 +150,9 @@ async def wait_for(
         store: one face of the store.
         target: a position, an event as stored, or an ``Aggregate`` (its last event).
         seconds: how long to wait; None takes the setting ``TIMEOUT``.
-        subscription: wait for the checkpoint of this one; None waits for the position
-            alone.
+        subscription: wait until this one has delivered the event, or all events up to
+            the position: none of them may wait in a parked stream. None waits for the
+            position alone.
 
     Returns:
         Whether it was reached in that time.
@@ -132,7 +167,9 @@ async def wait_for(
     while True:
         if position is None:
             position = await _position_of(store, version)
-        if position is not None and position <= await reached(store, subscription):
+        if position is not None and await _is_reached(
+            store, subscription, position, version[0] or None
+        ):
             return True
         left = end - monotonic()
         if left <= 0:
@@ -210,15 +247,42 @@ async def _position_of(store: Store, version: tuple[str, int]) -> int | None:
     return found["_id"] if found else None
 
 
-async def reached(store: Store, subscription: str | None) -> int:
-    """Return the position a subscription has reached; with None, the last of all."""
-    if subscription is None:
-        return await head_position(store)
+async def reached(store: Store, subscription: str) -> int:
+    """Return the position of a subscription's checkpoint; 0 before its first run."""
     with in_time():
         found = await store.subscriptions.find_one(
             {"_id": {"$eq": subscription}}, projection={"position": 1}
         )
     return found["position"] if found else 0
+
+
+async def _is_reached(
+    store: Store, subscription: str | None, position: int, stream: str | None
+) -> bool:
+    """
+    Whether a position is assigned, and a subscription has delivered all up to it.
+
+    A subscription passes events of parked streams, which are not delivered.
+
+    Args:
+        store: one face of the store.
+        subscription: the subscription; None asks for the position alone.
+        position: the position.
+        stream: only this one need not be parked; None means all.
+    """
+    if subscription is None:
+        return position <= await head_position(store)
+    parked: Document = {
+        "subscription": {"$eq": subscription},
+        "position": {"$lte": position},
+    }
+    if stream is not None:
+        parked["_id"] = {"subscription": subscription, "aggregateId": stream}
+    with in_time():
+        # The checkpoint first: a stream is parked in the transaction that passes it.
+        if await reached(store, subscription) < position:
+            return False
+        return await store.parked.find_one(parked, projection={"_id": 1}) is None
 
 
 async def read_all(
@@ -241,12 +305,14 @@ async def read_all(
         while left > 0:
             size = int(min(PAGE_SIZE, left))
             page = await read(store, {**query, "_id": {"$gt": after}}, size, session)
-            for event in page:
+            for event in page.events:
+                if isinstance(event, LostEvent):
+                    raise event.error
                 yield event
-            if len(page) < size:
+            if not page.is_full:
                 return
-            after = page[-1]["position"]
-            left -= size
+            after = page.last
+            left -= len(page.events)
 
 
 def wanted(
@@ -263,9 +329,7 @@ def wanted(
     return query
 
 
-async def read(
-    store: Store, query: Document, size: int, session: Any
-) -> list[Document]:
+async def read(store: Store, query: Document, size: int, session: Any) -> EventPage:
     """
     Return the events of the first ``size`` entries that match a query.
 
@@ -275,78 +339,43 @@ async def read(
     with in_time():
         entries = await store.positions.find(
             query,
-            projection=["eventId"],
+            projection=["eventId", "lost"],
             sort=[("_id", 1)],
             limit=size,
             session=session,
         )
-        events = await _events_of(store, entries, session)
-    page = []
-    for entry in entries:
-        event = events.get(_id_key(entry["eventId"]))
-        if event is None:
-            raise await _positions_broken(store, entry["_id"], session)
-        event = read_event(event)
-        event["position"] = entry["_id"]
-        page.append(event)
-    return page
-
-
-async def _events_of(
-    store: Store, entries: Sequence[Document], session: Any
-) -> dict[Any, Document]:
-    """
-    Return the events of some entries, by the keys of their ids.
-
-    Neighbours in the global order were recorded at about the same time: reading along
-    the index of time costs a third less than looking up each id. Events that it does
-    not return are looked up by id.
-    """
-    events: dict[Any, Document] = {}
-    limit = round(len(entries) * SPARE_FACTOR)
-    span = entries[-1]["_id"] - entries[0]["_id"] if entries else 0
-    is_dense = len(entries) >= TIME_SCAN_EVENTS and span < limit
-    if is_dense and (times := await _time_span(store, entries, session)):
-        # Without a sort, the server picks the one index on the time alone.
-        found = await store.events.find(times, limit=limit, session=session)
-        events = {_id_key(event["_id"]): event for event in found}
-    ids = [entry["eventId"] for entry in entries]
-    missing = [one for one in ids if _id_key(one) not in events]
+        kept = [entry for entry in entries if "lost" not in entry]
+        found, read = await events_of(store, kept, session)
+    is_full = len(entries) == size or len(read) < len(kept)
+    last = read[-1]["_id"] if len(read) < len(kept) else 0
+    events: dict[int, Document] = {}
+    for entry in read:
+        event = found.get(id_key(entry["eventId"]))
+        if event is not None:
+            events[entry["_id"]] = read_whole_event(event)
+            event["position"] = entry["_id"]
+    missing = [entry["_id"] for entry in read if entry["_id"] not in events]
     if missing:
-        found = await store.events.find({"_id": {"$in": missing}}, session=session)
-        events.update((_id_key(event["_id"]), event) for event in found)
-    return events
+        events |= await _lost_events(store, missing, session)
+    page = [events[position] for position in sorted(events)]
+    return EventPage(page, last or (entries[-1]["_id"] if entries else 0), is_full)
 
 
-async def _time_span(
-    store: Store, entries: Sequence[Document], session: Any
-) -> Document | None:
-    """Return the filter for the time from the first entry's event to the last one's."""
-    ends = [entries[0]["eventId"], entries[-1]["eventId"]]
-    found = await store.events.find(
-        {"_id": {"$in": ends}}, projection=["created"], session=session
-    )
-    times = [event.get("created") for event in found]
-    dates = [time for time in times if isinstance(time, dt.datetime)]
-    if not dates:
-        return None  # another program stores numbers
-    return {"created": {"$gte": min(dates), "$lte": max(dates)}}
-
-
-def _id_key(event_id: Any) -> Any:
-    """Return a hashable key for an event id, which may be of any BSON type."""
-    return event_id if type(event_id) in PLAIN_ID_TYPES else bson.encode({"": event_id})
-
-
-async def _positions_broken(
-    store: Store, position: int, session: Any
-) -> PositionsBroken:
+async def _lost_events(
+    store: Store, positions: Sequence[int], session: Any
+) -> dict[int, Document]:
+    """Return what the entries of some events say that no longer exist."""
     with in_time():
-        entry = await store.positions.find_one({"_id": position}, session=session)
-    entry = entry or {}
-    return PositionsBroken(
-        position, entry.get("aggregateId", ""), entry.get("aggregateVersion", 0)
-    )
+        entries = await store.positions.find(
+            {"_id": {"$in": list(positions)}, "lost": None},
+            projection=_ENTRY_FIELDS,
+            session=session,
+        )
+    lost: dict[int, Document] = {}
+    for entry in entries:
+        position, event_id = entry.pop("_id"), entry.pop("eventId")
+        lost[position] = LostEvent(entry, _id=event_id, position=position)
+    return lost
 
 
 def _stream_version(document: Document) -> tuple[str, int]:

@@ -10,9 +10,10 @@ then differ: reset every subscription and rebuild every projection.
 
 Two invariants hold after every write, and everything else rests on them:
 
-- the entries of a stream are its first versions, in order and without a gap;
+- the entries of a stream are its first versions, in order, and without a gap but for
+  versions whose loss was accepted;
 - an entry with a ``token`` certifies that every event up to that point of the change
-  stream has its entry.
+  stream has its entry, or that its stream is recorded as held up.
 
 Any number of sequencers may run. Position and version are unique among the entries: a
 sequencer that was overtaken writes nothing, and starts again after the last entry.
@@ -20,9 +21,11 @@ sequencer that was overtaken writes nothing, and starts again after the last ent
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, suppress
+from math import inf
 from time import monotonic
 from typing import Any, ClassVar
 
@@ -30,23 +33,24 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from ..documents.bson_types import Document
 from ..documents.collections import SEQUENCER_SCAN
-from ..exceptions import EventStoreError
+from ..documents.passed_over import PassedOver, is_event
 from ..mongodb.connection import Store, raw
 from ..mongodb.indexes import ENTRY_VERSIONS, TIME
 from ..mongodb.write_errors import DUPLICATE_KEY
 from .change_stream import BATCH_SIZE, ChangeStream, HistoryLost
+from .held_streams import HOLE, REPLACED, HeldStreams, accepted_of, contiguous
+
+logger = logging.getLogger("ossy_event_store")
 
 HEADS = 100_000  # streams whose last version is kept in memory
 
-
 _OWN_INDEXES = ({"_id"}, {name for name, _ in ENTRY_VERSIONS.keys})
 _FIELDS = ("aggregateId", "aggregateVersion", "aggregateType", "type")
+# Of the documents of a stream, only those that are events; see ``is_event()``.
+_TYPED = {name: {"$type": "string"} for name in ("aggregateType", "type")}
+_INTEGERS = ["int", "long"]
 # The driver would fetch whole documents; an entry needs only these fields.
 _PROJECTION = {"_id": 1, "created": 1, **dict.fromkeys(_FIELDS, 1)}
-
-
-class HoleInStream(EventStoreError):
-    """A stream lacks a version before one it has; ``verify_event_store`` names it."""
 
 
 class Sequencer:
@@ -60,6 +64,8 @@ class Sequencer:
     wait_seconds: ClassVar[float] = 0.5
     #: Seconds without events until the token reached is stored again.
     certify_seconds: ClassVar[float] = 60.0
+    #: Seconds between two looks for streams whose loss was accepted.
+    look_seconds: ClassVar[float] = 1.0
 
     def __init__(self, store: Store) -> None:
         #: Whether the last ``advance()`` found nothing left to do.
@@ -67,6 +73,7 @@ class Sequencer:
         self._events = raw(store.events)
         self._entries = raw(store.positions)
         self._progress = raw(store.leases)
+        self._held = HeldStreams(raw(store.damaged))
         #: The last position that it knows to be assigned.
         self.last = 0
         self._heads: dict[str, int] = {}
@@ -84,7 +91,6 @@ class Sequencer:
 
         Raises:
             PyMongoError: the server did not answer. Call again, after a pause.
-            HoleInStream: an event was stored outside of the event store.
         """
         self._wait = self.wait_seconds if wait is None else wait
         self.is_caught_up = False
@@ -122,6 +128,7 @@ class Sequencer:
         self._heads.clear()
         last = self._entries.find_one(sort=[("_id", -1)])
         self.last = last["_id"] if last else 0
+        self._held.load()  # after the token, which certifies what it says
         changes = self._resume(last.get("token") if last else None)
         if changes is None:
             changes = yield from self._scan()
@@ -140,10 +147,14 @@ class Sequencer:
             return None
 
     def _follow(self, changes: ChangeStream) -> Generator[int, None, None]:
-        certified = monotonic()
+        certified, looked = monotonic(), -inf
         while True:
+            assigned = 0
+            if monotonic() - looked > self.look_seconds:
+                assigned += self._try_again(self._held.requested())
+                looked = monotonic()
             found = changes.fetch(self._wait)
-            assigned = self._assign(found)
+            assigned += self._assign(found)
             self.is_caught_up = not found
             if assigned:
                 certified = monotonic()
@@ -191,26 +202,130 @@ class Sequencer:
 
     def _assign(self, found: Sequence[tuple[Document, Any]]) -> int:
         """Write the entries of those events that lack one; return how many."""
-        found = [(event, token) for event, token in found if _is_event(event)]
-        self._learn({event["aggregateId"] for event, _ in found})
+        found = self._only_events(found)
+        streams = {event["aggregateId"] for event, _ in found}
+        assigned = self._try_again(self._held.among(streams))
+        self._learn(streams)
+        self._look_for_replaced([event for event, _ in found])
         entries: list[Document] = []
         for event, token in found:
             stream, version = event["aggregateId"], event["aggregateVersion"]
             head = self._heads[stream]
-            if version <= head:
+            if version <= head or stream in self._held:
                 continue
             missed = self._between(stream, head, version) if version > head + 1 else []
-            for one in (*missed, event):
-                entry = {"_id": self.last + len(entries) + 1, "eventId": one["_id"]}
-                entry.update((name, one.get(name)) for name in _FIELDS)
-                entries.append(entry)
+            if missed is None:
+                self._held.hold(event, head, HOLE)
+                continue
+            self._add(entries, (*missed, event))
             if token is not None:
                 entries[-1]["token"] = token
-            self._heads[stream] = version
+        self._write(entries)
+        return assigned + len(entries)
+
+    def _only_events(
+        self, found: Sequence[tuple[Document, Any]]
+    ) -> list[tuple[Document, Any]]:
+        """Leave out what other programs have stored among the events."""
+        events = [(one, token) for one, token in found if is_event(one)]
+        if len(events) < len(found):
+            passed = PassedOver()
+            passed.events([one for one, _ in found])
+            logger.warning("%s Run manage.py verify_event_store.", passed)
+        return events
+
+    def _add(self, entries: list[Document], events: Iterable[Document]) -> None:
+        """Add the entries of some events of a stream, which are its next ones."""
+        for event in events:
+            entry = {"_id": self.last + len(entries) + 1, "eventId": event["_id"]}
+            entry.update((name, event.get(name)) for name in _FIELDS)
+            entries.append(entry)
+            self._heads[event["aggregateId"]] = event["aggregateVersion"]
+
+    def _write(self, entries: Sequence[Document]) -> None:
         if entries:
             self._entries.insert_many(entries)
             self.last = entries[-1]["_id"]
-        return len(entries)
+
+    def _try_again(self, streams: Iterable[str]) -> int:
+        """Assign positions in streams that are held up, as far as that is possible."""
+        assigned = 0
+        for stream in streams:
+            found = self._held.find(stream)
+            if found and not self._is_replaced(found):
+                self._heads.pop(stream, None)
+                self._learn({stream})
+                assigned += self._assign_rest(stream, found)
+        return assigned
+
+    def _assign_rest(self, stream: str, found: Document) -> int:
+        """Assign positions to the events of a stream after its head, up to a hole."""
+        assigned, size, accepted = 0, self.scan_batch_size, accepted_of(found)
+        while events := self._after(stream, size):
+            run = contiguous(events, self._heads[stream], accepted)
+            entries: list[Document] = []
+            self._add(entries, run)
+            self._write(entries)
+            assigned += len(run)
+            if len(run) < len(events):
+                self._held.hold(events[len(run)], self._heads[stream], HOLE, found)
+                return assigned
+        self._held.release(found)
+        return assigned
+
+    def _is_replaced(self, found: Document) -> bool:
+        """Whether a stream is still held up because an event was replaced."""
+        if found.get("reason") != REPLACED or found.get("request"):
+            return False
+        stream, version = found["_id"], found["version"]
+        query = {"aggregateId": {"$eq": stream}, "aggregateVersion": version}
+        return any(
+            self._placed([event]).get(_version(event), event["_id"]) != event["_id"]
+            for event in self._read(query)
+        )
+
+    def _after(self, stream: str, limit: int) -> list[Document]:
+        """Return the events of a stream that come after its head."""
+        versions = {"$gt": self._heads[stream], "$type": _INTEGERS}
+        query = {"aggregateId": {"$eq": stream}, "aggregateVersion": versions}
+        return self._read(query, limit)
+
+    def _read(self, query: Document, limit: int = 0) -> list[Document]:
+        """Return events of one stream, at least as new as what was read before."""
+        with self._events.database.client.start_session() as session:
+            self._events.database.command("ping", session=session)
+            found = self._events.find(
+                {**query, **_TYPED}, _PROJECTION, limit=limit, session=session
+            )
+            return found.sort("aggregateVersion", 1).to_list()
+
+    def _look_for_replaced(self, events: Sequence[Document]) -> None:
+        """Hold up streams with an event whose version is another event's position."""
+        known = [
+            event
+            for event in events
+            if event["aggregateVersion"] <= self._heads[event["aggregateId"]]
+            and event["aggregateId"] not in self._held
+        ]
+        if not known:
+            return
+        placed = self._placed(known)
+        unplaced = [event for event in known if _version(event) not in placed]
+        if unplaced:  # its position was given up, so the head may be lower now
+            for event in unplaced:
+                self._heads.pop(event["aggregateId"], None)
+            self._learn({event["aggregateId"] for event in events})
+        for event in known:
+            if placed.get(_version(event), event["_id"]) != event["_id"]:
+                head = event["aggregateVersion"] - 1
+                self._held.hold(event, head, REPLACED)
+
+    def _placed(self, events: Sequence[Document]) -> dict[tuple[str, int], Any]:
+        """Return the ids of the events that got the positions of some versions."""
+        fields = ("aggregateId", "aggregateVersion")
+        versions = [{name: {"$eq": event[name]} for name in fields} for event in events]
+        found = self._entries.find({"$or": versions}, ["eventId", *fields])
+        return {_version(entry): entry["eventId"] for entry in found}
 
     def _learn(self, streams: set[str]) -> None:
         """Look up the last version with an entry, of streams not yet known."""
@@ -229,42 +344,40 @@ class Sequencer:
                 {"$group": {"_id": "$aggregateId", "head": head}},
             ]
         )
-        self._heads.update((one["_id"], one["head"]) for one in found)
+        # Positions that were given up have versions below 0.
+        self._heads.update((one["_id"], max(0, one["head"])) for one in found)
 
-    def _between(self, stream: str, head: int, version: int) -> list[Document]:
-        """Return the events of a stream between two versions."""
-        versions = {"$gt": head, "$lt": version}
+    def _between(self, stream: str, head: int, version: int) -> list[Document] | None:
+        """Return the events of a stream between two versions; None if some lack."""
+        versions = {"$gt": head, "$lt": version, "$type": _INTEGERS}
         query = {"aggregateId": {"$eq": stream}, "aggregateVersion": versions}
-        found = self._events.find(query, _PROJECTION)
-        events = found.sort("aggregateVersion", 1).to_list()
-        if len(events) != version - head - 1:
-            raise HoleInStream(
-                f"Stream {stream!r} has version {version}, but of the versions "
-                f"{head + 1} to {version - 1} only {len(events)} exist. Run manage.py "
-                "verify_event_store."
-            )
-        return events
+        events = self._read(query)
+        if len(events) == version - head - 1:
+            return events
+        accepted = accepted_of(self._held.find(stream))
+        end = {"aggregateVersion": version}
+        is_sound = len(contiguous([*events, end], head, accepted)) > len(events)
+        return events if is_sound else None
 
     def _certify(self, token: Any) -> None:
         """Store at the last entry that all events up to ``token`` have entries."""
         self._entries.update_one({"_id": self.last}, {"$set": {"token": token}})
 
 
-def _is_event(document: Document) -> bool:
-    """Whether a document is an event; other programs may store others beside them."""
-    stream, version = document.get("aggregateId"), document.get("aggregateVersion")
-    # Code, which BSON holds as well, is a subclass of str that cannot be a key.
-    return type(stream) is str and isinstance(version, int)
+def _version(document: Document) -> tuple[str, int]:
+    return document["aggregateId"], document["aggregateVersion"]
 
 
-def _by_version(events: Sequence[Document]) -> Iterable[Document]:
-    """Yield the same events, with those of each stream in order of version."""
+def _by_version(documents: Sequence[Document]) -> Iterable[Document]:
+    """Yield the same documents, with the events of each stream in order of version."""
+    events = list(filter(is_event, documents))
+    yield from (one for one in documents if not is_event(one))
     streams: defaultdict[Any, list[Document]] = defaultdict(list)
-    for event in filter(_is_event, events):
+    for event in events:
         streams[event["aggregateId"]].append(event)
     queues = {
         stream: deque(sorted(some, key=lambda event: event["aggregateVersion"]))
         for stream, some in streams.items()
     }
-    for event in filter(_is_event, events):
+    for event in events:
         yield queues[event["aggregateId"]].popleft()

@@ -197,8 +197,12 @@ class Feed:
             for entry in entries
             if entry["_id"] not in events and self._listeners_for(entry)
         ]:
+            query = {"_id": {"$in": new}}
+            read, upto = await read_events(store, query, len(new) + 1, session)
+            if upto is not None:  # the events of the others do not fit into memory
+                entries = [entry for entry in entries if entry["_id"] <= upto]
+                new = [position for position in new if position <= upto]
             events.update(dict.fromkeys(new))
-            read = await read_events(store, {"_id": {"$in": new}}, len(new), session)
             events.update((event["position"], event) for event in read)
         for _, event in sorted(events.items()):
             if event is not None:
@@ -266,7 +270,10 @@ class Feed:
         if not entries:
             return [], upto
         found = [entry["_id"] for entry in entries]
-        events = await read_events(store, {"_id": {"$in": found}}, len(found), session)
+        query = {"_id": {"$in": found}}
+        events, last = await read_events(store, query, len(found) + 1, session)
+        if last is not None:
+            return events, last
         return events, found[-1] if len(found) == limit else max(found[-1], upto)
 
     @asynccontextmanager

@@ -9,7 +9,6 @@ import logging
 from typing import Any
 
 from ..documents.bson_types import Document
-from ..exceptions import PositionsBroken
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.topology import is_standalone
@@ -20,16 +19,22 @@ logger = logging.getLogger("ossy_event_store")
 
 async def read_events(
     store: Store, query: Document, size: int, session: Any
-) -> list[Document]:
-    """Return the events of some positions, without those that were deleted."""
-    deleted: list[int] = []
-    while True:
-        others = {"$and": [query, {"_id": {"$nin": deleted}}]} if deleted else query
-        try:
-            return await reader.read(store, others, size, session)
-        except PositionsBroken as error:
-            logger.error("Event feed skipped a deleted event: %s", error)
-            deleted.append(error.position)
+) -> tuple[list[Document], int | None]:
+    """
+    Return the events of some positions, without those that were deleted.
+
+    Returns:
+        The events, and the position after which more of them may follow; None if none
+        do: large events come in several pages.
+    """
+    page = await reader.read(store, query, size, session)
+    events = []
+    for event in page.events:
+        if isinstance(event, reader.LostEvent):
+            logger.error("Event feed skipped a deleted event: %s", event.error)
+        else:
+            events.append(event)
+    return events, page.last if page.is_full else None
 
 
 async def version_at(store: Store, session: Any, stream: str, position: int) -> int:
@@ -42,7 +47,8 @@ async def version_at(store: Store, session: Any, stream: str, position: int) -> 
             sort=[("aggregateVersion", -1)],
             session=session,
         )
-    return int(last["aggregateVersion"]) if last else 0
+    # Positions that were given up have versions below 0.
+    return max(0, int(last["aggregateVersion"])) if last else 0
 
 
 async def has_change_streams(store: Store) -> bool:

@@ -69,7 +69,8 @@ class ProjectionFeed(Feed):
         if now.position == after:
             return False
         upto = min(now.position, after + self.limits.page_size)
-        for event, keys in await self._applied(store, session, after, upto):
+        applied, upto = await self._applied(store, session, after, upto)
+        for event, keys in applied:
             notification = Notification(event["position"], event)
             self._offer(notification, self._listeners_for_keys(keys, event))
         self.position = upto
@@ -114,7 +115,10 @@ class ProjectionFeed(Feed):
         )
         if not late:
             return None if late is None else []
-        events = await read_events(store, {"_id": {"$in": late}}, len(late), session)
+        query: Document = {"_id": {"$in": late}}
+        events, last = await read_events(store, query, len(late) + 1, session)
+        if last is not None:
+            return None  # too large to be announced one by one
         return await self._with_keys(store, session, events)
 
     def _listeners_for_keys(self, keys: list[str], event: Document) -> list[Listener]:
@@ -136,7 +140,7 @@ class ProjectionFeed(Feed):
         self, store: Store, session: Any, wanted: EventFilter, after: int, upto: int
     ) -> tuple[list[Document], int]:
         upto = min(upto, after + self.limits.page_size)
-        applied = await self._applied(store, session, after, upto)
+        applied, upto = await self._applied(store, session, after, upto)
         return [
             event
             for event, keys in applied
@@ -145,10 +149,17 @@ class ProjectionFeed(Feed):
 
     async def _applied(
         self, store: Store, session: Any, after: int, upto: int
-    ) -> list[Keyed]:
-        """Return the applied events between two positions, each with its keys."""
+    ) -> tuple[list[Keyed], int]:
+        """
+        Return the applied events between two positions, each with its keys.
+
+        Returns:
+            The events, and up to which position: ``upto``, or less if they are large.
+        """
         query = {**self._query(), "_id": {"$gt": after, "$lte": upto}}
-        events = await read_events(store, query, self.limits.page_size, session)
+        size = self.limits.page_size + 1
+        events, last = await read_events(store, query, size, session)
+        upto = upto if last is None else last
         parked = self._parked
         if parked is None:
             streams = (event["aggregateId"] for event in events)
@@ -157,7 +168,7 @@ class ProjectionFeed(Feed):
         applied = [
             event for event in events if applied_events.is_applied(event, parked)
         ]
-        return await self._with_keys(store, session, applied)
+        return await self._with_keys(store, session, applied), upto
 
     async def _with_keys(
         self, store: Store, session: Any, events: Iterable[Document]

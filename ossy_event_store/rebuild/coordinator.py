@@ -6,6 +6,7 @@ It records its progress in the database, so that another rebuild can resume.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import aclosing, closing
@@ -21,6 +22,8 @@ from .ranges import Part, Span, split
 from .report import DryRun, Progress, RebuildReport
 from .stale import stale_ids
 from .tallies import Tally, save_tally
+
+logger = logging.getLogger("ossy_event_store")
 
 # A few for each, so that one slow range leaves the other workers something to do.
 RANGES_PER_WORKER = 4
@@ -53,7 +56,13 @@ async def _rebuild_ids(
         else:
             await builder.fold_ids(Root, ids)
     builder.tick()
+    _log_passed_over(builder.report)
     return builder.report
+
+
+def _log_passed_over(report: RebuildReport) -> None:
+    if report.passed_over:
+        logger.warning("%s Run manage.py verify_event_store.", report.passed_over)
 
 
 class _Rebuild:
@@ -96,6 +105,7 @@ class _Rebuild:
             await self.recorded.finish()
         self.report.seconds = time.monotonic() - self.began
         self._report_progress()
+        _log_passed_over(self.report)
         return self.report
 
     async def _plan(self) -> None:
@@ -202,7 +212,11 @@ class _Rebuild:
         """Call ``progress`` with the sum of all parts."""
         if self.progress is None:
             return
-        total = replace(self.report, failures=[*self.report.failures])
+        total = replace(
+            self.report,
+            failures=[*self.report.failures],
+            passed_over=replace(self.report.passed_over),
+        )
         for report in self.running.values():
             total.add(replace(report, dry_run={}))
         total.seconds = time.monotonic() - self.began

@@ -18,11 +18,11 @@ from operator import itemgetter
 from typing import Any, cast
 
 from ..documents.bson_types import Document
-from ..documents.event_document import read_event
+from ..documents.event_document import read_whole_event
 from ..exceptions import InvalidState, ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from ..mongodb.resumable_scan import scan
+from ..mongodb.resumable_scan import BATCH, scan
 from ..streams.reducers import fold
 from ..streams.snapshots import Snapshot, build_snapshot, write_snapshots
 from .ranges import Partition, Span, ids_of
@@ -47,6 +47,8 @@ class SnapshotBuilder:
 
     #: Snapshots that one bulk write takes, at most.
     write_batch = 500
+    #: And their bytes, about.
+    write_bytes = 8_000_000
     #: What is folded and not written would be lost to a resumed rebuild.
     write_seconds = 1.0
 
@@ -80,9 +82,13 @@ class SnapshotBuilder:
 
     async def fold(self, Root: Any, query: Document) -> None:
         """Fold every stream that matches a query, and write the snapshots."""
-        stream = self.stream(Root)
-        async with aclosing(scan(self.store, query)) as batches:
+        stream, is_large = self.stream(Root), False
+        found = scan(self.store, query, passed_over=self.report.passed_over)
+        async with aclosing(found) as batches:
             async for batch in batches:
+                if is_large:
+                    stream.fold()
+                is_large = len(batch) < BATCH  # or it is the last one
                 await self.prepare(Root, batch)
                 for aggregate_id, events in itertools.groupby(
                     batch, itemgetter("aggregateId")
@@ -90,7 +96,7 @@ class SnapshotBuilder:
                     if aggregate_id != stream.id:
                         self.finish(stream)
                         stream = self.stream(Root, aggregate_id)
-                    stream.take([read_event(event) for event in events])
+                    stream.take([read_whole_event(event) for event in events])
                 if self.is_time_to_write():
                     await self.write()
                 self.tick()
@@ -108,7 +114,8 @@ class SnapshotBuilder:
     def is_time_to_write(self) -> bool:
         """Whether ``write()`` has enough to do."""
         is_late = time.monotonic() - self.wrote > self.write_seconds
-        is_full = len(self.snapshots) >= self.write_batch
+        size = sum(len(one.encoded.raw) for one in self.snapshots)
+        is_full = len(self.snapshots) >= self.write_batch or size > self.write_bytes
         return is_full or (is_late and bool(self.snapshots))
 
     def finish(self, stream: StreamFold) -> None:
@@ -159,7 +166,7 @@ class StreamFold:
     """The fold of one stream; ``error`` once its reducer has raised."""
 
     #: Events that are held before they are folded.
-    held_events = 5000
+    held_events = 1000
 
     def __init__(self, Root: Any, aggregate_id: str | None = None) -> None:
         self.Root = Root

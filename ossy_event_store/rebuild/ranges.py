@@ -165,7 +165,7 @@ async def ids_of(
         with in_time():
             # One round trip: a cursor would time out while these are folded.
             async for batch in store.events.aggregate(pipeline, IDS_PAGE_SIZE + 1):
-                page += [head["_id"] for head in batch]
+                page += [head["_id"] for head in batch if type(head["_id"]) is str]
         if page != sorted(page) or (page and after is not None and page[0] <= after):
             raise UnexpectedState(
                 "The server returned streams out of order; an index may be missing. "

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..documents.diff import Change, Diff
 from ..documents.display import brief, counted, type_note
+from ..documents.passed_over import PassedOver
 from ..exceptions import ReducerError
 
 KEPT_FAILURES = 1000
@@ -153,6 +154,8 @@ class RebuildReport:
     restart_reason: str = ""
     #: The results of a dry run, by aggregate type.
     dry_run: dict[str, DryRun] = field(default_factory=dict)
+    #: Documents of these types that are no events.
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     @property
     def ok(self) -> bool:
@@ -170,6 +173,7 @@ class RebuildReport:
         for name in ("streams", "events", "saved", "newer", "failed"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failures += other.failures[: KEPT_FAILURES - len(self.failures)]
+        self.passed_over.include(other.passed_over)
         for kind, dry_run in other.dry_run.items():
             self.dry_run.setdefault(kind, DryRun()).add(dry_run)
 
@@ -187,7 +191,8 @@ class RebuildReport:
         dry_run = {kind: one.as_json() for kind, one in self.dry_run.items()}
         seconds = round(self.seconds, 3)
         whole = {"failures": failures, "dry_run": dry_run, "seconds": seconds}
-        return {"ok": self.ok, **vars(self), **whole}
+        passed_over = {"passed_over": vars(self.passed_over)}
+        return {"ok": self.ok, **vars(self), **whole, **passed_over}
 
     def __str__(self) -> str:
         rate = self.events / self.seconds if self.seconds else 0
@@ -200,6 +205,8 @@ class RebuildReport:
             text += f", {counted(self.newer, 'newer one')} kept"
         if self.resumed:
             text += f", {counted(self.resumed, 'stream')} done before"
+        if self.passed_over:
+            text += f", {counted(self.passed_over.count, 'document')} passed over"
         return text + (f", {self.failed:,} FAILED" if self.failed else "")
 
 

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from ..documents.bson_types import Document
+from ..documents.event_document import version_number
 from ..exceptions import UnexpectedState
 from ..mongodb.connection import Store
 from ..mongodb.indexes import SNAPSHOT_HEADS
@@ -31,10 +32,38 @@ async def stale_ids(
         tally: counts all streams, stale or not.
         span: only this range of them.
     """
+    try:
+        async with aclosing(_stale_ids(store, Root, tally, span)) as pages:
+            async for page in pages:
+                yield page
+    except _OutOfOrder:
+        # An id that is a list, by another program, takes the order from the index.
+        if tally is not None:
+            tally.streams = tally.events = 0
+        in_order = _stale_ids(store, Root, tally, span, is_sorted=True)
+        async with aclosing(in_order) as pages:
+            async for page in pages:
+                yield page
+
+
+class _OutOfOrder(UnexpectedState):
+    """The server returned stream heads out of order."""
+
+
+async def _stale_ids(
+    store: Store,
+    Root: Any,
+    tally: Tally | None,
+    span: Span | None,
+    *,
+    is_sorted: bool = False,
+) -> AsyncGenerator[list[str], None]:
     # Other programs may store ids that are not strings; they cannot be merged.
     kind = {"aggregateType": {"$eq": Root.aggregate_type}}
     ids = {"$gte": "", **(span.ids if span else {})}
     pipeline = _heads({**kind, "aggregateId": ids})
+    if is_sorted:
+        pipeline.append({"$sort": {"_id": -1}})
     heads = _each(store.events.aggregate(pipeline, HEADS_BATCH, unbounded=True))
     snapshots = _each(
         store.snapshots.batches(
@@ -52,7 +81,7 @@ async def stale_ids(
         async for stream, snapshot in _merge(heads, snapshots):
             if stream is not None and tally is not None:
                 tally.streams += 1
-                tally.events += stream["version"]
+                tally.events += version_number(stream["version"]) or 0
             if stream is None:
                 await discard_if_ahead(store, snapshot["_id"])
             elif not _is_current(stream, snapshot, revision):
@@ -79,8 +108,10 @@ async def _each(
     async with aclosing(batches):
         async for batch in batches:
             for document in batch:
+                if type(document["_id"]) is not str:
+                    continue
                 if last is not None and document["_id"] >= last:
-                    raise UnexpectedState(
+                    raise _OutOfOrder(
                         "The server returned stream heads out of order. Run a full "
                         "rebuild."
                     )

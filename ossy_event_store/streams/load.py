@@ -4,24 +4,31 @@ Load an aggregate from its snapshot and its stream, or create one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
 from pymongo.errors import PyMongoError
 
 from ..documents.bson_types import Document
-from ..documents.event_document import read_event
+from ..documents.event_document import read_whole_event
+from ..documents.passed_over import is_event
 from ..exceptions import (
     AggregateNotFound,
     AggregateTypeMismatch,
     IdempotencyConflict,
     OutcomeUnknown,
+    StoreUnavailable,
 )
 from ..mongodb.connection import Store
+from ..mongodb.resumable_scan import scan
 from .append import append
 from .new_events import FirstEvent
+from .reducers import fold
 from .snapshots import discard_if_ahead, is_usable
 
 _BY_VERSION = [("aggregateVersion", 1)]
+PAGE_SIZE = 5000  # events of a read; nearly all streams are shorter
 
 
 class LoadedAggregate(Protocol):
@@ -50,15 +57,71 @@ A = TypeVar("A", bound=LoadedAggregate)
 async def load_stream(
     store: Store, aggregate_id: str, from_version: int
 ) -> list[Document]:
-    """Return the events of a stream after a version, majority-read on the primary."""
+    """
+    Return the events of a stream after a version, majority-read on the primary.
+
+    Raises:
+        StoreUnavailable: the stream is too long to be read in time.
+    """
+    events: list[Document] = []
+    after, is_full = from_version, True
+    while is_full:
+        query = {
+            "aggregateId": {"$eq": aggregate_id},
+            "aggregateVersion": {"$gt": after},
+        }
+        try:
+            found = await store.events.find(query, sort=_BY_VERSION, limit=PAGE_SIZE)
+        except PyMongoError as error:
+            if events and error.timeout:
+                raise _too_long(aggregate_id, from_version, len(events)) from error
+            raise
+        events += [read_whole_event(event) for event in found if is_event(event)]
+        is_full = len(found) == PAGE_SIZE
+        after = found[-1]["aggregateVersion"] if found else after
+    return events
+
+
+def _too_long(aggregate_id: str, from_version: int, count: int) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"stream {aggregate_id!r} is too long to be loaded within the setting TIMEOUT: "
+        f"{count:,} events after version {from_version} were read, and there are more. "
+        "A current snapshot shortens the load: run manage.py rebuild_aggregates "
+        f"--id={aggregate_id}, and save() often, or let run_subscriptions keep them."
+    )
+
+
+async def fold_stream(
+    store: Store,
+    Root: Any,
+    aggregate_id: str,
+    state: Mapping[str, Any],
+    from_version: int,
+    until: int,
+) -> tuple[Mapping[str, Any], int]:
+    """
+    Fold the events of a stream between two versions onto a state, a batch at a time.
+
+    It takes as long as it takes, in flat memory; each batch is bounded by the setting
+    ``TIMEOUT``.
+
+    Returns:
+        The state, and the version of the last event; ``from_version`` if there is none.
+
+    Raises:
+        ReducerError: the reducer raised.
+    """
     query = {
         "aggregateId": {"$eq": aggregate_id},
-        "aggregateVersion": {"$gt": from_version},
+        "aggregateVersion": {"$gt": from_version, "$lte": until},
     }
-    events = await store.events.find(query, sort=_BY_VERSION)
-    for event in events:
-        read_event(event)
-    return events
+    version = from_version
+    async with aclosing(scan(store, query)) as batches:
+        async for batch in batches:
+            events = [read_whole_event(event) for event in batch]
+            state = fold(Root, events, dict(state))
+            version = events[-1]["aggregateVersion"]
+    return state, version
 
 
 async def find_snapshot(store: Store, aggregate_id: str) -> Document | None:
@@ -128,7 +191,7 @@ async def create_aggregate(
         return await load_aggregate(
             cls, store, Root, event["aggregateId"], use_snapshot
         )
-    except PyMongoError as error:
+    except (PyMongoError, StoreUnavailable) as error:
         # Not "unavailable", which would say that nothing is stored.
         raise OutcomeUnknown([event["_id"]]) from error
 

@@ -12,7 +12,7 @@ from pymongo.errors import OperationFailure
 
 from ..documents.arguments import check_items, check_number
 from ..documents.bson_types import Document
-from ..documents.event_document import check_id, read_event
+from ..documents.event_document import check_id, read_event, read_whole_event
 from ..documents.event_query import as_stored
 from ..documents.query_guard import check_query, check_sort
 from ..exceptions import InvalidQuery
@@ -35,6 +35,7 @@ FIRST_LOCATION = 15_000
 
 _FIRST: Document = {"aggregateVersion": 1}
 _NAMES = {"_id": 0, "aggregateId": 1, "aggregateType": 1}
+_STRINGS = ("aggregateId", "aggregateType")  # of an event, but not of any document
 
 
 async def type_of(store: Store, aggregate_id: str) -> str | None:
@@ -44,7 +45,8 @@ async def type_of(store: Store, aggregate_id: str) -> str | None:
         first = await store.events.find_one(
             {**_FIRST, "aggregateId": {"$eq": aggregate_id}}, projection=_NAMES
         )
-    return first["aggregateType"] if first else None
+    kind = (first or {}).get("aggregateType")
+    return kind if type(kind) is str else None  # else it is no event
 
 
 async def stream_exists(store: Store, aggregate_id: str) -> bool:
@@ -161,7 +163,8 @@ async def each_stream(
                 limit=page_size,
             )
         for stream in page:
-            yield stream
+            if all(type(stream.get(name)) is str for name in _STRINGS):
+                yield stream
         if len(page) < page_size:
             return
         last = page[-1]["aggregateId"]
@@ -182,7 +185,7 @@ async def find_events(
     """Return the events that match a checked query."""
     with _explained("query"):
         events = await store.events.find(as_stored(query), sort=sort, limit=limit)
-    return [read_event(event) for event in events]
+    return [read_whole_event(event) for event in events]
 
 
 async def run_pipeline(

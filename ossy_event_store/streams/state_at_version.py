@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..documents.bson_types import Document
-from ..documents.event_document import read_event
+from ..documents.event_document import read_whole_event
+from ..documents.passed_over import is_event
 from ..exceptions import ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
@@ -99,7 +100,8 @@ async def _fold(
         store.events.batches(query, EVENTS_PER_BATCH, sort=sort)
     ) as batches:
         async for batch in batches:
-            for events in _split_off_last([read_event(e) for e in batch], version):
+            found = [read_whole_event(event) for event in batch if is_event(event)]
+            for events in _split_off_last(found, version):
                 before = state
                 try:
                     state = _folded(Root, events, state)
@@ -114,7 +116,7 @@ async def _fold(
 
 def _split_off_last(events: list[Document], version: int) -> list[list[Document]]:
     """Split off the event of the version, to know the state before it."""
-    if events[-1]["aggregateVersion"] != version:
+    if events and events[-1]["aggregateVersion"] != version:
         return [events]
     return [some for some in (events[:-1], events[-1:]) if some]
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from ..documents.bson_types import Document
 from ..mongodb.connection import Store
 from ..mongodb.write_errors import short_reason
+from ..positions.reader import LostEvent
 from .checkpoints import error_record
 from .claim import Claim
 from .declaration import Subscription
@@ -92,6 +93,8 @@ class Attempts:
             GaveUp: the last try failed as well.
             StoppedAt: so it did, and the subscription is to stop then.
         """
+        if isinstance(event, LostEvent):
+            await self._failed(event, event.error, self._declared.retries + 1)
         pause, longest = self._declared.backoff
         for tried in range(1, self._declared.retries + 2):
             try:

@@ -222,7 +222,8 @@ class Consumer:
             if page.events:
                 page = await self._deliver_and_read(store, progress, lanes, page)
             else:
-                progress.seen, page = page.reach, None
+                progress.seen, is_full = page.reach, page.is_full
+                page = await self._read(store, page.reach) if is_full else None
             await progress.write_if_due(idle=page is None)
             if page is None:
                 await self._wait(store, progress)
@@ -250,21 +251,21 @@ class Consumer:
             if not query:
                 query["_id"] = {"$gt": after}
                 found = await read(store, query, limit, session)
-                return Page(found, found[-1]["position"] if found else after)
+                return Page(found.events, found.last or after, found.is_full)
             # The session lets the second read see all that the first one saw.
             head = await head_position(store, session)
             if head <= after:
-                return Page([], after)
+                return Page([], after, is_full=False)
             query["_id"] = {"$gt": after, "$lte": head}
             found = await read(store, query, limit, session)
-            full = len(found) == limit
-            return Page(found, found[-1]["position"] if full else head)
+            reach = found.last if found.is_full else head
+            return Page(found.events, reach, found.is_full)
 
     async def _deliver_and_read(
         self, store: Store, progress: Progress, lanes: Lanes, page: Page
     ) -> Page | None:
         """Deliver a page; return the next one, if there is one already."""
-        if len(page.events) < self.page_events:
+        if not page.is_full:
             await lanes.deliver(page)
             return None
         # A large lag: the server finds the next events while these are delivered.

@@ -8,7 +8,7 @@ the delivery has one. Lanes run side by side: the order holds within a stream.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Barrier
@@ -19,6 +19,7 @@ from django.db import connections
 from ..documents.bson_types import Document
 from ..mongodb.connection import Store
 from ..mongodb.ports import drive
+from ..positions.reader import LostEvent
 from .attempts import Attempts, GaveUp, StoppedAt
 from .claim import Claim
 from .delivery import Delivery, TooLarge, by_stream
@@ -32,6 +33,8 @@ class Page(NamedTuple):
 
     events: list[Document]
     reach: int
+    #: Whether there may be more events.
+    is_full: bool = False
 
 
 class Lanes(Protocol):
@@ -70,16 +73,13 @@ class OneLane:
 
     async def deliver(self, page: Page) -> None:
         """Deliver the events of a page in global order."""
-        found = page.events
-        size = self._delivery.size or len(found)
-        for at in range(0, len(found), size):
+        last = page.events[-1]["position"]
+        for chunk in chunks(page.events, self._delivery.size):
             if self._stop.is_set():
                 return
             await self._claim.check_stored(self._store)
-            chunk = found[at : at + size]
-            last = at + size >= len(found)
-            after = page.reach if last else chunk[-1]["position"]
-            await self._deliver_chunk(chunk, after)
+            end: int = chunk[-1]["position"]
+            await self._deliver_chunk(chunk, page.reach if end == last else end)
             await self._progress.write_if_due()
         if not self._stop.is_set():
             self._progress.seen = page.reach
@@ -114,6 +114,21 @@ class OneLane:
             if not self._stop.is_set():
                 await self._deliver_chunk(events[half:], after)
         return True
+
+
+def chunks(events: list[Document], size: int | None) -> Iterator[list[Document]]:
+    """Yield events that are delivered together; one that was lost is by itself."""
+    start = 0
+    for at, event in enumerate(events):
+        is_lost = isinstance(event, LostEvent)
+        if start < at and (is_lost or at - start == size):
+            yield events[start:at]
+            start = at
+        if is_lost:
+            yield [event]
+            start = at + 1
+    if start < len(events):
+        yield events[start:]
 
 
 class LanePerStream:

@@ -1,5 +1,5 @@
 """
-What operators do: retry, skip, reset, pause and resume.
+What operators do: retry, skip, reset, pause, resume, accept a loss.
 
 The process that runs the subscription notices within a second, or the next one that
 runs it. The command ``subscriptions`` and the admin call these functions.
@@ -17,12 +17,13 @@ from django.db import Error
 from ..documents.arguments import check_number
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
-from ..exceptions import UnknownSubscription
+from ..exceptions import PositionsBroken, UnknownSubscription
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import unless_it_exists
+from ..positions import damage
 from ..positions.reader import head_position
 from . import checkpoints, declaration, parked_streams
 from .declaration import Subscription
@@ -161,6 +162,52 @@ def resume(name: str) -> bool:
         return bool(
             drive(store.subscriptions.update_one(query, {"$set": {"paused": None}}))
         )
+
+
+def accept_loss(
+    aggregate_id: str, reason: str, who: str | None = None
+) -> list[tuple[int, int]]:
+    """
+    Accept that events of a stream are lost, so that everything continues without them.
+
+    The sequencer passes over the holes of the stream, readers pass over positions whose
+    event was deleted, and subscriptions that parked the stream retry it. What is left
+    of the stream stays as it is.
+
+    Args:
+        aggregate_id: the stream.
+        reason: why; it is stored in the collection ``eventstore_damaged``.
+        who: who accepts it; stored with the reason.
+
+    Returns:
+        The first and the last version of each loss; empty if nothing is lost, or all of
+        it was accepted before.
+
+    Raises:
+        ValueError: there is no reason, or the id is not valid.
+    """
+    store = connection.blocking()
+    check_id(aggregate_id)
+    if not reason.strip():
+        raise ValueError("Accepting a loss needs a reason.")
+    lost = drive(damage.accept(store, aggregate_id, reason, who))
+    with in_time():
+        names = [one["_id"] for one in drive(store.subscriptions.find({}))]
+    for name in names:
+        _retry_after_loss(store, name, aggregate_id)
+    return lost
+
+
+def _retry_after_loss(store: Store, name: str, aggregate_id: str) -> None:
+    """Let a subscription continue that waits at an event that was lost."""
+    retry(name, aggregate_id)
+    lost = {
+        "_id": {"$eq": name},
+        "stopped.aggregateId": {"$eq": aggregate_id},
+        "stopped.error": {"$regex": f"^{PositionsBroken.__name__}"},
+    }
+    with in_time():
+        drive(store.subscriptions.update_one(lost, {"$set": {"stopped": None}}))
 
 
 async def _document(store: Store, name: str) -> Document:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from ..documents.bson_types import Document
 from ..mongodb.connection import Store
-from ..positions.reader import read
+from ..positions.reader import LostEvent, read
 from . import checkpoints, parked_streams
 from .attempts import Attempts
 from .claim import Claim
 from .declaration import Subscription
 from .delivery import Delivery
+from .lanes import chunks
 from .progress import Progress
 from .transactions import HandlerFailed
 
@@ -86,9 +87,7 @@ class OperatorRequests:
             self._claim.check()
             failed: HandlerFailed | None = None
             try:
-                done = await self._delivery.redeliver(
-                    parked, events, self._progress.seen, lambda: self._is_late(end)
-                )
+                done = await self._redeliver(parked, events, end)
             except HandlerFailed as error:
                 failed, done = error, error.done
             self._progress.count(done)
@@ -102,11 +101,20 @@ class OperatorRequests:
             if self._claim.clock() >= end:
                 return
 
+    async def _redeliver(
+        self, parked: Document, events: list[Document], end: float
+    ) -> int:
+        if isinstance(events[0], LostEvent):
+            raise HandlerFailed(events[0].error)
+        return await self._delivery.redeliver(
+            parked, events, self._progress.seen, lambda: self._is_late(end)
+        )
+
     def _is_late(self, end: float) -> bool:
         return self._claim.stop.is_set() or self._claim.clock() >= end
 
     async def _next(self, parked: Document) -> list[Document]:
-        """Return the next events of a parked stream, in order."""
+        """Return the next events of a parked stream, in order; a lost one by itself."""
         query = {
             **self._declared.query(),
             "aggregateId": {"$eq": parked["aggregateId"]},
@@ -114,4 +122,5 @@ class OperatorRequests:
             "_id": {"$lte": self._progress.seen},
         }
         size = self._delivery.retry_size
-        return await read(self._store, query, size, self._claim.session)
+        page = await read(self._store, query, size, self._claim.session)
+        return next(chunks(page.events, None), [])

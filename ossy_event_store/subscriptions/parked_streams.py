@@ -343,7 +343,7 @@ async def _first_after(
     fields = ["aggregateType", "aggregateVersion"]
     with in_time():
         found = await store.positions.find_one(
-            {**declared.query(), **stream, "_id": {"$gt": handled}},
+            {**declared.query(), **stream, "_id": {"$gt": handled}, "lost": None},
             projection=fields,
             sort=[("aggregateVersion", 1)],
             session=session,

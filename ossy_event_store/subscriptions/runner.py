@@ -165,7 +165,9 @@ class UntilCaughtUp:
     Whether some subscriptions have all events that exist when this is created.
 
     Pass it to ``Runner.run()`` as ``until``. It does not wait for a subscription that
-    stopped at a failure or is paused; while the server is away, it is false.
+    stopped at a failure or is paused, nor for parked streams, which wait for an
+    operator: what is left there, ``wait_for()`` and the health report. While the server
+    is away, it is false.
 
     Args:
         names: the subscriptions.

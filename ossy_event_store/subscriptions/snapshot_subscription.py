@@ -21,7 +21,7 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..positions.reader import wanted
 from ..registry import registered_aggregates
-from ..streams.load import load_stream
+from ..streams.load import fold_stream
 from ..streams.reducers import fold, name_of
 from ..streams.snapshots import Snapshot, build_snapshot, is_usable, write_snapshots
 from . import declaration, parked_streams
@@ -155,14 +155,19 @@ class Snapshots(Delivery):
         head = stream[-1]["aggregateVersion"]
         if head <= version or head // every <= version // every:
             return None
+        aggregate_id, state = (
+            stream[0]["aggregateId"],
+            usable["state"] if usable else {},
+        )
         events = [e for e in stream if e["aggregateVersion"] > version]
-        if events[0]["aggregateVersion"] != version + 1:
-            aggregate_id = stream[0]["aggregateId"]
-            with in_time():
-                events = await load_stream(self._store, aggregate_id, version)
-        state = fold(Root, events, usable["state"] if usable else {})
-        head = events[-1]["aggregateVersion"]
-        return build_snapshot(Root, events[0]["aggregateId"], head, state)
+        before = events[0]["aggregateVersion"] - 1
+        if before > version:
+            # Perhaps all of a long stream, since the reducer has changed.
+            state, _ = await fold_stream(
+                self._store, Root, aggregate_id, state, version, before
+            )
+        state = fold(Root, events, dict(state))
+        return build_snapshot(Root, aggregate_id, head, state)
 
 
 def _culprit(stream: Sequence[Document], error: BaseException) -> Document:

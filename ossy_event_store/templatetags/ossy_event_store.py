@@ -18,10 +18,12 @@ from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from pymongo.errors import PyMongoError
 
-from ..admin import site_time, stream_lookups
+from ..admin import site_time
 from ..admin.base import text_of
+from ..admin.event_fields import LISTED_FIELDS, VERSIONS, is_in_stream
 from ..documents.bson_types import Document
-from ..exceptions import StoreUnavailable
+from ..documents.event_document import check_id, read_event
+from ..exceptions import EventStoreError
 from ..mongodb import connection
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
@@ -73,7 +75,7 @@ def stream_history(context: template.Context, aggregate_id: object) -> dict[str,
             events = drive(_latest(connection.blocking(), str(aggregate_id)))
     except ValueError:  # no stream can have such an id
         return {}
-    except (StoreUnavailable, ImproperlyConfigured, PyMongoError) as error:
+    except (EventStoreError, ImproperlyConfigured, PyMongoError) as error:
         logger.warning("Cannot show the history of a stream: %s", short_reason(error))
         return {"is_unavailable": True}
     return {
@@ -83,15 +85,16 @@ def stream_history(context: template.Context, aggregate_id: object) -> dict[str,
 
 
 async def _latest(store: connection.Store, aggregate_id: str) -> list[Document]:
-    head = await stream_lookups.last_event(store, aggregate_id)
-    if head is None:
-        return []
-    last = head["aggregateVersion"]
-    first = max(1, last - LATEST_EVENTS + 1)
-    found = await stream_lookups.timeline(
-        store, aggregate_id, first, last, payloads=False
+    found = await store.events.find(
+        {
+            "aggregateId": {"$eq": check_id(aggregate_id)},
+            "aggregateVersion": VERSIONS,
+        },
+        projection=LISTED_FIELDS,
+        sort=[("aggregateVersion", -1)],
+        limit=LATEST_EVENTS,
     )
-    return found[::-1]
+    return [read_event(event) for event in found if is_in_stream(event)]
 
 
 def _row(event: Document) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from ..documents.collections import SNAPSHOTS
 from .event_checks import check_fields_of_streams
 from .options import VerifyOptions
+from .position_checks import check_positions_of
 from .run import Run
 from .snapshot_comparison import SnapshotComparison
 from .stream_checks import StreamChecks
@@ -24,6 +25,7 @@ async def check_chosen(
         async for ids in pages:
             await check_fields_of_streams(run, ids)
             checked = await streams.check(ids)
+            await check_positions_of(run, ids)
             report.streams += checked.streams
             report.events += checked.events
             report.reads += checked.events

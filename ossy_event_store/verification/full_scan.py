@@ -21,6 +21,7 @@ from ..mongodb.indexes import (
 )
 from ..streams.lookup import types_in
 from .event_checks import check_all_fields, check_ids
+from .position_checks import check_all_positions
 from .rules import Heads, snapshot_finding
 from .run import Run
 from .snapshot_comparison import SnapshotComparison
@@ -49,6 +50,7 @@ class FullScan:
         await check_all_fields(self._run)
         for aggregate_type in await self._all_types():
             await self._check_type(aggregate_type)
+        await check_all_positions(self._run)
         if not self._run.has(STREAM_VERSIONS):
             await self._check_first_events()
 

@@ -25,7 +25,7 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
 from ..mongodb.topology import is_standalone
-from ..positions.reader import read, wanted
+from ..positions.reader import LostEvent, read, wanted
 from ..projections.generations import (
     LATE_DELETIONS,
     build_name,
@@ -60,6 +60,7 @@ class _Moment:
 
     position: int
     expected: Expected
+    missing: Missing
     #: Shares of the keys that did not fit into memory.
     lost: list[Share]
     #: The times of the moment: later reads must be at least as new.
@@ -128,6 +129,8 @@ class ProjectionComparison:
             return
         self._lost_events.add(error.position)
         version = error.aggregate_version
+        if self._report.has_lost(error.aggregate_id, version):
+            return
         self._report.add(
             Finding(
                 EVENT_LOST,
@@ -258,7 +261,7 @@ class _OneProjection:
                 )
             lost += expected.give_up()
         times = session.cluster_time, session.operation_time
-        return _Moment(found["position"], expected, lost, *times)
+        return _Moment(found["position"], expected, missing, lost, *times)
 
     async def _missing(self, generation: int, session: Any) -> Missing:
         name = self._cls.name
@@ -321,12 +324,14 @@ class _OneProjection:
             session.advance_operation_time(moment.operation_time)
             while after < moment.position:
                 between = {"$gt": after, "$lte": moment.position}
-                events = await read(
+                page = await read(
                     self._store, {**query, "_id": between}, limit, session
                 )
-                is_full = len(events) == limit
-                after = events[-1]["position"] if is_full else moment.position
-                for finding in expected.fold(events):
+                after = page.last if page.is_full else moment.position
+                for event in page.events:
+                    if isinstance(event, LostEvent) and not moment.missing.holds(event):
+                        raise event.error
+                for finding in expected.fold(page.events):
                     self._report.add(finding)
                 lost += expected.give_up()
                 seconds = time.monotonic() - began

@@ -118,6 +118,8 @@ class VerifyReport:
     streams: int = 0
     #: Events that were checked.
     events: int = 0
+    #: Streams with a hole whose loss was accepted.
+    accepted: int = 0
     #: Snapshots that were checked.
     snapshots: int = 0
     #: Snapshots whose state was compared with a fresh fold of their events.
@@ -168,12 +170,23 @@ class VerifyReport:
         if len(self.findings) < self.kept_findings:
             self.findings.append(finding)
 
+    def has_lost(self, aggregate_id: str, version: int) -> bool:
+        """Whether a finding says already that this event is lost."""
+        return any(
+            one.kind == EVENT_LOST
+            and one.aggregate_id == aggregate_id
+            and one.versions is not None
+            and one.versions[0] <= version <= one.versions[1]
+            for one in self.findings
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Return it as a dict for ``json.dumps``; ``findings`` bounds its size."""
         return {
             "sound": self.ok,
             "streams": self.streams,
             "events": self.events,
+            "accepted": self.accepted,
             "snapshots": self.snapshots,
             "compared": self.compared,
             "not_compared": dict(self.not_compared),
@@ -208,5 +221,9 @@ class VerifyReport:
         if self.found:
             return f"{self.total:,} FINDING" + ("S" if self.total != 1 else "")
         left = (self.projections or 0) - self.projections_compared
-        but = f", but {counted(left, 'projection')} not compared" if left else ""
-        return f"sound{but}"
+        what = "accepted loss" if self.accepted == 1 else "accepted losses"
+        return (
+            "sound"
+            + (f", but for {self.accepted:,} {what}" if self.accepted else "")
+            + (f", but {counted(left, 'projection')} not compared" if left else "")
+        )

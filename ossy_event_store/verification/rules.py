@@ -17,6 +17,7 @@ import bson
 from ..documents.bson_types import CODEC, Document
 from ..documents.event_document import MAX_ID_LENGTH, version_number
 from ..documents.storable import COPY
+from ..positions.held_streams import Accepted
 from .report import (
     AHEAD,
     DUPLICATE,
@@ -168,8 +169,11 @@ class Heads:
 class StreamCheck:
     """Checks the events of one stream, in order of version, in constant memory."""
 
-    def __init__(self, aggregate_id: str) -> None:
+    def __init__(self, aggregate_id: str, accepted: Accepted | None = None) -> None:
         self.id = aggregate_id
+        #: Whether it has a hole whose loss was accepted.
+        self.has_accepted = False
+        self._accepted = accepted or Accepted()
         self.type: str | None = None
         self.head = 0
         self.events = 0
@@ -220,6 +224,9 @@ class StreamCheck:
             versions[1:] = [version or 0]
 
     def _add_hole(self, version: int) -> None:
+        if self._accepted.covers(self.head + 1, version - 1):
+            self.has_accepted = True
+            return
         self.found.append(
             Finding(
                 HOLE,

@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from ..documents.bson_types import Document
-from ..documents.event_document import read_event, version_number
+from ..documents.event_document import read_whole_event, version_number
 from ..exceptions import ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
@@ -158,7 +158,9 @@ class _Pair:
         for event in events:
             self.check.take(event)
         until = self.snapshot["aggregateVersion"]
-        self.fold.take([read_event(event) for event in events if _is_in(event, until)])
+        self.fold.take(
+            [read_whole_event(event) for event in events if _is_in(event, until)]
+        )
 
     def incomparable(self) -> str | None:
         """Return why the state cannot be compared, or None."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ..documents.bson_types import Document
 from ..mongodb.deadline import in_time
 from ..mongodb.indexes import STREAM_VERSIONS, TYPE_VERSIONS
+from ..positions.damage import accepted_losses
 from .report import AHEAD, ORPHAN, UNSOUND, Finding
 from .rules import StreamCheck, snapshot_finding
 from .run import Run
@@ -60,6 +61,7 @@ class StreamChecks:
             findings += [finding] if finding else []
         for finding in findings:
             self._run.report.add(finding)
+        self._run.report.accepted += sum(one.has_accepted for one in checks.values())
         return CheckedStreams(
             sum(check.events > 0 for check in checks.values()),
             sum(check.events for check in checks.values()),
@@ -68,7 +70,8 @@ class StreamChecks:
         )
 
     async def _read_events(self, ids: Sequence[str]) -> dict[str, StreamCheck]:
-        checks = {aggregate_id: StreamCheck(aggregate_id) for aggregate_id in ids}
+        accepted = await accepted_losses(self._run.store, ids)
+        checks = {one: StreamCheck(one, accepted.get(one)) for one in ids}
         query = {"aggregateId": {"$in": list(ids)}}
         fields = {key: 1 for key, _ in TYPE_VERSIONS.keys}
         found = self._run.walk(STREAM_VERSIONS, query, fields)

@@ -1,5 +1,6 @@
 """The pages of subscriptions: permissions, status, retrying and skipping."""
 
+import threading
 from urllib.parse import urlencode
 
 import pytest
@@ -18,7 +19,9 @@ from ossy_event_store.monitoring.status import status
 from ossy_event_store.projections import projection
 from ossy_event_store.subscriptions import checkpoints, declaration
 from ossy_event_store.subscriptions.declaration import subscription
+from ossy_event_store.subscriptions.runner import assign_positions
 from tests.support.admin import APP, NOT_ON_DJONGO, text_of, url
+from tests.support.positions import event
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, parked, reached, running
 
@@ -113,6 +116,13 @@ def test_all_subscriptions_are_listed_with_their_status(mails, stopped, staff):
     assert rows["mails"]["parked"] == 1
     assert "ValueError: no price" in text
     assert "never run" in text
+
+
+def test_a_damaged_stream_is_named(store, history, lend, staff):
+    history.insert_one(event("dam<aged", 2))
+    assign_positions(threading.Event())
+    text = text_of(staff(SEE).get(url("subscription")))
+    assert "Stream dam&lt;aged: Version 1 is missing before version 2." in text
 
 
 def test_a_running_subscription_shows_its_owner(store, lend, staff):

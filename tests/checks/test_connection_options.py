@@ -134,7 +134,9 @@ def checked(query):
         ({"retryWrites": False}, ["W011"]),
         ({"w": 1, "retryWrites": False}, ["W010", "W011"]),
     ],
-    ids=str,
+    ids=lambda options: (
+        next(iter(options), "none") if isinstance(options, dict) else None
+    ),
 )
 def test_w010_w011_respect_the_options(store, settings, options, found):
     settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "OPTIONS": options}
@@ -150,7 +152,9 @@ def test_w010_w011_respect_the_options(store, settings, options, found):
         {"w": 0},
         {"readConcernLevel": "local", "readPreference": "secondaryPreferred"},
     ],
-    ids=str,
+    ids=lambda options: (
+        next(iter(options), "none") if isinstance(options, dict) else None
+    ),
 )
 def test_w010_events_really_ignore_the_options(store, settings, options):
     listener = Listener()

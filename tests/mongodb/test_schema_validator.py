@@ -242,10 +242,10 @@ BAD = {
 COMPLETED = {
     "no payload",
     "no createdBy",
+    "a version of 1.0",
     "a number for created, as the Node package writes",
     "a float for created",
     "text for created",
-    "a version of 1.0",
 }
 
 

@@ -63,6 +63,8 @@ def test_a_store_without_subscriptions_is_healthy(store, face):
             "running": False,
             "owner": None,
             "lag_seconds": 0.0,
+            "damaged": 0,
+            "damaged_streams": {},
         },
         "subscriptions": [],
     }

@@ -17,7 +17,7 @@ from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.blocking_port import BlockingCollection
 from ossy_event_store.mongodb.leases import new_owner
 from ossy_event_store.mongodb.ports import drive
-from ossy_event_store.positions import reader
+from ossy_event_store.positions import event_pages, reader
 from ossy_event_store.positions.leased_sequencer import run_sequencer
 from ossy_event_store.positions.sequencer import Sequencer
 from tests.library.aggregate import Book
@@ -158,7 +158,7 @@ SECOND = timedelta(seconds=1)
 def test_each_event_is_read_whenever_it_was_recorded(
     face, history, entries, assign, monkeypatch, recorded
 ):
-    monkeypatch.setattr(reader, "TIME_SCAN_EVENTS", 5)
+    monkeypatch.setattr(event_pages, "TIME_SCAN_EVENTS", 5)
     ids = [ObjectId(), "a@1", 1, True, 1.5, {"of": "another"}, b"bytes", None]
     foreign = [
         {
@@ -214,7 +214,7 @@ def test_old_events_are_not_looked_up_one_by_one(store, lend, assign):
             positions=BlockingCollection(other[connection.POSITIONS]),
         )
         found = drive(reader.read(seen, {}, 80, None))
-    assert [event["position"] for event in found] == list(range(1, 81))
+    assert [event["position"] for event in found.events] == list(range(1, 81))
     by_id = [len(query["_id"]["$in"]) for query in filters if "_id" in query]
     assert by_id == [2]
 

@@ -10,8 +10,10 @@ from bson import Code
 
 from ossy_event_store import EventStore
 from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.positions import damage
 from ossy_event_store.positions.change_stream import ChangeStream
-from ossy_event_store.positions.sequencer import HoleInStream, Sequencer
+from ossy_event_store.positions.sequencer import Sequencer
 from tests.support.positions import event, faults, lose_history
 
 
@@ -115,24 +117,125 @@ def test_documents_that_are_no_events_are_skipped(sequencer, lend, history, entr
     assert settle(sequencer) == 1
 
 
-def test_a_hole_in_a_stream_is_an_error_until_it_is_filled(
-    sequencer, lend, history, entries
+# --- damaged streams --------------------------------------------------------
+
+
+@pytest.fixture
+def looking(monkeypatch):
+    """Let sequencers look for accepted losses in every round."""
+    monkeypatch.setattr(Sequencer, "look_seconds", 0)
+
+
+def held(store):
+    return drive(damage.held_up(store))
+
+
+def versions(entries, stream):
+    """Return the versions of a stream in the order of their positions."""
+    found = entries.find({"aggregateId": stream}, sort=[("_id", 1)])
+    return [entry["aggregateVersion"] for entry in found]
+
+
+def test_a_hole_holds_up_its_stream_alone_until_it_is_filled(
+    sequencer, store, lend, history, entries
 ):
     lend("a", "BookBought")
     settle(sequencer)
-    history.insert_one(event("a", 3))
-    with pytest.raises(HoleInStream) as caught:
-        settle(sequencer)
-    assert str(caught.value) == (
-        "Stream 'a' has version 3, but of the versions 2 to 2 only 0 exist. Run "
-        "manage.py verify_event_store."
-    )
+    history.insert_many([event("a", 3), event("a", 5)])
     lend("b", "BookBought")
-    with pytest.raises(HoleInStream):
-        settle(sequencer)
+    assert settle(sequencer) == 1
+    count, (stream,) = held(store)
+    assert (count, stream.aggregate_id, stream.reason) == (
+        1,
+        "a",
+        "Version 2 is missing before version 3. Run manage.py verify_event_store.",
+    )
+    sequencer.close()
+    restarted = Sequencer(store)
+    assert settle(restarted) == 0
     history.insert_one(event("a", 2))
-    assert settle(sequencer) == 3
+    assert settle(restarted) == 2
+    assert held(store)[1][0].reason.startswith("Version 4 is missing before version 5")
+    history.insert_one(event("a", 4))
+    assert settle(restarted) == 2
+    restarted.close()
+    assert held(store) == (0, [])
     assert faults(history, entries) == []
+
+
+def test_a_scan_records_a_hole_as_well(sequencer, store, history, entries, lend):
+    history.insert_many([event("a", 1), event("a", 3), event("b", 1)])
+    assert settle(sequencer) == 2
+    assert held(store)[0] == 1
+    lend("a", "BookLent")
+    assert settle(sequencer) == 0
+    assert versions(entries, "a") == [1]
+
+
+def test_a_filled_stream_is_continued_by_the_next_process_if_one_dies(
+    sequencer, store, history, entries, monkeypatch
+):
+    monkeypatch.setattr(Sequencer, "scan_batch_size", 2)
+    history.insert_many([event("a", 1), *(event("a", n) for n in range(3, 9))])
+    settle(sequencer)
+    history.insert_one(event("a", 2))
+    inserted = []
+
+    class Dying:
+        def __getattr__(self, name):
+            return getattr(entries, name)
+
+        def insert_many(self, new):
+            if inserted:
+                raise ConnectionError("killed")
+            inserted.append(new)
+            entries.insert_many(new)
+
+    sequencer._entries = Dying()
+    with pytest.raises(ConnectionError):
+        settle(sequencer)
+    assert versions(entries, "a") == [1, 2, 3]
+    second = Sequencer(store)
+    assert settle(second) == 5
+    second.close()
+    assert held(store) == (0, [])
+    assert faults(history, entries) == []
+
+
+@pytest.mark.usefixtures("looking")
+def test_after_its_loss_was_accepted_a_stream_continues_behind_the_hole(
+    sequencer, store, lend, history, entries
+):
+    history.insert_many([event("a", 1), event("a", 3), event("a", 6)])
+    settle(sequencer)
+    accepted = drive(damage.accept(store, "a", "a partial restore", "ann"))
+    assert accepted == [(2, 2), (4, 5)]
+    assert settle(sequencer) == 2
+    lend("a", "BookLent")
+    assert settle(sequencer) == 1
+    assert versions(entries, "a") == [1, 3, 6, 7]
+    assert held(store) == (0, [])
+    assert drive(damage.accept(store, "a", "again", "ann")) == []
+    (record, _) = connection.raw(store.damaged).find_one({"_id": "a"})["accepted"]
+    assert (record["reason"], record["acceptedBy"]) == ("a partial restore", "ann")
+
+
+@pytest.mark.usefixtures("looking")
+def test_a_stream_that_begins_again_after_a_deletion_waits_for_the_loss_to_be_accepted(
+    sequencer, store, lend, history, entries
+):
+    lend("a", "BookBought", "BookLent", "BookReturned")
+    lend("b", "BookBought")
+    settle(sequencer)
+    history.delete_many({"aggregateId": "a", "aggregateVersion": {"$gt": 1}})
+    lend("a", "BookLent", "BookRead")
+    lend("b", "BookLent")
+    assert settle(sequencer) == 1
+    assert "is another event than" in held(store)[1][0].reason
+    assert drive(damage.accept(store, "a", "erased", None)) == [(2, 3)]
+    assert settle(sequencer) == 2
+    assert versions(entries, "a") == [1, -2, -3, 2, 3]
+    assert held(store) == (0, [])
 
 
 # --- after a failure --------------------------------------------------------

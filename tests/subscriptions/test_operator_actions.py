@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from django.core.management import CommandError
 
+from ossy_event_store import EventStore
 from ossy_event_store.exceptions import EventStoreError
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.blocking_port import BlockingCollection
@@ -15,6 +16,7 @@ from ossy_event_store.projections.rebuild import Rebuild
 from ossy_event_store.subscriptions import operator_actions
 from ossy_event_store.subscriptions.checkpoints import find_or_create
 from ossy_event_store.subscriptions.declaration import subscription
+from ossy_event_store.subscriptions.runner import assign_positions
 from tests.support.projections import Loans
 from tests.support.projections import loans as loans
 from tests.support.servers import until
@@ -344,3 +346,87 @@ def test_a_paused_projection_is_rebuilt_beside_and_not_in_place(loans, store, le
     drive(builds.begin_build(store, Loans))
     with pytest.raises(CommandError, match="loans@3 is a build of a projection"):
         said("subscriptions", "pause", "loans@3")
+
+
+# --- events that were deleted -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"session": True}, {"concurrency": 3}],
+    ids=["plain", "session", "concurrency"],
+)
+def test_a_deleted_event_parks_its_stream_alone_until_the_loss_is_accepted(
+    store, lend, history, options
+):
+    got = []
+
+    @subscription("reader", retries=0, **options)
+    def reader(event, *session):
+        got.append(event)
+
+    lend("a", "BookBought", "BookLent", "BookReturned")
+    lend("b", "BookBought")
+    assign_positions(threading.Event())
+    history.delete_one({"aggregateId": "a", "aggregateVersion": 2})
+    lend("b", "BookLent")
+    with running():
+        reached(store, "reader", 5)
+        (stream,) = until(lambda: parked(store))
+        assert (stream["aggregateId"], stream["position"]) == ("a", 2)
+        assert "verify_event_store --accept-loss" in stream["error"]
+        assert not EventStore.wait_for(3, 0.05, subscription="reader")
+        operator_actions.retry("reader", "a")
+        until(lambda: parked(store)[0]["tries"] > 1)
+        assert operator_actions.accept_loss("a", "erased", "jane") == [(2, 2)]
+        until(lambda: not parked(store))
+    assert sorted(places(got)) == [("a", 1), ("a", 3), ("b", 1), ("b", 2)]
+    assert places(EventStore.read_all()) == [
+        ("a", 1),
+        ("a", 3),
+        ("b", 1),
+        ("b", 2),
+    ]
+    assert operator_actions.accept_loss("a", "again") == []
+
+
+def test_a_subscription_that_stops_at_a_deleted_event_continues_without_it(
+    store, lend, history
+):
+    got = []
+    subscription("reader", on_error="stop")(got.append)
+    lend("a", "BookBought", "BookLent", "BookReturned")
+    assign_positions(threading.Event())
+    history.delete_one({"aggregateVersion": 2})
+    with running():
+        until(lambda: (checkpoint(store, "reader") or {}).get("stopped"))
+        assert places(got) == [("a", 1)]
+        operator_actions.accept_loss("a", "erased")
+        reached(store, "reader", 3)
+    assert places(got) == [("a", 1), ("a", 3)]
+
+
+def test_a_stream_that_was_deleted_as_a_whole_holds_up_no_projection(
+    store, loans, lend, history
+):
+    for name in "abc":
+        lend(name, "BookLent")
+    assign_positions(threading.Event())
+    history.delete_many({"aggregateId": "b"})
+    with running():
+        reached(store, "loans", 3)
+        assert [one["aggregateId"] for one in parked(store)] == ["b"]
+        assert operator_actions.accept_loss("b", "erased") == [(1, 1)]
+        until(lambda: not parked(store))
+        lend("b", "BookLent")
+        reached(store, "loans", 4)
+    assert Loans.get("ann") == {"lent": 3, "books": ["a", "c", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("stream", "reason", "missing"),
+    [("a", " ", "needs a reason"), ("", "erased", "must have 1 to 255")],
+)
+def test_a_loss_is_accepted_of_a_stream_with_a_reason(store, stream, reason, missing):
+    with pytest.raises(ValueError, match=missing):
+        operator_actions.accept_loss(stream, reason)

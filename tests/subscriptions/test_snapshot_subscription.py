@@ -1,13 +1,25 @@
 """The built-in subscription that keeps snapshots up to date."""
 
+import threading
+import time
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from ossy_event_store import Aggregate, AggregateRebuild, EventStore, registry
+from ossy_event_store import (
+    Aggregate,
+    AggregateRebuild,
+    EventStore,
+    StoreUnavailable,
+    registry,
+)
 from ossy_event_store.mongodb import connection
+from ossy_event_store.streams import load
 from ossy_event_store.streams.reducers import revision_of
 from ossy_event_store.subscriptions import operator_actions, snapshot_subscription
+from ossy_event_store.subscriptions.runner import assign_positions
 from tests.library.aggregate import Book
+from tests.support.positions import event as stored_event
 from tests.support.servers import until
 from tests.support.subscriptions import parked, reached, running
 
@@ -209,3 +221,43 @@ def test_a_snapshot_that_an_index_of_the_project_refuses_parks_its_stream_alone(
     (failure,) = parked(store)
     assert failure["aggregateId"] == "b"
     assert "state.title" in failure["error"]
+
+
+# --- long streams -----------------------------------------------------------
+
+
+def test_a_long_stream_is_folded_in_pieces_and_longer_than_the_time_out(
+    follow, store, history, settings
+):
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 0.5}
+    folded = []
+
+    def view(events, state):
+        folded.append(len(events))
+        time.sleep(0.1)  # the reducer is slow
+        return {"events": state.get("events", 0) + len(events)}
+
+    follow(view=staticmethod(view))
+    history.insert_many([stored_event("long", n) for n in range(1, 12_001)])
+    assign_positions(threading.Event())
+    connection.raw(store.subscriptions).insert_one(
+        {"_id": "snapshots", "kind": "snapshots", "position": 11_999, "fence": 0}
+        | {"delivered": 0}
+    )
+    with running():
+        reached(store, "snapshots", 12_000)
+    assert snapshot("long")["state"] == {"events": 12_000}
+    assert max(folded) <= 1000
+    assert sum(folded) == 12_000
+
+
+def test_a_load_that_takes_too_long_says_why_and_what_helps(
+    face, store, history, settings, monkeypatch
+):
+    monkeypatch.setattr(load, "PAGE_SIZE", 1)
+    settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 0.2}
+    history.insert_many([stored_event("long", n) for n in range(1, 3001)])
+    with pytest.raises(StoreUnavailable) as caught:
+        face(EventStore.get_event_stream, "long")
+    assert "stream 'long' is too long to be loaded" in str(caught.value)
+    assert "rebuild_aggregates --id=long" in str(caught.value)

@@ -195,6 +195,7 @@ FOLLOWED = (
     connection.SUBSCRIPTIONS,
     connection.PARKED,
     connection.SKIPPED,
+    connection.DAMAGED,
 )
 WAYS = {
     "insert": lambda c: c.insert_one({}),

@@ -96,6 +96,7 @@ def test_json_is_one_document(library):
         "sound": True,
         "streams": 21,
         "events": 60,
+        "accepted": 0,
         "snapshots": 21,
         "compared": 21,
         "not_compared": {},

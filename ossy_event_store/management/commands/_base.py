@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import signal
 import sys
@@ -209,6 +210,14 @@ def add_selection(parser: CommandParser) -> None:
         metavar="ID",
         help="Only this stream; can be repeated.",
     )
+
+
+def operator_name() -> str | None:
+    """Return the name of the user that runs the command, if it is known."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container whose user has no name
+        return None
 
 
 def distinct(values: Sequence[str] | None) -> list[str] | None:

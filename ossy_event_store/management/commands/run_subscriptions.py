@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from ...documents.display import counted
 from ...exceptions import StoreUnavailable
 from ...mongodb import connection, schema_validator
 from ...mongodb.deadline import in_time
@@ -17,6 +18,7 @@ from ...mongodb.ports import drive
 from ...mongodb.topology import is_standalone
 from ...mongodb.write_errors import short_reason
 from ...monitoring.status import statuses
+from ...positions.damage import held_up
 from ...subscriptions.runner import Runner, UntilCaughtUp, assign_positions
 from ._base import StoreCommand
 
@@ -46,8 +48,8 @@ class Command(StoreCommand):
             "--until-caught-up",
             action="store_true",
             help="End once they have all events that existed at the start, for tests "
-            "and cron jobs; exit with 1 if a stream is parked or a subscription has "
-            "stopped.",
+            "and cron jobs; exit with 1 if events are left that wait: in a parked or "
+            "damaged stream, or since a subscription has stopped.",
         )
 
     def run(self, **options: Any) -> None:
@@ -79,8 +81,16 @@ class Command(StoreCommand):
         ]
         if failed:
             where = ", ".join(one.name for one in failed)
-            why = "paused" if all(one.paused for one in failed) else "a handler failed"
+            why = "paused"
+            if not all(one.paused for one in failed):
+                why = "a handler failed, and events wait"
             raise CommandError(f"{where}: {why}; see manage.py subscriptions show.")
+        damaged, streams = drive(held_up(connection.blocking()))
+        if damaged:
+            named = "; ".join(f"{one.aggregate_id!r}: {one.reason}" for one in streams)
+            raise CommandError(
+                f"{counted(damaged, 'damaged stream')} without positions: {named}"
+            )
 
 
 @contextmanager

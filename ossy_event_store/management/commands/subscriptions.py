@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from ...monitoring.health import undeclared
 from ...monitoring.status import Status, statuses
 from ...projections.forget import forget
 from ...subscriptions import checkpoints, operator_actions, parked_streams
-from ._base import WRONG_USE, StoreCommand
+from ._base import WRONG_USE, StoreCommand, operator_name
 
 ACTIONS = ("list", "show", "retry", "skip", "reset", "pause", "resume", "forget")
 PARKED_STREAMS_SHOWN = 50
@@ -161,7 +160,7 @@ class Command(StoreCommand):
         """Skip an event."""
         if not reason.strip():
             raise CommandError("skip needs a --reason TEXT.", returncode=WRONG_USE)
-        record = operator_actions.skip(name, stream, reason, _who())
+        record = operator_actions.skip(name, stream, reason, operator_name())
         if record is None:
             raise CommandError(
                 f"{name} has not parked stream {stream!r} at an event."
@@ -185,7 +184,7 @@ class Command(StoreCommand):
     def pause(self, name: str) -> None:
         """Pause the subscription."""
         try:
-            paused = operator_actions.pause(name, _who())
+            paused = operator_actions.pause(name, operator_name())
         except ValueError as error:
             raise CommandError(str(error)) from None
         if not paused:
@@ -208,13 +207,6 @@ class Command(StoreCommand):
             raise CommandError(str(error)) from None
         documents = f", and dropped {', '.join(dropped)}" if dropped else ""
         self.stdout.write(f"Forgot {name}{documents}.")
-
-
-def _who() -> str | None:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container whose user has no name
-        return None
 
 
 def _json(value: Any) -> str:

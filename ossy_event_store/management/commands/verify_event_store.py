@@ -19,10 +19,18 @@ from ...mongodb import connection, deadline
 from ...mongodb.ports import drive
 from ...registry import registered_aggregates
 from ...streams import lookup
+from ...subscriptions import operator_actions
 from ...verification.options import SAMPLE_SIZE
 from ...verification.report import KINDS, VerifyReport
 from ...verification.verify import verify_event_store
-from ._base import WRONG_USE, Progress, StoreCommand, add_selection, distinct
+from ._base import (
+    WRONG_USE,
+    Progress,
+    StoreCommand,
+    add_selection,
+    distinct,
+    operator_name,
+)
 
 
 class Command(StoreCommand):
@@ -30,7 +38,8 @@ class Command(StoreCommand):
 
     help = (
         "Looks for anything that is wrong with the events, the snapshots and the "
-        "indexes, and writes nothing to the store. The site may keep running."
+        "indexes. It writes nothing, unless you accept a loss, and the site may keep "
+        "running."
     )
     printed_findings = 100
     report = VerifyReport()
@@ -74,9 +83,24 @@ class Command(StoreCommand):
             action="store_true",
             help="Write one JSON document instead of lines of text.",
         )
+        parser.add_argument(
+            "--accept-loss",
+            metavar="STREAM",
+            help="Instead of verifying, accept that events of this stream are lost, so "
+            "that its other events get positions and are delivered. Needs --reason. "
+            "Restore the events from a backup if you have one.",
+        )
+        parser.add_argument(
+            "--reason",
+            metavar="TEXT",
+            help="With --accept-loss: why; it is stored.",
+        )
 
     def run(self, **options: Any) -> None:
         """Verify; the exit code is 1 if there are findings."""
+        if options["accept_loss"] is not None:
+            self.accept_loss(options["accept_loss"], options["reason"] or "")
+            return
         types, ids = distinct(options["types"]), distinct(options["ids"])
         since = _since(options["since"])
         sample = None if options["everything"] else _sample(options["sample"])
@@ -117,6 +141,28 @@ class Command(StoreCommand):
             self._print(report, options["verbosity"])
         if not report.ok:
             raise CommandError(f"Verified {report}")
+
+    def accept_loss(self, stream: str, reason: str) -> None:
+        """Accept that events of a stream are lost."""
+        if not reason.strip():
+            raise CommandError(
+                "--accept-loss needs a --reason TEXT.", returncode=WRONG_USE
+            )
+        try:
+            lost = operator_actions.accept_loss(stream, reason, operator_name())
+        except ValueError as error:
+            raise CommandError(
+                f"--accept-loss: {error}", returncode=WRONG_USE
+            ) from None
+        if not lost:
+            raise CommandError(
+                f"Stream {stream!r} lacks no event whose loss was not accepted before."
+            )
+        for first, last in lost:
+            what = (
+                f"version {first}" if first == last else (f"versions {first} to {last}")
+            )
+            self.stdout.write(f"Accepted the loss of {what} of stream {stream!r}.")
 
     def _print(self, report: VerifyReport, verbosity: int) -> None:
         most = self.printed_findings

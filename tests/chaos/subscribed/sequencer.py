@@ -23,11 +23,7 @@ def main():
     while True:
         try:
             sequencer.advance(0.5)
-        except (
-            PyMongoError,
-            StoreUnavailable,
-            positions_sequencer.HoleInStream,
-        ) as error:
+        except (PyMongoError, StoreUnavailable) as error:
             sys.stderr.write(f"{type(error).__name__}: {str(error)[:300]}\n")
             time.sleep(PAUSE)
 

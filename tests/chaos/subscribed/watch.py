@@ -13,7 +13,8 @@ from pymongo.errors import BulkWriteError
 
 from ossy_event_store.positions import leased_sequencer, sequencer
 from ossy_event_store.positions.change_stream import ChangeStream, HistoryLost
-from ossy_event_store.positions.sequencer import HoleInStream, Sequencer
+from ossy_event_store.positions.held_streams import HeldStreams
+from ossy_event_store.positions.sequencer import Sequencer
 
 MET = "met"
 
@@ -34,13 +35,17 @@ class WatchedSequencer(Sequencer):
         except BulkWriteError:
             met("overtaken")
             raise
-        except HoleInStream:
-            met("hole")
-            raise
+
+
+class WatchedStreams(HeldStreams):
+    def hold(self, *arguments):
+        met("hole")
+        super().hold(*arguments)
 
 
 def begin():
     sequencer.ChangeStream = WatchedChanges
+    sequencer.HeldStreams = WatchedStreams
     leased_sequencer.Sequencer = WatchedSequencer
 
 
