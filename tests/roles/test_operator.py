@@ -36,6 +36,7 @@ def test_the_operator_retries_and_skips_what_is_parked(operator, guarded):
 
 
 def test_the_operator_resets_a_subscription(operator, guarded):
+    guarded.database.eventstore_positions.insert_one({"_id": 1})
     operator_actions.reset("mails", 1)
     assert guarded.database.eventstore_subscriptions.find_one()["position"] == 1
     assert guarded.database.eventstore_parked.count_documents({}) == 0
