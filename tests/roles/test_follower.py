@@ -47,7 +47,13 @@ def test_the_follower_gives_positions_to_what_there_is_and_to_what_comes(
     with contextlib.closing(Sequencer(follower)) as sequencer:
         assert sequencer.advance(0.1) == 2
         guarded.database.eventstore.insert_one(
-            {"_id": "new", "aggregateId": "b-2", "aggregateVersion": 1}
+            {
+                **BOUGHT,
+                "_id": "new",
+                "aggregateId": "b-2",
+                "aggregateVersion": 1,
+                "aggregateType": "Book",
+            }
         )
         servers.until(lambda: sequencer.advance(0.1))
     assert [event["position"] for event in EventStore.read_all(limit=2)] == [1, 2]

@@ -59,9 +59,9 @@ def append(aggregate_id, count=1):
     Aggregate.of(Book, aggregate_id).save()
 
 
-def rebuild_indexes():
+def rebuild_indexes(database=None):
     """Empty the collections and create their indexes again."""
-    database = EventStore.collection.database
+    database = EventStore.collection.database if database is None else database
     for name in {index.collection for index in indexes.INDEXES}:
         database[name].delete_many({})
         database[name].drop_indexes()
