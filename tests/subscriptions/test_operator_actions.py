@@ -390,6 +390,26 @@ def test_a_deleted_event_parks_its_stream_alone_until_the_loss_is_accepted(
     assert operator_actions.accept_loss("a", "again") == []
 
 
+def test_a_retry_delivers_the_events_before_one_that_was_deleted(store, lend, history):
+    got, broken = [], [True]
+
+    @subscription("reader", retries=0, session=True)
+    def reader(event, session):
+        if broken:
+            raise KeyError("title")
+        got.append(event)
+
+    lend("a", "BookBought", "BookLent", "BookReturned")
+    with running():
+        reached(store, "reader", 3)
+        until(lambda: parked(store))
+        history.delete_one({"aggregateVersion": 2})
+        broken.clear()
+        operator_actions.retry("reader", "a")
+        until(lambda: parked(store)[0]["position"] == 2)
+    assert places(got) == [("a", 1)]
+
+
 def test_a_subscription_that_stops_at_a_deleted_event_continues_without_it(
     store, lend, history
 ):
