@@ -329,7 +329,7 @@ class PositionsBroken(EventStoreError):
         return (
             f"Position {self.position} refers to version {self.aggregate_version} of "
             f"stream {self.aggregate_id!r}, which no longer exists: it was deleted "
-            "outside of the event store. Restore it from a backup, or run manage.py "
+            "outside the event store. Restore it from a backup, or run manage.py "
             f"verify_event_store --accept-loss={self.aggregate_id} --reason TEXT."
         )
 
@@ -350,9 +350,8 @@ class RebuildBroken(EventStoreError):
             how += ", as the system does when memory runs out"
         return (
             f"The process that rebuilt the streams of {self.part} {how}. The other "
-            "processes were stopped; every snapshot is complete. Run a full rebuild "
-            "again with --resume, any other without; use fewer workers if memory was "
-            "short."
+            "processes were stopped. No snapshot is half written. Run the command "
+            "again, a full rebuild with --resume. If memory ran out, use fewer workers."
         )
 
 

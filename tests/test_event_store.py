@@ -65,7 +65,7 @@ def test_an_event_is_appended_at_the_expected_version(store, face):
 
 
 def test_a_version_in_the_event_must_agree_with_the_expected_one(store, face):
-    with pytest.raises(InvalidEvent, match="the expected version makes it 1"):
+    with pytest.raises(InvalidEvent, match="must be 1 to follow the expected version"):
         face(
             EventStore.append_event,
             {**LENT, "aggregateVersion": 3},

@@ -345,4 +345,4 @@ def parse_date(value: Any) -> dt.datetime:
     try:
         return date.astimezone(dt.UTC)
     except OverflowError:
-        raise Malformed(f"{value!r} is outside of the years 1 to 9999 in UTC") from None
+        raise Malformed(f"{value!r} is outside the years 1 to 9999 in UTC") from None

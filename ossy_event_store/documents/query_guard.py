@@ -87,7 +87,7 @@ def check_sort(sort: object, path: str = "sort") -> list[tuple[str, int]] | None
         is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
         if not is_pair or type(pair[1]) is not int or abs(pair[1]) != 1:
             where = f"{path}[{index}]"
-            raise InvalidQuery(where, 'must be a pair, as ("created", 1), or -1')
+            raise InvalidQuery(where, 'must be a pair, such as ("created", -1)')
         check_query({pair[0]: 1}, path)
     return [(field, direction) for field, direction in pairs]
 

@@ -130,7 +130,7 @@ def _datetime(value: dt.datetime, walk: Walk) -> dt.datetime:
         return milliseconds(value)
     except OverflowError:
         raise Unstorable(
-            "this datetime is outside of the years 1 to 9999 in UTC"
+            "this datetime is outside the years 1 to 9999 in UTC"
         ) from None
 
 

@@ -290,9 +290,9 @@ def _is_joined(connection: Any) -> bool:
         connection.session = None
     if not is_open and getattr(connection, "in_atomic_block_mongo", False):
         raise StoreUnavailable(
-            "this atomic() block has no transaction, so nothing in it is held "
-            "together: the commit of an earlier block failed, and "
-            "django-mongodb-backend kept its session. The session is dropped now; "
+            "this atomic() block is not running in a transaction, so its writes are "
+            "not atomic. The commit of an earlier block failed, and "
+            "django-mongodb-backend kept its session. That session has been dropped; "
             "run the block again"
         )
     return is_open

@@ -62,8 +62,8 @@ class _Explained:
             raise StoreUnavailable(short_reason(error)) from error
         if in_transaction_of_caller.get() and classify(error) is Fault.TRANSIENT:
             raise StoreUnavailable(
-                "another writer was in the way of the transaction, which is aborted; "
-                f"begin it again ({short_reason(error)})"
+                "the transaction was aborted, as it conflicted with another writer; "
+                f"run it again ({short_reason(error)})"
             ) from error
 
 

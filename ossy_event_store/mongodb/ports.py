@@ -84,10 +84,9 @@ def pool_resets(
 @functools.cache
 def _warn_of(missing: str) -> None:
     logger.warning(
-        "PyMongo %s keeps connections to itself (%s), so the event store cannot drop "
-        "those that are useless: after a failover or a scan that ran out of time, "
-        "operations may fail until the process restarts. Use an earlier PyMongo, and "
-        "report this.",
+        "The event store cannot close stale connections of PyMongo %s (%s). After a "
+        "failover or a scan that timed out, operations may fail until the process "
+        "restarts. Install an earlier PyMongo, and report this.",
         pymongo.version,
         missing,
     )
@@ -101,7 +100,7 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
         result: T = stop.value
         return result
     coroutine.close()
-    raise RuntimeError("An operation of the blocking face tried to wait for a loop.")
+    raise RuntimeError("A blocking operation tried to wait for an event loop.")
 
 
 def drive_each(generator: AsyncGenerator[T, None]) -> Iterator[T]:

@@ -158,7 +158,7 @@ def _problems_of_positions(
     seconds = positions["lag_seconds"]
     is_expected = positions["head"] or (limits.RUNNING and is_used)
     if is_expected and _exceeds(seconds, limits.POSITION_SECONDS):
-        yield f"An event has waited for its position for {seconds:,.0f} seconds."
+        yield f"An event has been waiting for its position for {seconds:,.0f} seconds."
     if damaged := positions["damaged"]:
         what = (
             "stream is damaged and gets"
@@ -185,8 +185,9 @@ def problems(one: Status, limits: HealthLimits) -> Iterator[str]:
         yield f"{one.name} {what}."
     if one.ahead:
         yield (
-            f"{one.name} is at position {one.position:,}, which no event has: it would "
-            f"pass over the next events. Run manage.py subscriptions reset {one.name}."
+            f"{one.name} is at position {one.position:,}, but no event has that "
+            "position, so it would skip the next events. Run manage.py subscriptions "
+            f"reset {one.name} --to POSITION."
         )
     if _exceeds(one.lag, limits.LAG):
         yield f"{one.name} is {counted(one.lag, 'event')} behind."

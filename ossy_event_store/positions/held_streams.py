@@ -123,7 +123,8 @@ class HeldStreams:
             changes["since"] = dt.datetime.now(dt.UTC)
             why = why_held(head, event["aggregateVersion"], reason)
             logger.error(
-                "Stream %r is damaged: it gets no more positions, the others do. %s",
+                "Stream %r is damaged: its new events get no positions and are not "
+                "delivered. Other streams are not affected. %s",
                 stream,
                 why,
             )

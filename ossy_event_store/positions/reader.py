@@ -199,7 +199,7 @@ def check_wait(wait: Any, store: Store) -> Store:
     """Return the store if its events can get positions while the caller waits."""
     if check_flag(wait, "wait") and store.outside:
         raise ValueError(
-            "wait must be False inside of a transaction: an event gets its position "
+            "wait must be False inside a transaction: an event gets its position "
             "after the commit."
         )
     return store

@@ -34,8 +34,8 @@ def empty_test_database() -> None:
             # Django itself makes the database of an alias for its tests.
             if not location.resolve().borrows and events.find_one({}, {"_id": 1}):
                 raise ImproperlyConfigured(
-                    f"The database {database.name!r} holds events, and no test run "
-                    f"has marked it with the collection {TEST_RUN!r} as its own. If "
+                    f"The database {database.name!r} contains events, but not the "
+                    f"collection {TEST_RUN!r}, which marks a database of tests. If "
                     "only tests use it, drop it; else choose another name for tests."
                 )
             database.create_collection(TEST_RUN)

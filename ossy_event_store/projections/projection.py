@@ -186,9 +186,9 @@ def register_projection(cls: P) -> P:
     for known in _registered:
         if _collide(cls.name, known) or _collide(known, cls.name):
             raise ImproperlyConfigured(
-                f"The names {cls.name!r} and {known!r} of projections collide: a later "
-                "collection of one would be that of the other. Choose a name that does "
-                "not end in a number."
+                f"The projection names {cls.name!r} and {known!r} collide: a later "
+                "rebuild of one would use the collection of the other. Choose a name "
+                "that does not end in a number."
             )
     declaration.add(
         Subscription(

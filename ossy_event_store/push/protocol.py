@@ -63,5 +63,7 @@ def last_position(last_event_id: str | None, after: str | None) -> int | None:
     if not text:
         return None
     if not _POSITION.fullmatch(text):
-        raise ValueError("Last-Event-ID, or after, must be the position of an event.")
+        raise ValueError(
+            "Last-Event-ID or the parameter 'after' must be an event's position."
+        )
     return int(text)

@@ -159,7 +159,7 @@ def _partition(pair: Any) -> Partition | None:
         return None
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(
-            "partition must be a pair of numbers, as (0, 4), not "
+            "partition must be a pair of numbers, such as (0, 4), not "
             f"{type(pair).__name__}."
         )
     return Partition(*pair)
@@ -185,8 +185,8 @@ async def _run_awaitable(
 ) -> RebuildReport:
     if options.workers > 1:
         raise ValueError(
-            f"workers {options.workers}: expected 1, as waiting for processes blocks "
-            "the event loop; use the blocking method"
+            f"workers is {options.workers}; it must be 1 in an awaitable call, since "
+            "waiting for processes would block the event loop. Use the blocking method"
         )
     _check(options, progress)
     with explained():

@@ -211,7 +211,7 @@ def rebuild_stale(owner: str, rebuild: _Rebuild) -> RebuildReport | None:
         with in_time():
             since = time.monotonic() - rebuild.began + RECENT_SECONDS
             if drive(_is_done(store, reducers, since)):
-                logger.info("No stale snapshots at start-up, says another process.")
+                logger.info("Another process found no stale snapshots at start-up.")
                 return RebuildReport()
         report = AggregateRebuild.build_and_save_all(stale=True, progress=renew)
         with in_time():

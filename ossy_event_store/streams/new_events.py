@@ -144,10 +144,11 @@ def _expected_version(
         if expected_version not in (None, expected):
             raise InvalidEvent(
                 "aggregateVersion",
-                f"is {event['aggregateVersion']}, but the expected version makes it "
-                f"{expected_version + index + 1}",
+                f"is {event['aggregateVersion']}, but must be "
+                f"{expected_version + index + 1} to follow the expected version",
             )
         expected_version = expected
     if expected_version is not None and expected_version < 0:
-        raise InvalidEvent("aggregateVersion", "the versions of the events fall")
+        what = "the events are not in order of version; sort them in ascending order"
+        raise InvalidEvent("aggregateVersion", what)
     return expected_version

@@ -117,9 +117,9 @@ def reset(name: str, position: int) -> None:
     head = drive(head_position(store))
     if position > head:
         raise ValueError(
-            f"The last event has position {head:,}, so after position {position:,} "
-            f"{name} would pass over the next events in silence. Choose a position "
-            f"from 0 to {head:,}."
+            f"The last event has position {head:,}. If {name} continued after position "
+            f"{position:,}, it would skip the next events. Choose a position from 0 to "
+            f"{head:,}."
         )
     if document["kind"] in ("projection", declaration.BUILD_KIND):
         raise ValueError(

@@ -109,12 +109,12 @@ WRONG_VALUES = {
     "before year 1": (
         {"a": dt.datetime(1, 1, 1, 1, tzinfo=EARLY)},
         "payload.a",
-        "outside of the years",
+        "outside the years",
     ),
     "after year 9999": (
         {"a": dt.datetime(9999, 12, 31, 23, tzinfo=LATE)},
         "payload.a",
-        "outside of the years",
+        "outside the years",
     ),
     "an odd scope": ({"a": Code("x", {"b": object()})}, "payload", "object"),
     "NUL in a regex": ({"a": Regex("a\0")}, "payload", "NULL"),

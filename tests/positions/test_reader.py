@@ -264,7 +264,7 @@ def test_an_append_that_waits_in_vain_says_so(face, store, settings):
 
 
 def test_an_append_in_a_transaction_cannot_wait(store):
-    with pytest.raises(ValueError, match="wait must be False inside of a transaction"):
+    with pytest.raises(ValueError, match="wait must be False inside a transaction"):
         reader.check_wait(True, replace(store, outside=store))
 
 

@@ -40,7 +40,7 @@ def test_of_four_gunicorn_workers_exactly_one_rebuilds(store, lend, tmp_path):
         until(lambda: answer() and log().count("at start-up") == 4)
         text = log()
     assert text.count("Rebuilt stale snapshots at start-up: 30 streams, 60 ev") == 1
-    assert text.count("No stale snapshots at start-up, says another process.") == 3
+    assert text.count("Another process found no stale snapshots at start-up.") == 3
     assert Aggregate.collection.count_documents({"aggregateVersion": 2}) == 30
 
 

@@ -156,7 +156,8 @@ class Command(StoreCommand):
             ) from None
         if not lost:
             raise CommandError(
-                f"Stream {stream!r} lacks no event whose loss was not accepted before."
+                f"Nothing to accept: stream {stream!r} has no missing events, or their "
+                "loss was already accepted."
             )
         for first, last in lost:
             what = (
