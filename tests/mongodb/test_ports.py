@@ -114,7 +114,7 @@ def test_drive_refuses_a_coroutine_that_waits_for_a_loop():
     async def waits():
         await asyncio.sleep(0)
 
-    with pytest.raises(RuntimeError, match="tried to wait for a loop"):
+    with pytest.raises(RuntimeError, match="tried to wait for an event loop"):
         drive(waits())
 
 

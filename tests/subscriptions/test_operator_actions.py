@@ -266,7 +266,7 @@ def test_a_reset_beyond_the_last_event_is_refused(store, lend):
     lend("a", "BookBought", "BookLent")
     with running():
         reached(store, "reader", 2)
-        with pytest.raises(ValueError, match=r"has position 2, .* from 0 to 2"):
+        with pytest.raises(ValueError, match=r"has position 2\. .* from 0 to 2"):
             operator_actions.reset("reader", 3)
         operator_actions.reset("reader", 2)
     assert checkpoint(store, "reader")["position"] == 2
