@@ -40,7 +40,7 @@ def connections_and_streams(store):
     asked = [
         operation.get("cursor", {}).get("originatingCommand", {}).get("pipeline")
         for operation in admin.aggregate([stage])
-        if operation["ns"].startswith(f"{database.name}.")
+        if operation.get("ns", "").startswith(f"{database.name}.")
     ]
     streams = [
         pipeline for pipeline in asked if pipeline and "$changeStream" in pipeline[0]
