@@ -236,7 +236,8 @@ def test_thousands_of_event_loops_leave_nothing_behind(store):
     files, threads, objects = run(50)
     after = run(2000)
     assert after[:2] == (files, threads)
-    assert after[2] < objects + 2000  # a client with its loop has hundreds
+    # A client with its loop has hundreds. The measurement of coverage keeps nine.
+    assert after[2] < objects + 20 * 2000
 
 
 @ON_URL
