@@ -212,7 +212,7 @@ def test_a_conflict_inside_a_transaction_is_a_concurrency_error(store, atomic, o
 @pytest.mark.django_db(transaction=True)
 def test_a_conflict_of_a_save_inside_a_transaction_is_explained(store, atomic, other):
     book = Aggregate.of(Book, "b-1")
-    with pytest.raises(StoreUnavailable, match="begin it again") as error, atomic():
+    with pytest.raises(StoreUnavailable, match="run it again") as error, atomic():
         book.save()
     assert error.value.__cause__.code == 112
 

@@ -285,6 +285,7 @@ def test_a_page_says_that_the_store_is_not_available_whatever_fails(
     assert "not available" in response.render().content.decode()
 
 
+@pytest.mark.skipif(django_settings.STORE == "mongodb", reason="it executes no SQL")
 def test_an_action_is_done_though_the_log_of_the_admin_cannot_be_written(
     book, client, caplog
 ):

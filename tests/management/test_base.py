@@ -65,7 +65,8 @@ def test_a_stream_of_another_type_is_wrong_use(books, command):
 def test_only_in_a_process_of_its_own_a_command_collects_garbage_less_often(
     books, monkeypatch, capsys
 ):
-    host, changed = gc.get_threshold(), []
+    host, changed = (700, 10, 10), []
+    monkeypatch.setattr(gc, "get_threshold", lambda: host)
     monkeypatch.setattr(gc, "set_threshold", lambda *args: changed.append(args))
     for command in ("rebuild_aggregates", "verify_event_store"):
         call_command(command, verbosity=0)

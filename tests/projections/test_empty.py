@@ -16,6 +16,8 @@ pytestmark = pytest.mark.skipif(
     bool(settings.ADMIN), reason="tests that empty a store need every right"
 )
 
+OURS = ("aggregates", "eventstore", "projection_")
+
 
 @pytest.fixture
 def database(store):
@@ -37,10 +39,14 @@ def test_one_test_sees_nothing_of_the_one_before(database, quick):
         empty_test_database()
         got.clear()
         names = database.list_collection_names()
-        assert [name for name in names if database[name].find_one({})] == ["others"]
+        filled = {name for name in names if database[name].find_one({})}
+        assert "others" in filled
+        # The tables of Django are in this database as well, if it is that of an alias.
+        assert not any(name.startswith(OURS) for name in filled)
     database.drop_collection("others")
 
 
+@pytest.mark.skipif(settings.STORE == "mongodb", reason="Django makes that database")
 def test_a_database_with_events_that_no_test_run_left_is_not_emptied(database, lend):
     lend("b-1", "BookBought")
     with pytest.raises(ImproperlyConfigured, match="which marks a database of tests"):

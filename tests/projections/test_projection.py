@@ -90,7 +90,7 @@ WRONG = {
     ),
     "a collection of another": (
         lambda: type("P", (Loans,), {"name": "loans_2"}),
-        "The names 'loans_2' and 'loans' of projections collide",
+        "The projection names 'loans_2' and 'loans' collide",
     ),
     "name twice": (
         lambda: type("P", (Loans,), {}),

@@ -20,5 +20,5 @@ def test_progress_is_reported_while_it_runs(store, lend, monkeypatch):
 def test_an_event_loop_does_not_wait_for_workers(store, face):
     if face.runner is None:
         return
-    with pytest.raises(ValueError, match="workers 2: expected 1"):
+    with pytest.raises(ValueError, match="workers is 2; it must be 1"):
         face(AggregateRebuild.build_and_save_all, workers=2)
