@@ -309,7 +309,8 @@ def _test_name(name: str) -> str:
 def remember_real_names() -> None:
     """Note the names of the databases before Django renames them for a test run."""
     for alias, database in django_settings.DATABASES.items():
-        _real_names[alias] = str(database.get("NAME") or "")
+        # A test that overrides INSTALLED_APPS lets Django call ``ready()`` once more.
+        _real_names.setdefault(alias, str(database.get("NAME") or ""))
 
 
 def _check_test_name(alias: str, origin: str) -> None:
