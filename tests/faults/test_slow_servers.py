@@ -275,6 +275,7 @@ BOUGHT = {"type": "BookBought", "aggregateType": "Book"}
 SPARE_SECONDS = 20  # beyond TIMEOUT, on a busy machine; without a bound it never ends
 
 
+@pytest.mark.chaos  # a busy machine would need far more time
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "in a transaction"])
 def test_a_process_that_runs_subscriptions_ends_soon_though_mongodb_is_frozen(
     single, member, busy
