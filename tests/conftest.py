@@ -91,6 +91,9 @@ def store(_store_ready, _unbound):
     store = connection.blocking()
     for name in connection.COLLECTION_OPTIONS:
         _unbound(store.events).database[name].delete_many({})
+    if settings.STORE == "djongo":
+        # In one run of four, the database there was without indexes at some point.
+        drive(indexes.ensure(store))
     return store
 
 

@@ -64,6 +64,6 @@ def last_position(last_event_id: str | None, after: str | None) -> int | None:
         return None
     if not _POSITION.fullmatch(text):
         raise ValueError(
-            "Last-Event-ID or the parameter 'after' must be an event's position."
+            "Last-Event-ID or the parameter 'after' must be the position of an event."
         )
     return int(text)
