@@ -122,7 +122,7 @@ ERRORS = [
         RebuildBroken("Book after 'b'", -9),
         {"part": "Book after 'b'", "exit_code": -9},
         "The process that rebuilt the streams of Book after 'b' was killed by signal "
-        "9, as the system does when memory runs out. The other processes were stopped;",
+        "9, as the system does when memory runs out. The other processes were stopped.",
     ),
     (
         RebuildBroken("Book", 3),

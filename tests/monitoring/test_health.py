@@ -161,7 +161,7 @@ def test_an_event_that_waits_for_its_position_is_unhealthy(store, lend, face, hi
         history.update_one({"aggregateVersion": version}, created)
     found = figures_of(face)
     assert 290 < found["positions"]["lag_seconds"] < 400
-    assert any("waited for its position for 30" in one for one in found["reasons"])
+    assert any("waiting for its position for 30" in one for one in found["reasons"])
     assert found["positions"]["events"] - found["positions"]["head"] == 2
 
 

@@ -75,5 +75,5 @@ def test_a_checkpoint_after_the_last_event_is_ahead_and_no_lag(store, lend):
     one = drive(status(store, "reader"))
     assert (one.lag, one.ahead) == (0, 4)
     (problem,) = problems(one, HealthLimits(RUNNING=False))
-    assert problem.startswith("reader is at position 5, which no event has")
+    assert problem.startswith("reader is at position 5, but no event has that position")
     assert "reader is 4 positions after the last event" in said("subscriptions")
