@@ -170,7 +170,7 @@ def _name_in(url: str, origin: str) -> str | None:
         # With a password in the URL, the driver's message may contain a part of it.
         raise ImproperlyConfigured(
             f"{origin} is not a valid MongoDB URL"
-            + (_PERCENT_ENCODED if "@" in url else f": {short_reason(error)}")
+            + (_PERCENT_ENCODED if "@" in url else _unless_it_quotes(url, error))
         ) from None
     for option in re.split("[&;]", query) if query else ():
         if not (is_srv and option.lower().startswith("srv")):
@@ -178,6 +178,13 @@ def _name_in(url: str, origin: str) -> str | None:
     if not is_srv:
         _check_options(url, origin, None)
     return name
+
+
+def _unless_it_quotes(url: str, error: Exception) -> str:
+    # A URL without @ may hold a password as well: the @ is what was forgotten.
+    reason = short_reason(error)
+    words = re.findall(r"\w{3,}", url.partition("://")[2])
+    return "" if any(word in reason for word in words) else f": {reason}"
 
 
 def _check_options(url: str, origin: str, option: str | None) -> None:
