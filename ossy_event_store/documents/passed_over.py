@@ -55,7 +55,7 @@ class PassedOver:
 
     #: How many there were.
     count: int = 0
-    #: The first of them: each one's ``_id``, and why it is no event.
+    #: The ``_id`` of each of the first ones, with the reason why it is no event.
     named: list[str] = field(default_factory=list)
 
     def events(self, documents: list[Document]) -> list[Document]:

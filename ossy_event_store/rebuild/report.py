@@ -154,7 +154,7 @@ class RebuildReport:
     restart_reason: str = ""
     #: The results of a dry run, by aggregate type.
     dry_run: dict[str, DryRun] = field(default_factory=dict)
-    #: Documents of these types that are no events.
+    #: The documents of these types that are no events.
     passed_over: PassedOver = field(default_factory=PassedOver)
 
     @property
