@@ -124,7 +124,9 @@ WRITTEN_BY_PROJECTS = {"Projection.apply", "Projection.key"}
 def of_class(name, cls):
     """Yield the public methods of a class, bound to something that works."""
     subject = Aggregate(Book, "b-1", [{**BOUGHT, "aggregateVersion": 1}])
-    for member, value in vars(cls).items():
+    bases = reversed([base for base in cls.__mro__ if base is not object])
+    members = {k: v for base in bases for k, v in vars(base).items()}
+    for member, value in members.items():
         label = f"{name}.{member}"
         if member.startswith("_") or label in WRITTEN_BY_PROJECTS:
             continue

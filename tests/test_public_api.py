@@ -74,7 +74,7 @@ def test_every_public_name_has_a_docstring():
         value = getattr(ossy_event_store, name)
         if inspect.isclass(value) or inspect.isfunction(value):
             assert value.__doc__, name
-            for member, thing in vars(value).items():
+            for member, thing in inspect.getmembers_static(value):
                 if not member.startswith("_") and inspect.isroutine(thing):
                     assert inspect.getdoc(thing), f"{name}.{member}"
 
