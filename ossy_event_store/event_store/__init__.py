@@ -2,8 +2,7 @@
 Raw event I/O: append events, read streams, find events.
 
 Most code uses ``Aggregate``, which is built on this. Every method is blocking and
-has an awaitable twin with an ``a`` in front of its name. Each module holds the methods
-of one topic.
+has an awaitable twin with an ``a`` in front of its name.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from pymongo.collection import Collection
 
 from ..documents.bson_types import Document
 from ..mongodb import connection
-from .appends import Appends
+from .appending import Appending
 from .global_order import GlobalOrder
 from .queries import Queries
 from .streams import Streams
 
 
-class EventStore(Appends, Streams, Queries, GlobalOrder):
+class EventStore(Appending, Streams, Queries, GlobalOrder):
     """The ``eventstore`` collection: all events ever appended, none ever changed."""
 
     @classproperty

@@ -1,5 +1,5 @@
 """
-Read the events of all streams in global order, and wait for positions.
+Read events in global order, and wait for their positions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..positions import reader
 
 
 class GlobalOrder:
-    """The part of ``EventStore`` that knows the order over all streams."""
+    """The methods of ``EventStore`` that use positions."""
 
     @classmethod
     def read_all(

@@ -1,5 +1,5 @@
 """
-Find events by MongoDB queries.
+Find events by a query of MongoDB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..streams.lookup import Sort
 
 
 class Queries:
-    """The part of ``EventStore`` that finds events by what they contain."""
+    """The methods of ``EventStore`` that run queries."""
 
     @classmethod
     def find_event(

@@ -1,5 +1,5 @@
 """
-Read streams, and find out which there are.
+Read streams, and which there are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..streams.load import load_stream
 
 
 class Streams:
-    """The part of ``EventStore`` that reads single streams."""
+    """The methods of ``EventStore`` that read streams."""
 
     @classmethod
     def get_event_stream(

@@ -1,5 +1,5 @@
 """
-Append events to a stream.
+Append raw events.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..streams.append import append_at
 from ..streams.new_events import raw_events
 
 
-class Appends:
-    """The part of ``EventStore`` that appends events."""
+class Appending:
+    """The methods of ``EventStore`` that append."""
 
     @classmethod
     def append_event(
