@@ -50,12 +50,11 @@ def pytest_xdist_auto_num_workers():
 def pytest_collection_modifyitems(items):
     """Begin with the longest file, lest the others wait for it at the end."""
     items.sort(key=lambda item: item.path.name != "test_store_tests.py")
-
-
-def pytest_itemcollected(item):
-    # Django renames the database of an alias only for tests that ask for it.
-    if settings.STORE == "mongodb" and "store" in item.fixturenames:
-        item.add_marker(pytest.mark.django_db)
+    if settings.STORE == "mongodb":
+        # Django renames the database of an alias if one test asks for it. Only one:
+        # there are no transactions, so Django empties each table after each of them.
+        for item in [item for item in items if "store" in item.fixturenames][:1]:
+            item.add_marker(pytest.mark.django_db)
 
 
 @pytest.fixture(scope="session")
