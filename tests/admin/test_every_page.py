@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from bson import Decimal128
+from django.contrib import admin
 from django.contrib.auth.models import User
 
 from ossy_event_store import health
@@ -113,8 +114,10 @@ def test_times_at_both_ends_of_the_calendar_are_shown(history, staff, settings, 
     ],
 )
 def test_no_request_is_answered_with_an_error_of_the_server(
-    book, client, store, seed, number
+    book, client, store, monkeypatch, seed, number
 ):
+    if seed > 1:  # it is the same on each page, and an eighth of the time
+        monkeypatch.setattr(admin.site, "enable_nav_sidebar", False)
     subscription("mails")(print)
     connection.raw(store.subscriptions).insert_one({"_id": "mails", "position": 1})
     client.force_login(User.objects.create_superuser("root"))
