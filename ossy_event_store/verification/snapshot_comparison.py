@@ -125,6 +125,8 @@ class SnapshotComparison:
                     # An event whose id is a list that holds this id matches too.
                     if isinstance(aggregate_id, str):
                         pairs[aggregate_id].take(list(run))
+                        # Else events of a batch each would be held, however large.
+                        pairs[aggregate_id].fold.fold()
         for pair in pairs.values():
             self._count(pair)
 
