@@ -7,7 +7,8 @@ It sees every event, whichever process or program appended it. The attribute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..exceptions import InvalidState, ReducerError
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
+from ..mongodb.ports import ONE_BATCH
 from ..positions.reader import wanted
 from ..registry import registered_aggregates
 from ..streams.load import fold_stream
@@ -112,14 +114,42 @@ class Snapshots(Delivery):
     async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
         """Fold the events onto the snapshots, and write the snapshots that are due."""
         streams = {stream[0]["aggregateId"]: stream for stream in by_stream(events)}
-        with in_time():
-            found = await self._store.snapshots.find({"_id": {"$in": list(streams)}})
-        stored = {snapshot["_id"]: snapshot for snapshot in found}
+        left, parked = self.folded_at_once, list[Failed]()
+        # In pieces: all snapshots of a page may be more than memory should hold.
+        query, missing = {"_id": {"$in": list(streams)}}, dict(streams)
+        async with aclosing(self._store.snapshots.batches(query, ONE_BATCH)) as found:
+            async for stored in found:
+                some = {one["_id"]: missing.pop(one["_id"]) for one in stored}
+                failed, left = await self._renew(some, stored, left)
+                parked += failed
+        failed, _ = await self._renew(missing, [], left)
+        parked += failed
+        for one in parked:
+            await self.park(one, None)
+        return Delivered(moved=False, parked=parked)
+
+    async def _renew(
+        self,
+        streams: Mapping[str, Sequence[Document]],
+        stored: Sequence[Document],
+        left: int,
+    ) -> tuple[list[Failed], int]:
+        """
+        Renew the snapshots of some streams that are due.
+
+        Args:
+            streams: the events of each.
+            stored: their snapshots: all of them, or none.
+            left: how many events before the delivered ones it may fold.
+
+        Returns:
+            The events at which streams are to be parked, and how many are left.
+        """
+        snapshots = {snapshot["_id"]: snapshot for snapshot in stored}
         new: list[Snapshot] = []
         parked: list[Failed] = []
-        left = self.folded_at_once
         for aggregate_id, stream in streams.items():
-            fold = _due(stream, stored.get(aggregate_id))
+            fold = _due(stream, snapshots.get(aggregate_id))
             if fold is None:
                 continue
             many = stream[0]["aggregateVersion"] - 1 - fold.version
@@ -136,9 +166,7 @@ class Snapshots(Delivery):
         for snapshot, refused in written.refused:
             stream = streams[snapshot["_id"]]
             parked.append(Failed(_culprit(stream, refused), refused))
-        for failed in parked:
-            await self.park(failed, None)
-        return Delivered(moved=False, parked=parked)
+        return parked, left
 
     async def work(self) -> tuple[bool, list[Failed]]:
         """Fold a piece of a long stream, and write its snapshot after the last one."""

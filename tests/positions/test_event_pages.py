@@ -1,17 +1,20 @@
 """Pages of events are bounded by bytes."""
 
+import threading
+
 import pytest
 
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions import reader
 from ossy_event_store.positions.event_pages import SIZED_EVENTS, PageLimit
+from ossy_event_store.subscriptions.runner import assign_positions
 from tests.support.positions import event
 
 KB = 1000
 
 
 @pytest.fixture
-def large(history, assign):
+def large(history):
     """Insert events of these sizes in KB, and give them positions."""
 
     def large(*sizes):
@@ -19,7 +22,7 @@ def large(history, assign):
             event("a", version, payload={"text": "x" * size * KB})
             for version, size in enumerate(sizes, 1)
         )
-        assign()
+        assign_positions(threading.Event())
 
     return large
 
