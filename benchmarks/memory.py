@@ -20,7 +20,7 @@ import bench
 
 STREAMS = 2
 BROWSERS = 8
-NEW_BYTES = 200_000_000  # of the events that are pushed as they are appended
+NEW_BYTES = 60_000_000  # of the events that are pushed as they are appended
 HERE = Path(__file__).resolve()
 
 
@@ -203,11 +203,14 @@ async def push(port, pid, events, size):
 # --- the log ----------------------------------------------------------------
 
 
-def insert(count, size, after=0):
-    """Insert events of a size in bytes, stream by stream in turn."""
+def insert(count, size, after=0, *, small=False):
+    """Insert events of a size in bytes, of the streams in turn."""
     from ossy_event_store import EventStore
 
-    text = "x" * size
+    payload = {"text": "x" * size}
+    if small:  # 65 bytes each
+        line = {"article": 123456, "amount": 12, "price": 99.5, "currency": "EUR"}
+        payload = {"lines": [line] * (size // 65)}
     for at in range(after, after + count):
         EventStore.collection.insert_one(
             {
@@ -215,7 +218,7 @@ def insert(count, size, after=0):
                 "aggregateType": "Document",
                 "aggregateVersion": at // STREAMS + 1,
                 "type": "DocumentChanged",
-                "payload": {"text": text},
+                "payload": payload,
                 "created": datetime.now(UTC),
                 "createdBy": None,
                 "metadata": {},
@@ -256,6 +259,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=1200)
     parser.add_argument("--size", type=int, default=1_000_000, help="bytes an event")
+    parser.add_argument(
+        "--small-values", action="store_true", help="many small values, not one text"
+    )
     parser.add_argument("--only", nargs="*", default=[], help="uses that begin so")
     parser.add_argument("--json", action="store_true", help="print JSON as well")
     options = parser.parse_args()
@@ -263,7 +269,7 @@ def main():
 
     database = bench.set_up()
     environment, figures = bench.environment(), {}
-    insert(events, size)
+    insert(events, size, small=options.small_values)
     assign()
     print(f"{events} events of {size:,} bytes: MB above the start", flush=True)
 
