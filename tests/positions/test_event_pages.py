@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.mongodb.ports import PIECE_BYTES, drive
 from ossy_event_store.positions import reader
-from ossy_event_store.positions.event_pages import SIZED_EVENTS, PageLimit
+from ossy_event_store.positions.event_pages import SIZED_EVENTS, PageLimit, events_of
 from ossy_event_store.subscriptions.runner import assign_positions
 from tests.support.positions import event
 
@@ -60,6 +60,16 @@ def test_large_events_among_small_ones_are_noticed(store, large):
     # Among large ones a page has one or two, and after them as many as before.
     assert max(len(page) for page in found if 65 in page) <= 6
     assert not limit.expects_large
+
+
+@pytest.mark.parametrize("count", [30, 60])  # by their ids, and along the index of time
+def test_no_more_large_events_are_decoded_than_fit(store, large, entries, count):
+    large(*[100] * count)
+    limit = PageLimit(200 * KB)
+    limit.learn(60, 60 * KB)
+    found, read = drive(events_of(store, list(entries.find()), None, limit))
+    assert len(read) == 1
+    assert len(found) <= PIECE_BYTES // (100 * KB) + 2
 
 
 def test_a_limit_learns_how_many_events_fit():
