@@ -253,15 +253,15 @@ class _OneProjection:
             expected.choose(ids)
             lost += expected.give_up()
         for ids in expected.unread(self._sizes.documents):
-            with in_time():
-                expected.add_stored(
-                    await self._documents.find(
-                        {"_id": {"$in": ids}},
-                        projection=["state", "position", "late"],
-                        session=session,
-                    )
-                )
-            lost += expected.give_up()
+            documents = self._documents.batches(
+                {"_id": {"$in": ids}},
+                self._sizes.documents,
+                projection=["state", "position", "late"],
+                session=session,
+            )
+            async for batch in _in_time(documents):
+                expected.add_stored(batch)
+                lost += expected.give_up()
         times = session.cluster_time, session.operation_time
         return _Moment(found["position"], expected, missing, lost, *times)
 
