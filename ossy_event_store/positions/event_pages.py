@@ -29,12 +29,14 @@ class PageLimit:
 
     Args:
         most: bytes of the events of a page, about. A page has one event at least.
+        first: how many events the first page has, at most.
     """
 
-    def __init__(self, most: int = PAGE_BYTES) -> None:
+    def __init__(self, most: int = PAGE_BYTES, first: int = SIZED_EVENTS) -> None:
         self.bytes = most
-        #: How many events of the last page's size are surely fewer bytes.
-        self.events = ONE_BATCH
+        #: How many events the next page has, at most; as large as the last ones, they
+        #: fit.
+        self.events = first
         #: Whether to ask for the sizes first. The server sends up to 16 MB at a time,
         #: which is too much if every reader of a process gets it at once.
         self.expects_large = True

@@ -346,7 +346,7 @@ async def read(
     The session makes the second read see what the first one saw: another member that
     became the primary in between may lag for a while.
     """
-    limit = limit or PageLimit()
+    limit = limit or PageLimit(first=size)
     size = min(size, limit.events)
     with in_time():
         entries = await store.positions.find(

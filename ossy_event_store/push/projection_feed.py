@@ -118,7 +118,8 @@ class ProjectionFeed(Feed):
             return None if late is None else []
         query: Document = {"_id": {"$in": late}}
         size = len(late) + 1
-        events, last = await read_events(store, query, size, session, PageLimit())
+        limit = PageLimit(first=size)
+        events, last = await read_events(store, query, size, session, limit)
         if last is not None:
             return None  # too large to be announced one by one
         return await self._with_keys(store, session, events)
