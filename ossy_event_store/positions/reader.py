@@ -29,7 +29,7 @@ from ..exceptions import EventNotFound, PositionsBroken, StoreUnavailable
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from .damage import held_up_among
-from .event_pages import events_of, id_key
+from .event_pages import PageLimit, events_of, id_key
 
 PAGE_SIZE = 1000  # events a round trip
 NEWEST_EVENTS = 10  # another program's documents may be among them
@@ -301,10 +301,12 @@ async def read_all(
         limit: the most events; None means all.
     """
     left = float("inf") if limit is None else limit
+    at_once = PageLimit()
     async with store.client.session() as session:
         while left > 0:
             size = int(min(PAGE_SIZE, left))
-            page = await read(store, {**query, "_id": {"$gt": after}}, size, session)
+            here = {**query, "_id": {"$gt": after}}
+            page = await read(store, here, size, session, at_once)
             for event in page.events:
                 if isinstance(event, LostEvent):
                     raise event.error
@@ -329,13 +331,23 @@ def wanted(
     return query
 
 
-async def read(store: Store, query: Document, size: int, session: Any) -> EventPage:
+async def read(
+    store: Store,
+    query: Document,
+    size: int,
+    session: Any,
+    limit: PageLimit | None = None,
+) -> EventPage:
     """
     Return the events of the first ``size`` entries that match a query.
+
+    They are fewer if they are large; a reader that reads on passes its ``limit``.
 
     The session makes the second read see what the first one saw: another member that
     became the primary in between may lag for a while.
     """
+    limit = limit or PageLimit(first=size)
+    size = min(size, limit.events)
     with in_time():
         entries = await store.positions.find(
             query,
@@ -345,7 +357,7 @@ async def read(store: Store, query: Document, size: int, session: Any) -> EventP
             session=session,
         )
         kept = [entry for entry in entries if "lost" not in entry]
-        found, read = await events_of(store, kept, session)
+        found, read = await events_of(store, kept, session, limit)
     is_full = len(entries) == size or len(read) < len(kept)
     last = read[-1]["_id"] if len(read) < len(kept) else 0
     events: dict[int, Document] = {}

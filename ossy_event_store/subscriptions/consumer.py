@@ -17,13 +17,15 @@ from typing import Any
 from django.db import connections
 from pymongo.errors import OperationFailure, PyMongoError
 
+from ..documents.bson_types import Document
 from ..exceptions import EventStoreError, StoreUnavailable
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import END_SECONDS
 from ..mongodb.write_errors import short_reason
+from ..positions.event_pages import PAGE_BYTES, PageLimit
 from ..positions.head_watcher import watcher
-from ..positions.reader import head_position, read
+from ..positions.reader import EventPage, head_position, read
 from ..streams.reducers import pass_on_what_ends
 from . import checkpoints
 from .attempts import Attempts, StoppedAt
@@ -66,6 +68,7 @@ class Consumer:
         stop: set when the process is to stop.
         timings: how long to wait for what.
         page_events: the most events that one read returns.
+        page_bytes: and their bytes, about; as many are read ahead.
         clock: a monotonic clock, in seconds.
     """
 
@@ -77,11 +80,13 @@ class Consumer:
         timings: Timings = DEFAULT_TIMINGS,
         *,
         page_events: int = PAGE_EVENTS,
+        page_bytes: int = PAGE_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.declared = declared
         self.claim = Claim(declared.name, owner, stop, timings, clock)
         self.page_events = page_events
+        self.page_limit = PageLimit(page_bytes)
         self._stop = stop
         self._clock = clock
         self._head = 0  # the last position that the head watcher knows of
@@ -194,7 +199,7 @@ class Consumer:
             lanes = LanePerStream(store, claim, progress, attempts, self._side_by_side)
         seconds = END_SECONDS
         try:
-            await self._consume(store, progress, requests, lanes)
+            await self._consume(store, progress, requests, lanes, attempts)
             seconds = math.inf
         except StoppedAt as stopped:
             await self._stop_at(store, progress, stopped)
@@ -211,6 +216,7 @@ class Consumer:
         progress: Progress,
         requests: OperatorRequests,
         lanes: Lanes,
+        attempts: Attempts,
     ) -> None:
         """Read and deliver events, and do what operators ask for."""
         page: Page | None = None
@@ -224,8 +230,9 @@ class Consumer:
             else:
                 progress.seen, is_full = page.reach, page.is_full
                 page = await self._read(store, page.reach) if is_full else None
+            is_left = await attempts.work()
             await progress.write_if_due(idle=page is None)
-            if page is None:
+            if page is None and not is_left:
                 await self._wait(store, progress)
 
     async def _stop_at(
@@ -245,21 +252,24 @@ class Consumer:
 
     async def _read(self, store: Store, after: int) -> Page:
         """Return the next events after a position."""
-        query, limit = self.declared.query(), self.page_events
+        query = self.declared.query()
         # A session of its own: the other one may be at work in another thread.
         async with store.client.session() as session:
             if not query:
                 query["_id"] = {"$gt": after}
-                found = await read(store, query, limit, session)
+                found = await self._page(store, query, session)
                 return Page(found.events, found.last or after, found.is_full)
             # The session lets the second read see all that the first one saw.
             head = await head_position(store, session)
             if head <= after:
                 return Page([], after, is_full=False)
             query["_id"] = {"$gt": after, "$lte": head}
-            found = await read(store, query, limit, session)
+            found = await self._page(store, query, session)
             reach = found.last if found.is_full else head
             return Page(found.events, reach, found.is_full)
+
+    async def _page(self, store: Store, query: Document, session: Any) -> EventPage:
+        return await read(store, query, self.page_events, session, self.page_limit)
 
     async def _deliver_and_read(
         self, store: Store, progress: Progress, lanes: Lanes, page: Page

@@ -4,6 +4,7 @@ Delivery in a transaction of an SQL database, where the checkpoint is a row.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ class InSQLTransaction(Delivery):
         self._using = declared.using
         self._rows = checkpoints.sql_checkpoints()
         self._claim = token_hex(16)
+        self.held_parked = math.inf  # its rows decide
         self._position = 0  # the position in the row
         self._streams: dict[str, int] = {}
         self.size = self.retry_size = declared.batch
