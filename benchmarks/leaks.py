@@ -29,7 +29,7 @@ import push
 MB = 1024 * 1024
 THREADS, TASKS, WAVE = 8, 64, 100
 AGGREGATES = 1000
-SECONDS = 30  # until what was closed is gone from the server, too
+SECONDS = 10  # until what was closed is gone from the server, too
 EVENT = {
     "aggregateType": "Book",
     "type": "BookLent",
