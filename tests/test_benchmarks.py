@@ -96,7 +96,7 @@ def leaks_of(tmp_path, variant, *arguments):
     return done.returncode, json.loads(done.stdout.splitlines()[-1])["figures"]
 
 
-@pytest.mark.docs
+@pytest.mark.faults
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
 def test_nothing_is_left_of_any_kind_of_work(tmp_path):
     code, figures = leaks_of(tmp_path, SOUND, "--count=200")
@@ -107,7 +107,7 @@ def test_nothing_is_left_of_any_kind_of_work(tmp_path):
     assert code == 0
 
 
-@pytest.mark.docs
+@pytest.mark.faults
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
 def test_a_client_that_outlives_its_loop_is_found(tmp_path):
     code, (found,) = leaks_of(tmp_path, KEEPS_CLIENTS, "--only=loops", "--count=50")
