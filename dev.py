@@ -19,7 +19,7 @@ VENV = HERE / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 NAMES = ("tests", "faults", "lint", "types", "docs", "package", "browser")
 NAMES += ("mongodb", "djongo", "lowest", "coverage", "ci", "all")
-NAMES += ("example", "chaos", "model", "pictures")
+NAMES += ("example", "chaos", "model", "leaks", "pictures")
 
 # What ``tests`` takes, the first that is there: CI does not run that pair once more.
 NEWEST = {"python3.13": "py313-dj61", "python3.12": "py312-dj61"}

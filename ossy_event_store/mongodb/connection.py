@@ -15,6 +15,7 @@ import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple, cast
 
@@ -143,7 +144,10 @@ def _client_arguments(source: Source) -> dict[str, Any]:
     return {**arguments, "host": url, "driver": _driver()}
 
 
+@cache
 def _driver() -> DriverInfo:
+    # Once a process: the look-up reads every folder of the path, and keeps what it
+    # found each time that one of them has changed.
     try:
         version = metadata.version("ossy-event-store")
     except metadata.PackageNotFoundError:  # a copy inside a project, not installed

@@ -4,11 +4,14 @@ import datetime as dt
 import os
 import subprocess
 import sys
+from itertools import count
 
 import pytest
 from bson import Decimal128
 from django.contrib import admin
 from django.contrib.auth.models import User
+from pymongo.collection import Collection
+from pymongo.errors import AutoReconnect
 
 from ossy_event_store import health
 from ossy_event_store.mongodb import connection
@@ -133,6 +136,32 @@ def test_no_request_is_answered_with_an_error_of_the_server(
             failed.append((method, address, reason))
     assert not failed, (len(failed), failed[:5])
     assert {200, 302, 404} <= statuses
+
+
+def test_a_page_says_so_whichever_of_its_queries_breaks(book, staff, monkeypatch):
+    left = 0  # queries until one breaks
+
+    def breaking(method):
+        def query(self, *args, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise AutoReconnect("closed")
+            return method(self, *args, **options)
+
+        return query
+
+    client = staff(*ALL, "view_subscription")
+    for name in ("find", "find_raw_batches", "aggregate", "count_documents"):
+        monkeypatch.setattr(Collection, name, breaking(getattr(Collection, name)))
+    for address in pages(book.id):
+        for number in count(1):
+            left = number
+            status = client.get(address).status_code
+            if left > 0:  # it has no more
+                break
+            assert status == 503, (address, number)
+        assert number > 1, address
 
 
 @ON_URL

@@ -223,6 +223,12 @@ def test_a_server_is_started_outside_of_the_event_loop(store, settings, monkeypa
     assert set(started) == {"some/folder"}
 
 
+def test_the_version_for_the_driver_is_looked_up_once(store, monkeypatch):
+    asyncio.run(EventStore.aget_event_stream("b-1"))
+    monkeypatch.setattr(connection.metadata, "version", None)  # no longer callable
+    asyncio.run(EventStore.aget_event_stream("b-1"))
+
+
 @pytest.mark.faults
 def test_a_thousand_event_loops_leave_nothing_behind(store):
     def run(times):
