@@ -11,6 +11,7 @@ from ossy_event_store.health import figures
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.rebuild import on_startup
+from ossy_event_store.streams.lookup import stream_problem
 from ossy_event_store.subscriptions import snapshot_subscription
 from ossy_event_store.verify import verify_event_store
 from tests.support.event_lines import exported
@@ -88,8 +89,11 @@ def test_a_document_that_is_no_event_is_passed_over_everywhere(
     ]
     assert len(exported(store)) == 2
     streams = [stream["aggregateId"] for stream in EventStore.get_event_streams()]
-    # These come from an index, which does not have the type of an event.
-    assert streams == (["a", "x"] if kind == "no type" else ["a"])
+    assert streams == ["a"]
+    assert not EventStore.exists("x")
+    assert EventStore.get_stream_info("x") is None
+    assert drive(stream_problem(store, "x", None)).endswith("Ids next to it: a.")
+    assert EventStore.get_stream_info("a")["aggregateVersion"] == 2
     assert "'foreign': " in caplog.text
     assert verify_event_store().found["event"] >= 1
 

@@ -95,7 +95,7 @@ TYPE_VERSIONS = Index(
 )
 FIRST_EVENTS = Index(
     EVENTS,
-    [("aggregateId", 1), ("aggregateType", 1), ("aggregateVersion", 1)],
+    [("aggregateId", 1), ("aggregateType", 1), ("type", 1), ("aggregateVersion", 1)],
     "Lists the streams: one entry each, for their first event.",
     partial={"aggregateVersion": 1},
 )

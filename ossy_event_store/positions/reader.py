@@ -24,7 +24,7 @@ from ..documents.arguments import (
 )
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, check_version, read_whole_event
-from ..documents.passed_over import is_event
+from ..documents.passed_over import VERSIONED, is_event
 from ..exceptions import EventNotFound, PositionsBroken, StoreUnavailable
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
@@ -113,7 +113,7 @@ async def _recorded(
                 "created": created,
                 # What another program stored without these gets no position.
                 "aggregateId": {"$type": "string"},
-                "aggregateVersion": {"$type": ["int", "long"]},
+                "aggregateVersion": VERSIONED,
             },
             projection=[*_ENTRY_FIELDS[1:], "created"],
             sort=[("created", direction), ("_id", direction)],
