@@ -163,7 +163,11 @@ async def each_stream(
     query: dict[str, Any] = dict(_FIRST)
     if aggregate_type is not None:
         query["aggregateType"] = {"$eq": check_id(aggregate_type, "aggregate_type")}
-    options = {"projection": _NAMES, "sort": [("aggregateId", 1)], "limit": page_size}
+    options: dict[str, Any] = {
+        "projection": _NAMES,
+        "sort": [("aggregateId", 1)],
+        "limit": page_size,
+    }
     last = ""
     while True:
         with in_time():

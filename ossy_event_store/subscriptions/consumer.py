@@ -213,6 +213,7 @@ class Consumer:
             seconds = math.inf
         except StoppedAt as stopped:
             await self._stop_at(store, progress, stopped)
+            await attempts.retry_if_accepted(stopped.event)
         finally:
             # Also after a failure: what is done need not be done again. But a server
             # that has just failed to answer in time is not given as much time again.
