@@ -8,7 +8,6 @@ from typing import Any
 
 from bson import ObjectId
 from django.contrib import messages
-from django.contrib.admin.utils import unquote
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
@@ -26,6 +25,7 @@ from ..positions.damage import held_up
 from ..projections import projection
 from ..projections.forget import forget
 from ..subscriptions import operator_actions, parked_streams, snapshot_subscription
+from .addresses import from_address
 from .base import StoreModelAdmin, may
 from .query_string import number_of
 
@@ -98,7 +98,7 @@ class SubscriptionAdmin(StoreModelAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         """Show the status of a subscription, its parked streams and skipped events."""
-        store, name = connection.blocking(), unquote(object_id)
+        store, name = connection.blocking(), from_address(object_id)
         found = drive(status(store, name))
         if found is None:
             raise Http404(_("This subscription does not exist."))
@@ -126,7 +126,7 @@ class SubscriptionAdmin(StoreModelAdmin):
 
     def retry_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Request a retry of one parked stream, or of everything that failed."""
-        name, stream = unquote(object_id), request.GET.get("stream")
+        name, stream = from_address(object_id), request.GET.get("stream")
         try:
             requested = operator_actions.retry(name, stream)
         except (UnknownSubscription, ValueError):  # or no id at all
@@ -144,7 +144,7 @@ class SubscriptionAdmin(StoreModelAdmin):
 
     def skip_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Skip the event at which a stream, or the whole subscription, is blocked."""
-        name, stream = unquote(object_id), request.GET.get("stream")
+        name, stream = from_address(object_id), request.GET.get("stream")
         reason = request.POST.get("reason", "").strip()
         position = request.GET.get("position", "")
         if not reason:
@@ -173,21 +173,21 @@ class SubscriptionAdmin(StoreModelAdmin):
 
     def pause_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Pause a subscription."""
-        name, who = unquote(object_id), request.user.get_username()
+        name, who = from_address(object_id), request.user.get_username()
         return self._operate(
             request, name, "Paused.", lambda: operator_actions.pause(name, who)
         )
 
     def resume_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Let a paused subscription continue."""
-        name = unquote(object_id)
+        name = from_address(object_id)
         return self._operate(
             request, name, "Resumed.", lambda: operator_actions.resume(name)
         )
 
     def forget_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Delete what is stored of a subscription that no longer exists in the code."""
-        name = unquote(object_id)
+        name = from_address(object_id)
 
         def gone() -> bool:
             forget(name)

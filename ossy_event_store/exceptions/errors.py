@@ -276,7 +276,7 @@ class PositionsBroken(EventStoreError):
             f"Position {self.position} refers to version {self.aggregate_version} of "
             f"stream {self.aggregate_id!r}, which no longer exists: it was deleted "
             "outside the event store. Restore it from a backup, or run manage.py "
-            f"verify_event_store --accept-loss={self.aggregate_id} --reason TEXT."
+            "verify_event_store --accept-loss ID --reason TEXT."
         )
 
 
@@ -388,6 +388,6 @@ class CheckpointMissing(EventStoreError):
         return (
             f"The checkpoint of subscription {self.name!r} is missing in the database "
             f"{self.using!r}. If the data that the subscription wrote there is missing "
-            f"too, run manage.py subscriptions reset {self.name} --to 0; if it exists, "
+            f"too, run manage.py subscriptions reset NAME --to 0; if it exists, "
             f"--to {self.position}."
         )

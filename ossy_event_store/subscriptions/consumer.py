@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from shlex import quote
 from threading import Event
 from typing import Any
 
@@ -256,7 +257,7 @@ class Consumer:
             "Subscription %s has stopped: an event failed. See manage.py subscriptions "
             "show %s, then retry or skip it.",
             self.name,
-            self.name,
+            quote(self.name),
         )
 
     # --- reading
