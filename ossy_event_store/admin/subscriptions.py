@@ -209,7 +209,7 @@ class SubscriptionAdmin(StoreModelAdmin):
             return self._back(name)
         if changed:
             messages.success(request, _("Done."))
-            self.log_change(request, Subscription(id=name), done)
+            self.record(request, Subscription(id=name), done)
         return self._back(name)
 
     def _back(self, name: str) -> HttpResponse:

@@ -99,8 +99,10 @@ async def waiting_since(store: Store, now: dt.datetime) -> dt.datetime | None:
     waiting = await _without_position(
         store, await _recorded({**since, "$lte": now}, 1, CHECKED_EVENTS, store)
     )
-    created: dt.datetime = (waiting or newest[-1:])[0]["created"]
-    return created
+    created = (waiting or newest[-1:])[0]["created"]
+    # BSON knows days long before the first one of Python.
+    is_known = isinstance(created, dt.datetime)
+    return created if is_known else dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 async def _recorded(

@@ -139,7 +139,7 @@ def test_no_position_is_assigned_without_the_index_of_positions(store, lend, cap
         run_sequencer(reach, stop, "a")
     finally:
         drive(indexes.ensure(store))
-    assert "eventstore_positions has no unique index" in caplog.text
+    assert "The collection eventstore_positions of the database" in caplog.text
     assert entries.count_documents({}) == 0
 
 
