@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from bson import ObjectId
@@ -127,10 +128,8 @@ class SubscriptionAdmin(StoreModelAdmin):
     def retry_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Request a retry of one parked stream, or of everything that failed."""
         name, stream = from_address(object_id), request.GET.get("stream")
-        try:
+        with _existing(ValueError):
             requested = operator_actions.retry(name, stream)
-        except (UnknownSubscription, ValueError):  # or no id at all
-            raise Http404(_("This subscription does not exist.")) from None
         if requested:
             messages.success(
                 request,
@@ -154,10 +153,8 @@ class SubscriptionAdmin(StoreModelAdmin):
         if number is None:
             raise Http404(_("This event does not exist."))
         who = request.user.get_username()
-        try:
+        with _existing(ValueError):
             record = operator_actions.skip(name, stream, reason, who, number)
-        except (UnknownSubscription, ValueError):  # or no id at all
-            raise Http404(_("This subscription does not exist.")) from None
         if record is None:
             messages.warning(request, _("This event no longer blocks delivery."))
             return self._back(name)
@@ -201,9 +198,8 @@ class SubscriptionAdmin(StoreModelAdmin):
     ) -> HttpResponse:
         """Do what an operator asks for, say so and log it."""
         try:
-            changed = action()
-        except UnknownSubscription:
-            raise Http404(_("This subscription does not exist.")) from None
+            with _existing():
+                changed = action()
         except ValueError as error:
             messages.error(request, visible(str(error)))
             return self._back(name)
@@ -295,6 +291,16 @@ class SubscriptionAdmin(StoreModelAdmin):
         return self.url_of(
             "subscription", "skip", name, stream=stream, position=position
         )
+
+
+@contextmanager
+def _existing(*more: type[Exception]) -> Iterator[None]:
+    """Respond with 404 if a subscription does not exist, or on one of more errors."""
+    errors: tuple[type[Exception], ...] = (UnknownSubscription, *more)
+    try:
+        yield
+    except errors:  # as for a text that cannot be an id
+        raise Http404(_("This subscription does not exist.")) from None
 
 
 def _unless_parked(

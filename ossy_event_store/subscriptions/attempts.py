@@ -149,7 +149,7 @@ class Attempts:
         """
         Let the stream of an event continue if the event's loss was just accepted.
 
-        Whoever accepts a loss gives up its position, and then looks for what waits
+        Accepting a loss first gives up its position, and then looks for what waits
         there. This looks in the other order, so that one of the two sees the other.
         """
         if not isinstance(event, LostEvent):
