@@ -89,10 +89,16 @@ ERRORS = [
         "did not write its document 1. Rename",
     ),
     (
-        IndexMissing("eventstore", "a_1", False),
-        {"collection": "eventstore", "name": "a_1", "is_installed": False},
-        "The collection eventstore has no unique index a_1, without which two writers "
-        "could store the same version. Nothing was written. Add 'ossy_event_store' to",
+        IndexMissing("eventstore", "a_1", "shop", False),
+        {
+            "collection": "eventstore",
+            "name": "a_1",
+            "database": "shop",
+            "is_installed": False,
+        },
+        "The collection eventstore of the database 'shop' has no unique index a_1, "
+        "without which two writers could store the same version. Nothing was written. "
+        "Add 'ossy_event_store' to INSTALLED_APPS. Run manage.py migrate",
     ),
     (
         InvalidEvent("payload.a", "no"),

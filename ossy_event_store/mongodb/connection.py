@@ -310,6 +310,13 @@ def documents(store: Store, name: str) -> Documents:
     return found
 
 
+def database_name(store: Store) -> str:
+    """Return the name of the store's database, through either face."""
+    events: Any = store.events
+    name: str = events.raw.database.name
+    return name
+
+
 def raw(documents: Documents) -> Collection[Document]:
     """Return the PyMongo collection behind a blocking face."""
     return cast(BlockingCollection, documents).raw
@@ -357,8 +364,8 @@ def _is_of(held: _Awaitable, source: Source) -> bool:
     if held.source is not source and held.source != source:
         return False
     # Django renames that of an alias for a test run.
-    name = async_raw(held.store.events).database.name
-    return bool(not source.borrows or name == _name_of(source))
+    is_borrowed = source.borrows
+    return not is_borrowed or database_name(held.store) == _name_of(source)
 
 
 def _name_of(source: Source) -> str:

@@ -24,7 +24,7 @@ from ..documents.arguments import (
 )
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, check_version, read_whole_event
-from ..documents.passed_over import is_event
+from ..documents.passed_over import VERSIONED, is_event
 from ..exceptions import EventNotFound, PositionsBroken, StoreUnavailable
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
@@ -99,8 +99,10 @@ async def waiting_since(store: Store, now: dt.datetime) -> dt.datetime | None:
     waiting = await _without_position(
         store, await _recorded({**since, "$lte": now}, 1, CHECKED_EVENTS, store)
     )
-    created: dt.datetime = (waiting or newest[-1:])[0]["created"]
-    return created
+    created = (waiting or newest[-1:])[0]["created"]
+    # BSON knows days long before the first one of Python.
+    is_known = isinstance(created, dt.datetime)
+    return created if is_known else dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 async def _recorded(
@@ -113,7 +115,7 @@ async def _recorded(
                 "created": created,
                 # What another program stored without these gets no position.
                 "aggregateId": {"$type": "string"},
-                "aggregateVersion": {"$type": ["int", "long"]},
+                "aggregateVersion": VERSIONED,
             },
             projection=[*_ENTRY_FIELDS[1:], "created"],
             sort=[("created", direction), ("_id", direction)],

@@ -213,10 +213,7 @@ class Writer(Delivery):
                 await checkpoints.move(
                     self._store, self._name, self._fence, late, session=self._session
                 )
-                if not await parked_streams.advance(
-                    self._store, parked, events[-1], self._session
-                ):
-                    raise ClaimLost
+                await self._advance(parked, events[-1], self._session)
                 await self._apply_late(events)
 
         await in_transaction(self._store, self._session, write)

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 
 from ..documents.bson_types import Document
 from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import short_reason
 from ..positions.reader import LostEvent
 from .checkpoints import error_record
 from .claim import Claim
 from .declaration import Subscription
 from .delivery import Delivery
-from .parked_streams import Failed
+from .parked_streams import Failed, retry_after_loss
 from .progress import Progress
 from .transactions import HandlerFailed
 
@@ -153,6 +154,22 @@ class Attempts:
         self._parked[failed.event["aggregateId"]] = failed.event["position"]
         if after is not None:
             self._progress.move(after, moved=moved)
+        await self.retry_if_accepted(failed.event)
+
+    async def retry_if_accepted(self, event: Document) -> None:
+        """
+        Let the stream of an event continue if the event's loss was just accepted.
+
+        Accepting a loss first gives up its position, and then looks for what waits
+        there. This looks in the other order, so that one of the two sees the other.
+        """
+        if not isinstance(event, LostEvent):
+            return
+        given_up = {"_id": event["position"], "lost": {"$exists": True}}
+        with in_time():
+            if await self._store.positions.find_one(given_up) is None:
+                return
+        await retry_after_loss(self._store, self._declared.name, event["aggregateId"])
 
     async def look_up(self, events: Sequence[Document]) -> None:
         """Find which streams of a page are parked, unless all parked ones are held."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from shlex import quote
 from threading import Event
 from typing import Any
 
@@ -44,6 +45,8 @@ from .transactions import DatabaseAway, is_away
 logger = logging.getLogger("ossy_event_store")
 
 PAGE_EVENTS = 2000  # that one read returns at most
+
+Reach = Callable[[], Awaitable[Store]]
 
 
 def delivery_of(store: Store, session: Any, declared: Subscription) -> Delivery:
@@ -89,6 +92,7 @@ class Consumer:
         self.page_limit = PageLimit(page_bytes)
         self._stop = stop
         self._clock = clock
+        self._reach: Reach | None = None
         self._head = 0  # the last position that the head watcher knows of
         self._rate = Rate(clock)
         self._side_by_side = SideBySide(
@@ -100,13 +104,22 @@ class Consumer:
         """The subscription's name."""
         return self.declared.name
 
-    async def run(self, store: Store) -> None:
-        """Work until ``stop`` is set; a failure is logged and tried again."""
+    async def run(self, store: Store, reach: Reach | None = None) -> None:
+        """
+        Work until ``stop`` is set; a failure is logged and tried again.
+
+        Args:
+            store: one face of the store.
+            reach: returns the store to which the process is connected now, which
+                ``Mongo.connect()`` may change at any time. None means always this one.
+        """
+        self._reach = reach
         timings = self.claim.timings
         pause = timings.first_pause_seconds
         while not self._stop.is_set():
             began = self._clock()
             try:
+                store = await self._current(store)
                 if not await self._once(store):
                     await self.claim.pause(store, timings.lease_seconds / 5)
                 continue
@@ -121,6 +134,9 @@ class Consumer:
                 await self._record(store, error)
             await self.claim.pause(store, pause)
             pause = min(2 * pause, timings.longest_pause_seconds)
+
+    async def _current(self, store: Store) -> Store:
+        return await self._reach() if self._reach else store
 
     def _log(self, error: BaseException) -> None:
         expected = (EventStoreError, PyMongoError)
@@ -203,6 +219,7 @@ class Consumer:
             seconds = math.inf
         except StoppedAt as stopped:
             await self._stop_at(store, progress, stopped)
+            await attempts.retry_if_accepted(stopped.event)
         finally:
             # Also after a failure: what is done need not be done again. But a server
             # that has just failed to answer in time is not given as much time again.
@@ -222,6 +239,8 @@ class Consumer:
         page: Page | None = None
         while not self._stop.is_set():
             self.claim.check()
+            if (await self._current(store)).client is not store.client:
+                return
             await requests.look()
             if page is None:
                 page = await self._read(store, progress.seen)
@@ -245,7 +264,7 @@ class Consumer:
             "Subscription %s has stopped: an event failed. See manage.py subscriptions "
             "show %s, then retry or skip it.",
             self.name,
-            self.name,
+            quote(self.name),
         )
 
     # --- reading

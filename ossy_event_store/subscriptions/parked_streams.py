@@ -12,9 +12,11 @@ import datetime as dt
 import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import aclosing
+from secrets import token_hex
 from typing import Any, NamedTuple
 
 from ..documents.bson_types import Document
+from ..exceptions import PositionsBroken
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from .checkpoints import ClaimLost, error_record, move
@@ -153,6 +155,30 @@ async def find_parked(
         query["retry"] = retry
     with in_time():
         return await store.parked.find(query, sort=[("position", 1)], limit=limit)
+
+
+async def request_retry(
+    store: Store, name: str, aggregate_id: str | None = None
+) -> int:
+    """Mark one parked stream for retry, or all; return how many are marked."""
+    query: Document = {"subscription": {"$eq": name}}
+    if aggregate_id is not None:
+        query["aggregateId"] = {"$eq": aggregate_id}
+    request = {"retry": True, "retryRequest": token_hex(8)}
+    with in_time():
+        return await store.parked.update_many(query, {"$set": request})
+
+
+async def retry_after_loss(store: Store, name: str, aggregate_id: str) -> None:
+    """Let a subscription continue that waits at an event that was lost."""
+    await request_retry(store, name, aggregate_id)
+    lost = {
+        "_id": {"$eq": name},
+        "stopped.aggregateId": {"$eq": aggregate_id},
+        "stopped.error": {"$regex": f"^{PositionsBroken.__name__}"},
+    }
+    with in_time():
+        await store.subscriptions.update_one(lost, {"$set": {"stopped": None}})
 
 
 async def delete_parked(store: Store, subscription: Mapping[str, Any]) -> None:

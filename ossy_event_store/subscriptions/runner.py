@@ -19,6 +19,7 @@ from pymongo.errors import PyMongoError
 
 from ..exceptions import StoreUnavailable, UnexpectedState, UnknownSubscription
 from ..mongodb import connection, leases
+from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..positions.event_pages import PAGE_BYTES
@@ -28,7 +29,7 @@ from ..positions.reader import head_position
 from ..positions.sequencer import Sequencer
 from . import declaration
 from .claim import DEFAULT_TIMINGS
-from .consumer import Consumer
+from .consumer import Consumer, Reach
 from .declaration import Subscription
 
 logger = logging.getLogger("ossy_event_store")
@@ -123,9 +124,9 @@ class Runner:
     def _consume(self, consumer: Consumer) -> None:
         try:
             if consumer.declared.is_async:
-                asyncio.run(_consume_awaitable(consumer))
+                asyncio.run(_consume(consumer, connection.awaitable))
             else:
-                drive(consumer.run(connection.blocking()))
+                drive(_consume(consumer, _blocking))
         except Exception:
             logger.exception("Subscription %s could not start.", consumer.name)
         finally:
@@ -146,8 +147,12 @@ class Runner:
                         )
 
 
-async def _consume_awaitable(consumer: Consumer) -> None:
-    await consumer.run(await connection.awaitable())
+async def _consume(consumer: Consumer, reach: Reach) -> None:
+    await consumer.run(await reach(), reach)
+
+
+async def _blocking() -> Store:
+    return connection.blocking()
 
 
 def chosen(which: Sequence[str | Subscription] | None) -> list[Subscription]:

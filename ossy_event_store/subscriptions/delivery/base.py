@@ -11,6 +11,7 @@ from ...documents.bson_types import Document
 from ...mongodb.connection import Store
 from ...mongodb.deadline import in_time
 from .. import checkpoints, parked_streams
+from ..checkpoints import ClaimLost
 from ..declaration import Subscription
 from ..parked_streams import Failed
 from ..transactions import HandlerFailed
@@ -143,6 +144,19 @@ class Delivery:
             ClaimLost: the stream was moved meanwhile.
         """
         raise NotImplementedError
+
+    async def _advance(
+        self, parked: Document, event: Document, session: Any = None
+    ) -> None:
+        """
+        Move a parked stream past an event.
+
+        Raises:
+            ClaimLost: it was moved meanwhile.
+        """
+        with in_time():
+            if not await parked_streams.advance(self._store, parked, event, session):
+                raise ClaimLost
 
     async def park(self, failed: Failed, after: int | None) -> bool:
         """

@@ -22,7 +22,6 @@ from django.db import (
 from ...documents.bson_types import Document
 from ...exceptions import CheckpointMissing
 from ...mongodb.connection import Store
-from ...mongodb.deadline import in_time
 from ...positions.reader import head_position
 from .. import checkpoints, parked_streams
 from ..checkpoints import ClaimLost
@@ -167,9 +166,7 @@ class InSQLTransaction(Delivery):
             for event in events:
                 if event["position"] > handled:
                     await call(self._handle, False, event)
-        with in_time():
-            if not await parked_streams.advance(self._store, parked, last):
-                raise ClaimLost
+        await self._advance(parked, last)
 
     async def release(self, parked: Document, seen: int) -> bool:
         """Delete the stream's row, and move the row of the subscription with it."""
