@@ -123,7 +123,7 @@ def exceptions_lines():
             *_indented(inspect.getdoc(error)),
             "",
         ]
-        if "__init__" in vars(error) or issubclass(error, exceptions._Refused):
+        if "__init__" in vars(error) or issubclass(error, exceptions.errors.Refused):
             names = list(inspect.signature(error.__init__).parameters)[1:]
             attributes = ", ".join(f"``{attribute}``" for attribute in names)
             lines += [f"   Attributes: {attributes}.", ""]

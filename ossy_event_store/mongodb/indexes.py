@@ -62,7 +62,10 @@ class Index:
     @property
     def is_wanted(self) -> bool:
         """Whether this project has it; those of the admin are optional."""
-        return self.kind is not Kind.ADMIN or get_settings().ADMIN_INDEXES
+        settings = get_settings()
+        if self.keys == EVENT_TYPE_TIME.keys and settings.TYPE_BOUNDARIES:
+            return True  # boundaries read the events of a declared type
+        return self.kind is not Kind.ADMIN or settings.ADMIN_INDEXES
 
     @property
     def name(self) -> str:
@@ -85,6 +88,16 @@ STREAM_VERSIONS = Index(
     [("aggregateId", 1), ("aggregateVersion", 1)],
     "Reads a stream in order, and gives each version to one writer.",
     unique=True,
+    kind=Kind.SAFETY,
+)
+TAG_PLACES = Index(
+    EVENTS,
+    # Descending, so that a scan of one tag meets its last event first: a sort by a
+    # field of an array is never read from an index.
+    [("places.t", 1), ("places.n", -1)],
+    "Gives each number in a tag to one event, and reads the events of a tag.",
+    unique=True,
+    partial={"places": {"$exists": True}},
     kind=Kind.SAFETY,
 )
 TYPE_VERSIONS = Index(
@@ -199,6 +212,7 @@ SHARD_KEYS = {EVENTS: [("aggregateId", 1)], SNAPSHOTS: [("_id", 1)]}
 
 INDEXES = (
     STREAM_VERSIONS,
+    TAG_PLACES,
     TYPE_VERSIONS,
     FIRST_EVENTS,
     TIME,
@@ -232,7 +246,8 @@ async def look(store: Store, index: Index) -> None:
     Raises:
         IndexMissing: the index does not exist, or has other options.
     """
-    if index.collection in store.seen:
+    seen = (index.collection, index.name)
+    if seen in store.seen:
         return
     # A transaction may not list indexes.
     collection = dict(_collections(store.outside or store))[index.collection]
@@ -245,7 +260,7 @@ async def look(store: Store, index: Index) -> None:
         if not _matches(index, present):
             is_installed = apps.apps_ready and apps.is_installed("ossy_event_store")
             raise IndexMissing(index.collection, index.name, is_installed)
-    store.seen.add(index.collection)
+    store.seen.add(seen)
 
 
 async def missing(store: Store) -> list[Index]:

@@ -1,36 +1,5 @@
 """
-The errors of the store, in one tree.
-
-::
-
-    EventStoreError
-    ├── AggregateNotFound        no stream has this id (ObjectDoesNotExist)
-    ├── AggregateTypeMismatch    the stream is of another type
-    ├── BuiltMeanwhile           another process has rebuilt the projection
-    ├── CheckpointMissing        an SQL database lost the checkpoint of a subscription
-    ├── ConcurrencyError         another writer was faster; load again and decide again
-    ├── EventNotFound            no event matches the query (ObjectDoesNotExist)
-    ├── ForeignCollection        another program has a collection with the store's name
-    ├── IdempotencyConflict      this event id is stored with other content
-    ├── IndexConflict            existing indexes or documents prevent an index
-    ├── IndexMissing             nothing may be written without this index
-    ├── InvalidEvent             the event was refused, nothing was sent (ValueError)
-    ├── InvalidLine              a line of an import file is wrong (ValueError)
-    ├── InvalidQuery             the store refuses to run the query (ValueError)
-    ├── InvalidState             a reducer's state cannot be stored (ValueError)
-    ├── OutcomeUnknown           stored or not; append again with the same event ids
-    ├── PositionsBroken          a position refers to an event that no longer exists
-    ├── RebuildBroken            a worker process of a rebuild ended too early
-    ├── ReducerError             a reducer raised on an event
-    ├── StoreUnavailable         MongoDB did not answer in time; nothing was stored
-    ├── TransactionsUnavailable  several events in one append need a replica set
-    ├── UnexpectedState          the server or a thread did what it never should
-    ├── UnknownAggregateType     no class is registered under this type (LookupError)
-    └── UnknownSubscription      no subscription has this name (LookupError)
-
-Each carries its facts as attributes and can be pickled. Wrong settings raise Django's
-``ImproperlyConfigured``; an id that is not a string raises ``TypeError``, as any wrong
-argument does.
+The errors, except those of boundaries.
 """
 
 from __future__ import annotations
@@ -39,33 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
-
-__all__ = [
-    "AggregateNotFound",
-    "AggregateTypeMismatch",
-    "BuiltMeanwhile",
-    "CheckpointMissing",
-    "ConcurrencyError",
-    "EventNotFound",
-    "EventStoreError",
-    "ForeignCollection",
-    "IdempotencyConflict",
-    "IndexConflict",
-    "IndexMissing",
-    "InvalidEvent",
-    "InvalidLine",
-    "InvalidQuery",
-    "InvalidState",
-    "OutcomeUnknown",
-    "PositionsBroken",
-    "RebuildBroken",
-    "ReducerError",
-    "StoreUnavailable",
-    "TransactionsUnavailable",
-    "UnexpectedState",
-    "UnknownAggregateType",
-    "UnknownSubscription",
-]
 
 
 class EventStoreError(Exception):
@@ -216,9 +158,10 @@ class IndexMissing(EventStoreError):
 
     def __str__(self) -> str:
         first = "Add 'ossy_event_store' to INSTALLED_APPS. "
+        what = "number in a tag" if self.name.startswith("places.") else "version"
         return (
             f"The collection {self.collection} has no unique index {self.name}, "
-            "without which two writers could store the same version. Nothing was "
+            f"without which two writers could store the same {what}. Nothing was "
             f"written. {'' if self.is_installed else first}"
             "Run manage.py migrate or manage.py ensure_event_store."
         )
@@ -229,7 +172,7 @@ def _text(message: str) -> str:
     return message.encode("utf-8", "backslashreplace").decode()
 
 
-class _Refused(EventStoreError, ValueError):
+class Refused(EventStoreError, ValueError):
     """``path`` is the place in the document, ``reason`` says what is wrong there."""
 
     def __init__(self, path: str, reason: str) -> None:
@@ -241,7 +184,7 @@ class _Refused(EventStoreError, ValueError):
         return _text(f"{self.path}: {self.reason}" if self.path else self.reason)
 
 
-class InvalidEvent(_Refused):
+class InvalidEvent(Refused):
     """The event was refused before anything was sent."""
 
 
@@ -259,11 +202,11 @@ class InvalidLine(EventStoreError, ValueError):
         return _text(f"{where}: {self.reason}")
 
 
-class InvalidQuery(_Refused):
+class InvalidQuery(Refused):
     """The filter or pipeline was refused before anything was sent."""
 
 
-class InvalidState(_Refused):
+class InvalidState(Refused):
     """The state that a reducer returned cannot be stored."""
 
 

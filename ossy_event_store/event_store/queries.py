@@ -1,0 +1,115 @@
+"""
+Find events by a query of MongoDB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..documents.bson_types import Document
+from ..documents.query_guard import check_pipeline
+from ..exceptions import EventNotFound
+from ..mongodb import connection
+from ..mongodb.deadline import in_time
+from ..mongodb.ports import drive
+from ..streams import lookup
+from ..streams.lookup import Sort
+
+
+class Queries:
+    """The methods of ``EventStore`` that run queries."""
+
+    @classmethod
+    def find_event(
+        cls, query: Mapping[str, Any], *, sort: Sort | None = None
+    ) -> Document:
+        """
+        Return the first event that matches a MongoDB query.
+
+        Write values from outside as ``{"$eq": value}``. Operators that run code are
+        refused.
+
+        Raises:
+            EventNotFound: no event matches.
+            InvalidQuery: the query runs code.
+        """
+        return cls.find_events(query, sort=sort, limit=1)[0]
+
+    @classmethod
+    async def afind_event(
+        cls, query: Mapping[str, Any], *, sort: Sort | None = None
+    ) -> Document:
+        """See ``find_event()``."""
+        return (await cls.afind_events(query, sort=sort, limit=1))[0]
+
+    @classmethod
+    def find_events(
+        cls,
+        query: Mapping[str, Any],
+        *,
+        sort: Sort | None = None,
+        limit: int = 0,
+        default: list[Document] | None = None,
+    ) -> list[Document]:
+        """
+        Return the events that match a MongoDB query; see ``find_event()``.
+
+        Args:
+            query: a filter on the event documents. A datetime for ``created`` also
+                finds events of the Node package, which store a number.
+            sort: pairs of field and 1 or -1.
+            limit: the most to return; 0 means all, which are held in memory.
+            default: what to return if no event matches, as ``[]``; None raises.
+
+        Raises:
+            EventNotFound: no event matches, and there is no ``default``.
+            InvalidQuery: the query runs code, or is malformed.
+        """
+        lookup.check_search(query, sort, limit, default)
+        with in_time():
+            found = drive(lookup.find_events(connection.blocking(), query, sort, limit))
+        return _found(found, query, default)
+
+    @classmethod
+    async def afind_events(
+        cls,
+        query: Mapping[str, Any],
+        *,
+        sort: Sort | None = None,
+        limit: int = 0,
+        default: list[Document] | None = None,
+    ) -> list[Document]:
+        """See ``find_events()``."""
+        lookup.check_search(query, sort, limit, default)
+        with in_time():
+            store = await connection.awaitable()
+            found = await lookup.find_events(store, query, sort, limit)
+        return _found(found, query, default)
+
+    @classmethod
+    def aggregate(cls, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
+        """
+        Run a MongoDB aggregation pipeline over the events and return its results.
+
+        Only stages that read are allowed. Others, even nested ones, raise
+        ``InvalidQuery``.
+        """
+        pipeline = check_pipeline(pipeline)
+        with in_time():
+            return drive(lookup.run_pipeline(connection.blocking(), pipeline))
+
+    @classmethod
+    async def aaggregate(cls, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
+        """See ``aggregate()``."""
+        pipeline = check_pipeline(pipeline)
+        with in_time():
+            return await lookup.run_pipeline(await connection.awaitable(), pipeline)
+
+
+def _found(
+    events: list[Document], query: Mapping[str, Any], default: list[Document] | None
+) -> list[Document]:
+    if not events and default is None:
+        raise EventNotFound(query)
+    return events or list(default or ())

@@ -1,0 +1,93 @@
+"""
+The errors of the store, in one tree.
+
+::
+
+    EventStoreError
+    ├── AggregateNotFound        no stream has this id (ObjectDoesNotExist)
+    ├── AggregateTypeMismatch    the stream is of another type
+    ├── BoundaryConflict         an event matches that the decision did not know
+    ├── BuiltMeanwhile           another process has rebuilt the projection
+    ├── CheckpointMissing        an SQL database lost the checkpoint of a subscription
+    ├── ConcurrencyError         another writer was faster; load again and decide again
+    ├── EventNotFound            no event matches the query (ObjectDoesNotExist)
+    ├── ForeignCollection        another program has a collection with the store's name
+    ├── IdempotencyConflict      this event id is stored with other content
+    ├── IndexConflict            existing indexes or documents prevent an index
+    ├── IndexMissing             nothing may be written without this index
+    ├── InvalidBoundary          a query, condition or token is wrong (ValueError)
+    ├── InvalidEvent             the event was refused, nothing was sent (ValueError)
+    ├── InvalidLine              a line of an import file is wrong (ValueError)
+    ├── InvalidQuery             the store refuses to run the query (ValueError)
+    ├── InvalidState             a reducer's state cannot be stored (ValueError)
+    ├── OutcomeUnknown           stored or not; append again with the same event ids
+    ├── PositionsBroken          a position refers to an event that no longer exists
+    ├── RebuildBroken            a worker process of a rebuild ended too early
+    ├── ReducerError             a reducer raised on an event
+    ├── StoreUnavailable         MongoDB did not answer in time; nothing was stored
+    ├── TransactionsUnavailable  several events in one append need a replica set
+    ├── UnexpectedState          the server or a thread did what it never should
+    ├── UnknownAggregateType     no class is registered under this type (LookupError)
+    └── UnknownSubscription      no subscription has this name (LookupError)
+
+Each carries its facts as attributes and can be pickled. Wrong settings raise Django's
+``ImproperlyConfigured``; an id that is not a string raises ``TypeError``, as any wrong
+argument does.
+"""
+
+from .boundaries import BoundaryConflict, InvalidBoundary
+from .errors import (
+    AggregateNotFound,
+    AggregateTypeMismatch,
+    BuiltMeanwhile,
+    CheckpointMissing,
+    ConcurrencyError,
+    EventNotFound,
+    EventStoreError,
+    ForeignCollection,
+    IdempotencyConflict,
+    IndexConflict,
+    IndexMissing,
+    InvalidEvent,
+    InvalidLine,
+    InvalidQuery,
+    InvalidState,
+    OutcomeUnknown,
+    PositionsBroken,
+    RebuildBroken,
+    ReducerError,
+    StoreUnavailable,
+    TransactionsUnavailable,
+    UnexpectedState,
+    UnknownAggregateType,
+    UnknownSubscription,
+)
+
+__all__ = [
+    "AggregateNotFound",
+    "AggregateTypeMismatch",
+    "BoundaryConflict",
+    "BuiltMeanwhile",
+    "CheckpointMissing",
+    "ConcurrencyError",
+    "EventNotFound",
+    "EventStoreError",
+    "ForeignCollection",
+    "IdempotencyConflict",
+    "IndexConflict",
+    "IndexMissing",
+    "InvalidBoundary",
+    "InvalidEvent",
+    "InvalidLine",
+    "InvalidQuery",
+    "InvalidState",
+    "OutcomeUnknown",
+    "PositionsBroken",
+    "RebuildBroken",
+    "ReducerError",
+    "StoreUnavailable",
+    "TransactionsUnavailable",
+    "UnexpectedState",
+    "UnknownAggregateType",
+    "UnknownSubscription",
+]

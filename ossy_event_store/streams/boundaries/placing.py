@@ -1,0 +1,103 @@
+"""
+Give new events their places, for as many attempts as an append takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from ...conf import get_settings
+from ...documents.boundaries.condition import Condition
+from ...documents.boundaries.places import Heads, assign
+from ...documents.bson_types import Document
+from ...mongodb.connection import Store, database_name
+from ...mongodb.writer_queue import Ticket
+from ..new_events import NewEvents
+from .guarding import Guarding
+from .heads import read_heads
+
+
+class Placing:
+    """
+    The places that the events of one append take.
+
+    Args:
+        documents: events of one stream.
+        guarding: the condition of the append, if it has one.
+    """
+
+    def __init__(self, documents: NewEvents, guarding: Guarding | None = None) -> None:
+        self.documents = documents
+        self.guarding = guarding
+        self.taken = {name for names in documents.names for name in names}
+        self._heads: Heads | None = None  # read already, for the next attempt
+        self._ticket: Ticket | None = None
+
+    @property
+    def aggregate_id(self) -> str:
+        """The stream of the events."""
+        aggregate_id: str = self.documents[0]["aggregateId"]
+        return aggregate_id
+
+    @property
+    def names(self) -> list[str]:
+        """The names of which an attempt reads where they end."""
+        guarded = self.guarding.names if self.guarding else []
+        return list(dict.fromkeys([*self.taken, *guarded]))
+
+    async def read_stream(self, store: Store) -> Document | None:
+        """Return the last event of the stream, and read the other ends as well."""
+        self._heads = await read_heads(store, [self.aggregate_id], self.names)
+        return self._heads.streams.get(self.aggregate_id)
+
+    async def assign(self, store: Store) -> None:
+        """
+        Give the documents the next numbers in their names, for one attempt.
+
+        Raises:
+            BoundaryConflict: events match the condition that the decision did not know.
+        """
+        heads, self._heads = self._heads, None
+        if heads is None:
+            heads = await read_heads(store, [self.aggregate_id], self.names)
+        names = [list(own) for own in self.documents.names]
+        if self.guarding is not None:
+            guarded = await self.guarding.check(store, heads, self.taken)
+            names[0] += [one for one in dict.fromkeys(guarded) if one not in self.taken]
+        assign(self.documents, names, heads)
+
+    @asynccontextmanager
+    async def queued(self, store: Store) -> AsyncGenerator[None, None]:
+        """Be in the queue of one of the names, if there is one or a race was lost."""
+        try:
+            for name in self.names:
+                if name in store.turns.locks:
+                    await self.take_turn(store, name)
+                    break
+            yield
+        finally:
+            if self._ticket is not None:
+                self._ticket.leave()
+                self._ticket = None
+
+    async def take_turn(self, store: Store, name: str | None) -> bool:
+        """Wait for the turn in a name; False at once if waiting would not help."""
+        if self._ticket is None:
+            patience = get_settings().TIMEOUT / 4
+            self._ticket = store.turns.place(name or self.names[0], patience)
+        return await self._ticket.take()
+
+
+def placing_of(
+    store: Store, documents: NewEvents, condition: Condition | None
+) -> Placing | None:
+    """
+    Return the places of an append; None if it takes none.
+
+    Raises:
+        InvalidBoundary: the condition is not one of this store.
+    """
+    if condition is not None:
+        return Placing(documents, Guarding(condition, database_name(store)))
+    return Placing(documents) if documents.take_places else None
