@@ -25,6 +25,7 @@ from .streams.load import (
     create_aggregate,
     extend,
     find_snapshot,
+    last_tick,
     load_aggregate,
 )
 from .streams.new_events import (
@@ -61,6 +62,7 @@ class Aggregate:
         #: The events after ``saved_version``, ascending, as stored.
         self.events = events
         self._saved_state = saved_state or {}
+        self._saved_tick: int | None = None
         #: Version of the snapshot that it was loaded from; 0 without a snapshot.
         self.saved_version = saved_version
 
@@ -217,7 +219,8 @@ class Aggregate:
         return self
 
     def _next(self, *events: Event) -> NewEvents:
-        return next_events(self.Root, self.id, self.version, events)
+        tick = last_tick(self)
+        return next_events(self.Root, self.id, self.version, events, tick)
 
     # --- state
 

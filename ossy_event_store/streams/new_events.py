@@ -90,10 +90,21 @@ def first_event(Root: Any, event: Event) -> FirstEvent:
 
 
 def next_events(
-    Root: Any, aggregate_id: str, version: int, events: Sequence[Event]
+    Root: Any,
+    aggregate_id: str,
+    version: int,
+    events: Sequence[Event],
+    tick: int | None = None,
 ) -> NewEvents:
     """
     Return the documents of events that follow a version of a loaded aggregate.
+
+    Args:
+        Root: the aggregate class.
+        aggregate_id: the stream.
+        version: that of the last event.
+        events: as callers give them.
+        tick: that of the last event, if it has one.
 
     Raises:
         InvalidEvent: with path and reason.
@@ -108,6 +119,8 @@ def next_events(
             version=number,
             created=now,
         )
+        if tick is not None:
+            documents[-1]["tick"] = tick + number - version
     return documents
 
 
