@@ -41,6 +41,7 @@ from .exceptions import (
 if _TYPE_CHECKING:
     from .aggregate import Aggregate
     from .documents.boundaries.condition import Condition
+    from .documents.boundaries.model import Boundary
     from .documents.boundaries.query import Query, all_events, any_of, item
     from .event_store import EventStore
     from .mongodb.connection import Mongo
@@ -49,6 +50,7 @@ if _TYPE_CHECKING:
     from .rebuild.api import AggregateRebuild
     from .rebuild.report import RebuildReport
     from .registry import register_aggregate
+    from .streams.boundaries.execute import LoadedBoundary
     from .streams.boundaries.reading import AwaitableBoundaryRead, BoundaryRead
     from .subscriptions.declaration import subscription
 
@@ -60,9 +62,11 @@ _MODULE_OF = {
     "Aggregate": "aggregate",
     "AggregateRebuild": "rebuild.api",
     "AwaitableBoundaryRead": "streams.boundaries.reading",
+    "Boundary": "documents.boundaries.model",
     "BoundaryRead": "streams.boundaries.reading",
     "Condition": "documents.boundaries.condition",
     "EventStore": "event_store",
+    "LoadedBoundary": "streams.boundaries.execute",
     "Mongo": "mongodb.connection",
     "Projection": "projections.projection",
     "Query": "documents.boundaries.query",
@@ -82,6 +86,7 @@ __all__ = [
     "AggregateRebuild",
     "AggregateTypeMismatch",
     "AwaitableBoundaryRead",
+    "Boundary",
     "BoundaryConflict",
     "BoundaryRead",
     "BuiltMeanwhile",
@@ -100,6 +105,7 @@ __all__ = [
     "InvalidLine",
     "InvalidQuery",
     "InvalidState",
+    "LoadedBoundary",
     "Mongo",
     "OutcomeUnknown",
     "PositionsBroken",

@@ -133,7 +133,7 @@ def check_event(
     """
     if not _is_mapping(event):
         raise InvalidEvent("", f"an event must be a dict, not {type(event).__name__}")
-    known = ["type", "payload", "createdBy", "metadata", "id", "tags", *allowed]
+    known = ["type", "payload", "createdBy", "metadata", "tags", "id", *allowed]
     for key in event:
         if refused and key in refused:
             raise InvalidEvent(key, refused[key])

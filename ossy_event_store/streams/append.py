@@ -41,6 +41,7 @@ from ..mongodb.write_errors import (
     lacks_transactions,
 )
 from .boundaries.placing import Placing
+from .boundaries.turns import TagTurn
 from .new_events import NewEvents
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ async def until_won(
     store: Store,
     aggregate_id: str,
     attempt_once: Callable[[], Awaitable[T]],
-    attempts: int | None = None,
+    most: int | None = None,
 ) -> T:
     """
     Repeat an attempt after each race that it lost on the stream.
@@ -111,7 +112,7 @@ async def until_won(
         store: one face of the store; the caller bounds the time.
         aggregate_id: the stream; a race lost on another stream is not repeated.
         attempt_once: reads where the stream ends, and appends there.
-        attempts: how often at most; None until the time is up.
+        most: how often at most; None until the time is up.
 
     Raises:
         ConcurrencyError: of the last race, when attempts or time are used up; at
@@ -122,12 +123,12 @@ async def until_won(
     try:
         if ticket.is_wanted:
             await ticket.take()
-        for attempt in _attempts():
+        for attempt in attempts():
             try:
                 return await attempt_once()
             except ConcurrencyError as error:
                 is_this_stream = error.aggregate_id == aggregate_id
-                if not is_this_stream or store.outside or attempt == attempts:
+                if not is_this_stream or store.outside or attempt == most:
                     raise
                 lost = error
             except PyMongoError as error:
@@ -135,7 +136,7 @@ async def until_won(
                     raise lost from None
                 raise
             if not await ticket.take():  # the rivals are other processes
-                await store.client.pause(_backoff(attempt))
+                await pause_before(store, attempt)
     finally:
         ticket.leave()
     raise AssertionError("unreachable")  # pragma: no cover
@@ -205,16 +206,19 @@ async def append(
     if store.outside:
         return await _append_joined(store, store.outside, documents, placing)
     if placing is None:
-        return await _until_stored(store, documents, None)
-    async with placing.queued(store):
-        return await _until_stored(store, documents, placing)
+        return await _until_stored(store, documents)
+    async with TagTurn(store, placing.names) as turn:
+        return await _until_stored(store, documents, placing, turn)
 
 
 async def _until_stored(
-    store: Store, documents: NewEvents, placing: Placing | None
+    store: Store,
+    documents: NewEvents,
+    placing: Placing | None = None,
+    turn: TagTurn | None = None,
 ) -> list[Document]:
     may_be_stored = False
-    for attempt in _attempts():
+    for attempt in attempts():
         if time_is_up() and not may_be_stored:
             raise ExecutionTimeout("the time was up before the events could be stored")
         if found := await _place(store, documents, placing, may_be_stored):
@@ -233,16 +237,16 @@ async def _until_stored(
             refused = {} if may_be_stored else key_value(error)
         if settled := await _settle(store, documents, set(refused)):
             return settled
-        await _wait(store, placing, refused.get("places.t"), attempt)
+        await _wait(store, turn, refused.get("places.t"), attempt)
     raise AssertionError("unreachable")  # pragma: no cover
 
 
 async def _wait(
-    store: Store, placing: Placing | None, name: str | None, attempt: int
+    store: Store, turn: TagTurn | None, name: str | None, attempt: int
 ) -> None:
-    """Wait for the turn in a tag, or else a moment."""
-    if placing is None or not await placing.take_turn(store, name):
-        await store.client.pause(_backoff(attempt))
+    """Wait for the turn in the tag whose race was lost, or else a moment."""
+    if turn is None or name is None or not await turn.take(name):
+        await pause_before(store, attempt)
 
 
 async def _place(
@@ -420,11 +424,17 @@ async def _append_joined(
     return documents
 
 
-def _attempts() -> Iterable[int]:
+def attempts() -> Iterable[int]:
+    """Count the attempts, from 1."""
     attempt = 0
     while True:  # until the caller's time is up
         attempt += 1
         yield attempt
+
+
+async def pause_before(store: Store, attempt: int) -> None:
+    """Pause before the attempt after this one."""
+    await store.client.pause(_backoff(attempt))
 
 
 def _backoff(attempt: int) -> float:

@@ -45,4 +45,4 @@ def check_condition(value: Any) -> Condition | None:
     """Return a condition, also from a query alone; None stays None."""
     if value is None or isinstance(value, Condition):
         return value
-    return Condition(value)
+    return Condition(check_query(value, "unless"))

@@ -7,12 +7,11 @@ which the event must have one, and tags, of which it must have all.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...exceptions import InvalidBoundary
-from ..arguments import check_items
 from ..bson_types import Document
 from ..event_document import check_id
 from .tags import EVERYTHING, check_tags, type_place
@@ -29,6 +28,23 @@ class Item:
     types: tuple[str, ...] = ()
     #: The event must have all of these tags; none means any.
     tags: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, types: Sequence[str], tags: Sequence[str]) -> Item:
+        """
+        Return a checked item, its names sorted and each once.
+
+        Raises:
+            InvalidBoundary: neither types nor tags, or a tag is wrong.
+        """
+        checked = {check_id(one, "each of types") for one in types}
+        names = check_tags(tags, "tags", InvalidBoundary)
+        if not checked and not names:
+            reason = "an item needs a type or a tag; see all_events()"
+            raise InvalidBoundary("", reason)
+        if len(checked) > MAX_TYPES:
+            raise InvalidBoundary("types", f"has {len(checked)}; at most {MAX_TYPES}")
+        return cls(tuple(sorted(checked)), tuple(sorted(names)))
 
     def matches(self, event: Mapping[str, Any]) -> bool:
         """Whether an event has one of the types and all of the tags."""
@@ -103,7 +119,7 @@ _UNDECLARED = (
 )
 
 
-def item(*types: str, tags: Any = ()) -> Item:
+def item(*types: str, tags: Sequence[str] = ()) -> Item:
     """
     Return an item of a query: one of these types, and all of these tags.
 
@@ -115,13 +131,7 @@ def item(*types: str, tags: Any = ()) -> Item:
     Raises:
         InvalidBoundary: neither types nor tags, or a tag is wrong.
     """
-    checked = [check_id(one, "each of types") for one in types]
-    names = check_tags(tags, "tags", InvalidBoundary)
-    if not checked and not names:
-        raise InvalidBoundary("", "an item needs a type or a tag; see all_events()")
-    if len(checked) > MAX_TYPES:
-        raise InvalidBoundary("types", f"has {len(checked)}; at most {MAX_TYPES}")
-    return Item(tuple(sorted(set(checked))), tuple(sorted(names)))
+    return Item.of(types, tags)
 
 
 def any_of(*items: Any) -> Query:
@@ -150,12 +160,10 @@ def all_events() -> Query:
 
 
 def check_query(query: Any, name: str = "query") -> Query:
-    """Return a query, also from one item or a list of items."""
+    """Return a query, also from one item."""
     if isinstance(query, Query):
         return query
     if isinstance(query, Item):
         return any_of(query)
-    if isinstance(query, (str, bytes, Mapping)):
-        kind = type(query).__name__
-        raise TypeError(f"{name} must be made by any_of() or item(), not {kind}.")
-    return any_of(*check_items(query, name, "items"))
+    kind = type(query).__name__
+    raise TypeError(f"{name} must be made by item() or any_of(), not {kind}.")

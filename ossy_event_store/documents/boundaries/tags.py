@@ -17,6 +17,7 @@ MAX_TAG_LENGTH = 255
 EVERYTHING = "*"
 _TYPE = "type:"
 _STREAM = "stream:"
+MAX_NAME_LENGTH = MAX_TAG_LENGTH + len(_STREAM)
 
 Refuse = Callable[[str, str], Exception]
 

@@ -42,6 +42,9 @@ class Guarding:
         self.guards = self.query.guards(get_settings().TYPE_BOUNDARIES)
         #: The name and number of each guard; None as long as no name is chosen.
         self.known: list[Known] | None = None
+        # Without a token, events without a place match, too: those that were stored
+        # before their type was declared.
+        self.knows_nothing = condition.after is None
         if isinstance(condition.after, str):
             self.known = decode(condition.after, self.query, self.guards, store)
 
@@ -76,14 +79,14 @@ class Guarding:
         for guard, known in zip(self.guards, self.known, strict=True):
             if known.number > heads.numbers.get(known.name, 0):
                 await self._check_exists(store, known)
-            elif _has_news(known, heads):
+            elif self._has_news(known, heads):
                 items.setdefault(known.name, []).append(guard.item.filter)
                 after[known.name] = known.number
         ids: list[Any] = []
         places = []
         for name, filters in items.items():
             found = await store.events.find(
-                {**_unknown(name, after[name]), "$or": filters},
+                {**self._unknown(name, after[name]), "$or": filters},
                 projection={"_id": 1},
                 limit=MATCHES,
             )
@@ -99,6 +102,16 @@ class Guarding:
         self.known = current  # a further attempt only looks at what is new by then
         return [known.name for known in self.known]
 
+    def _has_news(self, known: Known, heads: Heads) -> bool:
+        is_longer = known.number < heads.numbers.get(known.name, 0)
+        return is_longer or (self.knows_nothing and is_reserved(known.name))
+
+    def _unknown(self, name: str, number: int) -> Document:
+        """Return the filter for the events in a name of which nothing is known."""
+        if self.knows_nothing and is_reserved(name):
+            return {}
+        return places_after(name, number)
+
     async def _check_exists(self, store: Store, known: Known) -> None:
         """Make sure that a number exists that the primary did not show yet."""
         found = await store.client.find_after_all_writes(
@@ -113,19 +126,6 @@ class Guarding:
                 "the token knows of events that this store does not have: it is of "
                 "another store, or this one was restored. Read the boundary again",
             )
-
-
-def _has_news(known: Known, heads: Heads) -> bool:
-    if known.number < heads.numbers.get(known.name, 0):
-        return True
-    return known.number == 0 and is_reserved(known.name)
-
-
-def _unknown(name: str, number: int) -> Document:
-    """Return the filter for the events in a name of which nothing is known yet."""
-    if number == 0 and is_reserved(name):
-        return {}  # also those that were stored before the type was declared
-    return places_after(name, number)
 
 
 def chosen(guard: Guard, heads: Heads, taken: Collection[str] = ()) -> str:

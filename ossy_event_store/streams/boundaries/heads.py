@@ -22,7 +22,7 @@ async def read_heads(
     """
     Return where streams and names end, as a majority has it.
 
-    They are read one after the other, not at one instant: whoever appends with the next
+    They are read one after the other, not at one instant: an append with the next
     numbers finds out by the unique index whether one of them was taken meanwhile.
 
     Args:

@@ -4,15 +4,10 @@ Give new events their places, for as many attempts as an append takes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-
-from ...conf import get_settings
 from ...documents.boundaries.condition import Condition
 from ...documents.boundaries.places import Heads, assign
 from ...documents.bson_types import Document
 from ...mongodb.connection import Store, database_name
-from ...mongodb.writer_queue import Ticket
 from ..new_events import NewEvents
 from .guarding import Guarding
 from .heads import read_heads
@@ -32,7 +27,6 @@ class Placing:
         self.guarding = guarding
         self.taken = {name for names in documents.names for name in names}
         self._heads: Heads | None = None  # read already, for the next attempt
-        self._ticket: Ticket | None = None
 
     @property
     def aggregate_id(self) -> str:
@@ -66,27 +60,6 @@ class Placing:
             guarded = await self.guarding.check(store, heads, self.taken)
             names[0] += [one for one in dict.fromkeys(guarded) if one not in self.taken]
         assign(self.documents, names, heads)
-
-    @asynccontextmanager
-    async def queued(self, store: Store) -> AsyncGenerator[None, None]:
-        """Be in the queue of one of the names, if there is one or a race was lost."""
-        try:
-            for name in self.names:
-                if name in store.turns.locks:
-                    await self.take_turn(store, name)
-                    break
-            yield
-        finally:
-            if self._ticket is not None:
-                self._ticket.leave()
-                self._ticket = None
-
-    async def take_turn(self, store: Store, name: str | None) -> bool:
-        """Wait for the turn in a name; False at once if waiting would not help."""
-        if self._ticket is None:
-            patience = get_settings().TIMEOUT / 4
-            self._ticket = store.turns.place(name or self.names[0], patience)
-        return await self._ticket.take()
 
 
 def placing_of(
