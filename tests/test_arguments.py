@@ -15,13 +15,27 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 import ossy_event_store
-from ossy_event_store import Aggregate, EventStore, EventStoreError, Projection, item
+from ossy_event_store import (
+    Aggregate,
+    Boundary,
+    EventStore,
+    EventStoreError,
+    Projection,
+    item,
+)
 from ossy_event_store.projections import projection
 from ossy_event_store.subscriptions import declaration
 from tests.library.aggregate import Book
 from tests.support.projections import Loans
 
 BOUGHT = {"type": "BookBought", "aggregateId": "b-1", "aggregateType": "Book"}
+
+
+class Nothing(Boundary):
+    """A decision model without parameters."""
+
+    query = item(tags=["course:c1"])
+    view = dict
 
 
 async def coroutine():
@@ -72,6 +86,8 @@ FITTING = {
     "View": set(),
     "Progress": set(),
     "Callable[[Self], Decision]": set(),
+    "Callable[[LoadedBoundary], Decision]": set(),
+    "Boundary": set(),
     "Condition": set(),
     "Query": set(),
     "R": set(),
@@ -93,6 +109,7 @@ GOOD = {
     "aggregate_type": "Book",
     "subject": "b-1",
     "decide": lambda aggregate: None,
+    "boundary": Nothing(),
     "fn": lambda events, saved_state: saved_state,
     "event": BOUGHT,
     "events": [BOUGHT],
@@ -102,6 +119,7 @@ GOOD = {
     "query": {},
     "Condition query": item(tags=["course:c1"]),
     "read_boundary query": item(tags=["course:c1"]),
+    "item types": "A",
     "items": item(tags=["course:c1"]),
     "pipeline": [],
     "key": "ann",
@@ -124,7 +142,7 @@ MODULES = (
 # Classes that users do not create: results, and views that Django calls.
 NOT_CALLED = {
     *("AwaitableBoundaryRead", "BoundaryRead", "EventSourceView", "HealthView"),
-    *("Query", "RebuildReport"),
+    *("Boundary", "LoadedBoundary", "Query", "RebuildReport"),
 }
 # Classes whose arguments are swept, as those of a function.
 CALLED = {"Condition", "EventFilter"}

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..arguments import check_number
 from .query import Query, check_query
+from .token import check_token
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Condition:
 
     Raises:
         TypeError: an argument is of another type.
-        InvalidBoundary: the query has too many items.
+        InvalidBoundary: ``after`` is no token.
     """
 
     query: Query
@@ -39,6 +40,8 @@ class Condition:
         if after is not None and not isinstance(after, str):
             kind = type(after).__name__
             raise TypeError(f"after must be a token or a position, not {kind}.")
+        if after is not None:
+            check_token(after)
 
 
 def check_condition(value: Any) -> Condition | None:

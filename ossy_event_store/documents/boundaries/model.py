@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from ..bson_types import Document
 from ..event_document import check_id
-from .query import Item, Query, any_of
+from .query import Item, Query, any_of, check_query
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
@@ -55,14 +55,8 @@ class Boundary:
     def _bounds(self, query: Any) -> Query:
         name = type(self).__name__
         if callable(query):
-            query = query(**self.parameters)
-            if not isinstance(query, Query):
-                kind = type(query).__name__
-                raise TypeError(f"{name}.query must return a query, not {kind}.")
-            return query
-        if not isinstance(query, Query):
-            kind = type(query).__name__
-            raise TypeError(f"{name}.query must be a query or a function, not {kind}.")
+            return check_query(query(**self.parameters), f"what {name}.query returns")
+        query = check_query(query, f"{name}.query")
         texts = {key: _text(key, value) for key, value in self.parameters.items()}
         wanted = {
             parameter

@@ -53,6 +53,18 @@ def encode(
     return _FORMAT + text.rstrip(b"=").decode()
 
 
+def check_token(token: str) -> str:
+    """
+    Return a string that can be a token.
+
+    Raises:
+        InvalidBoundary: it cannot.
+    """
+    if not token.startswith(_FORMAT) or not token.isascii():
+        raise InvalidBoundary(_PATH, f"not a token; {_HINT}")
+    return token
+
+
 def decode(
     token: str, query: Query, guards: Sequence[Guard], store: str
 ) -> list[Known]:
@@ -62,10 +74,8 @@ def decode(
     Raises:
         InvalidBoundary: it is no token, or that of another query or store.
     """
-    text = token.removeprefix(_FORMAT)
+    text = check_token(token).removeprefix(_FORMAT)
     try:
-        if text == token or not text.isascii():
-            raise ValueError
         raw = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
         digest, body = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
         if digest != _digest(query, body, store):

@@ -4,6 +4,8 @@ Give new events their places, for as many attempts as an append takes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...documents.boundaries.condition import Condition
 from ...documents.boundaries.places import Heads, assign
 from ...documents.bson_types import Document
@@ -20,11 +22,19 @@ class Placing:
     Args:
         documents: events of one stream.
         guarding: the condition of the append, if it has one.
+        guards: more names in which the first event takes a place without a tag, as
+            ``stream_place()`` of each stream that a transaction checks.
     """
 
-    def __init__(self, documents: NewEvents, guarding: Guarding | None = None) -> None:
+    def __init__(
+        self,
+        documents: NewEvents,
+        guarding: Guarding | None = None,
+        guards: Sequence[str] = (),
+    ) -> None:
         self.documents = documents
         self.guarding = guarding
+        self.guards = guards
         self.taken = {name for names in documents.names for name in names}
         self._heads: Heads | None = None  # read already, for the next attempt
 
@@ -38,7 +48,7 @@ class Placing:
     def names(self) -> list[str]:
         """The names of which an attempt reads where they end."""
         guarded = self.guarding.names if self.guarding else []
-        return list(dict.fromkeys([*self.taken, *guarded]))
+        return list(dict.fromkeys([*self.taken, *guarded, *self.guards]))
 
     async def read_stream(self, store: Store) -> Document | None:
         """Return the last event of the stream, and read the other ends as well."""
@@ -55,10 +65,11 @@ class Placing:
         heads, self._heads = self._heads, None
         if heads is None:
             heads = await read_heads(store, [self.aggregate_id], self.names)
-        names = [list(own) for own in self.documents.names]
+        guarded = list(self.guards)
         if self.guarding is not None:
-            guarded = await self.guarding.check(store, heads, self.taken)
-            names[0] += [one for one in dict.fromkeys(guarded) if one not in self.taken]
+            guarded += await self.guarding.check(store, heads, self.taken)
+        names = [list(own) for own in self.documents.names]
+        names[0] += [one for one in dict.fromkeys(guarded) if one not in self.taken]
         assign(self.documents, names, heads)
 
 
