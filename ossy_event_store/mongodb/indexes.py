@@ -177,6 +177,12 @@ ENTRY_AGGREGATE_TYPES = Index(
     [("aggregateType", 1), ("_id", 1)],
     "Reads the events of some aggregate types in global order.",
 )
+ENTRY_TAGS = Index(
+    POSITIONS,
+    [("tags", 1), ("_id", 1)],
+    "Reads the events of a tag in global order.",
+    partial={"tags": {"$exists": True}},
+)
 PARKED_STREAMS = Index(
     PARKED,
     [("subscription", 1), ("position", 1)],
@@ -225,6 +231,7 @@ INDEXES = (
     ENTRY_VERSIONS,
     ENTRY_TYPES,
     ENTRY_AGGREGATE_TYPES,
+    ENTRY_TAGS,
     PARKED_STREAMS,
     PARKED_RETRIES,
     SKIPPED_EVENTS,
