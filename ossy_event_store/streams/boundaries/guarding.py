@@ -9,6 +9,7 @@ read where the name ends, then look for matches up to there, then take the numbe
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import aclosing
 from typing import Any
 
 from ...conf import get_settings
@@ -22,6 +23,7 @@ from ...exceptions import BoundaryConflict, InvalidBoundary
 from ...mongodb.connection import Store
 
 MATCHES = 10  # ids of matching events in an error
+PAGE = 500  # events whose positions are looked up at a time
 
 
 class Guarding:
@@ -44,7 +46,11 @@ class Guarding:
         self.known: list[Known] | None = None
         # Without a token, events without a place match, too: those that were stored
         # before their type was declared.
-        self.knows_nothing = condition.after is None
+        self.has_token = isinstance(condition.after, str)
+        #: Events up to this position do not count.
+        self.position: int | None = None
+        if isinstance(condition.after, int):
+            self.position = condition.after
         if isinstance(condition.after, str):
             self.known = decode(condition.after, self.query, self.guards, store)
 
@@ -70,6 +76,8 @@ class Guarding:
             BoundaryConflict: unknown events match.
             InvalidBoundary: the token knows of more events than there are.
         """
+        if self.position is not None:
+            await self._check_position(store, self.position)
         if self.known is None:
             self.known = [
                 Known(chosen(guard, heads, taken), 0) for guard in self.guards
@@ -85,12 +93,9 @@ class Guarding:
         ids: list[Any] = []
         places = []
         for name, filters in items.items():
-            found = await store.events.find(
-                {**self._unknown(name, after[name]), "$or": filters},
-                projection={"_id": 1},
-                limit=MATCHES,
-            )
-            ids += [event["_id"] for event in found if event["_id"] not in ids]
+            query = {**self._unknown(name, after[name]), "$or": filters}
+            found = await self._matches(store, query)
+            ids += [event_id for event_id in found if event_id not in ids]
             places += [name] if found else []
         current = [
             Known(known.name, max(known.number, heads.numbers.get(known.name, 0)))
@@ -99,18 +104,56 @@ class Guarding:
         if ids:
             token = encode(self.query, self.guards, current, self.store)
             raise BoundaryConflict(self.query, ids[:MATCHES], places, token)
-        self.known = current  # a further attempt only looks at what is new by then
+        # A further attempt only looks at what is new by then.
+        self.known, self.position, self.has_token = current, None, True
         return [known.name for known in self.known]
 
     def _has_news(self, known: Known, heads: Heads) -> bool:
         is_longer = known.number < heads.numbers.get(known.name, 0)
-        return is_longer or (self.knows_nothing and is_reserved(known.name))
+        return is_longer or (not self.has_token and is_reserved(known.name))
 
     def _unknown(self, name: str, number: int) -> Document:
         """Return the filter for the events in a name of which nothing is known."""
-        if self.knows_nothing and is_reserved(name):
+        if not self.has_token and is_reserved(name):
             return {}
         return places_after(name, number)
+
+    async def _matches(self, store: Store, query: Document) -> list[Any]:
+        """Return the ids of some events that match, and are not known."""
+        if self.position is None:
+            some = await store.events.find(query, projection=["_id"], limit=MATCHES)
+            return [event["_id"] for event in some]
+        ids: list[Any] = []
+        fields = ["aggregateId", "aggregateVersion"]
+        found = store.events.batches(query, PAGE, projection=fields)
+        async with aclosing(found) as batches:
+            async for batch in batches:
+                ids += await self._after_position(store, batch)
+                if len(ids) >= MATCHES:
+                    break
+        return ids
+
+    async def _check_position(self, store: Store, position: int) -> None:
+        """Make sure that a position is assigned."""
+        order = [("_id", -1)]
+        head = await store.positions.find_one({}, projection=["_id"], sort=order)
+        if (last := head["_id"] if head else 0) < position:
+            reason = f"position {position} is not assigned; the last one is {last}"
+            raise InvalidBoundary("after", reason)
+
+    async def _after_position(self, store: Store, events: list[Document]) -> list[Any]:
+        """Return the ids of those events whose position is missing or higher."""
+        keys = ("aggregateId", "aggregateVersion")
+        versions = [{key: {"$eq": event[key]} for key in keys} for event in events]
+        found = await store.positions.find(
+            {"$or": versions, "_id": {"$lte": self.position}}, projection=keys
+        )
+        known = {tuple(entry[key] for key in keys) for entry in found}
+        return [
+            event["_id"]
+            for event in events
+            if tuple(event[key] for key in keys) not in known
+        ]
 
     async def _check_exists(self, store: Store, known: Known) -> None:
         """Make sure that a number exists that the primary did not show yet."""
