@@ -20,7 +20,7 @@ from bson import ObjectId
 from bson.errors import BSONError
 
 from ..exceptions import InvalidEvent, InvalidState
-from .boundaries.tags import check_tags
+from .boundaries.tags import check_places, check_tags
 from .bson_types import CODEC, Document
 from .storable import (
     COPY,
@@ -289,8 +289,15 @@ def check_fields(document: Mapping[str, Any], limits: Limits) -> None:
         raise InvalidEvent("created", f"must be a datetime, not {kind}")
     if document["createdBy"] is not None:
         _check_name(document["createdBy"], "createdBy")
+    if "tags" in document or "places" in document:
+        _check_tags(document)
+
+
+def _check_tags(document: Mapping[str, Any]) -> None:
     if "tags" in document:
         check_tags(document["tags"], "tags", InvalidEvent)
+    if "places" in document:
+        check_places(document, InvalidEvent)
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:

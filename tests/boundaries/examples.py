@@ -11,10 +11,8 @@ class Refused(Exception):
     """What an example's rule says against a command."""
 
 
-def event(
-    kind: str, *tags: str, metadata: Any = None, **payload: Any
-) -> dict[str, Any]:
-    made: dict[str, Any] = {"type": kind, "payload": payload}
+def event(kind, *tags, metadata=None, **payload):
+    made = {"type": kind, "payload": payload}
     if tags:
         made["tags"] = list(dict.fromkeys(tags))
     return made if metadata is None else {**made, "metadata": metadata}

@@ -32,6 +32,30 @@ def stream_place(aggregate_id: str) -> str:
     return _STREAM + aggregate_id
 
 
+def check_places(event: Mapping[str, Any], refuse: Refuse) -> None:
+    """Check the places of an event that was stored elsewhere."""
+    places = event["places"]
+    if not isinstance(places, list) or not places:
+        raise refuse("places", "must be a list that is not empty, or be left out")
+    for index, place in enumerate(places):
+        if not isinstance(place, Mapping) or place.keys() != {"t", "n"}:
+            raise refuse(f"places[{index}]", "must be a dict with t and n")
+        if not _is_name(place["t"]) or not _is_number(place["n"]):
+            reason = "t must be a tag, and n a number from 1"
+            raise refuse(f"places[{index}]", reason)
+    names = [place["t"] for place in places]
+    if len(set(names)) < len(names) or not {*event.get("tags", ())} <= {*names}:
+        raise refuse("places", "must have each tag of the event, and each once")
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= MAX_NAME_LENGTH
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def is_reserved(name: str) -> bool:
     """Whether a place has this name that is no tag."""
     return name == EVERYTHING or name.startswith((_TYPE, _STREAM))
