@@ -28,7 +28,7 @@ from ..documents.collections import (
     SNAPSHOTS,
     is_ours,
 )
-from ..exceptions import ForeignCollection, IndexConflict, IndexMissing
+from ..exceptions import ForeignCollection, IndexConflict, IndexMissing, InvalidEvent
 from . import schema_validator
 from .connection import Store, documents
 from .deadline import explained
@@ -37,6 +37,11 @@ from .write_errors import DUPLICATE_KEY, UNAUTHORIZED
 
 NAMESPACE_NOT_FOUND = 26
 OTHER_OPTIONS = (85, 86)
+NO_TAGS = (
+    "events cannot have tags, nor boundaries a condition, while the collection "
+    "eventstore is sharded: a unique index over all shards, which gives each number in "
+    "a tag to one event, does not exist. Unshard it, or keep to streams"
+)
 NAMED_STREAMS = 10  # in the error of an index that documents prevent
 
 
@@ -58,6 +63,8 @@ class Index:
     unique: bool = False
     partial: dict[str, Any] = field(default_factory=dict)
     kind: Kind = Kind.SPEED
+    #: Whether its collection may be sharded; a unique index begins with the shard key.
+    allows_shards: bool = True
 
     @property
     def is_wanted(self) -> bool:
@@ -99,6 +106,7 @@ TAG_PLACES = Index(
     unique=True,
     partial={"places": {"$exists": True}},
     kind=Kind.SAFETY,
+    allows_shards=False,
 )
 TYPE_VERSIONS = Index(
     EVENTS,
@@ -252,6 +260,7 @@ async def look(store: Store, index: Index) -> None:
 
     Raises:
         IndexMissing: the index does not exist, or has other options.
+        InvalidEvent: it cannot exist, since the collection is sharded.
     """
     seen = (index.collection, index.name)
     if seen in store.seen:
@@ -265,6 +274,8 @@ async def look(store: Store, index: Index) -> None:
             raise
     else:
         if not _matches(index, present):
+            if not index.allows_shards and await is_sharded(store.outside or store):
+                raise InvalidEvent("tags", NO_TAGS)
             is_installed = apps.apps_ready and apps.is_installed("ossy_event_store")
             raise IndexMissing(index.collection, index.name, is_installed)
     store.seen.add(seen)
@@ -276,9 +287,27 @@ async def missing(store: Store) -> list[Index]:
         present = {
             name: await _listed(collection) for name, collection in _collections(store)
         }
-    return [
+    found = [
         index for index in INDEXES if index.is_wanted and not _matches(index, present)
     ]
+    if all(index.allows_shards for index in found) or not await is_sharded(store):
+        return found
+    return [index for index in found if index.allows_shards]
+
+
+async def is_sharded(store: Store) -> bool:
+    """Whether the events are spread over shards."""
+    with explained():
+        hello = await store.client.command("hello")
+        if hello.get("msg") != "isdbgrid":
+            return False
+        try:
+            stats = await store.events.database_command("collStats", EVENTS)
+        except OperationFailure as error:
+            if error.code not in (UNAUTHORIZED, NAMESPACE_NOT_FOUND):
+                raise
+            return False
+    return bool(stats.get("sharded"))
 
 
 def _collections(store: Store) -> list[tuple[str, Documents]]:

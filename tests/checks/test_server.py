@@ -61,7 +61,7 @@ def test_w004_for_every_index_of_an_empty_database(store):
     found = ids(check_server(None, DEFAULT))
     call_command("ensure_event_store", verbosity=0)
     assert sorted(found) == sorted(map(number, indexes.INDEXES))
-    assert found.count("E004") == 2
+    assert found.count("E004") == 3
 
 
 def test_e004_is_an_error_of_check_and_not_of_migrate(store, monkeypatch):
