@@ -87,7 +87,8 @@ async def append_at(
     async def append_once() -> list[Document]:
         first, last = documents[0], None
         if placing is not None:
-            last = await placing.read_stream(store)
+            guess = expected_version is None and not store.outside
+            last = await placing.read_stream(store, guess=guess)
         elif expected_version != 0:
             last = await stream_head(store, first["aggregateId"])
         version = _version_before(first, expected_version, last)

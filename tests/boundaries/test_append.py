@@ -4,6 +4,7 @@ import pytest
 
 from ossy_event_store import (
     Aggregate,
+    AggregateTypeMismatch,
     BoundaryConflict,
     ConcurrencyError,
     Condition,
@@ -208,3 +209,26 @@ def test_a_token_from_the_future_is_refused(store, history, face):
             [tagged("a")],
             unless=Condition(item(tags=["a"]), token),
         )
+
+
+def test_a_stream_named_after_a_tag_may_have_events_without_it(store, face):
+    append = EventStore.append_event
+    plain = {"type": "A", "aggregateId": "course:c1", "aggregateType": "course"}
+    face(append, plain)
+    assert face(append, tagged("course:c1"))["aggregateVersion"] == 2
+    face(append, plain)
+    event = face(append, tagged("course:c1"))
+    assert (event["aggregateVersion"], numbers(event)) == (4, {"course:c1": 2})
+    other = {"aggregateId": "other", "aggregateType": "Other"}
+    face(append, tagged("course:c1", **other))
+    event = face(append, tagged("course:c1"))
+    assert (event["aggregateVersion"], numbers(event)) == (5, {"course:c1": 4})
+    assert [e["tick"] for e in EventStore.find_events({"tags": "course:c1"})] == [
+        *(1, 3, 4, 5),
+    ]
+    with pytest.raises(ConcurrencyError) as error:
+        face(append, tagged("course:c1"), expected_version=7)
+    assert error.value.actual_version == 5
+    EventStore.append_event({**plain, "aggregateId": "course:c2", "aggregateType": "X"})
+    with pytest.raises(AggregateTypeMismatch):
+        face(append, tagged("course:c2"))

@@ -46,6 +46,24 @@ async def read_heads(
     return Heads(found, numbers, tick)
 
 
+async def read_head_of_both(store: Store, name: str) -> Heads | None:
+    """
+    Return where a tag and the stream that is named after it end, by one look-up.
+
+    They are expected to end with the same event. An event of the stream without the
+    tag is not seen: its version is found to be taken. None if the last event of the
+    tag is of another stream.
+    """
+    fields = ["places", "tick", "aggregateId", "aggregateType", "aggregateVersion"]
+    head = await store.events.find_one(places_after(name, 0), projection=fields)
+    if head is None:
+        return Heads()
+    if head["aggregateId"] != name:
+        return None
+    number = number_in(head, name)
+    return Heads({name: head}, {name: number}, head.get("tick") or 0)
+
+
 def _sources(streams: Sequence[str], names: Sequence[str]) -> Iterator[list[Document]]:
     for aggregate_id in dict.fromkeys(streams):
         yield [

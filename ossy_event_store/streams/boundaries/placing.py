@@ -12,7 +12,7 @@ from ...documents.bson_types import Document
 from ...mongodb.connection import Store, database_name
 from ..new_events import NewEvents
 from .guarding import Guarding
-from .heads import read_heads
+from .heads import read_head_of_both, read_heads
 
 
 class Placing:
@@ -37,6 +37,7 @@ class Placing:
         self.guards = guards
         self.taken = {name for names in documents.names for name in names}
         self._heads: Heads | None = None  # read already, for the next attempt
+        self._is_first = True
 
     @property
     def aggregate_id(self) -> str:
@@ -50,10 +51,22 @@ class Placing:
         guarded = self.guarding.names if self.guarding else []
         return list(dict.fromkeys([*self.taken, *guarded, *self.guards]))
 
-    async def read_stream(self, store: Store) -> Document | None:
-        """Return the last event of the stream, and read the other ends as well."""
-        self._heads = await read_heads(store, [self.aggregate_id], self.names)
-        return self._heads.streams.get(self.aggregate_id)
+    async def read_stream(self, store: Store, *, guess: bool) -> Document | None:
+        """
+        Return the last event of the stream, and read the other ends as well.
+
+        Args:
+            store: one face of the store.
+            guess: whether the stream may be longer: then the append is refused, and
+                the next attempt does not guess.
+        """
+        heads = None
+        if guess and self._is_first and self.names == [self.aggregate_id]:
+            heads = await read_head_of_both(store, self.aggregate_id)
+        if heads is None:
+            heads = await read_heads(store, [self.aggregate_id], self.names)
+        self._heads, self._is_first = heads, False
+        return heads.streams.get(self.aggregate_id)
 
     async def assign(self, store: Store) -> None:
         """
