@@ -124,7 +124,7 @@ class Settings:
         metadata={
             "doc": "Whether to create the indexes that only the admin's list of events "
             "uses. Without them its filters are slow in a large store, and each append "
-            "has five indexes fewer to write."
+            "has six indexes fewer to write."
         },
     )
     TYPE_BOUNDARIES: Collection[str] = field(

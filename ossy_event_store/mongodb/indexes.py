@@ -151,6 +151,13 @@ WHO_TIME = Index(
     partial={"createdBy": {"$type": "string"}},
     kind=Kind.ADMIN,
 )
+TAG_TIME = Index(
+    EVENTS,
+    [("tags", 1), ("created", 1), ("_id", 1)],
+    "The event feed of one tag.",
+    partial={"tags": {"$exists": True}},
+    kind=Kind.ADMIN,
+)
 CORRELATION = Index(
     EVENTS,
     [("metadata.correlationId", 1), ("created", 1), ("_id", 1)],
@@ -233,6 +240,7 @@ INDEXES = (
     TYPE_TIME,
     EVENT_TYPE_TIME,
     WHO_TIME,
+    TAG_TIME,
     CORRELATION,
     CAUSATION,
     SNAPSHOT_HEADS,
