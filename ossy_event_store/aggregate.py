@@ -62,9 +62,10 @@ class Aggregate:
         #: The events after ``saved_version``, ascending, as stored.
         self.events = events
         self._saved_state = saved_state or {}
-        self._saved_tick: int | None = None
         #: Version of the snapshot that it was loaded from; 0 without a snapshot.
         self.saved_version = saved_version
+        #: The ``tick`` of the event at that version, if it has one.
+        self.saved_tick: int | None = None
 
     @property
     def version(self) -> int:

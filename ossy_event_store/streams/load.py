@@ -36,7 +36,7 @@ class LoadedAggregate(Protocol):
 
     events: list[Document]
     # The tick of the event at the snapshot's version, if it has one.
-    _saved_tick: int | None
+    saved_tick: int | None
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ async def load_aggregate(
         )
     if snapshot:
         loaded = cls(Root, aggregate_id, events[1:], snapshot["state"], version)
-        loaded._saved_tick = events[0].get("tick")
+        loaded.saved_tick = events[0].get("tick")
         return loaded
     return cls(Root, aggregate_id, events)
 
@@ -204,7 +204,7 @@ def last_tick(aggregate: LoadedAggregate) -> int | None:
     """Return the tick of an aggregate's last event, if it has one."""
     if aggregate.events:
         return aggregate.events[-1].get("tick")
-    return aggregate._saved_tick
+    return aggregate.saved_tick
 
 
 def extend(aggregate: LoadedAggregate, stored: list[Document]) -> None:
