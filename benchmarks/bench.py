@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -75,6 +76,16 @@ def environment():
 def resident():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak(pid="self"):
+    """
+    Return the most memory that a process ever had, in MB; Linux only.
+
+    Unlike ``ru_maxrss``, that of the process that started it does not count.
+    """
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1024
 
 
 def turns(rounds, **functions):

@@ -22,6 +22,19 @@ from ossy_event_store.subscriptions.claim import Timings
 from ossy_event_store.subscriptions.runner import Runner
 
 LINUX = hasattr(os, "sched_getaffinity")
+MARKERS = {"faults", "chaos", "docs", "versions"}
+# Of those that only one process runs: with more of them, it takes as long as these.
+LONGEST = (
+    "test_site_that_follows.py",
+    "test_store_tests.py",
+    "test_every_page.py",
+    "test_real_log.py",
+    "test_resumable_scan.py",
+    "test_connection.py",
+    "test_worker_processes.py",
+    "test_on_startup.py",
+    "test_example.py",
+)
 
 
 def pytest_configure(config):
@@ -41,21 +54,44 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", f"ignore:{socket}:ResourceWarning")
 
 
-def pytest_xdist_auto_num_workers():
-    """Return one more than there are cores: a test waits for the server as well."""
-    return 1 + (len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1)
+def asked_for(config):
+    """Return the marker that each test of this run has, if there is one."""
+    first, _, more = config.option.markexpr.partition(" ")
+    return first if first in MARKERS and " or " not in more else None
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Return more than there are cores: a test waits for the server as well."""
+    cores = len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1
+    # What breaks servers waits most of the time, for time-outs and elections.
+    return 1 + cores * (2 if asked_for(config) == "faults" else 1)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Do not import files without a test of the marker: that takes seconds."""
+    if (name := asked_for(config)) and collection_path.match("test_*.py"):
+        # None lets the other rules decide.
+        return None if f"mark.{name}" in collection_path.read_text() else True
+    return None
+
+
+def pytest_itemcollected(item):
+    for name in {mark.name for mark in item.iter_markers()} & MARKERS:
+        if f"mark.{name}" not in item.path.read_text():
+            reason = f"{item.nodeid}: 'mark.{name}' has to be written in this file."
+            raise pytest.UsageError(reason)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Begin with the longest file, lest the others wait for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_store_tests.py")
-
-
-def pytest_itemcollected(item):
-    # Django renames the database of an alias only for tests that ask for it.
-    if settings.STORE == "mongodb" and "store" in item.fixturenames:
-        item.add_marker(pytest.mark.django_db)
+    """Begin with the longest files, lest the others wait for one at the end."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
+    if settings.STORE == "mongodb":
+        # Django renames the database of an alias if one test asks for it. Only one:
+        # there are no transactions, so Django empties each table after each of them.
+        for item in [item for item in items if "store" in item.fixturenames][:1]:
+            item.add_marker(pytest.mark.django_db)
 
 
 @pytest.fixture(scope="session")

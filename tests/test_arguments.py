@@ -18,7 +18,6 @@ import ossy_event_store
 from ossy_event_store import (
     Aggregate,
     Boundary,
-    EventStore,
     EventStoreError,
     Projection,
     item,
@@ -153,8 +152,9 @@ WRITTEN_BY_PROJECTS = {"Projection.apply", "Projection.key"}
 def of_class(name, cls):
     """Yield the public methods of a class, bound to something that works."""
     subject = Aggregate(Book, "b-1", [{**BOUGHT, "aggregateVersion": 1}])
-    bases = [base for base in cls.__mro__[:-1] if cls is EventStore] or [cls]
-    for member, value in [pair for base in bases for pair in vars(base).items()]:
+    bases = reversed([base for base in cls.__mro__ if base is not object])
+    members = {k: v for base in bases for k, v in vars(base).items()}
+    for member, value in members.items():
         label = f"{name}.{member}"
         if member.startswith("_") or label in WRITTEN_BY_PROJECTS:
             continue

@@ -67,3 +67,49 @@ def test_the_table_is_measured_and_written(tmp_path):
     assert len(figures["rows"]) == 12
     assert "full rebuild, events" in done.stdout
     assert "| full rebuild, events |" in (tmp_path / "table.md").read_text()
+
+
+# --- leaks.py ---------------------------------------------------------------
+
+SOUND = ""
+KEEPS_CLIENTS = """
+from ossy_event_store.mongodb import connection
+
+async def forgotten(loop, client):
+    kept.append(client)
+    yield
+
+kept, connection._closed_with_the_loop = [], forgotten
+"""
+
+
+def leaks_of(tmp_path, variant, *arguments):
+    """Run leaks.py on a variant of the store; return the exit code and the figures."""
+    (tmp_path / "sitecustomize.py").write_text(variant)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("DB_")}
+    done = subprocess.run(
+        [sys.executable, FOLDER / "leaks.py", "--json", *arguments],
+        env={**environment, "PYTHONPATH": f"{tmp_path}{os.pathsep}{FOLDER.parent}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return done.returncode, json.loads(done.stdout.splitlines()[-1])["figures"]
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+def test_nothing_is_left_of_any_kind_of_work(tmp_path):
+    code, figures = leaks_of(tmp_path, SOUND, "--count=200")
+    kinds = ["loops", "requests", "streams", "appends"]
+    assert [(found["kind"], found["grown"]) for found in figures] == [
+        (kind, []) for kind in kinds
+    ]
+    assert code == 0
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+def test_a_client_that_outlives_its_loop_is_found(tmp_path):
+    code, (found,) = leaks_of(tmp_path, KEEPS_CLIENTS, "--only=loops", "--count=50")
+    assert {"files", "connections", "sessions"} <= set(found["grown"])
+    assert code == 1

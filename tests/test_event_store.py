@@ -13,6 +13,7 @@ from ossy_event_store import (
     InvalidEvent,
     InvalidQuery,
 )
+from ossy_event_store.streams.lookup import _FIRST, _NAMES
 
 LENT = {"type": "BookLent", "aggregateId": "b-1", "aggregateType": "Book"}
 
@@ -162,8 +163,8 @@ def test_the_streams_are_listed_from_an_index_alone(store):
     EventStore.append_events([LENT] * 50)
     plan = (
         EventStore.collection.find(
-            {"aggregateVersion": 1, "aggregateId": {"$gt": ""}},
-            {"_id": 0, "aggregateId": 1, "aggregateType": 1},
+            {**_FIRST, "aggregateId": {"$gt": ""}},
+            _NAMES,
         )
         .sort("aggregateId")
         .limit(10)
@@ -293,7 +294,7 @@ def test_the_info_of_a_stream_is_that_of_its_ends(store, face):
 @pytest.mark.parametrize(
     ("ask", "keys", "documents"),
     [
-        (EventStore.exists, 1, 0),
+        (EventStore.exists, 1, 1),
         (EventStore.get_stream_info, 2, 2),
         (EventStore.count, 301, 0),
     ],

@@ -99,10 +99,16 @@ ERRORS = [
         "did not write its document 1. Rename",
     ),
     (
-        IndexMissing("eventstore", "a_1", False),
-        {"collection": "eventstore", "name": "a_1", "is_installed": False},
-        "The collection eventstore has no unique index a_1, without which two writers "
-        "could store the same version. Nothing was written. Add 'ossy_event_store' to",
+        IndexMissing("eventstore", "a_1", "shop", False),
+        {
+            "collection": "eventstore",
+            "name": "a_1",
+            "database": "shop",
+            "is_installed": False,
+        },
+        "The collection eventstore of the database 'shop' has no unique index a_1, "
+        "without which two writers could store the same version. Nothing was written. "
+        "Add 'ossy_event_store' to INSTALLED_APPS. Run manage.py migrate",
     ),
     (
         InvalidEvent("payload.a", "no"),
@@ -216,9 +222,9 @@ def test_the_representation_of_an_error_names_its_class(error):
 
 
 def everything():
-    """Every error class of the module except its bases."""
-    classes = [v for v in vars(exceptions).values() if inspect.isclass(v)]
-    return {*classes} - {EventStoreError}
+    """Every error class except the base."""
+    classes = {v for v in vars(exceptions).values() if inspect.isclass(v)}
+    return classes - {EventStoreError}
 
 
 def test_every_error_is_tested_here():

@@ -3,6 +3,7 @@
 import datetime as dt
 
 import pytest
+from bson.datetime_ms import DatetimeMS
 from django.core.management import CommandError
 from django.template import Context, Template
 
@@ -10,7 +11,9 @@ from ossy_event_store import AggregateRebuild, EventStore
 from ossy_event_store.health import figures
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.monitoring.metrics import metrics
 from ossy_event_store.rebuild import on_startup
+from ossy_event_store.streams.lookup import stream_problem
 from ossy_event_store.subscriptions import snapshot_subscription
 from ossy_event_store.verify import verify_event_store
 from tests.support.event_lines import exported
@@ -88,8 +91,11 @@ def test_a_document_that_is_no_event_is_passed_over_everywhere(
     ]
     assert len(exported(store)) == 2
     streams = [stream["aggregateId"] for stream in EventStore.get_event_streams()]
-    # These come from an index, which does not have the type of an event.
-    assert streams == (["a", "x"] if kind == "no type" else ["a"])
+    assert streams == ["a"]
+    assert not EventStore.exists("x")
+    assert EventStore.get_stream_info("x") is None
+    assert drive(stream_problem(store, "x", None)).endswith("Ids next to it: a.")
+    assert EventStore.get_stream_info("a")["aggregateVersion"] == 2
     assert "'foreign': " in caplog.text
     assert verify_event_store().found["event"] >= 1
 
@@ -109,6 +115,48 @@ def test_an_event_with_an_odd_payload_is_read_as_it_is(store, history, lend, kin
     assert len(exported(store)) == 2
     (event,) = EventStore.get_event_stream("x")
     assert event["payload"] in ({}, "Emma")
+
+
+DATES = {
+    "the first day": dt.datetime(1, 1, 1),
+    "the last day": dt.datetime(9999, 12, 31, 23, 59, 59, 999000),
+    "before the first day": DatetimeMS(-(2**60)),
+    "after the last day": DatetimeMS(2**60),
+    "a number": 1709209815123.0,
+    "an endless number": float("inf"),
+    "a number beyond all days": -1e300,
+}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("kind", DATES)
+def test_an_event_of_any_time_is_read_by_everything(
+    store, history, lend, kind, settings, tmp_path
+):
+    settings.OSSY_EVENT_STORE = {
+        **settings.OSSY_EVENT_STORE,
+        "HEALTH": {"RUNNING": False},
+    }
+    lend("a", "BookBought")
+    history.insert_one(EVENT | {"created": DATES[kind]})
+    snapshot_subscription.register()
+    for use in each_use(store):  # among them, the health before it has a position
+        use()
+    for command, *arguments in (
+        ("run_subscriptions", "--until-caught-up"),
+        ("subscriptions",),
+        ("rebuild_aggregates", "--no-input"),
+        ("rebuild_aggregates", "--stale"),
+        ("rebuild_aggregates", "--dry-run"),
+        ("export_events", "--output", str(tmp_path / "events")),
+        ("ensure_event_store",),
+        ("check", "--database", "default"),
+    ):
+        said(command, *arguments)
+    assert sorted(one["aggregateId"] for one in EventStore.read_all()) == ["a", "x"]
+    assert EventStore.get_stream_info("x")["lastCreated"] is not None
+    assert list(metrics(figures()))
+    assert figures()["positions"]["lag_seconds"] == 0
 
 
 class Reader:

@@ -19,7 +19,6 @@ import django
 from bson import ObjectId
 from django.apps import apps
 from django.contrib import admin
-from django.contrib.admin.utils import quote
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import DatabaseError, router, transaction
 from django.db.models import Model
@@ -40,6 +39,7 @@ from ..mongodb import connection, schema_validator
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
+from .addresses import in_address
 from .event_fields import is_in_stream, tags_of
 
 logger = logging.getLogger("ossy_event_store")
@@ -116,7 +116,7 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         try:
             url = reverse(
                 name,
-                args=[quote(str(arg)) for arg in args],
+                args=[in_address(arg) for arg in args],
                 current_app=self.admin_site.name,
             )
         except NoReverseMatch:
@@ -231,4 +231,5 @@ def attachment(name: str) -> str:
     safe = "".join(
         c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name
     )
-    return f'attachment; filename="{safe[-150:]}"'
+    # Neither a hidden file nor, to a shell command, an option.
+    return f'attachment; filename="{safe[-150:].lstrip("-.") or "_"}"'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.admin.utils import unquote
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
 
@@ -17,6 +16,7 @@ from ..mongodb.ports import drive
 from ..streams import lookup
 from ..streams.event_lines import line_of
 from . import event_lookups
+from .addresses import from_address
 from .base import StoreModelAdmin, download, may, text_of
 from .event_fields import text_in_metadata
 from .query_string import ListQuery
@@ -75,7 +75,7 @@ class EventAdmin(StoreModelAdmin):
     ) -> HttpResponse:
         """Show an event as stored, and the events related to it."""
         store = connection.blocking()
-        event = _stored_event(store, unquote(object_id))
+        event = _stored_event(store, from_address(object_id))
         related = drive(event_lookups.relations(store, event))
 
         def row(other: Document | None) -> dict[str, Any] | None:
@@ -103,7 +103,7 @@ class EventAdmin(StoreModelAdmin):
 
     def download_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Download the full event as JSON."""
-        event = _stored_event(connection.blocking(), unquote(object_id))
+        event = _stored_event(connection.blocking(), from_address(object_id))
         text = line_of(event) if is_event(event) else dumps(encode(event))
         return download(text, f"{event['_id']}.json")
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, read_event
 from ..documents.event_query import as_stored
+from ..documents.passed_over import TYPED
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.indexes import FIRST_EVENTS, SNAPSHOT_HEADS, STREAM_VERSIONS
@@ -87,7 +88,7 @@ async def streams_by_id(
         query = {"$gt": after, "$lt": prefix + "\U0010ffff"}
     with in_time():
         firsts = await store.events.find(
-            {"aggregateId": query, "aggregateVersion": 1},
+            {"aggregateId": query, "aggregateVersion": 1, **TYPED},
             projection={"_id": 0, "aggregateId": 1},
             sort=[("aggregateId", 1)],
             hint=list(FIRST_EVENTS.keys),

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.admin.utils import unquote
 from django.http import (
     Http404,
     HttpRequest,
@@ -34,6 +33,7 @@ from ..streams import lookup
 from ..streams.export_events import export_events
 from ..streams.state_at_version import load_state_at
 from . import overview, site_time, stream_lookups
+from .addresses import from_address
 from .base import StoreModelAdmin, attachment, download, may
 from .event_fields import VERSIONS
 from .paging import Page
@@ -166,7 +166,7 @@ class StreamAdmin(StoreModelAdmin):
     ) -> HttpResponse:
         """Show a stream at one of its versions, with its timeline."""
         store = connection.blocking()
-        head = _head(store, unquote(object_id))
+        head = _head(store, from_address(object_id))
         if request.GET.get("at"):
             return self._go_to_time(request, store, head["aggregateId"])
         context = StreamPage(self, request, store, head).context()
@@ -199,7 +199,7 @@ class StreamAdmin(StoreModelAdmin):
     def state_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Download the full state at a version."""
         store = connection.blocking()
-        head = _head(store, unquote(object_id))
+        head = _head(store, from_address(object_id))
         Root = stream_lookups.class_of(head)
         if Root is None:
             raise Http404(_("No class is registered for this type."))
@@ -220,7 +220,8 @@ class StreamAdmin(StoreModelAdmin):
 
     def download_view(self, request: HttpRequest, object_id: str) -> Any:
         """Download the events as lines of JSON, as ``export_events`` writes them."""
-        aggregate_id = _head(connection.blocking(), unquote(object_id))["aggregateId"]
+        head = _head(connection.blocking(), from_address(object_id))
+        aggregate_id = head["aggregateId"]
         is_async = hasattr(request, "scope")
         response = StreamingHttpResponse(
             _lines_async(aggregate_id) if is_async else _lines(aggregate_id),
@@ -231,7 +232,7 @@ class StreamAdmin(StoreModelAdmin):
 
     def rebuild_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Rebuild the snapshot, and record in the admin's log who did."""
-        head = _head(connection.blocking(), unquote(object_id))
+        head = _head(connection.blocking(), from_address(object_id))
         aggregate_id = head["aggregateId"]
         if head["aggregateVersion"] > LONGEST_FOLD:
             raise Http404(_("This stream is too long to fold it for a page."))

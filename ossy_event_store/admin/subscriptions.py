@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from bson import ObjectId
 from django.contrib import messages
-from django.contrib.admin.utils import unquote
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
@@ -26,6 +26,7 @@ from ..positions.damage import held_up
 from ..projections import projection
 from ..projections.forget import forget
 from ..subscriptions import operator_actions, parked_streams, snapshot_subscription
+from .addresses import from_address
 from .base import StoreModelAdmin, may
 from .query_string import number_of
 
@@ -98,7 +99,7 @@ class SubscriptionAdmin(StoreModelAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         """Show the status of a subscription, its parked streams and skipped events."""
-        store, name = connection.blocking(), unquote(object_id)
+        store, name = connection.blocking(), from_address(object_id)
         found = drive(status(store, name))
         if found is None:
             raise Http404(_("This subscription does not exist."))
@@ -126,11 +127,9 @@ class SubscriptionAdmin(StoreModelAdmin):
 
     def retry_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Request a retry of one parked stream, or of everything that failed."""
-        name, stream = unquote(object_id), request.GET.get("stream")
-        try:
+        name, stream = from_address(object_id), request.GET.get("stream")
+        with _existing(ValueError):
             requested = operator_actions.retry(name, stream)
-        except (UnknownSubscription, ValueError):  # or no id at all
-            raise Http404(_("This subscription does not exist.")) from None
         if requested:
             messages.success(
                 request,
@@ -144,7 +143,7 @@ class SubscriptionAdmin(StoreModelAdmin):
 
     def skip_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Skip the event at which a stream, or the whole subscription, is blocked."""
-        name, stream = unquote(object_id), request.GET.get("stream")
+        name, stream = from_address(object_id), request.GET.get("stream")
         reason = request.POST.get("reason", "").strip()
         position = request.GET.get("position", "")
         if not reason:
@@ -154,10 +153,8 @@ class SubscriptionAdmin(StoreModelAdmin):
         if number is None:
             raise Http404(_("This event does not exist."))
         who = request.user.get_username()
-        try:
+        with _existing(ValueError):
             record = operator_actions.skip(name, stream, reason, who, number)
-        except (UnknownSubscription, ValueError):  # or no id at all
-            raise Http404(_("This subscription does not exist.")) from None
         if record is None:
             messages.warning(request, _("This event no longer blocks delivery."))
             return self._back(name)
@@ -173,21 +170,21 @@ class SubscriptionAdmin(StoreModelAdmin):
 
     def pause_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Pause a subscription."""
-        name, who = unquote(object_id), request.user.get_username()
+        name, who = from_address(object_id), request.user.get_username()
         return self._operate(
             request, name, "Paused.", lambda: operator_actions.pause(name, who)
         )
 
     def resume_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Let a paused subscription continue."""
-        name = unquote(object_id)
+        name = from_address(object_id)
         return self._operate(
             request, name, "Resumed.", lambda: operator_actions.resume(name)
         )
 
     def forget_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Delete what is stored of a subscription that no longer exists in the code."""
-        name = unquote(object_id)
+        name = from_address(object_id)
 
         def gone() -> bool:
             forget(name)
@@ -201,15 +198,14 @@ class SubscriptionAdmin(StoreModelAdmin):
     ) -> HttpResponse:
         """Do what an operator asks for, say so and log it."""
         try:
-            changed = action()
-        except UnknownSubscription:
-            raise Http404(_("This subscription does not exist.")) from None
+            with _existing():
+                changed = action()
         except ValueError as error:
             messages.error(request, visible(str(error)))
             return self._back(name)
         if changed:
             messages.success(request, _("Done."))
-            self.log_change(request, Subscription(id=name), done)
+            self.record(request, Subscription(id=name), done)
         return self._back(name)
 
     def _back(self, name: str) -> HttpResponse:
@@ -295,6 +291,16 @@ class SubscriptionAdmin(StoreModelAdmin):
         return self.url_of(
             "subscription", "skip", name, stream=stream, position=position
         )
+
+
+@contextmanager
+def _existing(*more: type[Exception]) -> Iterator[None]:
+    """Respond with 404 if a subscription does not exist, or on one of more errors."""
+    errors: tuple[type[Exception], ...] = (UnknownSubscription, *more)
+    try:
+        yield
+    except errors:  # as for a text that cannot be an id
+        raise Http404(_("This subscription does not exist.")) from None
 
 
 def _unless_parked(

@@ -13,6 +13,10 @@ from .bson_types import Document
 
 NAMED_DOCUMENTS = 5  # of those that were passed over
 
+# The rule as parts of a query: the types of an event, and its version.
+TYPED: Document = {name: {"$type": "string"} for name in ("aggregateType", "type")}
+VERSIONED: Document = {"$gt": 0, "$type": ["int", "long"]}
+
 
 def is_event(document: Document) -> bool:
     """

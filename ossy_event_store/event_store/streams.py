@@ -85,6 +85,8 @@ class Streams:
         """
         Return how many events a stream has, counted in its index; 0 without a stream.
 
+        A document of another program that has the stream's id and a version counts too.
+
         With None, return how many the store has: MongoDB's own figure, which may be
         off after a crash of the server.
         """

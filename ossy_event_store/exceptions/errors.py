@@ -1,5 +1,5 @@
 """
-The errors, except those of boundaries.
+The errors, except those of single topics.
 """
 
 from __future__ import annotations
@@ -145,24 +145,27 @@ class IndexConflict(EventStoreError):
 
 class IndexMissing(EventStoreError):
     """
-    Unique index ``name`` on ``collection`` does not exist; nothing was written.
+    ``collection`` of ``database`` has no unique index ``name``; nothing was written.
 
     ``is_installed``: whether ``INSTALLED_APPS`` has the app, and so its commands.
     """
 
-    def __init__(self, collection: str, name: str, is_installed: bool = True) -> None:
-        super().__init__(collection, name, is_installed)
+    def __init__(
+        self, collection: str, name: str, database: str, is_installed: bool = True
+    ) -> None:
+        super().__init__(collection, name, database, is_installed)
         self.collection = collection
         self.name = name
+        self.database = database
         self.is_installed = is_installed
 
     def __str__(self) -> str:
         first = "Add 'ossy_event_store' to INSTALLED_APPS. "
         what = "number in a tag" if self.name.startswith("places.") else "version"
         return (
-            f"The collection {self.collection} has no unique index {self.name}, "
-            f"without which two writers could store the same {what}. Nothing was "
-            f"written. {'' if self.is_installed else first}"
+            f"The collection {self.collection} of the database {self.database!r} has "
+            f"no unique index {self.name}, without which two writers could store the "
+            f"same {what}. Nothing was written. {'' if self.is_installed else first}"
             "Run manage.py migrate or manage.py ensure_event_store."
         )
 
@@ -273,7 +276,7 @@ class PositionsBroken(EventStoreError):
             f"Position {self.position} refers to version {self.aggregate_version} of "
             f"stream {self.aggregate_id!r}, which no longer exists: it was deleted "
             "outside the event store. Restore it from a backup, or run manage.py "
-            f"verify_event_store --accept-loss={self.aggregate_id} --reason TEXT."
+            "verify_event_store --accept-loss ID --reason TEXT."
         )
 
 
@@ -298,7 +301,18 @@ class RebuildBroken(EventStoreError):
         )
 
 
-class StoreUnavailable(EventStoreError):
+class _Reasoned(EventStoreError):
+    """``reason`` is a sentence that says all there is to say."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class StoreUnavailable(_Reasoned):
     """
     MongoDB did not answer in time, or the connection broke; nothing was stored.
 
@@ -306,10 +320,6 @@ class StoreUnavailable(EventStoreError):
     transaction cannot go on and has to be begun again. ``__cause__`` is the error of
     the driver, if there is one.
     """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
     def __str__(self) -> str:
         return f"The event store is not available: {self.reason}"
@@ -326,15 +336,8 @@ class TransactionsUnavailable(EventStoreError):
         )
 
 
-class UnexpectedState(EventStoreError):
+class UnexpectedState(_Reasoned):
     """The server or a thread did what it never should; ``reason`` says what."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class UnknownAggregateType(EventStoreError, LookupError):
@@ -385,6 +388,6 @@ class CheckpointMissing(EventStoreError):
         return (
             f"The checkpoint of subscription {self.name!r} is missing in the database "
             f"{self.using!r}. If the data that the subscription wrote there is missing "
-            f"too, run manage.py subscriptions reset {self.name} --to 0; if it exists, "
+            f"too, run manage.py subscriptions reset NAME --to 0; if it exists, "
             f"--to {self.position}."
         )

@@ -12,7 +12,6 @@ import contextvars
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-import bson
 import pymongo
 from pymongo import AsyncMongoClient, CursorType
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -37,6 +36,7 @@ from .ports import (
     encrypts,
     has_large_pool,
     may_be_open,
+    pieces,
     pool_resets,
 )
 
@@ -95,8 +95,13 @@ class AwaitableCollection:
             # driver would gather as many as asked for.
             cursor = self.raw.find_raw_batches(query, batch_size=size, **options)
         try:
-            while batch := await self._next_of(cursor, size, unbounded):
-                yield batch
+            is_more = True
+            while is_more:
+                is_more = False
+                found = pieces(await self._next_of(cursor, size, unbounded), self.raw)
+                for documents in found:
+                    is_more = True
+                    yield documents
         except (ConnectionFailure, ExecutionTimeout):
             # PyMongo would use its connection again, with more on the way.
             if pushed:
@@ -128,13 +133,15 @@ class AwaitableCollection:
         with bound(unbounded):
             return await cursor.to_list(size)
 
-    async def _next_of(self, cursor: Any, size: int, unbounded: bool) -> list[Document]:
-        """Return the next batch of a scan, decoded if it is raw."""
+    async def _next_of(
+        self, cursor: Any, size: int, unbounded: bool
+    ) -> list[Document] | bytes:
+        """Return the next batch of a scan, raw unless the client encrypts."""
         if encrypts(self.raw):
             return await self._next(cursor, size, unbounded)
         with bound(unbounded):
             found = await cursor.to_list(1)
-        return bson.decode_all(found[0], self.raw.codec_options) if found else []
+        return found[0] if found else b""
 
     async def _close(self, cursor: _Cursor) -> None:
         with bound():

@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, TypeVar
 
-import bson
 import pymongo
 from pymongo import CursorType, MongoClient
 from pymongo.client_session import ClientSession
@@ -40,6 +39,7 @@ from .ports import (
     encrypts,
     has_large_pool,
     may_be_open,
+    pieces,
     pool_resets,
 )
 
@@ -89,11 +89,11 @@ class BlockingCollection:
         **options: Any,
     ) -> AsyncGenerator[list[Document], None]:
         """
-        Yield what is found in batches, a round trip each.
+        Yield what is found in lists, each of a batch or, if that is large, of a part.
 
         Args:
             query: which documents.
-            size: documents a batch, at most; a batch has at most 16 MB, too.
+            size: documents of a round trip, at most; it has at most 16 MB, too.
             pushed: let the server send batches without being asked for each, where it
                 can, so that it reads the next one while one is processed. The scan
                 keeps a connection, which is closed if the scan ends early.
@@ -114,8 +114,13 @@ class BlockingCollection:
             # driver would gather as many as asked for.
             cursor = self.raw.find_raw_batches(query, batch_size=size, **options)
         try:
-            while batch := await self._next_of(cursor, size, unbounded):
-                yield batch
+            is_more = True
+            while is_more:
+                is_more = False
+                found = pieces(await self._next_of(cursor, size, unbounded), self.raw)
+                for documents in found:
+                    is_more = True
+                    yield documents
         except (ConnectionFailure, ExecutionTimeout):
             # PyMongo would use its connection again, with more on the way.
             if pushed:
@@ -147,13 +152,15 @@ class BlockingCollection:
         with bound(unbounded):
             return cursor.to_list(size)
 
-    async def _next_of(self, cursor: Any, size: int, unbounded: bool) -> list[Document]:
-        """Return the next batch of a scan, decoded if it is raw."""
+    async def _next_of(
+        self, cursor: Any, size: int, unbounded: bool
+    ) -> list[Document] | bytes:
+        """Return the next batch of a scan, raw unless the client encrypts."""
         if encrypts(self.raw):
             return await self._next(cursor, size, unbounded)
         with bound(unbounded):
             found = cursor.to_list(1)
-        return bson.decode_all(found[0], self.raw.codec_options) if found else []
+        return found[0] if found else b""
 
     async def _close(self, cursor: _Cursor) -> None:
         with bound():

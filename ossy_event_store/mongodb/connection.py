@@ -15,6 +15,7 @@ import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple, cast
 
@@ -143,7 +144,10 @@ def _client_arguments(source: Source) -> dict[str, Any]:
     return {**arguments, "host": url, "driver": _driver()}
 
 
+@cache
 def _driver() -> DriverInfo:
+    # Once a process: the look-up reads every folder of the path, and keeps what it
+    # found each time that one of them has changed.
     try:
         version = metadata.version("ossy-event-store")
     except metadata.PackageNotFoundError:  # a copy inside a project, not installed
@@ -307,7 +311,7 @@ def documents(store: Store, name: str) -> Documents:
 
 
 def database_name(store: Store) -> str:
-    """Return the name of the store's database."""
+    """Return the name of the store's database, through either face."""
     events: Any = store.events
     name: str = events.raw.database.name
     return name
@@ -360,8 +364,8 @@ def _is_of(held: _Awaitable, source: Source) -> bool:
     if held.source is not source and held.source != source:
         return False
     # Django renames that of an alias for a test run.
-    name = async_raw(held.store.events).database.name
-    return bool(not source.borrows or name == _name_of(source))
+    is_borrowed = source.borrows
+    return not is_borrowed or database_name(held.store) == _name_of(source)
 
 
 def _name_of(source: Source) -> str:

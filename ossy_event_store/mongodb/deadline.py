@@ -16,7 +16,12 @@ from contextvars import ContextVar
 from typing import Any
 
 import pymongo
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import (
+    ConnectionFailure,
+    InvalidOperation,
+    OperationFailure,
+    PyMongoError,
+)
 
 from ..conf import get_settings
 from ..exceptions import StoreUnavailable
@@ -58,7 +63,10 @@ class _Explained:
         is_refusal = (
             isinstance(error, OperationFailure) and error.code == AUTHENTICATION_FAILED
         )
-        if error.timeout or is_refusal or isinstance(error, ConnectionFailure):
+        # PyMongo raises the latter if Mongo.connect() or Mongo.close() closes a client
+        # that another thread uses.
+        is_gone = isinstance(error, (ConnectionFailure, InvalidOperation))
+        if error.timeout or is_refusal or is_gone:
             raise StoreUnavailable(short_reason(error)) from error
         if in_transaction_of_caller.get() and classify(error) is Fault.TRANSIENT:
             raise StoreUnavailable(

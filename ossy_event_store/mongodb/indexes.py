@@ -30,7 +30,7 @@ from ..documents.collections import (
 )
 from ..exceptions import ForeignCollection, IndexConflict, IndexMissing, InvalidEvent
 from . import schema_validator
-from .connection import Store, documents
+from .connection import Store, database_name, documents
 from .deadline import explained
 from .ports import Documents
 from .write_errors import DUPLICATE_KEY, UNAUTHORIZED
@@ -116,7 +116,7 @@ TYPE_VERSIONS = Index(
 )
 FIRST_EVENTS = Index(
     EVENTS,
-    [("aggregateId", 1), ("aggregateType", 1), ("aggregateVersion", 1)],
+    [("aggregateId", 1), ("aggregateType", 1), ("type", 1), ("aggregateVersion", 1)],
     "Lists the streams: one entry each, for their first event.",
     partial={"aggregateVersion": 1},
 )
@@ -285,7 +285,9 @@ async def look(store: Store, index: Index) -> None:
             if not index.allows_shards and await is_sharded(store.outside or store):
                 raise InvalidEvent("tags", NO_TAGS)
             is_installed = apps.apps_ready and apps.is_installed("ossy_event_store")
-            raise IndexMissing(index.collection, index.name, is_installed)
+            raise IndexMissing(
+                index.collection, index.name, database_name(store), is_installed
+            )
     store.seen.add(seen)
 
 

@@ -103,8 +103,9 @@ def resolve() -> Source:
         _connected,
         _connected or settings.URL or os.environ.get("DB_URL"),
         settings.NAME or os.environ.get("DB_NAME"),
-        is_test_run(),
-        alias and connections.settings.get(alias, {}).get("NAME"),
+        _worker() if is_test_run() else None,
+        alias
+        and (connections.settings.get(alias, {}).get("NAME"), _real_names.get(alias)),
     )
     held = _resolved
     if held is None or held[0] is not settings or held[1] != key:
@@ -302,15 +303,20 @@ def _test_name(name: str) -> str:
     """
     if not is_test_run():
         return name
-    runner = sys.modules.get("django.test.runner")  # manage.py test --parallel
-    number: int = getattr(runner, "_worker_id", 0)
-    worker = os.environ.get("PYTEST_XDIST_WORKER") or number
+    worker = _worker()
     suffix = f"_{worker}" if worker else ""
     whole = f"test_{name}{suffix}".encode()
     if len(whole) > LONGEST_NAME:
         suffix = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}{suffix}"
         whole = whole[: LONGEST_NAME - len(suffix)] + suffix.encode()
     return whole.decode(errors="ignore")  # half a character at the cut
+
+
+def _worker() -> str:
+    """Return which of several processes of a test run this is; "" if it is alone."""
+    runner = sys.modules.get("django.test.runner")  # manage.py test --parallel
+    number: int = getattr(runner, "_worker_id", 0)
+    return os.environ.get("PYTEST_XDIST_WORKER") or (str(number) if number else "")
 
 
 def remember_real_names() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import struct
 from collections.abc import (
     AsyncGenerator,
     Callable,
@@ -25,6 +26,7 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
+import bson
 import pymongo
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
@@ -53,6 +55,9 @@ TRANSACTION: Mapping[str, Any] = {
 END_SECONDS = 1.0  # to end what others would else wait for until it expires
 LARGE_POOL = 10  # connections of a pool from which a scan may keep one
 ONE_BATCH = 1_000_000  # documents a batch, to get all at once; MongoDB begins with 101
+PIECE_BYTES = 500_000  # of a batch, decoded at a time: dicts take several times as much
+
+_LENGTH = struct.Struct("<i")
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -125,6 +130,42 @@ def has_large_pool(raw: Collection[Document] | AsyncCollection[Document]) -> boo
 def encrypts(raw: Collection[Document] | AsyncCollection[Document]) -> bool:
     """Whether the client encrypts fields itself, so that raw batches are not read."""
     return raw.database.client.options.auto_encryption_opts is not None
+
+
+class Piece(list[Document]):
+    """Some documents of a batch, and how many bytes they had."""
+
+    __slots__ = ("bytes",)
+    bytes: int
+
+
+def bytes_of(batch: list[Document]) -> int:
+    """Return the bytes of a list that ``batches()`` yielded; 0 if they are unknown."""
+    return getattr(batch, "bytes", 0)
+
+
+def pieces(
+    batch: list[Document] | bytes,
+    raw: Collection[Document] | AsyncCollection[Document],
+) -> Iterator[list[Document]]:
+    """
+    Yield a batch, decoded if it is raw: a large one in several lists.
+
+    Each list but the last has ``PIECE_BYTES``, or little more.
+    """
+    if isinstance(batch, list):
+        if batch:
+            yield batch
+        return
+    view, at = memoryview(batch), 0
+    while at < len(batch):
+        end = len(batch) if len(batch) - at <= PIECE_BYTES else at
+        while end - at < PIECE_BYTES and end < len(batch):
+            end += _LENGTH.unpack_from(view, end)[0]  # a document begins with it
+        piece = Piece(bson.decode_all(view[at:end], raw.codec_options))
+        piece.bytes = end - at
+        yield piece
+        at = end
 
 
 class Documents(Protocol):

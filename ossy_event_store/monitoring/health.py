@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Iterator, Mapping
+from shlex import quote
 from typing import Any, ClassVar
 
 from django.core.exceptions import ImproperlyConfigured
@@ -187,7 +188,7 @@ def problems(one: Status, limits: HealthLimits) -> Iterator[str]:
         yield (
             f"{one.name} is at position {one.position:,}, but no event has that "
             "position, so it would skip the next events. Run manage.py subscriptions "
-            f"reset {one.name} --to POSITION."
+            f"reset {quote(one.name)} --to POSITION."
         )
     if _exceeds(one.lag, limits.LAG):
         yield f"{one.name} is {counted(one.lag, 'event')} behind."
@@ -202,7 +203,7 @@ def undeclared(one: Status) -> Iterator[str]:
     if not one.declared:
         yield (
             f"{one.name} is not declared in this project; manage.py subscriptions "
-            f"forget {one.name} removes it."
+            f"forget {quote(one.name)} removes it."
         )
 
 

@@ -47,6 +47,7 @@ POSITION_METRICS: Mapping[str, tuple[str, str]] = {
         "Seconds that an event has waited for its position.",
         "lag_seconds",
     ),
+    "damaged_streams": ("Damaged streams, which get no positions.", "damaged"),
 }
 COUNTERS = frozenset({"delivered"})
 PREFIX = "ossy_event_store"

@@ -14,65 +14,100 @@ from bson import ObjectId
 
 from ..documents.bson_types import Document
 from ..mongodb.connection import Store
-from ..mongodb.ports import ONE_BATCH
+from ..mongodb.ports import ONE_BATCH, bytes_of
 
-PAGE_BYTES = 8_000_000  # of the events of a page, about
-SIZED_EVENTS = 50  # whose sizes are asked for at a time
+PAGE_BYTES = 4_000_000  # of the events of a page, about; as dicts they take more
+SIZED_EVENTS = 50  # whose sizes are asked for first; then for twice as many each time
 PLAIN_ID_TYPES = (str, ObjectId)  # of ids that are hashable and compare as MongoDB does
 TIME_SCAN_EVENTS = 50  # from so many on, events are read along the index of time
 SPARE_FACTOR = 1.25  # events read for each that is wanted, at most
 
 
+class PageLimit:
+    """
+    How much one reader reads at a time, as learned from the events that it has met.
+
+    Args:
+        most: bytes of the events of a page, about. A page has one event at least.
+        first: how many events the first page has, at most.
+    """
+
+    def __init__(self, most: int = PAGE_BYTES, first: int = SIZED_EVENTS) -> None:
+        self.bytes = most
+        #: How many events the next page has, at most; as large as the last ones, they
+        #: fit.
+        self.events = first
+        #: Whether to ask for the sizes first. The server sends up to 16 MB at a time,
+        #: which is too much if every reader of a process gets it at once.
+        self.expects_large = True
+
+    def learn(self, events: int, size: int) -> None:
+        """Take note of how many bytes some events had."""
+        if not events:
+            return
+        fitting = 3 * self.bytes * events // (4 * max(1, size))
+        self.events = max(SIZED_EVENTS, fitting)
+        self.expects_large = fitting < SIZED_EVENTS
+
+
 async def events_of(
-    store: Store, entries: list[Document], session: Any
+    store: Store, entries: list[Document], session: Any, limit: PageLimit
 ) -> tuple[dict[Any, Document], list[Document]]:
     """
     Return the events of some entries by the keys of their ids, and which were read.
 
     Neighbours in the global order were recorded at about the same time: reading along
     the index of time costs a third less than looking up each id. Events that it does
-    not return are looked up by id. A batch of the server's has 16 MB at most; if that
-    is not enough, only the first entries are read, by their sizes.
+    not return are looked up by id. If the events have too many bytes, only the first
+    entries are read, by their sizes.
     """
     events: dict[Any, Document] = {}
-    if large_events.are_expected:
-        return events, await _fitting(store, entries, events, session)
-    limit = round(len(entries) * SPARE_FACTOR)
+    if limit.expects_large and len(entries) > 1:
+        return events, await _fitting(store, entries, events, session, limit)
+    most = round(len(entries) * SPARE_FACTOR)
     span = entries[-1]["_id"] - entries[0]["_id"] if entries else 0
-    is_dense = len(entries) >= TIME_SCAN_EVENTS and span < limit
+    is_dense = len(entries) >= TIME_SCAN_EVENTS and span < most
+    size = 0
     if is_dense and (times := await _time_span(store, entries, session)):
         # Without a sort, the server picks the one index on the time alone.
-        found = await _first_batch(store, times, session, limit=limit)
-        events = {id_key(event["_id"]): event for event in found}
+        size = await _add(store, times, events, session, limit.bytes, limit=most)
     ids = [entry["eventId"] for entry in entries]
     missing = [one for one in ids if id_key(one) not in events]
-    if missing:
-        found = await _first_batch(store, {"_id": {"$in": missing}}, session)
-        events.update((id_key(event["_id"]), event) for event in found)
-        if len(found) < len(missing):
-            entries = await _fitting(store, entries, events, session)
+    if missing and size <= limit.bytes:
+        query = {"_id": {"$in": missing}}
+        size += await _add(store, query, events, session, limit.bytes - size)
+    if size > limit.bytes:
+        return events, await _fitting(store, entries, events, session, limit)
+    limit.learn(len(events), size)
     return events, entries
 
 
-class _LargeEvents:
-    """Whether a page did not fit lately, so that sizes are asked for first."""
-
-    are_expected = False
-
-
-large_events = _LargeEvents()
-
-
-async def _first_batch(
-    store: Store, query: Document, session: Any, **options: Any
-) -> list[Document]:
+async def _add(
+    store: Store,
+    query: Document,
+    events: dict[Any, Document],
+    session: Any,
+    most: int,
+    **options: Any,
+) -> int:
+    """Add the events of a query; return their bytes, more than ``most`` if cut."""
+    size = 0
     found = store.events.batches(query, ONE_BATCH, session=session, **options)
     async with aclosing(found) as batches:
-        return await anext(batches, [])
+        async for batch in batches:
+            events.update((id_key(event["_id"]), event) for event in batch)
+            size += bytes_of(batch)
+            if size > most:
+                break
+    return size
 
 
 async def _fitting(
-    store: Store, entries: list[Document], events: dict[Any, Document], session: Any
+    store: Store,
+    entries: list[Document],
+    events: dict[Any, Document],
+    session: Any,
+    limit: PageLimit,
 ) -> list[Document]:
     """
     Return the first entries whose events fit into a page; add those that are missing.
@@ -80,14 +115,15 @@ async def _fitting(
     Entries whose events no longer exist are among them.
     """
     size = at = 0
-    while at < len(entries) and size < PAGE_BYTES:
-        some = entries[at : at + SIZED_EVENTS]
+    many = SIZED_EVENTS
+    while at < len(entries) and size < limit.bytes:
+        some, many = entries[at : at + many], 2 * many
         sizes = await _sizes(store, [one["eventId"] for one in some], session)
         wanted = []
         for entry in some:
             key = id_key(entry["eventId"])
             size += sizes.get(key, 0)
-            if size > PAGE_BYTES and at:
+            if size > limit.bytes and at:
                 break
             at += 1
             if key in sizes and key not in events:
@@ -95,7 +131,7 @@ async def _fitting(
         query = {"_id": {"$in": wanted}}
         found = await store.events.find(query, session=session) if wanted else []
         events.update((id_key(event["_id"]), event) for event in found)
-    large_events.are_expected = at < len(entries)
+    limit.learn(at, size)
     return entries[:at]
 
 
@@ -106,7 +142,7 @@ async def _sizes(store: Store, ids: Sequence[Any], session: Any) -> dict[Any, in
         {"$match": {"_id": {"$in": list(ids)}}},
         {"$project": {"size": {"$bsonSize": "$$ROOT"}}},
     ]
-    found = store.events.aggregate(pipeline, SIZED_EVENTS + 1, session=session)
+    found = store.events.aggregate(pipeline, ONE_BATCH, session=session)
     async for batch in found:
         sizes.update((id_key(one["_id"]), one["size"]) for one in batch)
     return sizes

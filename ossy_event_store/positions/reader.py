@@ -25,12 +25,12 @@ from ..documents.arguments import (
 )
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, check_version, read_whole_event
-from ..documents.passed_over import is_event
+from ..documents.passed_over import VERSIONED, is_event
 from ..exceptions import EventNotFound, PositionsBroken, StoreUnavailable
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from .damage import held_up_among
-from .event_pages import events_of, id_key
+from .event_pages import PageLimit, events_of, id_key
 
 PAGE_SIZE = 1000  # events a round trip
 NEWEST_EVENTS = 10  # another program's documents may be among them
@@ -100,8 +100,10 @@ async def waiting_since(store: Store, now: dt.datetime) -> dt.datetime | None:
     waiting = await _without_position(
         store, await _recorded({**since, "$lte": now}, 1, CHECKED_EVENTS, store)
     )
-    created: dt.datetime = (waiting or newest[-1:])[0]["created"]
-    return created
+    created = (waiting or newest[-1:])[0]["created"]
+    # BSON knows days long before the first one of Python.
+    is_known = isinstance(created, dt.datetime)
+    return created if is_known else dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 async def _recorded(
@@ -114,7 +116,7 @@ async def _recorded(
                 "created": created,
                 # What another program stored without these gets no position.
                 "aggregateId": {"$type": "string"},
-                "aggregateVersion": {"$type": ["int", "long"]},
+                "aggregateVersion": VERSIONED,
             },
             projection=[*_ENTRY_FIELDS[1:], "created"],
             sort=[("created", direction), ("_id", direction)],
@@ -302,10 +304,12 @@ async def read_all(
         limit: the most events; None means all.
     """
     left = float("inf") if limit is None else limit
+    at_once = PageLimit()
     async with store.client.session() as session:
         while left > 0:
             size = int(min(PAGE_SIZE, left))
-            page = await read(store, {**query, "_id": {"$gt": after}}, size, session)
+            here = {**query, "_id": {"$gt": after}}
+            page = await read(store, here, size, session, at_once)
             for event in page.events:
                 if isinstance(event, LostEvent):
                     raise event.error
@@ -334,13 +338,23 @@ def wanted(
     return query
 
 
-async def read(store: Store, query: Document, size: int, session: Any) -> EventPage:
+async def read(
+    store: Store,
+    query: Document,
+    size: int,
+    session: Any,
+    limit: PageLimit | None = None,
+) -> EventPage:
     """
     Return the events of the first ``size`` entries that match a query.
+
+    They are fewer if they are large; a reader that reads on passes its ``limit``.
 
     The session makes the second read see what the first one saw: another member that
     became the primary in between may lag for a while.
     """
+    limit = limit or PageLimit(first=size)
+    size = min(size, limit.events)
     with in_time():
         entries = await store.positions.find(
             query,
@@ -350,7 +364,7 @@ async def read(store: Store, query: Document, size: int, session: Any) -> EventP
             session=session,
         )
         kept = [entry for entry in entries if "lost" not in entry]
-        found, read = await events_of(store, kept, session)
+        found, read = await events_of(store, kept, session, limit)
     is_full = len(entries) == size or len(read) < len(kept)
     last = read[-1]["_id"] if len(read) < len(kept) else 0
     events: dict[int, Document] = {}

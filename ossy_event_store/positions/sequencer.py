@@ -33,7 +33,7 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from ..documents.bson_types import Document
 from ..documents.collections import SEQUENCER_SCAN
-from ..documents.passed_over import PassedOver, is_event
+from ..documents.passed_over import TYPED, VERSIONED, PassedOver, is_event
 from ..mongodb.connection import Store, raw
 from ..mongodb.indexes import ENTRY_VERSIONS, TIME
 from ..mongodb.write_errors import DUPLICATE_KEY
@@ -47,9 +47,6 @@ HEADS = 100_000  # streams whose last version is kept in memory
 _OWN_INDEXES = ({"_id"}, {name for name, _ in ENTRY_VERSIONS.keys})
 _FIELDS = ("aggregateId", "aggregateVersion", "aggregateType", "type")
 TAGS = "tags"  # a field that most events do not have
-# Of the documents of a stream, only those that are events; see ``is_event()``.
-_TYPED = {name: {"$type": "string"} for name in ("aggregateType", "type")}
-_INTEGERS = ["int", "long"]
 # The driver would fetch whole documents; an entry needs only these fields.
 _PROJECTION = {"_id": 1, "created": 1, TAGS: 1, **dict.fromkeys(_FIELDS, 1)}
 
@@ -289,7 +286,7 @@ class Sequencer:
 
     def _after(self, stream: str, limit: int) -> list[Document]:
         """Return the events of a stream that come after its head."""
-        versions = {"$gt": self._heads[stream], "$type": _INTEGERS}
+        versions = {**VERSIONED, "$gt": self._heads[stream]}
         query = {"aggregateId": {"$eq": stream}, "aggregateVersion": versions}
         return self._read(query, limit)
 
@@ -298,7 +295,7 @@ class Sequencer:
         with self._events.database.client.start_session() as session:
             self._events.database.command("ping", session=session)
             found = self._events.find(
-                {**query, **_TYPED}, _PROJECTION, limit=limit, session=session
+                {**query, **TYPED}, _PROJECTION, limit=limit, session=session
             )
             return found.sort("aggregateVersion", 1).to_list()
 
@@ -352,7 +349,7 @@ class Sequencer:
 
     def _between(self, stream: str, head: int, version: int) -> list[Document] | None:
         """Return the events of a stream between two versions; None if some lack."""
-        versions = {"$gt": head, "$lt": version, "$type": _INTEGERS}
+        versions = {**VERSIONED, "$gt": head, "$lt": version}
         query = {"aggregateId": {"$eq": stream}, "aggregateVersion": versions}
         events = self._read(query)
         if len(events) == version - head - 1:

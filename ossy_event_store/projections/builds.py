@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..subscriptions import checkpoints, parked_streams
+from ..subscriptions.parked_streams import PARKED_PER_READ
 from ..subscriptions.transactions import in_transaction
 from .generations import (
     build_name,
@@ -126,15 +128,15 @@ async def switch(store: Store, cls: type[Projection], number: int) -> int:
         new["lateDeletions"] = built.get("lateDeletions", [])
         new["generation"] = number
         await _use(store, cls, {"building": number}, new, session)
-        parked = await store.parked.find(
-            {"subscription": {"$eq": build}}, session=session
-        )
-        if parked:
-            own = {"subscription": name}
-            await store.parked.insert_many(
-                [{**one, **own, "_id": {**one["_id"], **own}} for one in parked],
-                session=session,
-            )
+        own = {"subscription": name}
+        query = {"subscription": {"$eq": build}}
+        found = store.parked.batches(query, PARKED_PER_READ, session=session)
+        async with aclosing(found) as batches:
+            async for parked in batches:
+                await store.parked.insert_many(
+                    [{**one, **own, "_id": {**one["_id"], **own}} for one in parked],
+                    session=session,
+                )
         await _forget_build(store, cls, number, session)
 
     await _in_transaction(store, work)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import bson
@@ -20,7 +21,7 @@ from ..documents.bson_types import CODEC, Document
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from ..mongodb.ports import Documents
+from ..mongodb.ports import ONE_BATCH, Documents, bytes_of
 from ..mongodb.write_errors import DUPLICATE_KEY
 from ..streams.reducers import pass_on_what_ends
 from ..streams.snapshots import MAX_BYTES
@@ -96,7 +97,11 @@ class Writer(Delivery):
         fold = self.fold_class(self._cls, events)
         if not fold.keys and not fold.failed:
             return Delivered(moved=False)
-        old = await self._apply(fold)
+        try:
+            old = await self._apply(fold, may_split=len(events) > 1)
+        except TooLarge:
+            self.size = len(events) // 2
+            raise
         requests, size = _requests(fold.changed(), fold.deleted(), old)
         late = [at for key, at in fold.deleted().items() if "late" in old.get(key, {})]
         if size > self.transaction_bytes and len(events) > 1:
@@ -132,9 +137,9 @@ class Writer(Delivery):
             self.size = 2 * self.size if self.size < UNLIMITED_EVENTS else None
         return Delivered(moved=True, parked=parked)
 
-    async def _apply(self, fold: Fold) -> dict[Any, Document]:
+    async def _apply(self, fold: Fold, *, may_split: bool) -> dict[Any, Document]:
         """Apply the events of a fold; return the documents as they are stored."""
-        old = await self._find(fold.keys)
+        old = await self._find(fold.keys, may_split=may_split)
         fold.load(old)
         while spoiled := fold.advance():
             found = await self._find(spoiled)
@@ -142,16 +147,28 @@ class Writer(Delivery):
                 fold.restore(key, found.get(key))
         return old
 
-    async def _find(self, keys: Collection[Any]) -> dict[Any, Document]:
-        """Return the documents of these keys that are stored."""
-        every, found = list(keys), []
+    async def _find(
+        self, keys: Collection[Any], *, may_split: bool = False
+    ) -> dict[Any, Document]:
+        """
+        Return the documents of these keys that are stored.
+
+        Raises:
+            TooLarge: they are more than one transaction may write; if ``may_split``.
+        """
+        every, size = list(keys), 0
+        documents: dict[Any, Document] = {}
         for at in range(0, len(every), KEYS_PER_READ):
+            query = {"_id": {"$in": every[at : at + KEYS_PER_READ]}}
+            found = self._documents.batches(query, ONE_BATCH, session=self._session)
             with in_time():
-                found += await self._documents.find(
-                    {"_id": {"$in": every[at : at + KEYS_PER_READ]}},
-                    session=self._session,
-                )
-        return {document["_id"]: document for document in found}
+                async with aclosing(found) as batches:
+                    async for batch in batches:
+                        documents.update((one["_id"], one) for one in batch)
+                        size += bytes_of(batch)
+                        if may_split and size > self.transaction_bytes:
+                            raise TooLarge
+        return documents
 
     async def _write(self, requests: Sequence[Any]) -> None:
         if not requests:
@@ -196,10 +213,7 @@ class Writer(Delivery):
                 await checkpoints.move(
                     self._store, self._name, self._fence, late, session=self._session
                 )
-                if not await parked_streams.advance(
-                    self._store, parked, events[-1], self._session
-                ):
-                    raise ClaimLost
+                await self._advance(parked, events[-1], self._session)
                 await self._apply_late(events)
 
         await in_transaction(self._store, self._session, write)
@@ -207,7 +221,7 @@ class Writer(Delivery):
     async def _apply_late(self, events: Sequence[Document]) -> None:
         """Apply events to documents that may have later ones of other streams."""
         fold = self.fold_class(self._cls, events)
-        old = await self._find(fold.keys)
+        old = await self._find(fold.keys, may_split=len(events) > 1)
         # The parked stream's version tells that the events are missing here, while the
         # positions of the documents are later.
         fold.load({key: {**one, "position": 0} for key, one in old.items()})

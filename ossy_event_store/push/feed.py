@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from time import monotonic
 from typing import Any, ClassVar
 
@@ -28,6 +28,7 @@ from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import short_reason
+from ..positions.event_pages import PageLimit
 from ..positions.head_watcher import watcher
 from ..positions.reader import head_position
 from .applied_events import NEVER
@@ -68,6 +69,9 @@ class Feed:
         self._index: dict[Hashable, set[Listener]] = {}
         self._readers = asyncio.Semaphore(self.limits.concurrent_readers)
         self._session: Any = None
+        large = self.limits.concurrent_readers_of_large
+        self._readers_of_large = asyncio.Semaphore(large)
+        self._pages = PageLimit(self.limits.page_bytes)
         self._task: asyncio.Task[None] | None = None
 
     # --- listeners
@@ -197,8 +201,8 @@ class Feed:
             for entry in entries
             if entry["_id"] not in events and self._listeners_for(entry)
         ]:
-            query = {"_id": {"$in": new}}
-            read, upto = await read_events(store, query, len(new) + 1, session)
+            query, size = {"_id": {"$in": new}}, len(new) + 1
+            read, upto = await read_events(store, query, size, session, self._pages)
             if upto is not None:  # the events of the others do not fit into memory
                 entries = [entry for entry in entries if entry["_id"] <= upto]
                 new = [position for position in new if position <= upto]
@@ -243,7 +247,9 @@ class Feed:
     ) -> tuple[list[Notification], int]:
         """Return a page of matching events, and the position that it reaches."""
         store = await connection.awaitable()
-        async with self._readers, self._in_session(store) as session:
+        is_large = self._pages.expects_large
+        few = self._readers_of_large if is_large else nullcontext()
+        async with few, self._readers, self._in_session(store) as session:
             events, reached = await self._missed(store, session, wanted, after, upto)
         return [Notification(event["position"], event) for event in events], reached
 
@@ -271,7 +277,9 @@ class Feed:
             return [], upto
         found = [entry["_id"] for entry in entries]
         query = {"_id": {"$in": found}}
-        events, last = await read_events(store, query, len(found) + 1, session)
+        events, last = await read_events(
+            store, query, len(found) + 1, session, self._pages
+        )
         if last is not None:
             return events, last
         return events, found[-1] if len(found) == limit else max(found[-1], upto)

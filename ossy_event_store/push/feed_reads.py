@@ -13,12 +13,13 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.topology import is_standalone
 from ..positions import reader
+from ..positions.event_pages import PageLimit
 
 logger = logging.getLogger("ossy_event_store")
 
 
 async def read_events(
-    store: Store, query: Document, size: int, session: Any
+    store: Store, query: Document, size: int, session: Any, limit: PageLimit
 ) -> tuple[list[Document], int | None]:
     """
     Return the events of some positions, without those that were deleted.
@@ -27,7 +28,7 @@ async def read_events(
         The events, and the position after which more of them may follow; None if none
         do: large events come in several pages.
     """
-    page = await reader.read(store, query, size, session)
+    page = await reader.read(store, query, size, session, limit)
     events = []
     for event in page.events:
         if isinstance(event, reader.LostEvent):

@@ -13,12 +13,18 @@ class FeedLimits:
 
     #: Positions read at a time.
     page_size: int = 500
+    #: Bytes of the events of such a page, about, and of one for a listener.
+    page_bytes: int = 1_000_000
     #: Events read at a time for one listener that missed them.
     missed_page_size: int = 100
     #: Notifications queued for one listener.
     queue_size: int = 200
+    #: And the bytes of their events, about.
+    queue_bytes: int = 2_000_000
     #: Listeners that read what they missed at the same time.
     concurrent_readers: int = 8
+    #: The same while events are large.
+    concurrent_readers_of_large: int = 2
     #: Positions whose events get their keys computed for one listener that returns.
     replayed_positions: int = 1000
     #: Parked streams that are compared between two reads.

@@ -62,6 +62,7 @@ class Listener:
         self.is_ended = False
         self._feed = feed
         self._queue: deque[Notification] = deque()
+        self._bytes = 0  # of the events in the queue
         self._wakes = asyncio.Event()
         self._is_joined = False
         self._is_checked = after is None
@@ -94,7 +95,7 @@ class Listener:
             for one in self._queue
             if one.is_late or one.position > here
         ]
-        self._queue.clear()
+        self._empty()
         self.position = max(here, self._feed.position or 0)
         self._late_count = self._feed.late_count
         return received
@@ -149,13 +150,20 @@ class Listener:
 
     def offer(self, notification: Notification) -> None:
         """Queue a notification; if the queue is full, read the events later."""
-        if len(self._queue) < self._feed.limits.queue_size:
+        limits = self._feed.limits
+        has_room = len(self._queue) < limits.queue_size
+        if has_room and (self._bytes < limits.queue_bytes or not self._queue):
             self._queue.append(notification)
+            self._bytes += notification.size
         else:
             self._feed.part(self)
             self._is_joined = False
-            self._queue.clear()
+            self._empty()
         self._wakes.set()
+
+    def _empty(self) -> None:
+        self._queue.clear()
+        self._bytes = 0
 
     def wake(self) -> None:
         """Check whether there is something to read."""

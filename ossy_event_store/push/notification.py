@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from ..documents.bson_types import Document
+import bson
+
+from ..documents.bson_types import CODEC, Document
 
 
 class Notification:
@@ -22,7 +24,7 @@ class Notification:
         is_late: also for listeners that are already after that position.
     """
 
-    __slots__ = ("event", "is_late", "position", "rendered")
+    __slots__ = ("event", "is_late", "position", "rendered", "size")
 
     def __init__(
         self, position: int, event: Document | None, *, is_late: bool = False
@@ -30,5 +32,7 @@ class Notification:
         self.position = position
         self.event = event
         self.is_late = is_late
+        #: Bytes of the event.
+        self.size = len(bson.encode(event, codec_options=CODEC)) if event else 0
         #: The message as bytes, rendered once for all listeners that get the same.
         self.rendered: dict[Hashable, bytes] = {}

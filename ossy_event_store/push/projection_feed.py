@@ -16,6 +16,7 @@ from ..documents.bson_types import Document
 from ..mongodb.connection import Store
 from ..mongodb.write_errors import short_reason
 from ..positions import reader
+from ..positions.event_pages import PageLimit
 from ..projections import projection as projection_module
 from ..projections.fold import keys_of
 from ..streams.reducers import pass_on_what_ends
@@ -116,7 +117,9 @@ class ProjectionFeed(Feed):
         if not late:
             return None if late is None else []
         query: Document = {"_id": {"$in": late}}
-        events, last = await read_events(store, query, len(late) + 1, session)
+        size = len(late) + 1
+        limit = PageLimit(first=size)
+        events, last = await read_events(store, query, size, session, limit)
         if last is not None:
             return None  # too large to be announced one by one
         return await self._with_keys(store, session, events)
@@ -159,7 +162,7 @@ class ProjectionFeed(Feed):
         """
         query = {**self._query(), "_id": {"$gt": after, "$lte": upto}}
         size = self.limits.page_size + 1
-        events, last = await read_events(store, query, size, session)
+        events, last = await read_events(store, query, size, session, self._pages)
         upto = upto if last is None else last
         parked = self._parked
         if parked is None:

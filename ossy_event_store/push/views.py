@@ -239,8 +239,10 @@ class EventSourceView(UntransactedView):
                 if listener.is_ended:
                     return
                 if received:
-                    yield b"".join(self._render(one, wanted) for one in received)
                     sent = received[-1].position
+                    text = b"".join(self._render(one, wanted) for one in received)
+                    received = []  # a slow browser need not keep the events
+                    yield text
                 elif listener.position != sent and listener.position is not None:
                     sent = listener.position
                     yield protocol.id_alone(sent)

@@ -117,9 +117,8 @@ def _store() -> tuple[str | None, str]:
     """Return the URL of the store's server, or None, and the store's database."""
     source = location.resolve()
     if source.borrows:
-        return None, mongodb_connection.raw(
-            mongodb_connection.blocking().events
-        ).database.name
+        store = mongodb_connection.blocking()
+        return None, mongodb_connection.database_name(store)
     url = source.url
     if url.startswith(location.EMBEDDED):
         url = embedded.start(url.removeprefix(location.EMBEDDED), get_settings().MONGOD)

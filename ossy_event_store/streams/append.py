@@ -13,7 +13,12 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from typing import Any, TypeVar
 
-from pymongo.errors import ExecutionTimeout, OperationFailure, PyMongoError
+from pymongo.errors import (
+    ExecutionTimeout,
+    InvalidOperation,
+    OperationFailure,
+    PyMongoError,
+)
 
 from ..conf import get_settings
 from ..documents.bson_types import Document
@@ -312,7 +317,8 @@ async def _stored_nevertheless(
     try:
         found = await _find_stored(store, documents)
     except PyMongoError as other:
-        if other.timeout:
+        # The client was closed meanwhile, which hides what became of an attempt.
+        if other.timeout or isinstance(other, InvalidOperation):
             raise OutcomeUnknown(_ids(documents)) from other
         raise error from None
     if found is None:

@@ -4,7 +4,7 @@ Load an aggregate from its snapshot and its stream, or create one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
@@ -100,12 +100,13 @@ async def fold_stream(
     state: Mapping[str, Any],
     from_version: int,
     until: int,
+    is_late: Callable[[], bool] | None = None,
 ) -> tuple[Mapping[str, Any], int]:
     """
     Fold the events of a stream between two versions onto a state, a batch at a time.
 
     It takes as long as it takes, in flat memory; each batch is bounded by the setting
-    ``TIMEOUT``.
+    ``TIMEOUT``. If ``is_late`` returns true after one, the fold ends there.
 
     Returns:
         The state, and the version of the last event; ``from_version`` if there is none.
@@ -118,11 +119,15 @@ async def fold_stream(
         "aggregateVersion": {"$gt": from_version, "$lte": until},
     }
     version = from_version
-    async with aclosing(scan(store, query)) as batches:
+    # A scan that is pushed and ends early costs a connection.
+    found = scan(store, query, pushed=is_late is None)
+    async with aclosing(found) as batches:
         async for batch in batches:
             events = [read_whole_event(event) for event in batch]
             state = fold(Root, events, dict(state))
             version = events[-1]["aggregateVersion"]
+            if is_late is not None and is_late():
+                break
     return state, version
 
 

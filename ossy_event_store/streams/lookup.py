@@ -14,6 +14,7 @@ from ..documents.arguments import check_items, check_number
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, read_event, read_whole_event
 from ..documents.event_query import as_stored
+from ..documents.passed_over import TYPED, VERSIONED
 from ..documents.query_guard import check_query, check_sort
 from ..exceptions import InvalidQuery
 from ..mongodb.connection import Store
@@ -33,9 +34,16 @@ NEIGHBOURS = 5  # ids to name on either side of one that does not exist
 MALFORMED = frozenset({2, 9, 14, 15, 16, 27, 168})
 FIRST_LOCATION = 15_000
 
-_FIRST: Document = {"aggregateVersion": 1}
+# Only events: what lacks a type is none, nor is it the beginning of a stream.
+_EVENTS: Document = {**TYPED, "aggregateVersion": VERSIONED}
+_FIRST: Document = {**TYPED, "aggregateVersion": {**VERSIONED, "$eq": 1}}
+_NO_LIST: Document = {"$not": {"$type": "array"}}
 _NAMES = {"_id": 0, "aggregateId": 1, "aggregateType": 1}
-_STRINGS = ("aggregateId", "aggregateType")  # of an event, but not of any document
+
+
+def _exactly(aggregate_id: str) -> Document:
+    """Return the condition on an id; a list that holds the id does not meet it."""
+    return {"$eq": aggregate_id, **_NO_LIST}
 
 
 async def type_of(store: Store, aggregate_id: str) -> str | None:
@@ -43,15 +51,14 @@ async def type_of(store: Store, aggregate_id: str) -> str | None:
     check_id(aggregate_id)
     with in_time():
         first = await store.events.find_one(
-            {**_FIRST, "aggregateId": {"$eq": aggregate_id}}, projection=_NAMES
+            {**_FIRST, "aggregateId": _exactly(aggregate_id)}, projection=_NAMES
         )
-    kind = (first or {}).get("aggregateType")
-    return kind if type(kind) is str else None  # else it is no event
+    return first["aggregateType"] if first else None
 
 
 async def stream_exists(store: Store, aggregate_id: str) -> bool:
-    """Whether a stream has events; one key of the index."""
-    query = {"aggregateId": {"$eq": aggregate_id}}
+    """Whether a stream has events; reads one."""
+    query = {**_EVENTS, "aggregateId": _exactly(aggregate_id)}
     names = {"_id": 0, "aggregateId": 1}
     with in_time():
         return await store.events.find_one(query, projection=names) is not None
@@ -62,12 +69,14 @@ async def count(store: Store, aggregate_id: str | None) -> int:
     with in_time():
         if aggregate_id is None:
             return await store.events.count()
-        return await store.events.count_where({"aggregateId": {"$eq": aggregate_id}})
+        # From the index alone, which has no types: the events may be large.
+        versions = {"aggregateId": {"$eq": aggregate_id}, "aggregateVersion": VERSIONED}
+        return await store.events.count_where(versions)
 
 
 async def stream_info(store: Store, aggregate_id: str) -> Document | None:
     """Return the type, version and times of a stream: two look-ups by index."""
-    query = {"aggregateId": {"$eq": aggregate_id}}
+    query = {**_EVENTS, "aggregateId": _exactly(aggregate_id)}
     fields = ["aggregateType", "aggregateVersion", "created"]
     ends = []
     with in_time():
@@ -118,7 +127,8 @@ async def neighbouring_ids(store: Store, aggregate_id: str) -> list[str]:
                 sort=[("aggregateId", direction)],
                 limit=NEIGHBOURS,
             )
-    return sorted(stream["aggregateId"] for stream in found)
+    ids = [stream["aggregateId"] for stream in found]
+    return sorted(one for one in ids if type(one) is str)  # or a list that holds one
 
 
 async def stream_problem(
@@ -153,18 +163,23 @@ async def each_stream(
     query: dict[str, Any] = dict(_FIRST)
     if aggregate_type is not None:
         query["aggregateType"] = {"$eq": check_id(aggregate_type, "aggregate_type")}
+    options: dict[str, Any] = {
+        "projection": _NAMES,
+        "sort": [("aggregateId", 1)],
+        "limit": page_size,
+    }
     last = ""
     while True:
         with in_time():
-            page = await store.events.find(
-                {**query, "aggregateId": {"$gt": last}},
-                projection=_NAMES,
-                sort=[("aggregateId", 1)],
-                limit=page_size,
-            )
+            ids: Document = {"$gt": last}
+            page = await store.events.find({**query, "aggregateId": ids}, **options)
+            if any(type(stream["aggregateId"]) is not str for stream in page):
+                # A list that holds such an id, by another program. To leave lists out
+                # at once, the server would have to read each event.
+                ids |= _NO_LIST
+                page = await store.events.find({**query, "aggregateId": ids}, **options)
         for stream in page:
-            if all(type(stream.get(name)) is str for name in _STRINGS):
-                yield stream
+            yield stream
         if len(page) < page_size:
             return
         last = page[-1]["aggregateId"]

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 
 from ..documents.bson_types import Document
 from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import short_reason
 from ..positions.reader import LostEvent
 from .checkpoints import error_record
 from .claim import Claim
 from .declaration import Subscription
 from .delivery import Delivery
-from .parked_streams import Failed
+from .parked_streams import Failed, retry_after_loss
 from .progress import Progress
 from .transactions import HandlerFailed
 
@@ -49,7 +50,8 @@ class Attempts:
         claim: the claim.
         delivery: how the events are delivered.
         progress: moves with them.
-        parked: the parked streams, and since which position each is parked.
+        parked: the parked streams, and since which position each is parked; None if
+            they are too many to be held.
     """
 
     def __init__(
@@ -59,14 +61,16 @@ class Attempts:
         claim: Claim,
         delivery: Delivery,
         progress: Progress,
-        parked: Mapping[str, int],
+        parked: Mapping[str, int] | None,
     ) -> None:
         self._store = store
         self._declared = declared
         self._claim = claim
         self._delivery = delivery
         self._progress = progress
-        self._parked = dict(parked)
+        #: All parked streams; if they are too many, those of the current page.
+        self._parked = dict(parked or {})
+        self._are_too_many = parked is None
 
     async def deliver(self, events: Sequence[Document], after: int) -> None:
         """
@@ -134,6 +138,14 @@ class Attempts:
             exc_info=error if final else None,
         )
 
+    async def work(self) -> bool:
+        """Do a piece of what deliveries left undone; return whether more is left."""
+        is_left, parked = await self._delivery.work()
+        for failed in parked:
+            self._log(failed.event, failed.error, failed.tries, final=True)
+            await self.park(failed, None)
+        return is_left
+
     # --- parked streams
 
     async def park(self, failed: Failed, after: int | None) -> None:
@@ -142,6 +154,29 @@ class Attempts:
         self._parked[failed.event["aggregateId"]] = failed.event["position"]
         if after is not None:
             self._progress.move(after, moved=moved)
+        await self.retry_if_accepted(failed.event)
+
+    async def retry_if_accepted(self, event: Document) -> None:
+        """
+        Let the stream of an event continue if the event's loss was just accepted.
+
+        Accepting a loss first gives up its position, and then looks for what waits
+        there. This looks in the other order, so that one of the two sees the other.
+        """
+        if not isinstance(event, LostEvent):
+            return
+        given_up = {"_id": event["position"], "lost": {"$exists": True}}
+        with in_time():
+            if await self._store.positions.find_one(given_up) is None:
+                return
+        await retry_after_loss(self._store, self._declared.name, event["aggregateId"])
+
+    async def look_up(self, events: Sequence[Document]) -> None:
+        """Find which streams of a page are parked, unless all parked ones are held."""
+        if self._are_too_many or len(self._parked) > self._delivery.held_parked:
+            self._are_too_many = True
+            streams = {event["aggregateId"] for event in events}
+            self._parked = await self._delivery.parked_among(streams)
 
     def unpark(self, aggregate_id: str) -> None:
         """Deliver the events of a stream again from now on."""

@@ -9,21 +9,24 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from shlex import quote
 from threading import Event
 from typing import Any
 
 from django.db import connections
 from pymongo.errors import OperationFailure, PyMongoError
 
+from ..documents.bson_types import Document
 from ..exceptions import EventStoreError, StoreUnavailable
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import END_SECONDS
 from ..mongodb.write_errors import short_reason
+from ..positions.event_pages import PAGE_BYTES, PageLimit
 from ..positions.head_watcher import watcher
-from ..positions.reader import head_position, read
+from ..positions.reader import EventPage, head_position, read
 from ..streams.reducers import pass_on_what_ends
 from . import checkpoints
 from .attempts import Attempts, StoppedAt
@@ -42,6 +45,8 @@ from .transactions import DatabaseAway, is_away
 logger = logging.getLogger("ossy_event_store")
 
 PAGE_EVENTS = 2000  # that one read returns at most
+
+Reach = Callable[[], Awaitable[Store]]
 
 
 def delivery_of(store: Store, session: Any, declared: Subscription) -> Delivery:
@@ -66,6 +71,7 @@ class Consumer:
         stop: set when the process is to stop.
         timings: how long to wait for what.
         page_events: the most events that one read returns.
+        page_bytes: and their bytes, about; as many are read ahead.
         clock: a monotonic clock, in seconds.
     """
 
@@ -77,13 +83,16 @@ class Consumer:
         timings: Timings = DEFAULT_TIMINGS,
         *,
         page_events: int = PAGE_EVENTS,
+        page_bytes: int = PAGE_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.declared = declared
         self.claim = Claim(declared.name, owner, stop, timings, clock)
         self.page_events = page_events
+        self.page_limit = PageLimit(page_bytes)
         self._stop = stop
         self._clock = clock
+        self._reach: Reach | None = None
         self._head = 0  # the last position that the head watcher knows of
         self._rate = Rate(clock)
         self._side_by_side = SideBySide(
@@ -95,13 +104,22 @@ class Consumer:
         """The subscription's name."""
         return self.declared.name
 
-    async def run(self, store: Store) -> None:
-        """Work until ``stop`` is set; a failure is logged and tried again."""
+    async def run(self, store: Store, reach: Reach | None = None) -> None:
+        """
+        Work until ``stop`` is set; a failure is logged and tried again.
+
+        Args:
+            store: one face of the store.
+            reach: returns the store to which the process is connected now, which
+                ``Mongo.connect()`` may change at any time. None means always this one.
+        """
+        self._reach = reach
         timings = self.claim.timings
         pause = timings.first_pause_seconds
         while not self._stop.is_set():
             began = self._clock()
             try:
+                store = await self._current(store)
                 if not await self._once(store):
                     await self.claim.pause(store, timings.lease_seconds / 5)
                 continue
@@ -116,6 +134,9 @@ class Consumer:
                 await self._record(store, error)
             await self.claim.pause(store, pause)
             pause = min(2 * pause, timings.longest_pause_seconds)
+
+    async def _current(self, store: Store) -> Store:
+        return await self._reach() if self._reach else store
 
     def _log(self, error: BaseException) -> None:
         expected = (EventStoreError, PyMongoError)
@@ -194,10 +215,11 @@ class Consumer:
             lanes = LanePerStream(store, claim, progress, attempts, self._side_by_side)
         seconds = END_SECONDS
         try:
-            await self._consume(store, progress, requests, lanes)
+            await self._consume(store, progress, requests, lanes, attempts)
             seconds = math.inf
         except StoppedAt as stopped:
             await self._stop_at(store, progress, stopped)
+            await attempts.retry_if_accepted(stopped.event)
         finally:
             # Also after a failure: what is done need not be done again. But a server
             # that has just failed to answer in time is not given as much time again.
@@ -211,11 +233,14 @@ class Consumer:
         progress: Progress,
         requests: OperatorRequests,
         lanes: Lanes,
+        attempts: Attempts,
     ) -> None:
         """Read and deliver events, and do what operators ask for."""
         page: Page | None = None
         while not self._stop.is_set():
             self.claim.check()
+            if (await self._current(store)).client is not store.client:
+                return
             await requests.look()
             if page is None:
                 page = await self._read(store, progress.seen)
@@ -224,8 +249,9 @@ class Consumer:
             else:
                 progress.seen, is_full = page.reach, page.is_full
                 page = await self._read(store, page.reach) if is_full else None
+            is_left = await attempts.work()
             await progress.write_if_due(idle=page is None)
-            if page is None:
+            if page is None and not is_left:
                 await self._wait(store, progress)
 
     async def _stop_at(
@@ -238,28 +264,31 @@ class Consumer:
             "Subscription %s has stopped: an event failed. See manage.py subscriptions "
             "show %s, then retry or skip it.",
             self.name,
-            self.name,
+            quote(self.name),
         )
 
     # --- reading
 
     async def _read(self, store: Store, after: int) -> Page:
         """Return the next events after a position."""
-        query, limit = self.declared.query(), self.page_events
+        query = self.declared.query()
         # A session of its own: the other one may be at work in another thread.
         async with store.client.session() as session:
             if not query:
                 query["_id"] = {"$gt": after}
-                found = await read(store, query, limit, session)
+                found = await self._page(store, query, session)
                 return Page(found.events, found.last or after, found.is_full)
             # The session lets the second read see all that the first one saw.
             head = await head_position(store, session)
             if head <= after:
                 return Page([], after, is_full=False)
             query["_id"] = {"$gt": after, "$lte": head}
-            found = await read(store, query, limit, session)
+            found = await self._page(store, query, session)
             reach = found.last if found.is_full else head
             return Page(found.events, reach, found.is_full)
+
+    async def _page(self, store: Store, query: Document, session: Any) -> EventPage:
+        return await read(store, query, self.page_events, session, self.page_limit)
 
     async def _deliver_and_read(
         self, store: Store, progress: Progress, lanes: Lanes, page: Page

@@ -73,6 +73,7 @@ class OneLane:
 
     async def deliver(self, page: Page) -> None:
         """Deliver the events of a page in global order."""
+        await self._attempts.look_up(page.events)
         last = page.events[-1]["position"]
         for chunk in chunks(page.events, self._delivery.size):
             if self._stop.is_set():
@@ -160,6 +161,7 @@ class LanePerStream:
 
     async def deliver(self, page: Page) -> None:
         """Deliver the events of a page, stream by stream."""
+        await self._attempts.look_up(page.events)
         done: set[int] = set()
         works = [partial(self._lane, events, done) for events in by_stream(page.events)]
         raised = await self._side_by_side.run(works)

@@ -17,7 +17,7 @@ from django.db import Error
 from ..documents.arguments import check_number
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
-from ..exceptions import PositionsBroken, UnknownSubscription
+from ..exceptions import UnknownSubscription
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
@@ -38,13 +38,11 @@ def retry(name: str, aggregate_id: str | None = None) -> int:
     """
     store = connection.blocking()
     drive(_document(store, name))
-    query: Document = {"subscription": {"$eq": name}}
     if aggregate_id is not None:
-        query["aggregateId"] = {"$eq": check_id(aggregate_id)}
-    request = {"retry": True, "retryRequest": token_hex(8)}
-    with in_time():
-        marked = drive(store.parked.update_many(query, {"$set": request}))
-        if aggregate_id is None:
+        check_id(aggregate_id)
+    marked = drive(parked_streams.request_retry(store, name, aggregate_id))
+    if aggregate_id is None:
+        with in_time():
             marked += drive(
                 store.subscriptions.update_one(
                     {"_id": {"$eq": name}, "stopped": {"$ne": None}},
@@ -194,20 +192,8 @@ def accept_loss(
     with in_time():
         names = [one["_id"] for one in drive(store.subscriptions.find({}))]
     for name in names:
-        _retry_after_loss(store, name, aggregate_id)
+        drive(parked_streams.retry_after_loss(store, name, aggregate_id))
     return lost
-
-
-def _retry_after_loss(store: Store, name: str, aggregate_id: str) -> None:
-    """Let a subscription continue that waits at an event that was lost."""
-    retry(name, aggregate_id)
-    lost = {
-        "_id": {"$eq": name},
-        "stopped.aggregateId": {"$eq": aggregate_id},
-        "stopped.error": {"$regex": f"^{PositionsBroken.__name__}"},
-    }
-    with in_time():
-        drive(store.subscriptions.update_one(lost, {"$set": {"stopped": None}}))
 
 
 async def _document(store: Store, name: str) -> Document:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..documents.bson_types import Document
 from ..mongodb.connection import Store
+from ..positions.event_pages import PageLimit
 from ..positions.reader import LostEvent, read
 from . import checkpoints, parked_streams
 from .attempts import Attempts
@@ -48,6 +49,7 @@ class OperatorRequests:
         self._progress = progress
         self._attempts = attempts
         self._looked = 0.0
+        self._pages = PageLimit()
 
     async def look(self) -> None:
         """
@@ -80,9 +82,10 @@ class OperatorRequests:
         while not self._claim.stop.is_set():
             events = await self._next(parked)
             if not events:
-                if await self._delivery.release(parked, self._progress.seen):
+                seen = self._progress.seen
+                if await self._delivery.release(parked, seen):
                     self._attempts.unpark(parked["aggregateId"])
-                self._progress.move(self._progress.seen, moved=True)
+                self._progress.move(seen, moved=self._delivery.done_up_to(seen) == seen)
                 return
             self._claim.check()
             failed: HandlerFailed | None = None
@@ -122,5 +125,5 @@ class OperatorRequests:
             "_id": {"$lte": self._progress.seen},
         }
         size = self._delivery.retry_size
-        page = await read(self._store, query, size, self._claim.session)
+        page = await read(self._store, query, size, self._claim.session, self._pages)
         return next(chunks(page.events, None), [])

@@ -9,10 +9,14 @@ and so does an operator who retries or skips.
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import aclosing
+from secrets import token_hex
 from typing import Any, NamedTuple
 
 from ..documents.bson_types import Document
+from ..exceptions import PositionsBroken
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from .checkpoints import ClaimLost, error_record, move
@@ -101,28 +105,44 @@ def _document(name: str, failed: Failed) -> Document:
     }
 
 
-async def positions_parked_at(store: Store, name: str, session: Any) -> dict[str, int]:
-    """Return all parked streams, and the position at which each was parked."""
-    return await _by_stream(store, name, "parkedAtPosition", session)
+async def positions_parked_at(
+    store: Store, name: str, session: Any, most: float = math.inf
+) -> dict[str, int] | None:
+    """
+    Return all parked streams, and the position at which each was parked.
+
+    It is None if there are more than ``most``.
+    """
+    query = {"subscription": {"$eq": name}}
+    return await _by_stream(store, query, "parkedAtPosition", session, most)
+
+
+async def positions_parked_at_among(
+    store: Store, name: str, session: Any, streams: Collection[str]
+) -> dict[str, int]:
+    """Return those of some streams that are parked, likewise."""
+    query = {"_id": {"$in": [parked_id(name, stream) for stream in streams]}}
+    return await _by_stream(store, query, "parkedAtPosition", session) or {}
 
 
 async def next_positions(store: Store, name: str, session: Any) -> dict[str, int]:
     """Return all parked streams, and the position of the next event of each."""
-    return await _by_stream(store, name, "position", session)
+    query = {"subscription": {"$eq": name}}
+    return await _by_stream(store, query, "position", session) or {}
 
 
 async def _by_stream(
-    store: Store, name: str, field: str, session: Any
-) -> dict[str, int]:
+    store: Store, query: Document, field: str, session: Any, most: float = math.inf
+) -> dict[str, int] | None:
     streams: dict[str, int] = {}
     found = store.parked.batches(
-        {"subscription": {"$eq": name}},
-        PARKED_PER_READ,
-        projection=["aggregateId", field],
-        session=session,
+        query, PARKED_PER_READ, projection=["aggregateId", field], session=session
     )
-    async for batch in found:
-        streams.update((one["aggregateId"], one.get(field, 0)) for one in batch)
+    async with aclosing(found) as batches:
+        async for batch in batches:
+            streams.update((one["aggregateId"], one.get(field, 0)) for one in batch)
+            if len(streams) > most:
+                return None
     return streams
 
 
@@ -135,6 +155,30 @@ async def find_parked(
         query["retry"] = retry
     with in_time():
         return await store.parked.find(query, sort=[("position", 1)], limit=limit)
+
+
+async def request_retry(
+    store: Store, name: str, aggregate_id: str | None = None
+) -> int:
+    """Mark one parked stream for retry, or all; return how many are marked."""
+    query: Document = {"subscription": {"$eq": name}}
+    if aggregate_id is not None:
+        query["aggregateId"] = {"$eq": aggregate_id}
+    request = {"retry": True, "retryRequest": token_hex(8)}
+    with in_time():
+        return await store.parked.update_many(query, {"$set": request})
+
+
+async def retry_after_loss(store: Store, name: str, aggregate_id: str) -> None:
+    """Let a subscription continue that waits at an event that was lost."""
+    await request_retry(store, name, aggregate_id)
+    lost = {
+        "_id": {"$eq": name},
+        "stopped.aggregateId": {"$eq": aggregate_id},
+        "stopped.error": {"$regex": f"^{PositionsBroken.__name__}"},
+    }
+    with in_time():
+        await store.subscriptions.update_one(lost, {"$set": {"stopped": None}})
 
 
 async def delete_parked(store: Store, subscription: Mapping[str, Any]) -> None:

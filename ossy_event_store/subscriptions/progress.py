@@ -70,13 +70,13 @@ class Progress:
 
     async def write(self) -> None:
         """Write the checkpoint, unless it says so already."""
-        count = self._rate.unwritten
-        if self.seen == self.position and not count:
+        count, done = self._rate.unwritten, self._delivery.done_up_to(self.seen)
+        if done == self.position and not count:
             return
-        await self._delivery.settle(self.seen)
-        changes = {"position": self.seen, "rate": self._rate.value}
+        await self._delivery.settle(done)
+        changes = {"position": done, "rate": self._rate.value}
         await self._claim.move(self._store, changes, count)
-        self.position = self.seen
+        self.position = done
         self._rate.unwritten -= count
         self._written = self._claim.clock()
 

@@ -19,20 +19,23 @@ from pymongo.errors import PyMongoError
 
 from ..exceptions import StoreUnavailable, UnexpectedState, UnknownSubscription
 from ..mongodb import connection, leases
+from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
+from ..positions.event_pages import PAGE_BYTES
 from ..positions.head_watcher import watcher
 from ..positions.leased_sequencer import run_sequencer
 from ..positions.reader import head_position
 from ..positions.sequencer import Sequencer
 from . import declaration
 from .claim import DEFAULT_TIMINGS
-from .consumer import Consumer
+from .consumer import Consumer, Reach
 from .declaration import Subscription
 
 logger = logging.getLogger("ossy_event_store")
 
 SIGNAL_CHECK_SECONDS = 0.2  # after which the main thread notices a signal
+LEAST_PAGE_BYTES = 1_000_000  # that a subscription reads, however many there are
 LAST_SECONDS = 3.0  # for the current batch of positions when the process is to stop
 
 
@@ -53,9 +56,12 @@ class Runner:
     def __init__(self, which: Sequence[str | Subscription] | None = None) -> None:
         self.stop = threading.Event()
         self.owner = leases.new_owner()
+        every = chosen(which)
+        # Together they hold about as much as one that runs alone.
+        each = max(LEAST_PAGE_BYTES, PAGE_BYTES // max(1, len(every)))
         self.consumers = [
-            Consumer(declared, self.owner, self.stop, self.timings)
-            for declared in chosen(which)
+            Consumer(declared, self.owner, self.stop, self.timings, page_bytes=each)
+            for declared in every
         ]
 
     def run(self, until: Callable[[], bool] | None = None) -> None:
@@ -118,9 +124,9 @@ class Runner:
     def _consume(self, consumer: Consumer) -> None:
         try:
             if consumer.declared.is_async:
-                asyncio.run(_consume_awaitable(consumer))
+                asyncio.run(_consume(consumer, connection.awaitable))
             else:
-                drive(consumer.run(connection.blocking()))
+                drive(_consume(consumer, _blocking))
         except Exception:
             logger.exception("Subscription %s could not start.", consumer.name)
         finally:
@@ -141,8 +147,12 @@ class Runner:
                         )
 
 
-async def _consume_awaitable(consumer: Consumer) -> None:
-    await consumer.run(await connection.awaitable())
+async def _consume(consumer: Consumer, reach: Reach) -> None:
+    await consumer.run(await reach(), reach)
+
+
+async def _blocking() -> Store:
+    return connection.blocking()
 
 
 def chosen(which: Sequence[str | Subscription] | None) -> list[Subscription]:

@@ -12,13 +12,13 @@ import logging
 from typing import Any
 
 from django import template
-from django.contrib.admin.utils import quote
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from pymongo.errors import PyMongoError
 
 from ..admin import site_time
+from ..admin.addresses import in_address
 from ..admin.base import text_of
 from ..admin.event_fields import LISTED_FIELDS, VERSIONS, is_in_stream
 from ..documents.bson_types import Document
@@ -109,6 +109,6 @@ def _row(event: Document) -> dict[str, Any]:
 def _url(current_app: str | None, aggregate_id: str) -> str | None:
     name = "admin:ossy_event_store_stream_change"
     try:
-        return reverse(name, args=[quote(aggregate_id)], current_app=current_app)
+        return reverse(name, args=[in_address(aggregate_id)], current_app=current_app)
     except NoReverseMatch:
         return None

@@ -82,6 +82,8 @@ class ProjectionSizes:
     held_keys: int = 100_000
     #: Bytes of the stored documents that are held, and of the folded ones.
     held_bytes: int = 64 * 1024 * 1024
+    #: Parked streams and skipped events held at once.
+    held_missing: int = 100_000
     #: Tries to read documents as of one moment.
     tries: int = 5
     #: Between two of them.

@@ -25,6 +25,7 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
 from ..mongodb.topology import is_standalone
+from ..positions.event_pages import PageLimit
 from ..positions.reader import LostEvent, read, wanted
 from ..projections.generations import (
     LATE_DELETIONS,
@@ -44,6 +45,7 @@ from .report import (
     NO_POSITIONS,
     NOT_CHOSEN,
     TOO_LONG,
+    TOO_MANY_MISSING,
     Finding,
     Scan,
     VerifyReport,
@@ -251,15 +253,15 @@ class _OneProjection:
             expected.choose(ids)
             lost += expected.give_up()
         for ids in expected.unread(self._sizes.documents):
-            with in_time():
-                expected.add_stored(
-                    await self._documents.find(
-                        {"_id": {"$in": ids}},
-                        projection=["state", "position", "late"],
-                        session=session,
-                    )
-                )
-            lost += expected.give_up()
+            documents = self._documents.batches(
+                {"_id": {"$in": ids}},
+                self._sizes.documents,
+                projection=["state", "position", "late"],
+                session=session,
+            )
+            async for batch in _in_time(documents):
+                expected.add_stored(batch)
+                lost += expected.give_up()
         times = session.cluster_time, session.operation_time
         return _Moment(found["position"], expected, missing, lost, *times)
 
@@ -275,6 +277,7 @@ class _OneProjection:
         )
         async for batch in _in_time(streams):
             parked.update((one["aggregateId"], one["position"]) for one in batch)
+            self._limit(len(parked))
         events = self._store.skipped.batches(
             {"subscription": {"$in": [name, build_name(name, generation)]}},
             self._sizes.documents,
@@ -287,7 +290,13 @@ class _OneProjection:
                 # A rebuild starts over: events skipped before it no longer count.
                 if own or one.get("generation", 1) == generation:
                     skipped.add(one["position"])
+            self._limit(len(parked) + len(skipped))
         return Missing(parked, skipped)
+
+    def _limit(self, missing: int) -> None:
+        """Give up a projection of which more is missing than memory should hold."""
+        if missing > self._sizes.held_missing:
+            raise _Incomparable(TOO_MANY_MISSING)
 
     async def _ids(self, session: Any) -> AsyncGenerator[list[Any], None]:
         """Yield every ``_id``, whatever BSON types there are, from the index alone."""
@@ -316,6 +325,7 @@ class _OneProjection:
         """Fold the events up to the checkpoint; return the shares that were lost."""
         expected, after, limit = moment.expected, 0, self._sizes.events
         lost: list[Share] = []
+        pages = PageLimit()
         query = wanted(self._cls.types, self._cls.aggregate_types, self._cls.tags)
         began = time.monotonic()
         async with self._store.client.session() as session:
@@ -325,7 +335,7 @@ class _OneProjection:
             while after < moment.position:
                 between = {"$gt": after, "$lte": moment.position}
                 page = await read(
-                    self._store, {**query, "_id": between}, limit, session
+                    self._store, {**query, "_id": between}, limit, session, pages
                 )
                 after = page.last if page.is_full else moment.position
                 for event in page.events:

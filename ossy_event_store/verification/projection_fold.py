@@ -218,7 +218,7 @@ class Expected:
         return lost
 
     def _is_too_much(self) -> bool:
-        keys = max(len(self.stored), len(self._folded))
+        keys = max(len(self.stored), len(self._folded), len(self._broken))
         most_keys, most_bytes = self._sizes.held_keys, self._sizes.held_bytes
         return keys > most_keys or (keys > 1 and max(self._bytes.values()) > most_bytes)
 

@@ -60,6 +60,7 @@ NEVER_RAN = "the projection has never run"
 CHANGED_CLASS = "the class has changed since they were built"
 NO_POSITIONS = "the server is not a replica set, so events have no positions"
 BROKEN_ORDER = "an event that it needs no longer exists"
+TOO_MANY_MISSING = "too many of its streams are parked, or too many events skipped"
 TOO_LONG = "the server does not keep history long enough to read them"
 
 

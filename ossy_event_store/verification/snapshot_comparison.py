@@ -15,6 +15,7 @@ from ..documents.event_document import read_whole_event, version_number
 from ..exceptions import ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
+from ..mongodb.ports import ONE_BATCH
 from ..mongodb.resumable_scan import scan
 from ..rebuild.fold_streams import StreamFold
 from ..registry import registered_aggregates
@@ -105,14 +106,28 @@ class SnapshotComparison:
             self._report.not_compared[NOT_CHOSEN] = self._rejected
 
     async def _compare(self, ids: list[str]) -> None:
-        with in_time():
-            found = await self._store.snapshots.find({"_id": {"$in": ids}})
+        """Compare some snapshots: together, unless they are large."""
+        left = ids
+        while left:
+            query = {"_id": {"$in": left}}
+            batches = self._store.snapshots.batches(query, ONE_BATCH)
+            async with aclosing(batches):
+                with in_time():
+                    found: list[Document] = await anext(batches, [])
+            if not found:
+                self._report.not_compared[CHANGED] += len(left)
+                return
+            await self._compare_found(found)
+            known = {snapshot["_id"] for snapshot in found}
+            left = [one for one in left if one not in known]
+
+    async def _compare_found(self, found: list[Document]) -> None:
         pairs = {
             snapshot["_id"]: _Pair(snapshot, self.root_of(snapshot))
             for snapshot in found
             if self._is_comparable(snapshot)
         }
-        if changed := len(ids) - len(pairs):
+        if changed := len(found) - len(pairs):
             self._report.not_compared[CHANGED] += changed
         query = {
             "aggregateId": {"$in": list(pairs)},
@@ -125,6 +140,8 @@ class SnapshotComparison:
                     # An event whose id is a list that holds this id matches too.
                     if isinstance(aggregate_id, str):
                         pairs[aggregate_id].take(list(run))
+                        # Else events of a batch each would be held, however large.
+                        pairs[aggregate_id].fold.fold()
         for pair in pairs.values():
             self._count(pair)
 

@@ -2,12 +2,22 @@
 
 import datetime as dt
 import os
+import re
 import subprocess
 import sys
+from html import unescape
+from itertools import count
+from urllib.parse import urljoin
 
 import pytest
 from bson import Decimal128
+from django.contrib import admin
+from django.contrib.admin import ModelAdmin
 from django.contrib.auth.models import User
+from django.db import OperationalError
+from django.utils import translation
+from pymongo.collection import Collection
+from pymongo.errors import AutoReconnect
 
 from ossy_event_store import health
 from ossy_event_store.mongodb import connection
@@ -113,8 +123,10 @@ def test_times_at_both_ends_of_the_calendar_are_shown(history, staff, settings, 
     ],
 )
 def test_no_request_is_answered_with_an_error_of_the_server(
-    book, client, store, seed, number
+    book, client, store, monkeypatch, seed, number
 ):
+    if seed > 1:  # it is the same on each page, and an eighth of the time
+        monkeypatch.setattr(admin.site, "enable_nav_sidebar", False)
     subscription("mails")(print)
     connection.raw(store.subscriptions).insert_one({"_id": "mails", "position": 1})
     client.force_login(User.objects.create_superuser("root"))
@@ -130,6 +142,32 @@ def test_no_request_is_answered_with_an_error_of_the_server(
             failed.append((method, address, reason))
     assert not failed, (len(failed), failed[:5])
     assert {200, 302, 404} <= statuses
+
+
+def test_a_page_says_so_whichever_of_its_queries_breaks(book, staff, monkeypatch):
+    left = 0  # queries until one breaks
+
+    def breaking(method):
+        def query(self, *args, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise AutoReconnect("closed")
+            return method(self, *args, **options)
+
+        return query
+
+    client = staff(*ALL, "view_subscription")
+    for name in ("find", "find_raw_batches", "aggregate", "count_documents"):
+        monkeypatch.setattr(Collection, name, breaking(getattr(Collection, name)))
+    for address in pages(book.id):
+        for number in count(1):
+            left = number
+            status = client.get(address).status_code
+            if left > 0:  # it has no more
+                break
+            assert status == 503, (address, number)
+        assert number > 1, address
 
 
 @ON_URL
@@ -169,6 +207,53 @@ def test_without_time_zones_pages_and_filters_mean_the_local_time(
     assert found["Location"].endswith("?version=1")
     days = client.get(url("stream", "overview")).context["days"]
     assert [str(day.day) for day in days if day.events] == ["2026-03-16"]
+
+
+@pytest.mark.parametrize("language", ["ar", "fa", "de"])
+def test_pages_work_in_languages_that_write_numbers_in_another_way(
+    history, staff, settings, language
+):
+    settings.LANGUAGE_CODE = language
+    settings.USE_THOUSAND_SEPARATOR = True
+    events = [
+        {**EVENT, "aggregateId": "long", "aggregateVersion": 1 + n} for n in range(1100)
+    ]
+    history.insert_many([{"_id": f"e-{n}", **event} for n, event in enumerate(events)])
+    client = staff(*ALL, "view_subscription")
+    with translation.override(language):
+        for address in pages("long", "e-1000"):
+            assert client.get(address).status_code in (200, 404), address
+        page = client.get(url("stream", "change", "long"), {"version": 1001})
+    html = page.content.decode()
+    assert f'lang="{language}"' in html
+    links = [
+        unescape(one) for one in re.findall('href="([^"]+)"', html) if "version=" in one
+    ]
+    assert any("version=1000" in one for one in links)
+    for link in links[:5]:
+        assert (
+            client.get(urljoin(url("stream", "change", "long"), link)).status_code
+            == 200
+        )
+
+
+def test_what_an_operator_did_stays_done_if_it_cannot_be_recorded(
+    client, store, monkeypatch
+):
+    """The site's own database is read-only: the log of the admin cannot be written."""
+
+    def refuse(*arguments):
+        raise OperationalError("attempt to write a readonly database")
+
+    subscription("mails")(print)
+    connection.raw(store.subscriptions).insert_one({"_id": "mails", "position": 1})
+    client.force_login(User.objects.create_superuser("root"))
+    monkeypatch.setattr(ModelAdmin, "log_change", refuse)
+    for action, paused in (("pause", True), ("resume", False)):
+        response = client.post(url("subscription", action, "mails"))
+        assert response.status_code == 302
+        found = connection.raw(store.subscriptions).find_one({"_id": "mails"})
+        assert bool(found["paused"]) == paused
 
 
 @ON_URL

@@ -17,7 +17,6 @@ VARIANTS = {
     "dark": {"color_scheme": "dark"},
     "narrow": {"viewport": {"width": 390, "height": 844}},
     "mirrored": {"locale": "ar"},
-    "still": {"reduced_motion": "reduce"},
 }
 
 

@@ -80,14 +80,14 @@ def page(open_page, variant):
 
 
 @pytest.fixture
-def shot(variant, tmp_path):
-    """Return a function that saves a picture of a page in the folder SCREENSHOTS."""
-    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+def shot(variant):
+    """Return a function that saves a picture of a page in SCREENSHOTS, or a folder."""
 
-    def shot(page, name, full_page=True):
-        path = folder / f"{name}-{variant}.png"
-        page.screenshot(path=path, full_page=full_page)
-        return path
+    def shot(page, name, full_page=True, folder=None):
+        # A picture takes as long as opening the page.
+        if folder := folder or os.environ.get("SCREENSHOTS"):
+            path = Path(folder, f"{name}-{variant}.png")
+            page.screenshot(path=path, full_page=full_page)
 
     return shot
 

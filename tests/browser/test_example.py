@@ -102,9 +102,8 @@ def inspected(page, shot, variant):
     def inspected(name):
         assert [str(violation) for violation in axe(page, "#content")] == [], name
         assert not page.evaluate(IS_TOO_WIDE), name
-        picture = shot(page, f"admin-{name}", full_page=False)
-        if (name, variant) in PICTURES and (folder := os.environ.get("PICTURES")):
-            shutil.copy(picture, folder)
+        folder = os.environ.get("PICTURES") if (name, variant) in PICTURES else None
+        shot(page, f"admin-{name}", full_page=False, folder=folder)
 
     return inspected
 

@@ -1,6 +1,8 @@
 """The harness itself, on Django's own pages and on pages with faults."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
@@ -76,7 +78,6 @@ def test_a_test_can_use_the_database_and_the_store_while_a_page_is_open(page, le
         ("light", "(prefers-color-scheme: light)"),
         ("dark", "(prefers-color-scheme: dark)"),
         ("narrow", "(width: 390px)"),
-        ("still", "(prefers-reduced-motion: reduce)"),
     ],
     indirect=["page"],
 )
@@ -85,12 +86,26 @@ def test_a_variant_reaches_the_page(page, query):
     assert page.evaluate("query => matchMedia(query).matches", query)
 
 
+def test_nothing_moves_which_people_who_ask_for_less_motion_would_see():
+    """With an animation, the pages need a variant for ``prefers-reduced-motion``."""
+    root = Path(__file__).resolve().parents[2]
+    files = [
+        file
+        for part in ("ossy_event_store", "example_project")
+        for kind in ("css", "js", "html")
+        for file in (root / part).rglob(f"*.{kind}")
+    ]
+    assert len(files) > 10
+    moving = re.compile("transition|animat|@keyframes|<marquee|scroll-behavior")
+    assert [file for file in files if moving.search(file.read_text())] == []
+
+
 @pytest.mark.parametrize("page", ["narrow"], indirect=True)
 def test_a_shot_is_a_picture_named_after_the_variant(page, shot, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCREENSHOTS", str(tmp_path))
     page.goto("/admin/")
-    path = shot(page, "login")
-    assert path.name == "login-narrow.png"
-    picture = path.read_bytes()
+    shot(page, "login")
+    picture = (tmp_path / "login-narrow.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert int.from_bytes(picture[16:20]) == 390
 

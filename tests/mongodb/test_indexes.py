@@ -117,8 +117,10 @@ def test_a_process_looks_once(store, face, settings):
 def test_a_process_looks_in_each_database(store, face, settings):
     face(EventStore.append_event, RAW)
     settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "NAME": "test_bare"}
-    with pytest.raises(IndexMissing):
+    with pytest.raises(IndexMissing) as error:
         face(EventStore.append_event, RAW)
+    assert error.value.database.startswith("test_test_bare")
+    assert f"of the database {error.value.database!r}" in str(error.value)
 
 
 def test_no_position_is_assigned_without_the_index_of_positions(store, lend, caplog):
@@ -137,7 +139,7 @@ def test_no_position_is_assigned_without_the_index_of_positions(store, lend, cap
         run_sequencer(reach, stop, "a")
     finally:
         drive(indexes.ensure(store))
-    assert "eventstore_positions has no unique index" in caplog.text
+    assert "The collection eventstore_positions of the database" in caplog.text
     assert entries.count_documents({}) == 0
 
 

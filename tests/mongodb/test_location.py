@@ -99,6 +99,20 @@ def test_each_worker_of_pytest_xdist_has_its_own_database(settings, monkeypatch)
     assert location.resolve().name == "test_shop_gw3"
 
 
+def test_the_name_follows_whatever_it_depends_on(settings, monkeypatch):
+    """What was resolved is kept, and must not outlive what it was resolved from."""
+    settings.OSSY_EVENT_STORE = {"URL": "mongodb://host/shop"}
+    assert location.resolve().name == "test_shop"
+    monkeypatch.setattr("django.test.runner._worker_id", 2, raising=False)
+    assert location.resolve().name == "test_shop_2"
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw3")
+    assert location.resolve().name == "test_shop_gw3"
+    settings.OSSY_EVENT_STORE = {"DATABASE": "older"}
+    assert location.resolve().name == "test_site_gw3"
+    monkeypatch.setitem(location._real_names, "older", "other")
+    assert location.resolve().name == "test_other_gw3"
+
+
 @pytest.mark.parametrize("letter", ["n", "ñ", "日"])
 def test_the_longest_name_fits_with_what_tests_add(monkeypatch, letter):
     long = letter * (location.LONGEST_NAME // len(letter.encode()))

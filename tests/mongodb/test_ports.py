@@ -4,12 +4,14 @@ import ast
 import asyncio
 import inspect
 
+import bson
 import pytest
 
 from ossy_event_store import Aggregate, AggregateRebuild, EventStore, Mongo
+from ossy_event_store.mongodb import connection, ports
 from ossy_event_store.mongodb.awaitable_port import AwaitableClient, AwaitableCollection
 from ossy_event_store.mongodb.blocking_port import BlockingClient, BlockingCollection
-from ossy_event_store.mongodb.ports import drive, drive_each
+from ossy_event_store.mongodb.ports import bytes_of, drive, drive_each
 
 pytestmark = pytest.mark.versions
 
@@ -133,6 +135,34 @@ def test_a_generator_is_closed_when_its_reader_leaves():
             break
     assert closed == [True]
     assert list(drive_each(numbers())) == list(range(10))
+
+
+# --- batches
+
+
+@pytest.fixture
+def documents(store):
+    """A collection of 100 documents, of about 1,000 bytes each."""
+    raw = connection.raw(store.events).database["scratch"]
+    raw.drop()
+    raw.insert_many({"_id": n, "text": "x" * 1000} for n in range(100))
+    yield BlockingCollection(raw)
+    raw.drop()
+
+
+@pytest.mark.parametrize("size", [7, 30, 1000])
+@pytest.mark.parametrize("piece", [1, 5000, 10**9])
+def test_batches_are_decoded_in_pieces(documents, monkeypatch, size, piece):
+    monkeypatch.setattr(ports, "PIECE_BYTES", piece)
+    found = list(drive_each(documents.batches({}, size, sort=[("_id", 1)])))
+    assert [one["_id"] for batch in found for one in batch] == list(range(100))
+    least = len(bson.encode({"_id": 0, "text": "x" * 1000}))
+    assert max(map(len, found)) == min(size, max(1, -(-piece // least)), 100)
+    assert sum(map(bytes_of, found)) == 100 * least
+
+
+def test_the_bytes_of_a_list_that_was_not_raw_are_unknown():
+    assert bytes_of([{"a": 1}]) == 0
 
 
 # --- work meanwhile

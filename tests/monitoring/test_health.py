@@ -3,6 +3,8 @@
 import asyncio
 import datetime as dt
 import json
+import re
+import shlex
 import socket
 import time
 from datetime import UTC, datetime, timedelta
@@ -146,6 +148,15 @@ def test_a_stopped_subscription_is_unhealthy_under_any_limits(store, lend, limit
         "position": 1,
     }
     json.dumps(found)
+
+
+@pytest.mark.parametrize("name", ["mail", "of 'ann'", "$(id)`id`; x", "a\nb", "é"])
+def test_a_command_that_is_advised_does_what_it_says_in_a_shell(store, name):
+    query = {"_id": name, "position": 7, "kind": "subscription"}
+    connection.raw(store.subscriptions).insert_one(query)
+    (remark,) = health.figures()["remarks"]
+    (command,) = re.findall("manage.py .* removes", remark, re.DOTALL)
+    assert shlex.split(command)[1:-1] == ["subscriptions", "forget", name]
 
 
 def test_an_event_that_waits_for_its_position_is_unhealthy(store, lend, face, history):

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -9,6 +10,8 @@ from django.test import AsyncClient
 
 from ossy_event_store.mongodb import connection
 from ossy_event_store.monitoring.metrics import Collector, MetricsView
+from ossy_event_store.subscriptions import operator_actions
+from ossy_event_store.subscriptions.runner import assign_positions
 from tests.support.processes import ON_URL
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -37,6 +40,18 @@ def test_the_metrics_are_those_of_the_figures(poisoned, client):
         "# TYPE ossy_event_store_subscription_rate gauge",
     ):
         assert line in lines
+
+
+def test_damaged_streams_are_counted(store, history, lend, client):
+    lend("a", "BookBought", "BookLent", "BookReturned")
+    lend("b", "BookBought")
+    history.delete_one({"aggregateId": "a", "aggregateVersion": 2})
+    assign_positions(threading.Event())
+    metric = "ossy_event_store_damaged_streams"
+    assert f"{metric} 1.0" in client.get("/metrics").content.decode().splitlines()
+    operator_actions.accept_loss("a", "restored from a backup")
+    assign_positions(threading.Event())
+    assert f"{metric} 0.0" in client.get("/metrics").content.decode().splitlines()
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):

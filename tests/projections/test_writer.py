@@ -93,6 +93,37 @@ def test_documents_too_large_for_one_transaction_take_several(
     assert [waits["position"] for waits in parked(store)] == [3]
 
 
+def test_of_large_documents_few_are_read_at_once(store, lend, monkeypatch):
+    class Large(Projection):
+        name = "large"
+
+        @staticmethod
+        def key(event):
+            return event["aggregateId"]
+
+        @staticmethod
+        def apply(event, state):
+            return {"text": "x" * 300_000, "count": state.get("count", 0) + 1}
+
+    register_projection(Large)
+    monkeypatch.setattr(Writer, "transaction_bytes", 700_000)
+    read, load = [], Writer.fold_class.load
+
+    def noting(fold, documents):
+        read.append(len(documents))
+        load(fold, documents)
+
+    monkeypatch.setattr(Writer.fold_class, "load", noting)
+    streams = "abcdefgh"
+    for _ in range(2):
+        for stream in streams:
+            lend(stream, "BookLent")
+    with running():
+        reached(store, "large", 16)
+    assert [Large.get(stream)["count"] for stream in streams] == [2] * 8
+    assert max(read) <= 3
+
+
 def test_an_event_that_cannot_be_applied_parks_its_stream(loans, store, lend):
     Loans.broken.add("b")
     for stream in "abc":

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from ossy_event_store import EventStore
 from ossy_event_store.push.event_filter import EventFilter
 from ossy_event_store.push.listener import Listener
@@ -13,8 +15,11 @@ from tests.support.servers import until
 pytestmark = ON_URL
 
 
-def test_a_slow_listener_has_a_short_queue_and_misses_nothing(positions, limit_feeds):
-    limit_feeds(queue_size=5)
+@pytest.mark.parametrize("limits", [{"queue_size": 5}, {"queue_bytes": 700}])
+def test_a_slow_listener_has_a_short_queue_and_misses_nothing(
+    positions, limit_feeds, limits
+):
+    limit_feeds(**limits)
 
     async def slow_and_quick():
         wanted = EventFilter(stream="a")

@@ -226,6 +226,29 @@ def test_no_thread_exists_before_the_first_request(
     assert len(attempts) == (mode is not False)
 
 
+@pytest.mark.parametrize("mode", ["background", "blocking"])
+def test_inside_of_an_event_loop_the_rebuild_has_a_thread_without_one(
+    outside_of_tests, monkeypatch, settings, mode
+):
+    setting = {**settings.OSSY_EVENT_STORE, "REBUILD_ON_STARTUP": mode}
+    settings.OSSY_EVENT_STORE = setting
+    attempts = []
+
+    def attempt(owner, rebuild):
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        attempts.append(owner)
+        return True
+
+    async def serve():
+        called_by(on_startup.begin, "site.asgi", "django.core.asgi", "django.apps")
+
+    monkeypatch.setattr(on_startup, "_attempt", attempt)
+    asyncio.run(serve())
+    on_startup._rebuild.thread.join(30)
+    assert len(attempts) == 1
+
+
 @pytest.fixture
 def rebuild():
     return on_startup._Rebuild()

@@ -3,11 +3,13 @@
 import pytest
 
 from ossy_event_store import AggregateRebuild
+from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive, drive_each
 from ossy_event_store.rebuild import ranges
 from ossy_event_store.rebuild.ranges import Part, Partition, Span
 from ossy_event_store.rebuild.report import RebuildReport
 from tests.support.rebuild import in_span, profiled, states
+from tests.support.verification import rebuild_indexes
 
 # --- shares -----------------------------------------------------------------
 
@@ -59,6 +61,28 @@ def test_a_share_reads_the_events_of_no_other(history, books):
 def test_ids_of_a_share_are_read_in_pages_and_in_order(store, books, small):
     pages = drive_each(ranges.ids_of(store, Span("Book", "b-04"), Partition(0, 1)))
     assert [i for page in pages for i in page] == [f"b-{n:02}" for n in range(5, 20)]
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_share_is_complete_though_an_index_once_held_a_list(
+    history, store, books, monkeypatch, stale
+):
+    # Out of order by so much that chance does not put a page in order.
+    monkeypatch.setattr(ranges, "IDS_PAGE_SIZE", 10)
+    history.insert_one(
+        {"aggregateId": ["b-99", "b-00"], "aggregateType": "Book", "type": "BookBought"}
+    )
+    for is_there in (True, False):  # the index stays as it is when the list goes
+        connection.raw(store.snapshots).delete_many({})
+        for share in range(3):
+            AggregateRebuild.build_and_save_all(
+                types=["Book"], partition=(share, 3), stale=stale
+            )
+        assert set(states()) == {f"b-{n:02}" for n in range(20)}
+        if is_there:
+            history.delete_one({"aggregateId": ["b-99", "b-00"]})
+    history.delete_many({})
+    rebuild_indexes()
 
 
 # --- ranges -----------------------------------------------------------------

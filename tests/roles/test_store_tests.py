@@ -1,12 +1,8 @@
-"""The tests of the store pass with no more rights than a site has."""
-
-import os
-import subprocess
-import sys
+"""The tests of the store pass with no more rights than a site has that appends."""
 
 import pytest
 
-from tests.support.roles import ADMIN, ROOT, guarded_marks
+from tests.support.roles import guarded_marks, run_tests_as
 
 pytestmark = [pytest.mark.faults, *guarded_marks]
 
@@ -24,38 +20,7 @@ MAIN = (
     "test_aggregate.py",
     "test_event_store.py",
 )
-NOT_FOR_IT = "not awaitable"
-FOLLOWING = (
-    "management/test_subscriptions.py",
-    "positions",
-    "projections",
-    "subscriptions",
-)
 
 
-@pytest.mark.parametrize(
-    ("user", "names"),
-    [("shop_site", MAIN), ("shop_both", FOLLOWING)],
-    ids=["the appender", "a site that follows"],
-)
-def test_the_tests_of_the_store_pass_as(user, names, become, guarded):
-    files = [f"tests/{name}" for name in names]
-    env = {
-        **os.environ,
-        "TEST_MONGODB_URL": guarded.url(user),
-        "TEST_MONGODB_ADMIN_URL": guarded.url(ADMIN, "admin"),
-    }
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            *("-m", "not faults and not chaos", "-k", NOT_FOR_IT, *files),
-        ],
-        cwd=ROOT,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-20000:] + done.stderr
+def test_the_tests_of_the_store_pass_as_the_appender(become, guarded):
+    run_tests_as("shop_site", MAIN, guarded)

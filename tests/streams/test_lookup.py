@@ -2,10 +2,13 @@
 
 import asyncio
 
+import pytest
+
 from ossy_event_store import EventStore
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive, drive_each
 from ossy_event_store.streams.lookup import each_stream, stream_problem
+from tests.support.verification import rebuild_indexes
 
 
 def test_every_stream_is_listed_once_over_pages(store, lend):
@@ -21,6 +24,22 @@ def test_every_stream_is_listed_once_over_pages(store, lend):
     ]
     assert list(drive_each(each_stream(store, None, page_size=3))) == expected
     assert asyncio.run(list_streams()) == expected
+
+
+@pytest.mark.parametrize("at", ["b-2", "b-6"])
+def test_an_id_that_is_a_list_hides_no_stream_on_a_later_page(store, history, lend, at):
+    for number in range(7):
+        lend(f"b-{number}", "BookBought")
+    event = {"aggregateType": "Book", "aggregateVersion": 1, "type": "BookBought"}
+    history.insert_many(
+        {"aggregateId": [f"{at}{letter}", f"z{letter}"], **event} for letter in "abcd"
+    )
+    try:
+        found = list(drive_each(each_stream(store, None, page_size=3)))
+    finally:
+        history.delete_many({})
+        rebuild_indexes()
+    assert [one["aggregateId"] for one in found] == [f"b-{n}" for n in range(7)]
 
 
 def test_a_stream_that_exists_has_no_problem(store, lend):

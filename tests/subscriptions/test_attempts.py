@@ -6,6 +6,7 @@ from pymongo.errors import AutoReconnect
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.subscriptions import operator_actions
 from ossy_event_store.subscriptions.attempts import GaveUp, StoppedAt
+from ossy_event_store.subscriptions.delivery import Delivery
 from ossy_event_store.subscriptions.parked_streams import Failed
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, parked, places, reached, running
@@ -142,3 +143,43 @@ def test_of_a_parked_stream_only_later_events_are_left_to_its_retry(
     assert attempts.without_parked([first, second, third, other]) == [first, other]
     attempts.unpark("a")
     assert not attempts.is_parked(third)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_more_parked_streams_than_are_held_are_looked_up(
+    store, lend, subscribe, monkeypatch, concurrency
+):
+    monkeypatch.setattr(Delivery, "held_parked", 2)
+    got, is_broken = [], True
+
+    def do(event):
+        if is_broken and event["aggregateId"].startswith("bad"):
+            raise KeyError("title")
+        got.append(event)
+
+    subscribe("reader", do, retries=0, concurrency=concurrency)
+    bad = [f"bad-{number}" for number in range(5)]
+
+    def append(*versions):
+        for stream in (*bad, "good"):
+            lend(stream, *versions)
+
+    def places_of(stream):
+        return [version for name, version in places(got) if name == stream]
+
+    append("BookBought")
+    with running():
+        reached(store, "reader", 6)
+    with running():  # which finds them parked
+        append("BookLent")
+        reached(store, "reader", 12)
+        append("BookReturned")
+        reached(store, "reader", 18)
+        assert len(parked(store)) == 5
+        assert {one["aggregateVersion"] for one in parked(store)} == {1}
+        is_broken = False
+        operator_actions.retry("reader", None)
+        until(lambda: not parked(store))
+        append("BookLent")
+        reached(store, "reader", 24)
+    assert [places_of(stream) for stream in (*bad, "good")] == [[1, 2, 3, 4]] * 6

@@ -5,12 +5,16 @@ import time
 from collections import defaultdict
 
 import pytest
+from django.conf import settings
 
-from ossy_event_store import EventStore
+from ossy_event_store import EventStore, Mongo
+from ossy_event_store.mongodb import connection, indexes
+from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions.head_watcher import HeadWatcher
 from ossy_event_store.subscriptions import consumer as consumer_module
 from ossy_event_store.subscriptions.declaration import subscription
 from ossy_event_store.subscriptions.runner import assign_positions
+from tests.support.processes import ON_URL
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, places, reached, running
 
@@ -52,6 +56,33 @@ def test_a_consumer_that_lags_far_reads_page_after_page(
     assert len(wanted) == (5 if options else 10)
     assert failed
     assert got == wanted
+
+
+@pytest.fixture
+def other(store):
+    """A URL of another database on the same server."""
+    server, _, options = settings.SERVER.partition("?")
+    yield f"{server.rstrip('/')}/other?{options}"
+    database = connection.raw(connection.blocking().events).database
+    assert database.name.startswith("test_other")
+    database.client.drop_database(database)
+    Mongo.close()
+
+
+@ON_URL
+def test_a_subscription_follows_the_process_to_another_database(
+    store, lend, subscribe, other
+):
+    got = []
+    subscribe("reader", lambda event: got.append(event["aggregateId"]))
+    lend("a", "BookBought")
+    with running():
+        until(lambda: got == ["a"])
+        Mongo.connect(other)
+        drive(indexes.ensure(connection.blocking()))
+        lend("b", "BookBought")
+        until(lambda: got == ["a", "b"])
+        reached(connection.blocking(), "reader", 1)
 
 
 def test_a_subscription_resumes_where_it_was(store, lend, subscribe):

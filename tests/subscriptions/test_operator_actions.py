@@ -14,6 +14,7 @@ from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.projections import builds, rebuild
 from ossy_event_store.projections.rebuild import Rebuild
 from ossy_event_store.subscriptions import operator_actions
+from ossy_event_store.subscriptions.attempts import Attempts
 from ossy_event_store.subscriptions.checkpoints import find_or_create
 from ossy_event_store.subscriptions.declaration import subscription
 from ossy_event_store.subscriptions.runner import assign_positions
@@ -424,6 +425,34 @@ def test_a_subscription_that_stops_at_a_deleted_event_continues_without_it(
         operator_actions.accept_loss("a", "erased")
         reached(store, "reader", 3)
     assert places(got) == [("a", 1), ("a", 3)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"session": True}, {"concurrency": 3}, {"on_error": "stop"}],
+    ids=["plain", "session", "concurrency", "stop"],
+)
+def test_a_loss_that_is_accepted_just_before_its_stream_is_parked_needs_no_retry(
+    store, lend, history, monkeypatch, options
+):
+    got, fail = [], Attempts._failed
+
+    @subscription("reader", retries=0, **options)
+    def reader(event, *session):
+        got.append(event)
+
+    async def accepted_meanwhile(self, event, *arguments):
+        operator_actions.accept_loss("a", "erased")
+        await fail(self, event, *arguments)
+
+    monkeypatch.setattr(Attempts, "_failed", accepted_meanwhile)
+    lend("a", "BookBought", "BookLent", "BookReturned")
+    assign_positions(threading.Event())
+    history.delete_one({"aggregateVersion": 2})
+    with running():
+        until(lambda: places(got) == [("a", 1), ("a", 3)])
+        until(lambda: not parked(store))
+        reached(store, "reader", 3)
 
 
 def test_a_stream_that_was_deleted_as_a_whole_holds_up_no_projection(

@@ -13,15 +13,18 @@ from ossy_event_store import (
     StoreUnavailable,
     registry,
 )
-from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb import connection, resumable_scan
 from ossy_event_store.streams import load
 from ossy_event_store.streams.reducers import revision_of
 from ossy_event_store.subscriptions import operator_actions, snapshot_subscription
+from ossy_event_store.subscriptions.delivery.long_folds import LongFold, LongFolds
+from ossy_event_store.subscriptions.operator_requests import OperatorRequests
 from ossy_event_store.subscriptions.runner import assign_positions
+from ossy_event_store.subscriptions.snapshot_subscription import Snapshots
 from tests.library.aggregate import Book
 from tests.support.positions import event as stored_event
 from tests.support.servers import until
-from tests.support.subscriptions import parked, reached, running
+from tests.support.subscriptions import checkpoint, parked, reached, running
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -249,6 +252,114 @@ def test_a_long_stream_is_folded_in_pieces_and_longer_than_the_time_out(
     assert snapshot("long")["state"] == {"events": 12_000}
     assert max(folded) <= 1000
     assert sum(folded) == 12_000
+
+
+@pytest.fixture
+def during(follow, store, history, monkeypatch):
+    """Store a stream to fold in 20 pieces; return what calls functions between them."""
+    monkeypatch.setattr(Snapshots, "folded_at_once", 100)
+    monkeypatch.setattr(resumable_scan, "BATCH", 10)
+    monkeypatch.setattr(LongFolds, "piece_seconds", 0.0)
+    history.insert_many([stored_event("long", n) for n in range(1, 201)])
+    assign_positions(threading.Event())
+    connection.raw(store.subscriptions).insert_one(
+        {"_id": "snapshots", "kind": "snapshots", "position": 199, "fence": 0}
+        | {"delivered": 0}
+    )
+    piece = LongFold.advance
+
+    def during(**functions):
+        left = {int(name.removeprefix("at_")): do for name, do in functions.items()}
+
+        async def advance(fold, *arguments):
+            if do := left.pop(fold.version, None):
+                do()
+            return await piece(fold, *arguments)
+
+        monkeypatch.setattr(LongFold, "advance", advance)
+
+    return during
+
+
+def counting(events, state):
+    if events[-1]["type"] == "Broken":
+        raise ValueError("broken")
+    return {"events": state.get("events", 0) + len(events)}
+
+
+def test_other_streams_go_on_while_a_long_one_is_folded(
+    during, follow, store, lend, history
+):
+    follow(view=staticmethod(counting))
+    seen = []
+
+    def append():
+        lend("b", "BookBought")
+        history.insert_one(stored_event("long", 201))
+        assign_positions(threading.Event())
+
+    def look():
+        seen.append(versions("b", "long"))
+        seen.append(checkpoint(store, "snapshots")["position"])
+
+    during(at_50=append, at_100=look)
+    with running():
+        reached(store, "snapshots", 202)
+    # The checkpoint stayed before the long stream.
+    assert seen == [[1, None], 199]
+    assert versions("b", "long") == [1, 201]
+    assert snapshot("long")["state"] == {"events": 201}
+
+
+def test_a_long_fold_that_is_interrupted_begins_again(during, follow, store):
+    follow(view=staticmethod(counting))
+    with running() as runner:
+        during(at_50=runner.stop.set)
+    assert versions("long") == [None]
+    assert checkpoint(store, "snapshots")["position"] == 199
+    with running():
+        reached(store, "snapshots", 200)
+    assert snapshot("long")["state"] == {"events": 200}
+
+
+def test_a_long_stream_that_cannot_be_folded_is_parked_and_retried_in_pieces(
+    during, follow, store, lend, history, monkeypatch
+):
+    monkeypatch.setattr(OperatorRequests, "_is_late", lambda self, end: True)
+    history.update_one({"aggregateVersion": 70}, {"$set": {"type": "Broken"}})
+    follow(view=staticmethod(counting))
+    seen = []
+    with running():
+        reached(store, "snapshots", 200)
+        (waits,) = parked(store)
+        assert (waits["aggregateId"], waits["aggregateVersion"]) == ("long", 200)
+        assert "broken" in waits["error"]
+        history.update_one({"aggregateVersion": 70}, {"$set": {"type": "BookLent"}})
+
+        def append():
+            lend("b", "BookBought")
+            assign_positions(threading.Event())
+
+        during(at_0=append, at_100=lambda: seen.append(versions("long")))
+        operator_actions.retry("snapshots")
+        until(lambda: not parked(store))
+        reached(store, "snapshots", 201)
+    assert snapshot("long")["state"] == {"events": 200}
+    assert versions("b") == [1]
+    assert seen == [[None]]
+
+
+def test_as_many_long_streams_as_fit_wait_and_others_are_folded_at_once(
+    during, follow, store, history, monkeypatch
+):
+    monkeypatch.setattr(LongFolds, "most", 1)
+    follow(view=staticmethod(counting))
+    history.insert_many([stored_event("other", n) for n in range(1, 201)])
+    assign_positions(threading.Event())
+    with running():
+        reached(store, "snapshots", 400)
+    for name in ("long", "other"):
+        assert snapshot(name)["state"] == {"events": 200}
 
 
 def test_a_load_that_takes_too_long_says_why_and_what_helps(

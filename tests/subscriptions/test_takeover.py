@@ -62,8 +62,8 @@ def test_a_frozen_process_does_not_undo_a_retry(writer, store, events, monkeypat
     drive(frozen.deliver([first], 2))
     find = frozen._find
 
-    async def thaw_too_late(keys):
-        found = await find(keys)
+    async def thaw_too_late(keys, **options):
+        found = await find(keys, **options)
         await other.redeliver(waits, [parked_one], 2, lambda: False)
         return found
 

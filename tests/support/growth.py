@@ -13,15 +13,16 @@ MB = 1024 * 1024
 
 
 class Held(NamedTuple):
-    """What a process holds."""
+    """What a process holds, and what the server holds for all processes."""
 
     #: Bytes in memory.
     memory: int
     threads: int
     #: Open files and sockets.
     files: int
-    #: Sessions of all clients on the server.
+    #: Sessions and connections of all clients on the server.
     sessions: int
+    connections: int
 
 
 def held(store: Any, pid: int | None = None) -> Held:
@@ -39,4 +40,5 @@ def held(store: Any, pid: int | None = None) -> Held:
         threads=int(status["Threads"]),
         files=len(list((process / "fd").iterdir())),
         sessions=next(iter(admin.aggregate(stages)))["n"],
+        connections=admin.command("serverStatus")["connections"]["current"],
     )

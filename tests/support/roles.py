@@ -8,7 +8,9 @@ tested.
 import contextlib
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -140,6 +142,30 @@ def said(*command):
     out = io.StringIO()
     call_command(*command, stdout=out, stderr=out)
     return out.getvalue()
+
+
+def run_tests_as(user, names, guarded):
+    """Run tests in another process, which knows no other user of the server."""
+    files = [f"tests/{name}" for name in names]
+    env = {
+        **os.environ,
+        "TEST_MONGODB_URL": guarded.url(user),
+        "TEST_MONGODB_ADMIN_URL": guarded.url(ADMIN, "admin"),
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("-m", "not faults and not chaos", "-k", "not awaitable", *files),
+        ],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr
 
 
 # --- what changes an event, and other collections ---------------------------

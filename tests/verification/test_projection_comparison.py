@@ -357,6 +357,23 @@ def test_documents_are_read_again_if_the_server_has_no_snapshot(
         assert counts(report) == (0, 2, 0, {"loans": {reasons.TOO_LONG: 2}})
 
 
+@pytest.mark.parametrize("held", [1, 2])
+def test_only_so_many_parked_streams_and_skipped_events_are_held(
+    built, store, face, held
+):
+    name = {"subscription": "loans"}
+    connection.raw(store.parked).insert_one(
+        {"_id": {**name, "aggregateId": "z"}, **name, "aggregateId": "z", "position": 9}
+    )
+    connection.raw(store.skipped).insert_one({"_id": "s", **name, "position": 99})
+    report = look(face, projection_sizes=ProjectionSizes(held_missing=held))
+    assert report.ok
+    if held == 1:
+        assert counts(report) == (0, 2, 0, {"loans": {reasons.TOO_MANY_MISSING: 2}})
+    else:
+        assert counts(report) == (1, 2, 2, {})
+
+
 # --- a class that raises ----------------------------------------------------
 
 

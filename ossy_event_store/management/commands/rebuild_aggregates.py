@@ -236,7 +236,7 @@ def _flag(option: str) -> str:
 def _partition(text: str | None) -> Partition | None:
     if text is None:
         return None
-    if not re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", text):
+    if not re.fullmatch(r"\d{1,9}/\d{1,9}", text):
         raise ValueError(
             f"partition {text!r}: expected I/N with I from 0 to N-1, as 0/4"
         )

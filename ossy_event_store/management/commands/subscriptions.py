@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -190,7 +191,7 @@ class Command(StoreCommand):
         if not paused:
             raise CommandError(f"{name} is paused already.")
         self.stdout.write(
-            f"{name} is paused; manage.py subscriptions resume {name} ends it."
+            f"{name} is paused; manage.py subscriptions resume {quote(name)} ends it."
         )
 
     def resume(self, name: str) -> None:
@@ -259,12 +260,13 @@ def remarks(one: Status) -> list[str]:
         by = f" by {one.paused['by']}" if one.paused.get("by") else ""
         found.append(
             f"{one.name} was paused at {one.paused['since']:%Y-%m-%d %H:%M:%S} UTC"
-            f"{by}; manage.py subscriptions resume {one.name} ends it."
+            f"{by}; manage.py subscriptions resume {quote(one.name)} ends it."
         )
     if one.ahead:
         found.append(
             f"{one.name} is {one.ahead:,} positions after the last event, and would "
-            f"pass over the next ones; run manage.py subscriptions reset {one.name}."
+            "pass over the next ones; run manage.py subscriptions reset "
+            f"{quote(one.name)}."
         )
     if one.changed:
         found.append(

@@ -9,9 +9,6 @@ from typing import Any
 
 from ...documents.bson_types import Document
 from ...mongodb.connection import Store
-from ...mongodb.deadline import in_time
-from .. import parked_streams
-from ..checkpoints import ClaimLost
 from ..declaration import Subscription
 from ..transactions import HandlerFailed
 from .base import Delivered, Delivery
@@ -53,10 +50,7 @@ class AtLeastOnce(Delivery):
             if is_late():
                 break
         if done:
-            with in_time():
-                last = events[done - 1]
-                if not await parked_streams.advance(self._store, parked, last):
-                    raise ClaimLost
+            await self._advance(parked, events[done - 1])
         if failed is not None:
             raise failed
         return done

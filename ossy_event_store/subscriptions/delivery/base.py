@@ -4,13 +4,14 @@ The interface of a delivery strategy, and what all strategies share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...documents.bson_types import Document
 from ...mongodb.connection import Store
 from ...mongodb.deadline import in_time
 from .. import checkpoints, parked_streams
+from ..checkpoints import ClaimLost
 from ..declaration import Subscription
 from ..parked_streams import Failed
 from ..transactions import HandlerFailed
@@ -41,6 +42,8 @@ class Delivery:
 
     #: The most events in one delivery; None means any number.
     size: int | None = None
+    #: Parked streams that are held in memory; more are looked up, page by page.
+    held_parked: float = 100_000
     #: The most events of a parked stream in one redelivery.
     retry_size = 100
 
@@ -65,10 +68,20 @@ class Delivery:
             changes = {"using": using}
             await checkpoints.move(self._store, self._name, self._fence, changes)
 
-    async def parked(self) -> dict[str, int]:
-        """Return the parked streams, and the position at which each was parked."""
+    async def parked(self) -> dict[str, int] | None:
+        """
+        Return the parked streams, and the position at which each was parked.
+
+        It is None if there are more than ``held_parked``.
+        """
         return await parked_streams.positions_parked_at(
-            self._store, self._name, self._session
+            self._store, self._name, self._session, self.held_parked
+        )
+
+    async def parked_among(self, streams: Collection[str]) -> dict[str, int]:
+        """Return those of some streams that are parked, likewise."""
+        return await parked_streams.positions_parked_at_among(
+            self._store, self._name, self._session, streams
         )
 
     async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
@@ -132,6 +145,19 @@ class Delivery:
         """
         raise NotImplementedError
 
+    async def _advance(
+        self, parked: Document, event: Document, session: Any = None
+    ) -> None:
+        """
+        Move a parked stream past an event.
+
+        Raises:
+            ClaimLost: it was moved meanwhile.
+        """
+        with in_time():
+            if not await parked_streams.advance(self._store, parked, event, session):
+                raise ClaimLost
+
     async def park(self, failed: Failed, after: int | None) -> bool:
         """
         Park a stream, and move the checkpoint to ``after`` unless this is None.
@@ -159,6 +185,19 @@ class Delivery:
         return await parked_streams.release(
             self._store, self._session, self._name, self._fence, parked, seen
         )
+
+    async def work(self) -> tuple[bool, Sequence[Failed]]:
+        """
+        Do a piece of what deliveries left undone, which takes a moment.
+
+        Returns:
+            Whether something is left, and the events at which streams are to be parked.
+        """
+        return False, ()
+
+    def done_up_to(self, seen: int) -> int:
+        """Return up to where nothing is left undone, at most ``seen``."""
+        return seen
 
     async def settle(self, position: int) -> None:
         """Move the checkpoint in the SQL database, before the one in MongoDB moves."""

@@ -10,8 +10,7 @@ from typing import Any
 from ...documents.bson_types import Document
 from ...mongodb.connection import Store
 from ...mongodb.deadline import in_time
-from .. import checkpoints, parked_streams
-from ..checkpoints import ClaimLost
+from .. import checkpoints
 from ..declaration import Subscription
 from ..transactions import in_transaction
 from .base import Delivered, Delivery
@@ -60,10 +59,6 @@ class InMongoDBTransaction(Delivery):
         async def work() -> None:
             for event in events:
                 await call(self._handle, self._is_async, event, self._session)
-            with in_time():
-                if not await parked_streams.advance(
-                    self._store, parked, events[-1], self._session
-                ):
-                    raise ClaimLost
+            await self._advance(parked, events[-1], self._session)
 
         await in_transaction(self._store, self._session, work, handler=True)

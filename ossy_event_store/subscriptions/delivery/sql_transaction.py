@@ -4,6 +4,7 @@ Delivery in a transaction of an SQL database, where the checkpoint is a row.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ from django.db import (
 from ...documents.bson_types import Document
 from ...exceptions import CheckpointMissing
 from ...mongodb.connection import Store
-from ...mongodb.deadline import in_time
 from ...positions.reader import head_position
 from .. import checkpoints, parked_streams
 from ..checkpoints import ClaimLost
@@ -54,6 +54,7 @@ class InSQLTransaction(Delivery):
         self._using = declared.using
         self._rows = checkpoints.sql_checkpoints()
         self._claim = token_hex(16)
+        self.held_parked = math.inf  # its rows decide
         self._position = 0  # the position in the row
         self._streams: dict[str, int] = {}
         self.size = self.retry_size = declared.batch
@@ -165,9 +166,7 @@ class InSQLTransaction(Delivery):
             for event in events:
                 if event["position"] > handled:
                     await call(self._handle, False, event)
-        with in_time():
-            if not await parked_streams.advance(self._store, parked, last):
-                raise ClaimLost
+        await self._advance(parked, last)
 
     async def release(self, parked: Document, seen: int) -> bool:
         """Delete the stream's row, and move the row of the subscription with it."""
