@@ -35,7 +35,7 @@ from ..exceptions import (
 )
 from ..mongodb.connection import Store
 from ..mongodb.deadline import time_is_up
-from ..mongodb.indexes import STREAM_VERSIONS, TAG_PLACES, look
+from ..mongodb.indexes import STREAM_VERSIONS, look
 from ..mongodb.write_errors import (
     WRITE_CONFLICT,
     Fault,
@@ -230,7 +230,7 @@ async def _until_stored(
         if found := await _place(store, documents, placing, may_be_stored):
             return found
         try:
-            await _insert(store, documents, placing)
+            await _insert(store, documents)
             return documents
         except PyMongoError as error:
             fault = _fault(error)
@@ -296,10 +296,8 @@ def _check_ids(documents: NewEvents) -> None:
         raise InvalidEvent("id", "two events of one append have the same id")
 
 
-async def _insert(store: Store, documents: NewEvents, placing: Placing | None) -> None:
+async def _insert(store: Store, documents: NewEvents) -> None:
     await look(store, STREAM_VERSIONS)
-    if placing is not None:
-        await look(store, TAG_PLACES)
     if len(documents) == 1:
         await store.events.insert_one(documents[0])
     else:
@@ -406,7 +404,6 @@ async def _append_joined(
         return _same_events(found, documents)
     await look(store, STREAM_VERSIONS)
     if placing is not None:
-        await look(store, TAG_PLACES)
         await placing.assign(store)
     try:
         await store.events.insert_many(documents)

@@ -300,7 +300,7 @@ class _Import:
             () if event["_id"] in numbered else names_of_places(event, declared)
             for event in events
         ]
-        if numbered or any(names):
+        if numbered:
             await look(self.store, TAG_PLACES)
         if not any(names):
             return

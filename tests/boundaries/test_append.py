@@ -1,5 +1,8 @@
 """Append events with tags, and under conditions."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from ossy_event_store import (
@@ -10,12 +13,16 @@ from ossy_event_store import (
     Condition,
     EventStore,
     IdempotencyConflict,
+    IndexMissing,
     InvalidBoundary,
     InvalidEvent,
     any_of,
     item,
 )
+from ossy_event_store.mongodb.indexes import TAG_PLACES
+from ossy_event_store.streams.boundaries import placing
 from tests.library.aggregate import Book
+from tests.support.boundaries import append_elsewhere
 
 
 def tagged(*tags, kind="Subscribed", **fields):
@@ -77,11 +84,8 @@ def test_a_condition_without_a_token_allows_no_event_that_matches(store, face):
     assert error.value.event_ids == (stored["_id"],)
     assert error.value.tags == ("username:ann",)
     other = tagged("username:bob", kind="Registered")
-    face(
-        EventStore.append_events,
-        [other],
-        unless=taken.query and Condition(item("Registered", tags=["username:bob"])),
-    )
+    free = Condition(item("Registered", tags=["username:bob"]))
+    face(EventStore.append_events, [other], unless=free)
     assert EventStore.count() == 2
 
 
@@ -125,26 +129,14 @@ def test_an_event_that_is_stored_already_is_returned_whatever_the_condition(
     assert "tags" in error.value.differences
 
 
-def test_a_tag_race_is_no_concurrency_error(store, face, monkeypatch):
-    from ossy_event_store.streams.boundaries import placing
-
+def test_a_race_lost_in_a_tag_is_run_again(store, history, face, monkeypatch):
     read = placing.read_heads
-    rivals = [1, 2, 3]
+    rivals = iter(range(3))
 
-    async def outrun(store, streams, names):
-        heads = await read(store, streams, names)
-        if rivals and streams == ["s"]:
-            n = rivals.pop()
-            monkeypatch.setattr(placing, "read_heads", read)
-            import threading
-
-            t = threading.Thread(
-                target=EventStore.append_event,
-                args=(tagged("hot", aggregateId=f"rival-{n}", aggregateType="R"),),
-            )
-            t.start()
-            t.join()
-            monkeypatch.setattr(placing, "read_heads", outrun)
+    async def outrun(*args):
+        heads = await read(*args)
+        if next(rivals, None) is not None:
+            append_elsewhere(history, "Overtook", "hot")
         return heads
 
     monkeypatch.setattr(placing, "read_heads", outrun)
@@ -153,6 +145,29 @@ def test_a_tag_race_is_no_concurrency_error(store, face, monkeypatch):
     assert numbers(event) == {"hot": 4}
     with pytest.raises(ConcurrencyError):
         face(EventStore.append_event, tagged("hot", **stream), expected_version=0)
+
+
+def test_a_race_lost_in_a_tag_is_looked_at_by_the_condition(
+    store, history, face, monkeypatch
+):
+    """A newcomer that does not match only costs the round; one that does refuses."""
+    read = placing.read_heads
+    kinds = ["Other", "Other", "Subscribed"]
+
+    async def outrun(*args):
+        heads = await read(*args)
+        if kinds:
+            append_elsewhere(history, kinds.pop(0), "course:c1")
+        return heads
+
+    monkeypatch.setattr(placing, "read_heads", outrun)
+    condition = Condition(item("Subscribed", tags=["course:c1"]))
+    stream = {"aggregateId": "s", "aggregateType": "S"}
+    event = tagged("course:c1", kind="Other", **stream)
+    with pytest.raises(BoundaryConflict):
+        face(EventStore.append_events, [event], unless=condition)
+    assert kinds == []
+    assert EventStore.count() == 3
 
 
 def test_an_aggregate_appends_tags(store, lend, face):
@@ -232,3 +247,47 @@ def test_a_stream_named_after_a_tag_may_have_events_without_it(store, face):
     EventStore.append_event({**plain, "aggregateId": "course:c2", "aggregateType": "X"})
     with pytest.raises(AggregateTypeMismatch):
         face(append, tagged("course:c2"))
+
+
+def test_without_its_index_nothing_is_appended_with_tags(store, history, face):
+    plain = {"type": "A", "aggregateId": "s", "aggregateType": "S"}
+    found = history.index_information()[TAG_PLACES.name]
+    history.drop_index(TAG_PLACES.name)
+    store.seen.clear()
+    try:
+        with pytest.raises(IndexMissing, match="the same number in a tag"):
+            face(EventStore.append_event, tagged("a"))
+        condition = Condition(item(tags=["a"]))
+        with pytest.raises(IndexMissing):
+            face(EventStore.append_events, [plain], unless=condition)
+        with pytest.raises(IndexMissing):
+            face(EventStore.read_boundary, item(tags=["a"]))
+        face(EventStore.append_event, plain)
+        assert EventStore.count() == 1
+    finally:
+        history.create_index(found["key"], **TAG_PLACES.options)
+        store.seen.clear()
+
+
+def test_batches_that_share_a_tag_are_all_stored(store):
+    def write(number):
+        stream = {"aggregateId": f"s-{number}", "aggregateType": "S"}
+        pair = [tagged("hot", **stream), tagged("hot", f"own-{number}", **stream)]
+        return EventStore.append_events(pair)
+
+    with ThreadPoolExecutor(8) as pool:
+        stored = [one for pair in pool.map(write, range(16)) for one in pair]
+    found = sorted(numbers(one)["hot"] for one in EventStore.find_events({}))
+    assert found == list(range(1, 33))
+    assert sorted(numbers(one)["hot"] for one in stored) == found
+
+
+def test_many_tasks_append_to_one_tag(store):
+    async def write():
+        streams = [{"aggregateId": f"s-{n}", "aggregateType": "S"} for n in range(40)]
+        events = [tagged("hot", **stream) for stream in streams]
+        return await asyncio.gather(*map(EventStore.aappend_event, events))
+
+    stored = asyncio.run(write())
+    assert sorted(numbers(one)["hot"] for one in stored) == list(range(1, 41))
+    assert len({one["tick"] for one in stored}) == 40

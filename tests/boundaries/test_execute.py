@@ -1,6 +1,5 @@
 """Decide on a boundary in one call, with any number of concurrent writers."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,6 +12,7 @@ from ossy_event_store import (
     any_of,
     item,
 )
+from tests.support.boundaries import append_elsewhere
 
 
 class Seats(Boundary):
@@ -99,24 +99,20 @@ def test_a_course_has_never_more_students_than_seats(store):
     assert len(list(read.events)) == 5
 
 
-def test_the_last_attempt_raises_its_conflict(store, face):
+def test_the_last_attempt_raises_its_conflict(store, history, face):
     define()
     boundary, decide = subscribe("s1")
     rivals = []
 
     def overtaken(loaded):
         rivals.append(len(rivals))
-        rival = threading.Thread(
-            target=EventStore.append_event,
-            args=({"type": "StudentSubscribed", "tags": ["course:c1"]},),
-        )
-        rival.start()
-        rival.join()
+        append_elsewhere(history, "StudentSubscribed", "course:c1")
         return decide(loaded)
 
-    with pytest.raises(BoundaryConflict):
+    with pytest.raises(BoundaryConflict) as error:
         face(EventStore.execute, boundary, overtaken, attempts=2)
     assert rivals == [0, 1]
+    assert error.value.tags == ("course:c1",)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+from bson import ObjectId
 from django.conf import settings
 from django.test import override_settings
 
@@ -26,3 +27,27 @@ def declared(*names):
     changed = {**settings.OSSY_EVENT_STORE, "TYPE_BOUNDARIES": names}
     with override_settings(OSSY_EVENT_STORE=changed):
         yield
+
+
+def append_elsewhere(history, kind, *tags):
+    """Append an event as another process: no queue of this one holds it up."""
+    event_id = ObjectId()
+    history.insert_one(
+        {
+            "_id": event_id,
+            "aggregateId": str(event_id),
+            "aggregateType": "Rival",
+            "aggregateVersion": 1,
+            "type": kind,
+            "payload": {},
+            "created": event_id.generation_time,
+            "createdBy": None,
+            "metadata": {},
+            "tags": tags,
+            "places": [
+                {"t": tag, "n": history.count_documents({"places.t": tag}) + 1}
+                for tag in tags
+            ],
+            "tick": 1000,
+        }
+    )

@@ -12,6 +12,7 @@ from ...documents.boundaries.places import Heads, number_in, places_after
 from ...documents.bson_types import Document
 from ...documents.collections import EVENTS
 from ...mongodb.connection import Store
+from ...mongodb.indexes import TAG_PLACES, look
 
 MOST_SOURCES = 100  # of one pipeline; the server allows 1,000 stages
 
@@ -29,7 +30,13 @@ async def read_heads(
         store: one face of the store; in a transaction, that of its session.
         streams: ids of streams.
         names: names of places.
+
+    Raises:
+        IndexMissing: the index does not exist without which none may be taken.
+        InvalidEvent: it cannot exist, since the events are sharded.
     """
+    if names:
+        await look(store, TAG_PLACES)
     found: dict[str, Document] = {}
     numbers: dict[str, int] = {}
     tick = 0
@@ -54,6 +61,7 @@ async def read_head_of_both(store: Store, name: str) -> Heads | None:
     tag is not seen: its version is found to be taken. None if the last event of the
     tag is of another stream.
     """
+    await look(store, TAG_PLACES)
     fields = ["places", "tick", "aggregateId", "aggregateType", "aggregateVersion"]
     head = await store.events.find_one(places_after(name, 0), projection=fields)
     if head is None:
