@@ -498,7 +498,7 @@ def test_the_page_of_documents_names_every_field(store, quick, lend, run_once):
 
 def test_the_page_on_monitoring_names_every_metric():
     text = (DOCS / "howto/monitoring.md").read_text()
-    given = {"head": 0, "events": 0, "running": False, "lag_seconds": 0.0}
+    given = dict.fromkeys(("head", "events", "running", "lag_seconds", "damaged"), 0)
     figures = {"ok": True, "store": {"reachable": True}, "positions": given}
     for metric in metrics.metrics({**figures, "subscriptions": []}):
         name = metric.name + ("_total" if metric.type == "counter" else "")

@@ -312,9 +312,7 @@ def documents(store: Store, name: str) -> Documents:
 
 def database_name(store: Store) -> str:
     """Return the name of the store's database, through either face."""
-    events: Any = store.events
-    name: str = events.raw.database.name
-    return name
+    return str(cast(Any, store.events).raw.database.name)
 
 
 def raw(documents: Documents) -> Collection[Document]:
@@ -364,8 +362,7 @@ def _is_of(held: _Awaitable, source: Source) -> bool:
     if held.source is not source and held.source != source:
         return False
     # Django renames that of an alias for a test run.
-    is_borrowed = source.borrows
-    return not is_borrowed or database_name(held.store) == _name_of(source)
+    return not source.borrows or database_name(held.store) == _name_of(source)
 
 
 def _name_of(source: Source) -> str:

@@ -83,7 +83,7 @@ ONE_FACE = {
 
 @pytest.mark.parametrize("cls", [Aggregate, EventStore, AggregateRebuild, Mongo])
 def test_every_method_has_an_awaitable_twin_with_the_same_arguments(cls):
-    public = {n for n in vars(cls) if not n.startswith("_")}
+    public = {n for n in dir(cls) if not n.startswith("_")}
     methods = {n for n in public if inspect.isroutine(getattr(cls, n))}
     methods -= ONE_FACE.get(cls.__name__, set())
     blocking = {n for n in methods if not (n[0] == "a" and n[1:] in public)}
