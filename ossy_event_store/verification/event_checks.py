@@ -12,13 +12,15 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from ..conf import get_settings
+from ..documents.boundaries.places import places_after
 from ..documents.boundaries.tags import EVERYTHING, type_place
 from ..documents.bson_types import Document
 from ..documents.collections import EVENTS
+from ..documents.event_document import version_number
 from ..mongodb.deadline import in_time
 from ..mongodb.indexes import STREAM_VERSIONS, TAG_PLACES, Index
 from .report import EVENT_ID, TAG, Finding
-from .rules import BROKEN, SHAPE, event_findings
+from .rules import BROKEN, SHAPE, UNPLACED, event_findings
 from .run import Run
 
 # The server is silent while it finds nothing, and a silent server may be down. So it
@@ -26,7 +28,7 @@ from .run import Run
 HEARTBEAT_INTERVAL = 1000
 HEARTBEAT: Document = {"$sampleRate": 1 / HEARTBEAT_INTERVAL}
 
-NAMED_EVENTS = 10  # of those without a place
+NAMED_EVENTS = 10  # of a declared type without a place
 
 _IDS = Index(EVENTS, [("_id", 1)], "MongoDB's own.")
 
@@ -43,7 +45,7 @@ async def check_fields_of_streams(run: Run, ids: Sequence[str]) -> None:
 
 
 async def _check_fields(run: Run, query: Document, index: Index) -> None:
-    query = {**query, "$or": [HEARTBEAT, BROKEN]}
+    query = {**query, "$or": [HEARTBEAT, BROKEN, UNPLACED]}
     found = run.walk(index, query, SHAPE, run.sizes.heartbeats)
     async with aclosing(found) as batches:
         async for batch in batches:
@@ -82,18 +84,18 @@ async def check_ids(run: Run) -> None:
 
 
 async def check_tags(run: Run) -> None:
-    """Check the numbers of every tag, and that each event has its places."""
+    """Check the numbers of every tag, and the events of declared types."""
     if run.has(TAG_PLACES):
         await _check_numbers(run)
-    await _check_places(run)
+    for declared in get_settings().TYPE_BOUNDARIES:
+        await _check_declared(run, declared)
 
 
 async def _check_numbers(run: Run) -> None:
     """
     Find tags whose highest number is not how many numbers they have.
 
-    An event that is appended meanwhile is in both figures or in none: they come from
-    one scan, by which a tag is a suspect. A suspect is read once more by itself.
+    Events are appended meanwhile, so such a tag is a suspect, which is read by itself.
     Losses that an operator accepted leave holes that are not reported.
     """
     pipeline: list[Document] = [
@@ -134,7 +136,7 @@ def _gaps(name: str) -> list[Document]:
         {"$match": {"places.t": {"$eq": name}}},
         {"$project": {"_id": 0, "places": 1}},
         {"$unwind": "$places"},
-        {"$match": {"places.t": {"$eq": name}}},
+        {"$match": {"places.t": {"$eq": name}, "places.n": {"$type": "number"}}},
         {
             "$setWindowFields": {
                 "sortBy": {"places.n": 1},
@@ -146,45 +148,53 @@ def _gaps(name: str) -> list[Document]:
     ]
 
 
-async def _check_places(run: Run) -> None:
-    """Find events without a place in one of their tags, or in their declared type."""
-    names = "$places.t"
-    missing: list[Document] = [
-        {
-            "tags": {"$exists": True},
-            "$expr": {"$not": [{"$setIsSubset": ["$tags", {"$ifNull": [names, []]}]}]},
-        }
-    ]
-    for declared in get_settings().TYPE_BOUNDARIES:
-        is_all = declared == EVERYTHING
-        place = EVERYTHING if is_all else type_place(declared)
-        of_type = {} if is_all else {"type": {"$eq": declared}}
-        missing.append({**of_type, "places.t": {"$ne": place}})
-    for query in missing:
-        fields = {"aggregateId": 1, "aggregateVersion": 1}
-        found = run.store.events.batches(
-            query, NAMED_EVENTS, projection=fields, limit=NAMED_EVENTS, unbounded=True
-        )
-        async with aclosing(found) as batches:
-            async for batch in batches:
-                for event in batch:
-                    version = event.get("aggregateVersion")
-                    run.report.add(
-                        Finding(
-                            TAG,
-                            event.get("aggregateId"),
-                            (version, version) if isinstance(version, int) else None,
-                            f"event {event['_id']}",
-                            "a place in each of its tags, and in its declared type",
-                            "none",
-                        )
+async def _check_declared(run: Run, declared: str) -> None:
+    """
+    Find events of a declared type without a place, after the first that has one.
+
+    A process without the setting appended them. Those from before are sound.
+    """
+    place = EVERYTHING if declared == EVERYTHING else type_place(declared)
+    with in_time():
+        first = await run.store.events.find_one(places_after(place, 0, 1))
+    if first is None:
+        return
+    query: Document = {
+        "created": {"$gt": first.get("created")},
+        "places.t": {"$ne": place},
+        "aggregateVersion": {"$type": "number"},  # else it is no event
+    }
+    if declared != EVERYTHING:
+        query["type"] = {"$eq": declared}
+    fields = {"aggregateId": 1, "aggregateVersion": 1}
+    found = run.store.events.batches(
+        query, NAMED_EVENTS, projection=fields, limit=NAMED_EVENTS, unbounded=True
+    )
+    async with aclosing(found) as batches:
+        async for batch in batches:
+            for event in batch:
+                version = version_number(event["aggregateVersion"]) or 0
+                run.report.add(
+                    Finding(
+                        TAG,
+                        event.get("aggregateId"),
+                        (version, version),
+                        f"event {event['_id']}",
+                        f"a place in {place!r}, as its type is declared",
+                        "none: a process without the setting appended it",
                     )
-        run.tick()
+                )
+    run.tick()
 
 
 async def _each(run: Run, pipeline: list[Document]) -> AsyncGenerator[Document, None]:
+    """Yield the results of a pipeline over the events that have places."""
     found = run.store.events.aggregate(
-        pipeline, run.sizes.streams, unbounded=True, allowDiskUse=True
+        pipeline,
+        run.sizes.streams,
+        unbounded=True,
+        allowDiskUse=True,
+        hint=dict(TAG_PLACES.keys),
     )
     async with aclosing(found) as batches:
         async for batch in batches:
