@@ -8,10 +8,10 @@ as new.
 
 from __future__ import annotations
 
+import datetime as dt
 import heapq
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from ...conf import get_settings
 from ...documents.boundaries.places import number_in, places_after
@@ -20,6 +20,7 @@ from ...documents.boundaries.tags import is_reserved
 from ...documents.boundaries.token import Known, encode
 from ...documents.bson_types import Document
 from ...documents.event_document import read_whole_event
+from ...documents.passed_over import is_event
 from ...mongodb.connection import Store, database_name
 from ...mongodb.deadline import in_time
 from .guarding import chosen
@@ -28,7 +29,7 @@ from .heads import read_heads
 NUMBERS_PER_PAGE = 500
 _BY_TIME = [("created", 1), ("_id", 1)]
 
-Order = tuple[int, Any, str]
+Order = tuple[int, dt.datetime, str]
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ async def _each_of(
         if elsewhere:
             older["$nor"] = elsewhere
         async for batch in store.events.batches(older, NUMBERS_PER_PAGE, sort=_BY_TIME):
-            for event in map(read_whole_event, batch):
+            for event in map(read_whole_event, filter(is_event, batch)):
                 yield order({**event, "tick": 0}), event
     after = 0
     while after < source.number:
@@ -165,7 +166,7 @@ async def _each_of(
 async def _page(store: Store, filters: list[Document]) -> list[Document]:
     with in_time():
         found = await store.events.find({"$or": filters})
-    return [read_whole_event(event) for event in found]
+    return [read_whole_event(event) for event in found if is_event(event)]
 
 
 def order(event: Document) -> Order:
@@ -175,4 +176,7 @@ def order(event: Document) -> Order:
     A tick is higher than those of all earlier events that share a tag or a stream. The
     rest of the key decides between events that have nothing in common.
     """
-    return event.get("tick") or 0, event["created"], str(event["_id"])
+    created = event.get("created")
+    if not isinstance(created, dt.datetime):  # by the Node package, beyond all dates
+        created = dt.datetime.min.replace(tzinfo=dt.UTC)
+    return event.get("tick") or 0, created, str(event["_id"])
