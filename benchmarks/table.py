@@ -13,6 +13,7 @@ from pathlib import Path
 import append
 import awaiting
 import bench
+import boundaries
 import hot
 import log
 import peers
@@ -29,6 +30,10 @@ ALONE = {  # each on an empty database
     "long-stream": append.long,
     "awaitable": awaiting.both,
     "hot-stream": hot.writers,
+    "tagged": boundaries.tagged,
+    "conditional": boundaries.conditional,
+    "boundary": boundaries.execute,
+    "parallel-tags": boundaries.parallel,
     "import": whole.bring_in,
 }
 ON_THE_LOG = {  # on all of the --events

@@ -12,6 +12,7 @@ from typing import Any as _Any
 from .exceptions import (
     AggregateNotFound,
     AggregateTypeMismatch,
+    BoundaryConflict,
     BuiltMeanwhile,
     CheckpointMissing,
     ConcurrencyError,
@@ -21,6 +22,7 @@ from .exceptions import (
     IdempotencyConflict,
     IndexConflict,
     IndexMissing,
+    InvalidBoundary,
     InvalidEvent,
     InvalidLine,
     InvalidQuery,
@@ -38,6 +40,9 @@ from .exceptions import (
 
 if _TYPE_CHECKING:
     from .aggregate import Aggregate
+    from .documents.boundaries.condition import Condition
+    from .documents.boundaries.model import Boundary
+    from .documents.boundaries.query import Query, all_events, any_of, item
     from .event_store import EventStore
     from .mongodb.connection import Mongo
     from .projections.empty import empty_test_database
@@ -45,6 +50,8 @@ if _TYPE_CHECKING:
     from .rebuild.api import AggregateRebuild
     from .rebuild.report import RebuildReport
     from .registry import register_aggregate
+    from .streams.boundaries.execute import LoadedBoundary
+    from .streams.boundaries.reading import AwaitableBoundaryRead, BoundaryRead
     from .subscriptions.declaration import subscription
 
 __version__ = "0.1.0"
@@ -54,11 +61,20 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "Aggregate": "aggregate",
     "AggregateRebuild": "rebuild.api",
+    "AwaitableBoundaryRead": "streams.boundaries.reading",
+    "Boundary": "documents.boundaries.model",
+    "BoundaryRead": "streams.boundaries.reading",
+    "Condition": "documents.boundaries.condition",
     "EventStore": "event_store",
+    "LoadedBoundary": "streams.boundaries.execute",
     "Mongo": "mongodb.connection",
     "Projection": "projections.projection",
+    "Query": "documents.boundaries.query",
     "RebuildReport": "rebuild.report",
+    "all_events": "documents.boundaries.query",
+    "any_of": "documents.boundaries.query",
     "empty_test_database": "projections.empty",
+    "item": "documents.boundaries.query",
     "register_aggregate": "registry",
     "register_projection": "projections.projection",
     "subscription": "subscriptions.declaration",
@@ -69,9 +85,14 @@ __all__ = [
     "AggregateNotFound",
     "AggregateRebuild",
     "AggregateTypeMismatch",
+    "AwaitableBoundaryRead",
+    "Boundary",
+    "BoundaryConflict",
+    "BoundaryRead",
     "BuiltMeanwhile",
     "CheckpointMissing",
     "ConcurrencyError",
+    "Condition",
     "EventNotFound",
     "EventStore",
     "EventStoreError",
@@ -79,14 +100,17 @@ __all__ = [
     "IdempotencyConflict",
     "IndexConflict",
     "IndexMissing",
+    "InvalidBoundary",
     "InvalidEvent",
     "InvalidLine",
     "InvalidQuery",
     "InvalidState",
+    "LoadedBoundary",
     "Mongo",
     "OutcomeUnknown",
     "PositionsBroken",
     "Projection",
+    "Query",
     "RebuildBroken",
     "RebuildReport",
     "ReducerError",
@@ -96,7 +120,10 @@ __all__ = [
     "UnknownAggregateType",
     "UnknownSubscription",
     "__version__",
+    "all_events",
+    "any_of",
     "empty_test_database",
+    "item",
     "register_aggregate",
     "register_projection",
     "subscription",

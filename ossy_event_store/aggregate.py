@@ -25,6 +25,7 @@ from .streams.load import (
     create_aggregate,
     extend,
     find_snapshot,
+    last_tick,
     load_aggregate,
 )
 from .streams.new_events import (
@@ -63,6 +64,8 @@ class Aggregate:
         self._saved_state = saved_state or {}
         #: Version of the snapshot that it was loaded from; 0 without a snapshot.
         self.saved_version = saved_version
+        #: The ``tick`` of the event at that version, if it has one.
+        self.saved_tick: int | None = None
 
     @property
     def version(self) -> int:
@@ -217,7 +220,8 @@ class Aggregate:
         return self
 
     def _next(self, *events: Event) -> NewEvents:
-        return next_events(self.Root, self.id, self.version, events)
+        tick = last_tick(self)
+        return next_events(self.Root, self.id, self.version, events, tick)
 
     # --- state
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -124,7 +124,16 @@ class Settings:
         metadata={
             "doc": "Whether to create the indexes that only the admin's list of events "
             "uses. Without them its filters are slow in a large store, and each append "
-            "has five indexes fewer to write."
+            "has six indexes fewer to write."
+        },
+    )
+    TYPE_BOUNDARIES: Collection[str] = field(
+        default=(),
+        metadata={
+            "doc": "Event types that the conditions of boundaries may name without a "
+            "tag, and ``'*'`` for conditions on all events. All appends of such a type "
+            "take turns. Deploy a new entry everywhere before a condition uses it: "
+            "see :doc:`/howto/boundaries`."
         },
     )
     HEALTH: Mapping[str, Any] = field(
@@ -158,6 +167,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _is_names(value: object) -> bool:
+    return isinstance(value, (list, tuple, set, frozenset)) and all(
+        isinstance(name, str) and 1 <= len(name) <= 255 for name in value
+    )
+
+
 _Expected = Mapping[str, tuple[str, Callable[[Any], bool]]]
 
 _EXPECTED: _Expected = {
@@ -172,6 +187,7 @@ _EXPECTED: _Expected = {
     ),
     "MONGOD": ("a string", lambda v: v is None or isinstance(v, str)),
     "ADMIN_INDEXES": ("True or False", lambda v: isinstance(v, bool)),
+    "TYPE_BOUNDARIES": ("a list of event types", _is_names),
     "HEALTH": ("a dict", lambda v: isinstance(v, Mapping)),
 }
 _NUMBER = ("a number from 0, or None", lambda v: v is None or _is_number(v))

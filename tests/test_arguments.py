@@ -15,13 +15,26 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 import ossy_event_store
-from ossy_event_store import Aggregate, EventStoreError, Projection
+from ossy_event_store import (
+    Aggregate,
+    Boundary,
+    EventStoreError,
+    Projection,
+    item,
+)
 from ossy_event_store.projections import projection
 from ossy_event_store.subscriptions import declaration
 from tests.library.aggregate import Book
 from tests.support.projections import Loans
 
 BOUGHT = {"type": "BookBought", "aggregateId": "b-1", "aggregateType": "Book"}
+
+
+class Nothing(Boundary):
+    """A decision model without parameters."""
+
+    query = item(tags=["course:c1"])
+    view = dict
 
 
 async def coroutine():
@@ -72,6 +85,10 @@ FITTING = {
     "View": set(),
     "Progress": set(),
     "Callable[[Self], Decision]": set(),
+    "Callable[[LoadedBoundary], Decision]": set(),
+    "Boundary": set(),
+    "Condition": set(),
+    "Query": set(),
     "R": set(),
     "P": set(),
 }
@@ -79,6 +96,7 @@ FITTING = {
 ANYTHING = {
     "Root": set(),
     "event": {"number"},
+    "items": set(),
     "EventStore.position_of event": {"text"},
 }
 
@@ -90,6 +108,7 @@ GOOD = {
     "aggregate_type": "Book",
     "subject": "b-1",
     "decide": lambda aggregate: None,
+    "boundary": Nothing(),
     "fn": lambda events, saved_state: saved_state,
     "event": BOUGHT,
     "events": [BOUGHT],
@@ -97,6 +116,10 @@ GOOD = {
     "add more": {"type": "BookBought"},
     "wait_for event": 1,
     "query": {},
+    "Condition query": item(tags=["course:c1"]),
+    "read_boundary query": item(tags=["course:c1"]),
+    "item types": "A",
+    "items": item(tags=["course:c1"]),
     "pipeline": [],
     "key": "ann",
     "name": "mail",
@@ -116,7 +139,12 @@ MODULES = (
     "ossy_event_store.verify",
 )
 # Classes that users do not create: results, and views that Django calls.
-NOT_CALLED = {"EventSourceView", "HealthView", "RebuildReport"}
+NOT_CALLED = {
+    *("AwaitableBoundaryRead", "BoundaryRead", "EventSourceView", "HealthView"),
+    *("Boundary", "LoadedBoundary", "Query", "RebuildReport"),
+}
+# Classes whose arguments are swept, as those of a function.
+CALLED = {"Condition", "EventFilter"}
 # Projects write these two themselves.
 WRITTEN_BY_PROJECTS = {"Projection.apply", "Projection.key"}
 
@@ -144,7 +172,7 @@ def callables():
         value = getattr(import_module(module), name)
         if name in NOT_CALLED or name.startswith("__"):
             continue
-        if inspect.isfunction(value) or name == "EventFilter":
+        if inspect.isfunction(value) or name in CALLED:
             yield name, value
         elif not issubclass(value, Exception):
             yield from of_class(name, value)

@@ -120,8 +120,9 @@ def is_like(shown, actual):
 class Reader:
     """Follows a page as its reader would, in a folder of its own."""
 
-    def __init__(self, name, folder, run_once):
+    def __init__(self, name, folder, run_once, chosen):
         self.name = name
+        self.settings = chosen  # those of the test, which end with it
         self.folder = folder
         self.run_once = run_once
         self.namespace = {"__name__": "page"}
@@ -141,11 +142,17 @@ class Reader:
         if block.file is None:
             exec(code, self.namespace)
         elif block.file.endswith("settings.py"):
-            check_settings(code)
+            self.use(check_settings(code))
         else:
             write(self.folder, block.file, block.text)
             if Path(block.file).stem in DISCOVERED:
                 discover(block.file)
+
+    def use(self, chosen):
+        """Follow the settings of a page that do not say where the store is."""
+        if declared := chosen.get("TYPE_BOUNDARIES"):
+            changed = {**settings.OSSY_EVENT_STORE, "TYPE_BOUNDARIES": declared}
+            self.settings.OSSY_EVENT_STORE = changed
 
     def command(self, words, shown):
         own = from_code.command_names()
@@ -234,6 +241,7 @@ def check_settings(code):
     given = {"INSTALLED_APPS": [], "BASE_DIR": Path("/mysite")}
     exec(code, given)
     assert list(conf.problems(given["OSSY_EVENT_STORE"])) == []
+    return given["OSSY_EVENT_STORE"]
 
 
 @pytest.fixture
@@ -250,7 +258,7 @@ def run_once(monkeypatch):
 
 
 @pytest.fixture
-def reader(store, quick, run_once, tmp_path, monkeypatch, request):
+def reader(store, quick, run_once, tmp_path, monkeypatch, settings, request):
     """A reader in an empty folder, with an empty store where nothing is registered."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -261,7 +269,7 @@ def reader(store, quick, run_once, tmp_path, monkeypatch, request):
     monkeypatch.setattr(in_use, "fresh_seconds", 0.0)
     drop_projections(store)
     known = set(sys.modules)
-    yield Reader(request.node.name, tmp_path, run_once)
+    yield Reader(request.node.name, tmp_path, run_once, settings)
     for name in set(sys.modules) - known:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]

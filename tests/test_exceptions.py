@@ -9,10 +9,11 @@ from bson import ObjectId
 from django.core.exceptions import ObjectDoesNotExist
 
 import ossy_event_store
-from ossy_event_store import exceptions
+from ossy_event_store import exceptions, item
 from ossy_event_store.exceptions import (
     AggregateNotFound,
     AggregateTypeMismatch,
+    BoundaryConflict,
     BuiltMeanwhile,
     CheckpointMissing,
     ConcurrencyError,
@@ -22,6 +23,7 @@ from ossy_event_store.exceptions import (
     IdempotencyConflict,
     IndexConflict,
     IndexMissing,
+    InvalidBoundary,
     InvalidEvent,
     InvalidLine,
     InvalidQuery,
@@ -41,6 +43,8 @@ pytestmark = pytest.mark.versions
 
 OID = ObjectId("65e0a1b2c3d4e5f601234567")
 
+QUERY = item(tags=["course:c1"])
+
 ERRORS = [
     (
         AggregateNotFound("Book", "b"),
@@ -51,6 +55,12 @@ ERRORS = [
         AggregateTypeMismatch("b", "Book", "Cook"),
         {"aggregate_id": "b", "expected": "Book", "actual": "Cook"},
         "Stream 'b' is of aggregate type 'Cook', not 'Book'.",
+    ),
+    (
+        BoundaryConflict(QUERY, ["e"], ["course:c1"], "b1x"),
+        {"query": QUERY, "event_ids": ("e",), "tags": ("course:c1",), "token": "b1x"},
+        "Events match the condition that were not known to the decision, in "
+        "course:c1: 'e'. Nothing was written.",
     ),
     (
         CheckpointMissing("mail", "default", 7),
@@ -112,6 +122,7 @@ ERRORS = [
         "line 3, type: missing",
     ),
     (InvalidLine(3, "", "not JSON"), {"path": ""}, "line 3: not JSON"),
+    (InvalidBoundary("after", "no"), {"path": "after"}, "after: no"),
     (InvalidQuery("query.$where", "no"), {"path": "query.$where"}, "query.$where: no"),
     (InvalidState("state", "no"), {"path": "state", "reason": "no"}, "state: no"),
     (
@@ -240,6 +251,7 @@ def test_every_error_is_in_the_drawn_tree():
     [
         (AggregateNotFound, ObjectDoesNotExist),
         (EventNotFound, ObjectDoesNotExist),
+        (InvalidBoundary, ValueError),
         (InvalidEvent, ValueError),
         (InvalidLine, ValueError),
         (InvalidQuery, ValueError),

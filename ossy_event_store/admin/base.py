@@ -40,7 +40,7 @@ from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
 from .addresses import in_address
-from .event_fields import is_in_stream
+from .event_fields import is_in_stream, tags_of
 
 logger = logging.getLogger("ossy_event_store")
 
@@ -186,6 +186,10 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "version": version or text_of(event.get("aggregateVersion")),
             "created": event.get("created"),
             "by": text_of(event.get("createdBy")),
+            "tags": [
+                (visible(tag), self.url_of("event", "changelist", tag=tag))
+                for tag in (tags_of(event) if may_open else ())
+            ],
             "is_foreign": not is_event(event),
             "url": self.url_of("event", "change", event["_id"])
             if may_open and isinstance(event["_id"], (str, ObjectId))

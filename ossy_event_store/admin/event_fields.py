@@ -20,6 +20,7 @@ LISTED_FIELDS = {
     "type": 1,
     "created": 1,
     "createdBy": 1,
+    "tags": 1,
 }
 
 # No version is larger, and each of these is a number that Python can compare.
@@ -47,6 +48,12 @@ def value_at(event: Document, path: str) -> Any:
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def tags_of(event: Document) -> list[str]:
+    """Return the tags of an event; another program may store anything there."""
+    tags = event.get("tags")
+    return [t for t in tags if isinstance(t, str)] if isinstance(tags, list) else []
 
 
 def text_in_metadata(event: Document, key: str) -> str | None:

@@ -39,7 +39,9 @@ class EventAdmin(StoreModelAdmin):
     ) -> HttpResponse:
         """List the events of all streams, newest first."""
         store = connection.blocking()
-        query = ListQuery(request, "q", "type", "event_type", "by", "correlation")
+        query = ListQuery(
+            request, "q", "type", "event_type", "by", "tag", "correlation"
+        )
         if event_id := query.filters.pop("q", ""):
             if _find(store, event_id) is not None:
                 url = self.url_of("event", "change", event_id)

@@ -26,18 +26,23 @@ from ..mongodb.indexes import (
     CAUSATION,
     CORRELATION,
     EVENT_TYPE_TIME,
+    TAG_TIME,
     TIME,
     TYPE_TIME,
     WHO_TIME,
     Index,
 )
-from .event_fields import LISTED_FIELDS, value_at
+from .event_fields import LISTED_FIELDS, tags_of, value_at
 
 PAGE_SIZE = 50  # events or streams
 CHUNK_SIZE = 200  # events that one query reads
 # The upper bound of an index is not above the lower one: the first day is after the
 # last one, or the cursor is not between them.
 NOTHING_BETWEEN = 51175
+_LISTED = {
+    **LISTED_FIELDS,
+    **{f"metadata.{key}": 1 for key in ("correlationId", "causationId")},
+}
 SCAN_LIMIT = 2000  # events read for one page; then the page ends, full or not
 
 
@@ -86,6 +91,7 @@ class Search:
     causation_id: str | None = None
     since: dt.datetime | None = None
     until: dt.datetime | None = None
+    tag: str | None = None
 
     # The index that probably leaves the fewest events comes first.
     _INDEXES = (
@@ -118,11 +124,18 @@ class Search:
 
     def admits(self, event: Document) -> bool:
         """Whether an event that was read from the index has the other fields too."""
+        if self.tag is not None and self.tag not in tags_of(event):
+            return False
         return all(
             value_at(event, key) == value
             for key, value in self._wanted().items()
             if key != self.index.keys[0][0]
         )
+
+    @property
+    def is_of_tag(self) -> bool:
+        """Whether the events are read from the index of the tags."""
+        return self.tag is not None and self.index is TIME and TAG_TIME.is_wanted
 
 
 @dataclass
@@ -204,7 +217,11 @@ async def _walk(
             low = _index_key(search, start.created, start.id)
         elif start is not None:
             high = _index_key(search, start.created, start.id)
-        chunk = await _between(store, search.index, low, high, 1 if upwards else -1)
+        if search.is_of_tag:
+            chunk = await _of_tag(store, search, start, upwards)
+        else:
+            index, direction = search.index, 1 if upwards else -1
+            chunk = await _between(store, index, low, high, direction)
         is_full = len(chunk) > CHUNK_SIZE
         if start is not None and upwards and chunk and Cursor.of(chunk[0]) == start:
             chunk = chunk[1:]  # the lower bound is inclusive
@@ -220,13 +237,10 @@ async def _between(
     store: Store, index: Index, low: IndexKey, high: IndexKey, direction: int
 ) -> list[Document]:
     """Return some events from an index, the first in a direction."""
-    projection = dict(LISTED_FIELDS)
-    for key in ("correlationId", "causationId"):
-        projection[f"metadata.{key}"] = 1
     try:
         return await store.events.find(
             {},
-            projection=projection,
+            projection=_LISTED,
             hint=list(index.keys),
             min=dict(low),
             max=dict(high),
@@ -237,6 +251,36 @@ async def _between(
         if error.code == NOTHING_BETWEEN:
             return []
         raise
+
+
+async def _of_tag(
+    store: Store, search: Search, start: Cursor | None, upwards: bool
+) -> list[Document]:
+    """
+    Return some events of a tag from a cursor on, without that of the cursor.
+
+    An index on a list gives an order only if one value is asked for, so this is a
+    filter. The Node package, whose times are numbers, has no tags.
+    """
+    query: Document = {"tags": {"$eq": search.tag}}
+    bounds = [("$gte", search.since), ("$lt", search.until)]
+    if start is not None:
+        beyond, bound = ("$gt", "$gte") if upwards else ("$lt", "$lte")
+        bounds.append((bound, start.created))
+        later = {beyond: ["$created", start.created]}
+        same = {"$eq": ["$created", start.created]}
+        # An expression compares ids of any types.
+        tie = {"$and": [same, {beyond: ["$_id", start.id]}]}
+        query["$expr"] = {"$or": [later, tie]}
+    if times := [{"created": {sign: at}} for sign, at in bounds if at is not None]:
+        query["$and"] = times
+    return await store.events.find(
+        query,
+        projection=_LISTED,
+        hint=list(TAG_TIME.keys),
+        sort=[(key, 1 if upwards else -1) for key in ("created", "_id")],
+        limit=CHUNK_SIZE + 1,
+    )
 
 
 def _bounds(search: Search) -> tuple[IndexKey, IndexKey]:

@@ -68,6 +68,7 @@ class ListQuery:
             aggregate_type=self.filters.get("type"),
             created_by=self.filters.get("by"),
             correlation_id=self.filters.get("correlation"),
+            tag=self.filters.get("tag"),
             since=since,
             until=until,
         )

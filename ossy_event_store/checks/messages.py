@@ -32,6 +32,7 @@ CATALOGUE: Mapping[str, str] = {
     "W015": "A collection is sharded by a key that breaks a promise.",
     "W016": "The connection sets an option that hinders the event store.",
     "W017": "The database is one of the Node package ``@ossy/event-store`` 3.x.",
+    "W018": "``eventstore`` is sharded, so events cannot have tags.",
 }
 
 

@@ -77,6 +77,7 @@ def _shortcomings() -> Iterator[CheckMessage]:
     yield from _validator(store)
     yield from _other_shape(store)
     yield from _owners(store)
+    yield from _tags(store)
     yield from _indexes(store)
 
 
@@ -309,6 +310,20 @@ def _other_shape(store: Store) -> Iterator[CheckMessage]:
         yield warning("W017", reason)
 
 
+def _tags(store: Store) -> Iterator[CheckMessage]:
+    try:
+        sharded = drive(indexes.is_sharded(store))
+    except OperationFailure:
+        return
+    if sharded:
+        yield warning(
+            "W018",
+            f"The collection eventstore is sharded: {indexes.NO_TAGS}.",
+            "If this project uses no tags, silence this check. Streams keep all of "
+            "their promises.",
+        )
+
+
 def _owners(store: Store) -> Iterator[CheckMessage]:
     try:
         drive(indexes.check_owner(store))
@@ -334,7 +349,8 @@ def _indexes(store: Store) -> Iterator[CheckMessage]:
             yield error(
                 "E004",
                 f"The unique index {index.name} on {index.collection} is missing: the "
-                "store refuses to write there. " + index.reason,
+                f"store refuses to write {'there' if index.allows_shards else 'tags'}. "
+                + index.reason,
                 "Run manage.py ensure_event_store.",
             )
         else:

@@ -39,6 +39,14 @@ def check_names(values: Any, name: str) -> tuple[str, ...] | None:
     return tuple(check_id(one, f"each of {name}") for one in check_items(values, name))
 
 
+def check_all_of(values: Any, name: str) -> tuple[str, ...] | None:
+    """Return names that an event must all have as a tuple; None, for none, stays."""
+    names = check_names(values, name)
+    if names == ():
+        raise ValueError(f"{name} is empty; leave it out to get all events.")
+    return names
+
+
 def check_number(value: Any, name: str, lowest: int = 0) -> int:
     """Return a whole number that MongoDB can hold."""
     if isinstance(value, bool) or not isinstance(value, int):

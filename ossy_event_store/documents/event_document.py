@@ -20,6 +20,7 @@ from bson import ObjectId
 from bson.errors import BSONError
 
 from ..exceptions import InvalidEvent, InvalidState
+from .boundaries.tags import check_places, check_tags
 from .bson_types import CODEC, Document
 from .storable import (
     COPY,
@@ -55,8 +56,12 @@ ELSEWHERE = {
     **dict.fromkeys(("timestamp", "createdat", "occurredat", "time"), "created"),
     **dict.fromkeys(("user", "userid", "actor", "author"), "createdBy"),
 }
+# Fields that only the store sets: the places of an event in its tags, and its order
+# among the events that share one.
+SET_AT_APPEND = ("places", "tick")
+IS_SET_AT_APPEND = "the store sets it; give tags"
 # Names of fields that later versions of the store will give a meaning.
-RESERVED = ("typeVersion", "tags", "places", "tick", "subjects")
+RESERVED = ("typeVersion", "subjects")
 IS_RESERVED = "reserved for a later version of the store; use payload or metadata"
 # Fields that may differ between two tries to append an event.
 FIXED_AT_APPEND = ("aggregateVersion", "created")
@@ -119,8 +124,8 @@ def check_event(
 
     Args:
         event: the argument of the caller.
-        allowed: keys besides ``type``, ``payload``, ``createdBy``, ``metadata``
-            and ``id``.
+        allowed: keys besides ``type``, ``payload``, ``createdBy``, ``metadata``,
+            ``tags`` and ``id``.
         refused: known keys that the caller must not set, each with the reason.
 
     Raises:
@@ -128,12 +133,14 @@ def check_event(
     """
     if not _is_mapping(event):
         raise InvalidEvent("", f"an event must be a dict, not {type(event).__name__}")
-    known = ["type", "payload", "createdBy", "metadata", "id", *allowed]
+    known = ["type", "payload", "createdBy", "metadata", "tags", "id", *allowed]
     for key in event:
         if refused and key in refused:
             raise InvalidEvent(key, refused[key])
         if key in RESERVED:
             raise InvalidEvent(key, IS_RESERVED)
+        if key in SET_AT_APPEND:
+            raise InvalidEvent(key, IS_SET_AT_APPEND)
         if key not in known:
             raise InvalidEvent(str(key), unknown_key(key, known))
     _check_name(event.get("type"), "type")
@@ -178,19 +185,23 @@ def build_event(
     Raises:
         InvalidEvent: with the path in the event and the reason.
     """
-    return checked_document(
-        {
-            "_id": event["id"] if event.get("id") is not None else ObjectId(),
-            "aggregateId": aggregate_id,
-            "aggregateType": aggregate_type,
-            "aggregateVersion": version,
-            "type": event["type"],
-            "payload": event.get("payload", {}),
-            "created": created,
-            "createdBy": event.get("createdBy"),
-            "metadata": event.get("metadata", {}),
-        }
-    )
+    fields = {
+        "_id": event["id"] if event.get("id") is not None else ObjectId(),
+        "aggregateId": aggregate_id,
+        "aggregateType": aggregate_type,
+        "aggregateVersion": version,
+        "type": event["type"],
+        "payload": event.get("payload", {}),
+        "created": created,
+        "createdBy": event.get("createdBy"),
+        "metadata": event.get("metadata", {}),
+    }
+    if event.get("tags") is None:
+        return checked_document(fields)
+    document = checked_document({**fields, "tags": event["tags"]})
+    if not document["tags"]:
+        del document["tags"]  # so that an event has tags or no such field
+    return document
 
 
 def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Document:
@@ -278,6 +289,15 @@ def check_fields(document: Mapping[str, Any], limits: Limits) -> None:
         raise InvalidEvent("created", f"must be a datetime, not {kind}")
     if document["createdBy"] is not None:
         _check_name(document["createdBy"], "createdBy")
+    if "tags" in document or "places" in document:
+        _check_tags(document)
+
+
+def _check_tags(document: Mapping[str, Any]) -> None:
+    if "tags" in document:
+        check_tags(document["tags"], "tags", InvalidEvent)
+    if "places" in document:
+        check_places(document, InvalidEvent)
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
@@ -309,7 +329,7 @@ def differences(
         ignored.add("metadata")
     return [
         name
-        for name in FIELDS
+        for name in (*FIELDS, "tags")
         if name not in ignored and not is_same_value(stored.get(name), sent.get(name))
     ]
 

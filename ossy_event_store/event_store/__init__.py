@@ -14,12 +14,13 @@ from pymongo.collection import Collection
 from ..documents.bson_types import Document
 from ..mongodb import connection
 from .appending import Appending
+from .boundaries import Boundaries
 from .global_order import GlobalOrder
 from .queries import Queries
 from .streams import Streams
 
 
-class EventStore(Appending, Streams, Queries, GlobalOrder):
+class EventStore(Appending, Streams, Boundaries, Queries, GlobalOrder):
     """The ``eventstore`` collection: all events ever appended, none ever changed."""
 
     @classproperty

@@ -7,12 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..documents.boundaries.condition import Condition, check_condition
 from ..documents.bson_types import Document
 from ..mongodb import connection
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..positions import reader
 from ..streams.append import append_at
+from ..streams.boundaries.placing import placing_of
 from ..streams.new_events import raw_events
 
 
@@ -33,8 +35,10 @@ class Appending:
         Args:
             event: ``type``, ``aggregateId`` and ``aggregateType``; optionally
                 ``payload``, ``createdBy``, ``metadata``, ``id`` (the idempotency
-                key), ``created`` (an aware datetime) and ``aggregateVersion``
-                (which then has to be ``expected_version`` plus one).
+                key), ``created`` (an aware datetime), ``tags`` (16 strings at most)
+                and ``aggregateVersion`` (which then has to be ``expected_version``
+                plus one). With tags, ``aggregateId`` defaults to the first one, and
+                ``aggregateType`` to the part of it before the colon.
             expected_version: 0 if the stream must not exist yet, n if it must end
                 there; None appends at its end, wherever that is.
             wait: also wait until the event has its position, at most the setting
@@ -72,18 +76,29 @@ class Appending:
         events: Sequence[Mapping[str, Any]],
         *,
         expected_version: int | None = None,
+        unless: Condition | None = None,
         wait: bool = False,
     ) -> list[Document]:
         """
         Append several events to one stream, all or none; see ``append_event()``.
 
+        Args:
+            unless: a condition on the events of all streams. If one of the events is
+                stored already, under its ``id``, the condition does not count.
+
         Raises:
+            BoundaryConflict: events match the condition that the decision did not
+                know; nothing was written.
+            InvalidBoundary: the condition names a type that is not declared, or its
+                token is not one of this query in this store.
             TransactionsUnavailable: the server is not a member of a replica set.
         """
         documents, expected = raw_events(events, expected_version)
+        condition = check_condition(unless)
         store = reader.check_wait(wait, connection.blocking())
         with in_time():
-            stored = drive(append_at(store, documents, expected))
+            placing = placing_of(store, documents, condition)
+            stored = drive(append_at(store, documents, expected, placing))
         return drive(reader.with_positions(store, stored)) if wait else stored
 
     @classmethod
@@ -92,11 +107,14 @@ class Appending:
         events: Sequence[Mapping[str, Any]],
         *,
         expected_version: int | None = None,
+        unless: Condition | None = None,
         wait: bool = False,
     ) -> list[Document]:
         """See ``append_events()``."""
         documents, expected = raw_events(events, expected_version)
+        condition = check_condition(unless)
         store = reader.check_wait(wait, await connection.awaitable())
         with in_time():
-            stored = await append_at(store, documents, expected)
+            placing = placing_of(store, documents, condition)
+            stored = await append_at(store, documents, expected, placing)
         return await reader.with_positions(store, stored) if wait else stored

@@ -24,6 +24,7 @@ class GlobalOrder:
         *,
         types: Sequence[str] | None = None,
         aggregate_types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
         limit: int | None = None,
     ) -> Iterator[Document]:
         """
@@ -37,13 +38,14 @@ class GlobalOrder:
             after: begin after this position; 0 begins with the first event.
             types: only events of these types; None means all.
             aggregate_types: only events of streams of these types; None means all.
+            tags: only events that have all of these tags; None means all.
             limit: the most to return; None means all, fetched in pages.
 
         Raises:
             PositionsBroken: an event was deleted outside of the event store, and the
                 loss is not accepted.
         """
-        wanted = _checked_range(after, limit, types, aggregate_types)
+        wanted = _checked_range(after, limit, types, aggregate_types, tags)
         return drive_each(reader.read_all(connection.blocking(), *wanted))
 
     @classmethod
@@ -53,10 +55,11 @@ class GlobalOrder:
         *,
         types: Sequence[str] | None = None,
         aggregate_types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[Document]:
         """Iterate with ``async for``; see ``read_all()``."""
-        wanted = _checked_range(after, limit, types, aggregate_types)
+        wanted = _checked_range(after, limit, types, aggregate_types, tags)
         async for event in reader.read_all(await connection.awaitable(), *wanted):
             yield event
 
@@ -124,10 +127,10 @@ class GlobalOrder:
 
 
 def _checked_range(
-    after: Any, limit: Any, types: Any, aggregate_types: Any
+    after: Any, limit: Any, types: Any, aggregate_types: Any, tags: Any
 ) -> tuple[int, Document, int | None]:
     """Return what ``reader.read_all()`` takes, before anything connects."""
     check_number(after, "after")
     if limit is not None:
         check_number(limit, "limit")
-    return after, reader.wanted(types, aggregate_types), limit
+    return after, reader.wanted(types, aggregate_types, tags), limit

@@ -6,6 +6,7 @@ The errors of the store, in one tree.
     EventStoreError
     ├── AggregateNotFound        no stream has this id (ObjectDoesNotExist)
     ├── AggregateTypeMismatch    the stream is of another type
+    ├── BoundaryConflict         an event matches that the decision did not know
     ├── BuiltMeanwhile           another process has rebuilt the projection
     ├── CheckpointMissing        an SQL database lost the checkpoint of a subscription
     ├── ConcurrencyError         another writer was faster; load again and decide again
@@ -14,6 +15,7 @@ The errors of the store, in one tree.
     ├── IdempotencyConflict      this event id is stored with other content
     ├── IndexConflict            existing indexes or documents prevent an index
     ├── IndexMissing             nothing may be written without this index
+    ├── InvalidBoundary          a query, condition or token is wrong (ValueError)
     ├── InvalidEvent             the event was refused, nothing was sent (ValueError)
     ├── InvalidLine              a line of an import file is wrong (ValueError)
     ├── InvalidQuery             the store refuses to run the query (ValueError)
@@ -33,6 +35,7 @@ Each carries its facts as attributes and can be pickled. Wrong settings raise Dj
 argument does.
 """
 
+from .boundaries import BoundaryConflict, InvalidBoundary
 from .errors import (
     AggregateNotFound,
     AggregateTypeMismatch,
@@ -63,6 +66,7 @@ from .errors import (
 __all__ = [
     "AggregateNotFound",
     "AggregateTypeMismatch",
+    "BoundaryConflict",
     "BuiltMeanwhile",
     "CheckpointMissing",
     "ConcurrencyError",
@@ -72,6 +76,7 @@ __all__ = [
     "IdempotencyConflict",
     "IndexConflict",
     "IndexMissing",
+    "InvalidBoundary",
     "InvalidEvent",
     "InvalidLine",
     "InvalidQuery",

@@ -109,8 +109,8 @@ class Store:
     damaged: Documents
     # The same store without the caller's open transaction, if there is one.
     outside: Store | None = field(default=None, kw_only=True)
-    # The collections whose index for safety this process has seen.
-    seen: set[str] = field(default_factory=set, kw_only=True)
+    # The indexes for safety that this process has seen, with their collections.
+    seen: set[tuple[str, str]] = field(default_factory=set, kw_only=True)
 
 
 # --- clients ----------------------------------------------------------------
@@ -182,7 +182,7 @@ class _Process:
         # A client refers to its loop, so weak keys would not let an ended one go.
         self.awaitable: dict[asyncio.AbstractEventLoop, _Awaitable] = {}
         # By URL or alias, and database; see ``Store.seen``.
-        self.seen: defaultdict[tuple[str, str | None, str], set[str]]
+        self.seen: defaultdict[tuple[str, str | None, str], set[tuple[str, str]]]
         self.seen = defaultdict(set)
 
 

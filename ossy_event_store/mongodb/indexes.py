@@ -28,7 +28,7 @@ from ..documents.collections import (
     SNAPSHOTS,
     is_ours,
 )
-from ..exceptions import ForeignCollection, IndexConflict, IndexMissing
+from ..exceptions import ForeignCollection, IndexConflict, IndexMissing, InvalidEvent
 from . import schema_validator
 from .connection import Store, database_name, documents
 from .deadline import explained
@@ -37,6 +37,11 @@ from .write_errors import DUPLICATE_KEY, UNAUTHORIZED
 
 NAMESPACE_NOT_FOUND = 26
 OTHER_OPTIONS = (85, 86)
+NO_TAGS = (
+    "events cannot have tags, nor boundaries a condition, while the collection "
+    "eventstore is sharded: a unique index over all shards, which gives each number in "
+    "a tag to one event, does not exist. Unshard it, or keep to streams"
+)
 NAMED_STREAMS = 10  # in the error of an index that documents prevent
 
 
@@ -58,11 +63,16 @@ class Index:
     unique: bool = False
     partial: dict[str, Any] = field(default_factory=dict)
     kind: Kind = Kind.SPEED
+    #: Whether its collection may be sharded; a unique index begins with the shard key.
+    allows_shards: bool = True
 
     @property
     def is_wanted(self) -> bool:
         """Whether this project has it; those of the admin are optional."""
-        return self.kind is not Kind.ADMIN or get_settings().ADMIN_INDEXES
+        settings = get_settings()
+        if self.keys == EVENT_TYPE_TIME.keys and settings.TYPE_BOUNDARIES:
+            return True  # boundaries read the events of a declared type
+        return self.kind is not Kind.ADMIN or settings.ADMIN_INDEXES
 
     @property
     def name(self) -> str:
@@ -86,6 +96,17 @@ STREAM_VERSIONS = Index(
     "Reads a stream in order, and gives each version to one writer.",
     unique=True,
     kind=Kind.SAFETY,
+)
+TAG_PLACES = Index(
+    EVENTS,
+    # Descending, so that a scan of one tag meets its last event first: a sort by a
+    # field of an array is never read from an index.
+    [("places.t", 1), ("places.n", -1)],
+    "Gives each number in a tag to one event, and reads the events of a tag.",
+    unique=True,
+    partial={"places": {"$exists": True}},
+    kind=Kind.SAFETY,
+    allows_shards=False,
 )
 TYPE_VERSIONS = Index(
     EVENTS,
@@ -130,6 +151,13 @@ WHO_TIME = Index(
     partial={"createdBy": {"$type": "string"}},
     kind=Kind.ADMIN,
 )
+TAG_TIME = Index(
+    EVENTS,
+    [("tags", 1), ("created", 1), ("_id", 1)],
+    "The event feed of one tag.",
+    partial={"tags": {"$exists": True}},
+    kind=Kind.ADMIN,
+)
 CORRELATION = Index(
     EVENTS,
     [("metadata.correlationId", 1), ("created", 1), ("_id", 1)],
@@ -163,6 +191,12 @@ ENTRY_AGGREGATE_TYPES = Index(
     POSITIONS,
     [("aggregateType", 1), ("_id", 1)],
     "Reads the events of some aggregate types in global order.",
+)
+ENTRY_TAGS = Index(
+    POSITIONS,
+    [("tags", 1), ("_id", 1)],
+    "Reads the events of a tag in global order.",
+    partial={"tags": {"$exists": True}},
 )
 PARKED_STREAMS = Index(
     PARKED,
@@ -199,18 +233,21 @@ SHARD_KEYS = {EVENTS: [("aggregateId", 1)], SNAPSHOTS: [("_id", 1)]}
 
 INDEXES = (
     STREAM_VERSIONS,
+    TAG_PLACES,
     TYPE_VERSIONS,
     FIRST_EVENTS,
     TIME,
     TYPE_TIME,
     EVENT_TYPE_TIME,
     WHO_TIME,
+    TAG_TIME,
     CORRELATION,
     CAUSATION,
     SNAPSHOT_HEADS,
     ENTRY_VERSIONS,
     ENTRY_TYPES,
     ENTRY_AGGREGATE_TYPES,
+    ENTRY_TAGS,
     PARKED_STREAMS,
     PARKED_RETRIES,
     SKIPPED_EVENTS,
@@ -231,8 +268,10 @@ async def look(store: Store, index: Index) -> None:
 
     Raises:
         IndexMissing: the index does not exist, or has other options.
+        InvalidEvent: it cannot exist, since the collection is sharded.
     """
-    if index.collection in store.seen:
+    seen = (index.collection, index.name)
+    if seen in store.seen:
         return
     # A transaction may not list indexes.
     collection = dict(_collections(store.outside or store))[index.collection]
@@ -243,11 +282,13 @@ async def look(store: Store, index: Index) -> None:
             raise
     else:
         if not _matches(index, present):
+            if not index.allows_shards and await is_sharded(store.outside or store):
+                raise InvalidEvent("tags", NO_TAGS)
             is_installed = apps.apps_ready and apps.is_installed("ossy_event_store")
             raise IndexMissing(
                 index.collection, index.name, database_name(store), is_installed
             )
-    store.seen.add(index.collection)
+    store.seen.add(seen)
 
 
 async def missing(store: Store) -> list[Index]:
@@ -256,9 +297,27 @@ async def missing(store: Store) -> list[Index]:
         present = {
             name: await _listed(collection) for name, collection in _collections(store)
         }
-    return [
+    found = [
         index for index in INDEXES if index.is_wanted and not _matches(index, present)
     ]
+    if all(index.allows_shards for index in found) or not await is_sharded(store):
+        return found
+    return [index for index in found if index.allows_shards]
+
+
+async def is_sharded(store: Store) -> bool:
+    """Whether the events are spread over shards."""
+    with explained():
+        hello = await store.client.command("hello")
+        if hello.get("msg") != "isdbgrid":
+            return False
+        try:
+            stats = await store.events.database_command("collStats", EVENTS)
+        except OperationFailure as error:
+            if error.code not in (UNAUTHORIZED, NAMESPACE_NOT_FOUND):
+                raise
+            return False
+    return bool(stats.get("sharded"))
 
 
 def _collections(store: Store) -> list[tuple[str, Documents]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pymongo.errors import ExecutionTimeout
 
+from ..documents.boundaries.tags import MAX_NAME_LENGTH, MAX_TAGS
 from ..documents.bson_types import Document
 from ..documents.collections import EVENTS
 from ..documents.event_document import FIELDS, MAX_ID_LENGTH
@@ -36,12 +37,22 @@ def _text(longest: int = MAX_ID_LENGTH) -> Document:
     }
 
 
-def _some(item: Document) -> Document:
-    return {"bsonType": "array", "minItems": 1, "items": item}
+def _some(item: Document, **more: Any) -> Document:
+    return {"bsonType": "array", "minItems": 1, "items": item, **more}
 
 
 _NAME = {"bsonType": "string", **_text()}
 _NUMBER = {"bsonType": ["int", "long"], "minimum": 1}
+_PLACE = {
+    "bsonType": "object",
+    "additionalProperties": False,
+    "required": ["t", "n"],
+    "properties": {
+        # A tag, or ``type:`` or ``stream:`` and a name.
+        "t": {"bsonType": "string", **_text(MAX_NAME_LENGTH)},
+        "n": _NUMBER,
+    },
+}
 SCHEMA: Document = {
     "title": TITLE,
     "bsonType": "object",
@@ -61,11 +72,12 @@ SCHEMA: Document = {
         "created": {"bsonType": "date"},
         "createdBy": {"bsonType": ["string", "null"], **_text()},
         "metadata": {"bsonType": "object"},
+        # No empty lists: two of them collide in the unique index.
+        "tags": _some(_NAME, maxItems=MAX_TAGS, uniqueItems=True),
+        "places": _some(_PLACE),
+        "tick": _NUMBER,
         # Reserved for later versions, whose events this validator must not refuse.
         "typeVersion": _NUMBER,
-        "tags": _some({"bsonType": "string"}),
-        "places": _some({"bsonType": "object"}),
-        "tick": _NUMBER,
         "subjects": {"bsonType": "array", "minItems": 1},
     },
 }

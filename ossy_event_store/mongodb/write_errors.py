@@ -111,6 +111,16 @@ def key_pattern(error: PyMongoError) -> Mapping[str, Any] | None:
     return None
 
 
+def key_value(error: PyMongoError) -> Mapping[str, Any]:
+    """Return the values that a unique index refused, by key; empty if unknown."""
+    details: Mapping[str, Any] = getattr(error, "details", None) or {}
+    for failure in (details, *details.get("writeErrors", ())):
+        if "keyValue" in failure:
+            found: Mapping[str, Any] = failure["keyValue"]
+            return found
+    return {}
+
+
 def is_taken_id(error: PyMongoError) -> bool:
     """Whether a write was refused because a document with its ``_id`` exists."""
     return set(key_pattern(error) or ()) == {"_id"}

@@ -17,6 +17,7 @@ from bson import ObjectId
 
 from ..conf import get_settings
 from ..documents.arguments import (
+    check_all_of,
     check_flag,
     check_names,
     check_number,
@@ -320,9 +321,11 @@ async def read_all(
 
 
 def wanted(
-    types: Sequence[str] | None, aggregate_types: Sequence[str] | None
+    types: Sequence[str] | None,
+    aggregate_types: Sequence[str] | None,
+    tags: Sequence[str] | None = None,
 ) -> Document:
-    """Return the filter over the entries for some types; None means all."""
+    """Return the filter over the entries for types and all of some tags; None: any."""
     query: dict[str, Any] = {}
     for field, name, chosen in (
         ("type", "types", types),
@@ -330,6 +333,8 @@ def wanted(
     ):
         if (chosen := check_names(chosen, name)) is not None:
             query[field] = {"$in": list(chosen)}
+    if (all_of := check_all_of(tags, "tags")) is not None:
+        query["tags"] = {"$all": list(all_of)}
     return query
 
 

@@ -46,8 +46,9 @@ HEADS = 100_000  # streams whose last version is kept in memory
 
 _OWN_INDEXES = ({"_id"}, {name for name, _ in ENTRY_VERSIONS.keys})
 _FIELDS = ("aggregateId", "aggregateVersion", "aggregateType", "type")
+TAGS = "tags"  # a field that most events do not have
 # The driver would fetch whole documents; an entry needs only these fields.
-_PROJECTION = {"_id": 1, "created": 1, **dict.fromkeys(_FIELDS, 1)}
+_PROJECTION = {"_id": 1, "created": 1, TAGS: 1, **dict.fromkeys(_FIELDS, 1)}
 
 
 class Sequencer:
@@ -133,7 +134,7 @@ class Sequencer:
             yield from self._follow(changes)
 
     def _open(self, token: Any = None) -> ChangeStream:
-        return ChangeStream(self._events, token, _FIELDS, self.batch_size)
+        return ChangeStream(self._events, token, (*_FIELDS, TAGS), self.batch_size)
 
     def _resume(self, token: Any) -> ChangeStream | None:
         if token is None or self._is_lost:
@@ -236,6 +237,8 @@ class Sequencer:
         for event in events:
             entry = {"_id": self.last + len(entries) + 1, "eventId": event["_id"]}
             entry.update((name, event.get(name)) for name in _FIELDS)
+            if TAGS in event:
+                entry[TAGS] = event[TAGS]
             entries.append(entry)
             self._heads[event["aggregateId"]] = event["aggregateVersion"]
 

@@ -17,7 +17,7 @@ from django.utils.module_loading import autodiscover_modules
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 
-from ..documents.arguments import check_items, check_names
+from ..documents.arguments import check_all_of, check_items, check_names
 from ..documents.bson_types import Document
 from ..mongodb import connection
 from ..mongodb.connection import Store
@@ -55,6 +55,8 @@ class Projection:
     aggregate_types: ClassVar[Sequence[str] | None] = None
     #: Only events of these types; None means all.
     types: ClassVar[Sequence[str] | None] = None
+    #: Only events that have all of these tags; None means all.
+    tags: ClassVar[Sequence[str] | None] = None
     #: The state of a key before its first event.
     initial_state: ClassVar[Mapping[str, Any]] = {}
     #: Indexes for queries through ``collection``, each as PyMongo's ``create_index``
@@ -196,6 +198,7 @@ def register_projection(cls: P) -> P:
             cls,
             types=check_names(cls.types, "types"),
             aggregate_types=check_names(cls.aggregate_types, "aggregate_types"),
+            tags=check_all_of(cls.tags, "tags"),
             kind=KIND,
             delivery=Writer,
             document_fields={"generation": 1, "revision": revision(cls)},
@@ -233,9 +236,10 @@ def _check(cls: Any) -> None:
             f"{name_of(cls)}.name must consist of letters, digits and _, as "
             f"'work_per_clerk'; found {name!r}."
         )
-    for attribute in ("aggregate_types", "types"):
+    for attribute in ("aggregate_types", "types", "tags"):
+        check = check_all_of if attribute == "tags" else check_names
         try:
-            check_names(getattr(cls, attribute), attribute)
+            check(getattr(cls, attribute), attribute)
         except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(f"{name_of(cls)}: {error}") from None
     try:

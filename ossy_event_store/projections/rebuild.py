@@ -115,6 +115,7 @@ class Rebuild:
             self._cls,
             types=declared.types,
             aggregate_types=declared.aggregate_types,
+            tags=declared.tags,
             kind=BUILD_KIND,
             delivery=partial(Writer, generation=number),
             # After the switch its document is gone, and no process may make it again.

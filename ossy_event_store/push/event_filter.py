@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..documents.arguments import check_names
+from ..documents.arguments import check_all_of, check_names
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
 
@@ -26,6 +26,8 @@ class EventFilter:
     types: frozenset[str] | None = None
     #: Aggregate types.
     aggregate_types: frozenset[str] | None = None
+    #: Tags, all of which the event has.
+    tags: frozenset[str] | None = None
     #: An event is sent once the projection of this name has applied it.
     projection: str | None = None
     #: The key of the event in the projection.
@@ -36,6 +38,8 @@ class EventFilter:
             names = check_names(getattr(self, name), name)
             chosen = None if names is None else frozenset(names)
             object.__setattr__(self, name, chosen)
+        tags = check_all_of(self.tags, "tags")
+        object.__setattr__(self, "tags", None if tags is None else frozenset(tags))
         for name in ("stream", "projection", "key"):
             if (value := getattr(self, name)) is not None:
                 check_id(value, name)
@@ -49,6 +53,7 @@ class EventFilter:
                 self.aggregate_types is None
                 or _text(event, "aggregateType") in self.aggregate_types
             )
+            and (self.tags is None or self.tags <= set(_tags(event)))
         )
 
     def query(self) -> Document:
@@ -60,6 +65,8 @@ class EventFilter:
             query["type"] = {"$in": sorted(self.types)}
         if self.aggregate_types is not None:
             query["aggregateType"] = {"$in": sorted(self.aggregate_types)}
+        if self.tags is not None:
+            query["tags"] = {"$all": sorted(self.tags)}
         return query
 
     def index_keys(self) -> list[Hashable]:
@@ -72,18 +79,27 @@ class EventFilter:
             return [("type", name) for name in self.types]
         if self.aggregate_types is not None:
             return [("aggregateType", name) for name in self.aggregate_types]
+        if self.tags is not None:
+            return [("tags", min(self.tags))]
         return [ANY_EVENT]
 
 
 def index_keys_of(event: Mapping[str, Any]) -> list[Hashable]:
     """Return the index keys under which an event finds its listeners."""
     fields = ("aggregateId", "aggregateType", "type")
-    return [ANY_EVENT, *((name, _text(event, name)) for name in fields)]
+    tags = [("tags", tag) for tag in _tags(event)]
+    return [ANY_EVENT, *((name, _text(event, name)) for name in fields), *tags]
 
 
 def projection_key(key: str) -> Hashable:
     """Return the index key for a key of a projection."""
     return ("key", key)
+
+
+def _tags(event: Mapping[str, Any]) -> list[str]:
+    """Return the tags of an event, in which another program may store anything."""
+    tags = event.get("tags")
+    return [t for t in tags if isinstance(t, str)] if isinstance(tags, list) else []
 
 
 def _text(event: Mapping[str, Any], name: str) -> str | None:

@@ -128,7 +128,8 @@ class ProjectionFeed(Feed):
         return self._matching([ANY_EVENT, *map(projection_key, keys)], event)
 
     def _query(self) -> Document:
-        return reader.wanted(self.projection.types, self.projection.aggregate_types)
+        cls = self.projection
+        return reader.wanted(cls.types, cls.aggregate_types, cls.tags)
 
     async def missed(
         self, wanted: EventFilter, after: int, upto: int

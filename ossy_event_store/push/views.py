@@ -47,13 +47,14 @@ PARAMETERS = {
     "stream": "stream",
     "type": "types",
     "aggregate_type": "aggregate_types",
+    "tag": "tags",
     "projection": "projection",
     "key": "key",
 }
 #: Parameters that a query string may repeat.
-REPEATABLE = ("type", "aggregate_type")
+REPEATABLE = ("type", "aggregate_type", "tag")
 #: Attributes that are lists.
-LISTS = ("types", "aggregate_types", "query")
+LISTS = ("types", "aggregate_types", "tags", "query")
 
 
 class EventSourceView(UntransactedView):
@@ -72,13 +73,15 @@ class EventSourceView(UntransactedView):
     types: Sequence[str] | None = None
     #: Only events of these aggregate types; as a path parameter, ``aggregate_type``.
     aggregate_types: Sequence[str] | None = None
+    #: Only events that have all of these tags; as a path parameter, ``tag``.
+    tags: Sequence[str] | None = None
     #: An event is sent once the projection of this name has applied it.
     projection: str | None = None
     #: Only events with this key in the projection.
     key: str | None = None
     #: What the query string may choose, any of ``stream``, ``type``,
-    #: ``aggregate_type``, ``projection`` and ``key``. It can narrow what the view sets,
-    #: but never widen it.
+    #: ``aggregate_type``, ``tag``, ``projection`` and ``key``. It can narrow what the
+    #: view sets, but never widen it.
     query: Sequence[str] = ()
     #: Seconds between two heartbeats.
     heartbeat = 15.0
@@ -191,6 +194,9 @@ class EventSourceView(UntransactedView):
         own = getattr(self, attribute)
         values = [self.kwargs[name]] if name in self.kwargs else []
         values = values or request.GET.getlist(name)
+        if name == "tag":
+            tags = [*(own or ()), *values]  # each further one narrows what is sent
+            return frozenset(tags) or None
         for value in values:
             check_id(value, name)
             allowed = own if name in REPEATABLE else [own]

@@ -10,7 +10,7 @@ and version decides races between writers; the unique ``_id`` recognizes repetit
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from typing import Any, TypeVar
 
 from pymongo.errors import (
@@ -25,10 +25,12 @@ from ..documents.bson_types import Document
 from ..documents.event_document import differences, read_event
 from ..exceptions import (
     AggregateTypeMismatch,
+    BoundaryConflict,
     ConcurrencyError,
     IdempotencyConflict,
     InvalidEvent,
     OutcomeUnknown,
+    StoreUnavailable,
     TransactionsUnavailable,
 )
 from ..mongodb.connection import Store
@@ -40,19 +42,23 @@ from ..mongodb.write_errors import (
     classify,
     foreign_index,
     key_pattern,
+    key_value,
     lacks_transactions,
 )
+from .boundaries.placing import Placing
+from .boundaries.turns import TagTurn
 from .new_events import NewEvents
 
 T = TypeVar("T")
 
 _VERSION = {"aggregateId", "aggregateVersion"}
-_OWN_INDEXES = ({"_id"}, _VERSION)
-_HEAD = {"_id": 0, "aggregateVersion": 1, "aggregateType": 1}
+_PLACES = {"places.t", "places.n"}
+_OWN_INDEXES = ({"_id"}, _VERSION, _PLACES)
+_HEAD = {"_id": 0, "aggregateVersion": 1, "aggregateType": 1, "tick": 1}
 
 
 async def stream_head(store: Store, aggregate_id: str) -> Document | None:
-    """Return the version and type of a stream's last event, or None."""
+    """Return the version, type and tick of a stream's last event, or None."""
     return await store.events.find_one(
         {"aggregateId": {"$eq": aggregate_id}},
         projection=_HEAD,
@@ -61,7 +67,10 @@ async def stream_head(store: Store, aggregate_id: str) -> Document | None:
 
 
 async def append_at(
-    store: Store, documents: NewEvents, expected_version: int | None
+    store: Store,
+    documents: NewEvents,
+    expected_version: int | None,
+    placing: Placing | None = None,
 ) -> list[Document]:
     """
     Append to a stream that the caller has not loaded.
@@ -71,16 +80,25 @@ async def append_at(
         documents: events of one stream in order; their versions are set here.
         expected_version: 0 for a new stream, n for a stream that ends there, None
             for the end of the stream, wherever that is.
+        placing: the places that the events take and their condition; None without.
 
     Raises:
+        BoundaryConflict: events match the condition that the decision did not know.
         ConcurrencyError: the stream ends elsewhere, or every attempt lost its race
             until the time was up.
         AggregateTypeMismatch: the stream belongs to another type.
     """
 
     async def append_once() -> list[Document]:
-        version = await _version_before(store, documents[0], expected_version)
-        return await append(store, _numbered(documents, version))
+        first, last = documents[0], None
+        if placing is not None:
+            guess = expected_version is None and not store.outside
+            last = await placing.read_stream(store, guess=guess)
+        elif expected_version != 0:
+            last = await stream_head(store, first["aggregateId"])
+        version = _version_before(first, expected_version, last)
+        tick = (last or {}).get("tick")
+        return await append(store, _numbered(documents, version, tick), placing)
 
     if expected_version is not None:
         return await append_once()
@@ -91,7 +109,7 @@ async def until_won(
     store: Store,
     aggregate_id: str,
     attempt_once: Callable[[], Awaitable[T]],
-    attempts: int | None = None,
+    most: int | None = None,
 ) -> T:
     """
     Repeat an attempt after each race that it lost on the stream.
@@ -100,7 +118,7 @@ async def until_won(
         store: one face of the store; the caller bounds the time.
         aggregate_id: the stream; a race lost on another stream is not repeated.
         attempt_once: reads where the stream ends, and appends there.
-        attempts: how often at most; None until the time is up.
+        most: how often at most; None until the time is up.
 
     Raises:
         ConcurrencyError: of the last race, when attempts or time are used up; at
@@ -111,12 +129,12 @@ async def until_won(
     try:
         if ticket.is_wanted:
             await ticket.take()
-        for attempt in _attempts():
+        for attempt in attempts():
             try:
                 return await attempt_once()
             except ConcurrencyError as error:
                 is_this_stream = error.aggregate_id == aggregate_id
-                if not is_this_stream or store.outside or attempt == attempts:
+                if not is_this_stream or store.outside or attempt == most:
                     raise
                 lost = error
             except PyMongoError as error:
@@ -124,18 +142,26 @@ async def until_won(
                     raise lost from None
                 raise
             if not await ticket.take():  # the rivals are other processes
-                await store.client.pause(_backoff(attempt))
+                await pause_before(store, attempt)
     finally:
         ticket.leave()
     raise AssertionError("unreachable")  # pragma: no cover
 
 
-async def _version_before(store: Store, event: Document, expected: int | None) -> int:
-    """Return the version after which to append: never one that does not exist."""
+def _version_before(
+    event: Document, expected: int | None, last: Document | None
+) -> int:
+    """
+    Return the version after which to append: never one that does not exist.
+
+    Args:
+        event: the first of the events.
+        expected: the version that the caller expects; None for any.
+        last: the last event of the stream, if it has one.
+    """
     if expected == 0:
         return 0
     aggregate_id = event["aggregateId"]
-    last = await stream_head(store, aggregate_id)
     if last and last["aggregateType"] != event["aggregateType"]:
         raise AggregateTypeMismatch(
             aggregate_id, event["aggregateType"], last["aggregateType"]
@@ -148,13 +174,17 @@ async def _version_before(store: Store, event: Document, expected: int | None) -
     return expected  # if the stream is longer, the write itself is refused
 
 
-def _numbered(documents: NewEvents, after: int) -> NewEvents:
-    for version, document in enumerate(documents, after + 1):
-        document["aggregateVersion"] = version
+def _numbered(documents: NewEvents, after: int, tick: int | None) -> NewEvents:
+    for number, document in enumerate(documents, 1):
+        document["aggregateVersion"] = after + number
+        if tick is not None:
+            document["tick"] = tick + number
     return documents
 
 
-async def append(store: Store, documents: NewEvents) -> list[Document]:
+async def append(
+    store: Store, documents: NewEvents, placing: Placing | None = None
+) -> list[Document]:
     """
     Store the documents, all or none, and return them as stored.
 
@@ -162,12 +192,14 @@ async def append(store: Store, documents: NewEvents) -> list[Document]:
         store: one face of the store; the caller bounds the time.
         documents: built events of one stream, whose versions follow one that the
             caller knows to exist.
+        placing: the places that they take; None finds out.
 
     Returns:
         The documents, or those that an earlier attempt stored with the same ids.
 
     Raises:
         ConcurrencyError: another event has one of the versions.
+        BoundaryConflict: events match the condition that the decision did not know.
         IdempotencyConflict: one of the ids is stored with other content.
         InvalidEvent: a unique index that the project added refuses an event.
         IndexMissing: nothing would keep another writer from the same versions.
@@ -175,12 +207,28 @@ async def append(store: Store, documents: NewEvents) -> list[Document]:
         TransactionsUnavailable: several events, and the server has no transactions.
     """
     _check_ids(documents)
+    if placing is None and documents.take_places:
+        placing = Placing(documents)
     if store.outside:
-        return await _append_joined(store, store.outside, documents)
+        return await _append_joined(store, store.outside, documents, placing)
+    if placing is None:
+        return await _until_stored(store, documents)
+    async with TagTurn(store, placing.names) as turn:
+        return await _until_stored(store, documents, placing, turn)
+
+
+async def _until_stored(
+    store: Store,
+    documents: NewEvents,
+    placing: Placing | None = None,
+    turn: TagTurn | None = None,
+) -> list[Document]:
     may_be_stored = False
-    for attempt in _attempts():
+    for attempt in attempts():
         if time_is_up() and not may_be_stored:
             raise ExecutionTimeout("the time was up before the events could be stored")
+        if found := await _place(store, documents, placing, may_be_stored):
+            return found
         try:
             await _insert(store, documents)
             return documents
@@ -192,12 +240,46 @@ async def append(store: Store, documents: NewEvents) -> list[Document]:
                 return await _stored_nevertheless(store, documents, error)
             may_be_stored = may_be_stored or fault is Fault.UNKNOWN
             # The index on _id refuses first, so none of these events is stored.
-            lost = not may_be_stored and set(key_pattern(error) or ()) == _VERSION
-        settled = await _settle(store, documents, lost)
-        if settled is not None:
+            refused = {} if may_be_stored else key_value(error)
+        if settled := await _settle(store, documents, set(refused)):
             return settled
-        await store.client.pause(_backoff(attempt))
+        await _wait(store, turn, refused.get("places.t"), attempt)
     raise AssertionError("unreachable")  # pragma: no cover
+
+
+async def _wait(
+    store: Store, turn: TagTurn | None, name: str | None, attempt: int
+) -> None:
+    """Wait for the turn in the tag whose race was lost, or else a moment."""
+    if turn is None or name is None or not await turn.take(name):
+        await pause_before(store, attempt)
+
+
+async def _place(
+    store: Store, documents: NewEvents, placing: Placing | None, may_be_stored: bool
+) -> list[Document] | None:
+    """
+    Give the documents their places, if they take any.
+
+    Returns:
+        The events if they are stored already: a condition does not refuse them again.
+    """
+    if placing is None:
+        return None
+    try:
+        try:
+            await placing.assign(store)
+        except BoundaryConflict:
+            if not may_be_stored and not documents.have_own_ids:
+                raise
+            if (found := await _find_stored(store, documents)) is None:
+                raise
+            return found
+    except PyMongoError as error:
+        if may_be_stored:
+            raise OutcomeUnknown(_ids(documents)) from error
+        raise
+    return None
 
 
 def _fault(error: PyMongoError) -> Fault:
@@ -261,7 +343,7 @@ def _ids(documents: Sequence[Document]) -> list[Any]:
 
 
 async def _settle(
-    store: Store, documents: NewEvents, lost: bool
+    store: Store, documents: NewEvents, refused: Set[str]
 ) -> list[Document] | None:
     """
     Return the events if they are stored, None if the write has to be repeated.
@@ -269,8 +351,11 @@ async def _settle(
     Args:
         store: one face of the store.
         documents: the events of the write.
-        lost: whether none of them can be stored, since another event has a version.
+        refused: the keys of the index that refused it, if none of them can be stored.
     """
+    if refused == _PLACES:
+        return None  # another event has the number in a tag; the next one may be free
+    lost = refused == _VERSION
     try:
         if lost:
             await _check_race(store, documents[0])
@@ -307,7 +392,7 @@ async def _check_race(store: Store, first: Document) -> None:
 
 
 async def _append_joined(
-    store: Store, outside: Store, documents: NewEvents
+    store: Store, outside: Store, documents: NewEvents, placing: Placing | None
 ) -> list[Document]:
     """
     Append inside a transaction that the caller began and will commit.
@@ -318,10 +403,17 @@ async def _append_joined(
     if found := await store.events.find({"_id": {"$in": _ids(documents)}}):
         return _same_events(found, documents)
     await look(store, STREAM_VERSIONS)
+    if placing is not None:
+        await placing.assign(store)
     try:
         await store.events.insert_many(documents)
     except PyMongoError as error:
         _refuse_foreign(error)
+        if placing is not None and set(key_pattern(error) or ()) == _PLACES:
+            raise StoreUnavailable(
+                "the transaction was aborted, as another writer took the next number "
+                f"in {key_value(error).get('places.t')!r}; run it again"
+            ) from error
         is_conflict = (
             isinstance(error, OperationFailure) and error.code == WRITE_CONFLICT
         )
@@ -336,11 +428,17 @@ async def _append_joined(
     return documents
 
 
-def _attempts() -> Iterable[int]:
+def attempts() -> Iterable[int]:
+    """Count the attempts, from 1."""
     attempt = 0
     while True:  # until the caller's time is up
         attempt += 1
         yield attempt
+
+
+async def pause_before(store: Store, attempt: int) -> None:
+    """Pause before the attempt after this one."""
+    await store.client.pause(_backoff(attempt))
 
 
 def _backoff(attempt: int) -> float:

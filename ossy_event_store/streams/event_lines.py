@@ -18,6 +18,7 @@ from ..documents.event_document import (
     FIELDS,
     IS_RESERVED,
     RESERVED,
+    SET_AT_APPEND,
     check_fields,
     checked_document,
     from_milliseconds,
@@ -37,6 +38,8 @@ from ..exceptions import InvalidEvent
 
 _INFINITE = struct.pack("<d", math.inf)
 _MINUS_INFINITE = struct.pack("<d", -math.inf)
+_OPTIONAL = ("metadata", "tags", *SET_AT_APPEND)
+_KNOWN = (*FIELDS, *_OPTIONAL[1:])
 _REQUIRED = ("aggregateId", "aggregateType", "aggregateVersion", "type", "created")
 
 
@@ -142,8 +145,9 @@ def _event_of(line: Document, created: Any) -> Document:
         "created": _created(created),
         "createdBy": line.get("createdBy"),
     }
-    if "metadata" in line:
-        event["metadata"] = line["metadata"]
+    event.update((name, line[name]) for name in _OPTIONAL if name in line)
+    if event.get("tags") == []:
+        del event["tags"]
     return event
 
 
@@ -157,8 +161,10 @@ def _checked_names(line: Any) -> dict[str, Any]:
     for name in line:
         if name in RESERVED:
             raise Malformed(IS_RESERVED, name)
-        if name not in FIELDS:
-            raise Malformed(f"not a field of an event: {', '.join(FIELDS)}", name)
+        if name not in FIELDS and name not in _OPTIONAL:
+            raise Malformed(f"not a field of an event: {', '.join(_KNOWN)}", name)
+    if "tick" in line and "places" not in line:
+        del line["tick"]  # it says nothing without places, and is made again
     return line
 
 

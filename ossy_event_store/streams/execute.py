@@ -14,7 +14,7 @@ from ..documents.event_document import check_id
 from ..exceptions import AggregateNotFound
 from ..mongodb.connection import Store
 from .append import append, until_won
-from .load import A, extend, load_aggregate, load_stream
+from .load import A, extend, last_tick, load_aggregate, load_stream
 from .new_events import Event, next_events
 from .reducers import check_reducer
 
@@ -58,7 +58,11 @@ class Execution(Generic[A]):
         events = decided_events(self.decide(aggregate))
         if events:
             documents = next_events(
-                self.Root, self.aggregate_id, aggregate.version, events
+                self.Root,
+                self.aggregate_id,
+                aggregate.version,
+                events,
+                last_tick(aggregate),
             )
             extend(aggregate, await append(store, documents))
         return aggregate

@@ -19,14 +19,18 @@ from typing import Any
 import bson
 from pymongo.errors import BulkWriteError
 
+from ..conf import get_settings
+from ..documents.boundaries.places import assign
+from ..documents.boundaries.tags import names_of_places
 from ..documents.bson_types import CODEC, Document
 from ..documents.event_document import FIELDS, from_milliseconds, version_number
 from ..documents.extended_json import Malformed
 from ..exceptions import InvalidEvent, InvalidLine
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from ..mongodb.indexes import STREAM_VERSIONS, look
+from ..mongodb.indexes import STREAM_VERSIONS, TAG_PLACES, look
 from ..mongodb.write_errors import DUPLICATE_KEY, FAILED_VALIDATION, foreign_index
+from .boundaries.heads import read_heads
 from .event_lines import read_line
 from .transfer_report import Progress, TransferReport
 
@@ -262,20 +266,49 @@ class _Import:
         if self.dry_run or not new:
             return
         await look(self.store, STREAM_VERSIONS)
+        numbered = {event["_id"] for _, event in new if "places" in event}
+        while new:
+            await self._number([event for _, event in new], numbered)
+            stored, failure = await self._send([event for _, event in new])
+            self.report.stored += stored
+            for _, event in new[:stored]:
+                self.heads[event["aggregateId"]].stored = event["aggregateVersion"]
+            new = new[stored:]
+            if failure is None:
+                continue
+            number, event = new[0]
+            if not _is_of_places(failure) or event["_id"] in numbered:
+                raise InvalidLine(number, *_refusal(event, failure))
+            # Another writer took the number meanwhile: the rest is numbered again.
+
+    async def _send(self, events: list[Document]) -> tuple[int, Document | None]:
+        """Insert events; return how many, and why the one after them was refused."""
         try:
-            # In order: nothing after a refused line is sent, so no stream gets a
-            # hole.
-            await self.store.events.insert_many([event for _, event in new])
+            # In order: nothing after a refused line is sent, so no stream gets a hole.
+            await self.store.events.insert_many(events)
         except BulkWriteError as error:
             failures = (error.details or {}).get("writeErrors")
             if not failures:
                 raise
-            self.report.stored += failures[0]["index"]
-            number, event = new[failures[0]["index"]]
-            raise InvalidLine(number, *_refusal(event, failures[0])) from None
-        for _, event in new:
-            self.heads[event["aggregateId"]].stored = event["aggregateVersion"]
-        self.report.stored += len(new)
+            return failures[0]["index"], failures[0]
+        return len(events), None
+
+    async def _number(self, events: list[Document], numbered: set[Any]) -> None:
+        """Give events their next places, but for those of lines that have places."""
+        declared = get_settings().TYPE_BOUNDARIES
+        names = [
+            () if event["_id"] in numbered else names_of_places(event, declared)
+            for event in events
+        ]
+        if numbered:
+            await look(self.store, TAG_PLACES)
+        if not any(names):
+            return
+        streams = [event["aggregateId"] for event in events]
+        flat = [name for own in names for name in own]
+        heads = await read_heads(self.store, streams, flat)
+        placed = [pair for pair in zip(events, names, strict=True) if pair[1]]
+        assign([event for event, _ in placed], [own for _, own in placed], heads)
 
 
 def _refusal(event: Document, failure: Document) -> tuple[str, str]:
@@ -285,11 +318,23 @@ def _refusal(event: Document, failure: Document) -> tuple[str, str]:
         return "_id", f"{event['_id']!r} is the id of another event"
     if set(pattern) == {name for name, _ in STREAM_VERSIONS.keys}:
         return "aggregateVersion", "another writer appended this version meanwhile"
+    if _is_of_places(failure):
+        value = failure.get("keyValue", {})
+        return "places", (
+            f"number {value.get('places.n')} in {value.get('places.t')!r} is taken by "
+            "another event. Remove places and tick from the lines, and the events get "
+            "the numbers after those that exist, in the order of the file"
+        )
     if failure.get("code") == DUPLICATE_KEY:
         return foreign_index(pattern)
     if failure.get("code") == FAILED_VALIDATION:
         return "", "the validator of eventstore refused it; see ensure_event_store"
     return "", f"the server refused it (code {failure.get('code')})"
+
+
+def _is_of_places(failure: Document) -> bool:
+    keys = {name for name, _ in TAG_PLACES.keys}
+    return set(failure.get("keyPattern", ())) == keys
 
 
 def _last_versions(query: Document) -> list[Document]:
@@ -309,8 +354,9 @@ def _is_same(stored: Document, event: Document) -> bool:
     if isinstance(stored.get("created"), (int, float)):  # by the Node package
         with contextlib.suppress(OverflowError, ValueError):
             stored["created"] = from_milliseconds(stored["created"])
-    ours = {field: stored[field] for field in FIELDS if field in stored}
-    theirs = {field: event[field] for field in FIELDS if field in event}
+    compared = (*FIELDS, "tags")
+    ours = {field: stored[field] for field in compared if field in stored}
+    theirs = {field: event[field] for field in compared if field in event}
     return bson.encode(ours, codec_options=CODEC) == bson.encode(
         theirs, codec_options=CODEC
     )

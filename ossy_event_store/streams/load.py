@@ -35,6 +35,8 @@ class LoadedAggregate(Protocol):
     """What loading fills: the stream's events since the snapshot."""
 
     events: list[Document]
+    # The tick of the event at the snapshot's version, if it has one.
+    saved_tick: int | None
 
     def __init__(
         self,
@@ -163,7 +165,9 @@ async def load_aggregate(
             aggregate_id, Root.aggregate_type, events[0]["aggregateType"]
         )
     if snapshot:
-        return cls(Root, aggregate_id, events[1:], snapshot["state"], version)
+        loaded = cls(Root, aggregate_id, events[1:], snapshot["state"], version)
+        loaded.saved_tick = events[0].get("tick")
+        return loaded
     return cls(Root, aggregate_id, events)
 
 
@@ -199,6 +203,13 @@ async def create_aggregate(
     except (PyMongoError, StoreUnavailable) as error:
         # Not "unavailable", which would say that nothing is stored.
         raise OutcomeUnknown([event["_id"]]) from error
+
+
+def last_tick(aggregate: LoadedAggregate) -> int | None:
+    """Return the tick of an aggregate's last event, if it has one."""
+    if aggregate.events:
+        return aggregate.events[-1].get("tick")
+    return aggregate.saved_tick
 
 
 def extend(aggregate: LoadedAggregate, stored: list[Document]) -> None:

@@ -11,7 +11,9 @@ from typing import Any, cast
 
 from nanoid import generate
 
+from ..conf import get_settings
 from ..documents.arguments import check_items, check_number
+from ..documents.boundaries.tags import check_tags, names_of_places
 from ..documents.bson_types import Document
 from ..documents.event_document import build_event, check_event, check_version
 from ..exceptions import InvalidEvent
@@ -32,11 +34,24 @@ class NewEvents(list[Document]):
         super().__init__()
         #: For each document, those of its event.
         self.given: list[frozenset[str]] = []
+        #: For each document, the names in which it takes a place.
+        self.names: list[tuple[str, ...]] = []
+        #: Whether one of them takes a place.
+        self.take_places = False
+
+    @property
+    def have_own_ids(self) -> bool:
+        """Whether callers gave ids, so that an earlier call may have stored them."""
+        return any("id" in given for given in self.given)
 
     def build(self, event: Event, **fields: Any) -> None:
         """Append the document of a checked event; see ``build_event()``."""
-        self.append(build_event(event, **fields))
+        document = build_event(event, **fields)
+        names = names_of_places(document, get_settings().TYPE_BOUNDARIES)
+        self.append(document)
         self.given.append(frozenset(event))
+        self.names.append(names)
+        self.take_places = self.take_places or bool(names)
 
 
 @dataclass(frozen=True)
@@ -75,10 +90,21 @@ def first_event(Root: Any, event: Event) -> FirstEvent:
 
 
 def next_events(
-    Root: Any, aggregate_id: str, version: int, events: Sequence[Event]
+    Root: Any,
+    aggregate_id: str,
+    version: int,
+    events: Sequence[Event],
+    tick: int | None = None,
 ) -> NewEvents:
     """
     Return the documents of events that follow a version of a loaded aggregate.
+
+    Args:
+        Root: the aggregate class.
+        aggregate_id: the stream.
+        version: that of the last event.
+        events: as callers give them.
+        tick: that of the last event, if it has one.
 
     Raises:
         InvalidEvent: with path and reason.
@@ -93,6 +119,8 @@ def next_events(
             version=number,
             created=now,
         )
+        if tick is not None:
+            documents[-1]["tick"] = tick + number - version
     return documents
 
 
@@ -116,6 +144,9 @@ def raw_events(
     now = dt.datetime.now(dt.UTC)
     checked = [check_event(event, _ALLOWED_IN_RAW_EVENTS) for event in events]
     first = checked[0]
+    if first.get("aggregateId") is None and first.get("tags"):
+        checked = [_in_stream_of_tag(event, first) for event in checked]
+        first = checked[0]
     expected = _expected_version(checked, expected_version)
     documents = NewEvents()
     for index, event in enumerate(checked):
@@ -130,6 +161,15 @@ def raw_events(
             created=now if event.get("created") is None else event["created"],
         )
     return documents, expected
+
+
+def _in_stream_of_tag(event: Event, first: Event) -> Event:
+    """Return an event; without a stream, in that of the first event's first tag."""
+    (tag, *_) = check_tags(first["tags"], "tags", InvalidEvent)
+    kind = first.get("aggregateType") or tag.partition(":")[0] or tag
+    stream = {"aggregateId": tag, "aggregateType": kind}
+    missing = {key: stream[key] for key in stream if event.get(key) is None}
+    return {**event, **missing}
 
 
 def _expected_version(

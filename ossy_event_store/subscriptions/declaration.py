@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.module_loading import autodiscover_modules
 
-from ..documents.arguments import check_flag, check_names, check_number
+from ..documents.arguments import check_all_of, check_flag, check_names, check_number
 from ..documents.event_document import check_id
 from ..positions.reader import wanted
 from ..streams.reducers import name_of
@@ -41,6 +41,8 @@ class Subscription:
     handler: Any
     types: tuple[str, ...] | None = None
     aggregate_types: tuple[str, ...] | None = None
+    #: All of these.
+    tags: tuple[str, ...] | None = None
     start: Start = "beginning"
     retries: int = 5
     #: Seconds before the first retry, and the longest pause: each pause is twice as
@@ -64,6 +66,7 @@ class Subscription:
             for name in ("types", "aggregate_types"):
                 names = check_names(getattr(self, name), name)
                 object.__setattr__(self, name, names)
+            object.__setattr__(self, "tags", check_all_of(self.tags, "tags"))
         except (TypeError, ValueError) as error:
             where = f"Subscription {self.name!r}"
             raise ImproperlyConfigured(f"{where}: {error}") from None
@@ -86,7 +89,7 @@ class Subscription:
 
     def query(self) -> dict[str, Any]:
         """Return the filter for the entries of the events it wants, by position."""
-        return wanted(self.types, self.aggregate_types)
+        return wanted(self.types, self.aggregate_types, self.tags)
 
 
 def subscription(
@@ -94,6 +97,7 @@ def subscription(
     *,
     types: Sequence[str] | None = None,
     aggregate_types: Sequence[str] | None = None,
+    tags: Sequence[str] | None = None,
     start: Start = "beginning",
     retries: int = 5,
     backoff: tuple[float, float] = (0.1, 30.0),
@@ -113,6 +117,7 @@ def subscription(
         name: the name of the subscription and of its checkpoint.
         types: the event types it wants; None means all.
         aggregate_types: the types of the streams whose events it wants; None means all.
+        tags: it wants only events that have all of these tags; None means all.
         start: where a new subscription starts: at the first event, after the last one
             that exists (``"now"``), or after a position that an event has.
         retries: how often an event is tried again after the handler raised.
@@ -139,6 +144,7 @@ def subscription(
     options: dict[str, Any] = {
         "types": types,
         "aggregate_types": aggregate_types,
+        "tags": tags,
         "start": start,
         "retries": retries,
         "backoff": backoff,

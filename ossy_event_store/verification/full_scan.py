@@ -20,7 +20,7 @@ from ..mongodb.indexes import (
     TYPE_VERSIONS,
 )
 from ..streams.lookup import types_in
-from .event_checks import check_all_fields, check_ids
+from .event_checks import check_all_fields, check_ids, check_tags
 from .position_checks import check_all_positions
 from .rules import Heads, snapshot_finding
 from .run import Run
@@ -51,6 +51,7 @@ class FullScan:
         for aggregate_type in await self._all_types():
             await self._check_type(aggregate_type)
         await check_all_positions(self._run)
+        await check_tags(self._run)
         if not self._run.has(STREAM_VERSIONS):
             await self._check_first_events()
 

@@ -326,7 +326,7 @@ class _OneProjection:
         expected, after, limit = moment.expected, 0, self._sizes.events
         lost: list[Share] = []
         pages = PageLimit()
-        query = wanted(self._cls.types, self._cls.aggregate_types)
+        query = wanted(self._cls.types, self._cls.aggregate_types, self._cls.tags)
         began = time.monotonic()
         async with self._store.client.session() as session:
             # A member that just became the primary may lack what was read.

@@ -25,6 +25,7 @@ REDUCER = "reducer"
 DOCUMENT = "projection-document"
 PROJECTION = "projection"
 EVENT_LOST = "event-lost"
+TAG = "tag"
 
 #: Every kind of finding, with its meaning.
 KINDS = {
@@ -42,6 +43,7 @@ KINDS = {
     REDUCER: "a reducer raised, or returned a state that cannot be stored",
     DOCUMENT: "a document of a projection is not what its events fold to",
     PROJECTION: "a projection raised, or returned a state that cannot be stored",
+    TAG: "the numbers of a tag have a hole, or an event has no number in its tag",
     EVENT_LOST: "an event that got a position no longer exists",
 }
 

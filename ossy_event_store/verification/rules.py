@@ -27,6 +27,7 @@ from .report import (
     SNAPSHOT_TYPE,
     SNAPSHOT_VERSION,
     STATE,
+    TAG,
     TYPE,
     Finding,
 )
@@ -93,6 +94,9 @@ EVENT_FIELDS = {
     "created": Field(("date", "int", "long", "double")),
     "createdBy": Field(("string", "null"), required=False),
     "metadata": Field(("object",), required=False),
+    "tags": Field(("array",), required=False),
+    "places": Field(("array",), required=False),
+    "tick": Field(("int", "long"), required=False, minimum=1),
 }
 
 #: The query for events that break a rule.
@@ -106,9 +110,21 @@ BROKEN: Document = {
         }
     ]
 }
+
+
+def _list(path: str) -> Document:
+    """Return the expression for a list; another program may store anything there."""
+    return {"$cond": [{"$isArray": [path]}, path, []]}
+
+
+#: The query for events that have no place in one of their tags.
+UNPLACED: Document = {
+    "$expr": {"$not": [{"$setIsSubset": [_list("$tags"), _list("$places.t")]}]}
+}
 #: The projection that gives what ``event_findings()`` needs: no payload is sent.
 SHAPE: Document = {
     **dict.fromkeys(("aggregateId", "aggregateType", "aggregateVersion", "type"), 1),
+    **dict.fromkeys(("tags", "places", "tick"), 1),
     "bsonTypes": [{"$type": f"${name}"} for name in EVENT_FIELDS],
 }
 
@@ -128,6 +144,24 @@ def event_findings(event: Document) -> Iterator[Finding]:
                 str(field),
                 found,
             )
+    if missing := _without_place(event):
+        yield Finding(
+            TAG,
+            aggregate_id if isinstance(aggregate_id, str) else None,
+            (version, version) if version else None,
+            f"event {event['_id']}",
+            "a place in each of its tags",
+            f"none in {', '.join(missing)}",
+        )
+
+
+def _without_place(event: Document) -> list[str]:
+    tags, places = event.get("tags"), event.get("places")
+    if not isinstance(tags, list):
+        return []
+    places = places if isinstance(places, list) else []
+    names = [place.get("t") for place in places if isinstance(place, dict)]
+    return [repr(tag) for tag in tags if tag not in names]
 
 
 # --- streams ----------------------------------------------------------------

@@ -47,6 +47,59 @@ def test_the_feed_is_paged_even_among_events_of_one_instant(lend, staff, history
         assert found == list(range(130, 0, -1))
 
 
+@pytest.fixture
+def tagged(store):
+    """Seven events, of which four have the tag x, two of them the tag y, too."""
+    for number in range(7):
+        event = {"type": "A" if number < 5 else "B", "payload": {"n": number}}
+        if number % 2:
+            stream = {"aggregateId": "plain", "aggregateType": "Plain"}
+            EventStore.append_event({**event, **stream})
+        else:
+            tags = ["x", "y <b>"] if number > 3 else ["x"]
+            EventStore.append_event({**event, "tags": tags})
+
+
+def test_the_feed_of_a_tag(tagged, staff):
+    client, address = staff(*ALL), url("event")
+    assert types_in(client.get(address, {"tag": "x"})) == ["B", "A", "A", "A"]
+    assert types_in(client.get(address, {"tag": "y <b>"})) == ["B", "A"]
+    assert types_in(client.get(address, {"tag": "x", "event_type": "B"})) == ["B"]
+    assert types_in(client.get(address, {"tag": "unknown"})) == []
+    query = {"tag": "x", "since": "2020-01-01", "until": "2020-01-02"}
+    assert types_in(client.get(address, query)) == []
+    query = {"tag": "x", "since": "2020-01-01"}
+    assert len(types_in(client.get(address, query))) == 4
+
+
+def test_tags_are_links_to_their_feed(tagged, staff):
+    client = staff(*ALL)
+    page = client.get(url("event"), {"tag": "y <b>"})
+    assert "y &lt;b&gt;" in page.content.decode()
+    rows = page.context["rows"]
+    (link,) = {href for row in rows for tag, href in row["tags"] if "y" in tag}
+    assert types_in(client.get(link)) == ["B", "A"]
+    assert f'href="{link}"' in client.get(rows[0]["url"]).content.decode()
+
+
+def test_the_feed_of_a_tag_is_paged_in_both_directions(store, staff, history):
+    for number in range(120):
+        options = {} if number % 3 else {"id": f"own-{number:03}"}
+        EventStore.append_event({"type": "A", "tags": ["x"], **options})
+    history.update_many({}, {"$set": {"created": dt.datetime(2026, 1, 1)}})
+    client = staff(*ALL)
+    found, queries = [], ["?tag=x"]
+    while queries[-1] is not None:
+        response = client.get(url("event") + queries[-1])
+        found.append([row["id"] for row in response.context["rows"]])
+        queries.append(response.context["links"]["older"])
+    assert [len(page) for page in found] == [50, 50, 20]
+    assert len({one for page in found for one in page}) == 120
+    back = client.get(url("event") + queries[-2]).context["links"]["newer"]
+    response = client.get(url("event") + back)
+    assert [row["id"] for row in response.context["rows"]] == found[1]
+
+
 def test_events_of_the_node_package_are_paged_with_the_others(lend, staff, history):
     lend("a", *["BookRead"] * 120)
     half = {"aggregateVersion": {"$lte": 60}}

@@ -7,14 +7,23 @@ Each check is named after what it finds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
 from ossy_event_store.documents.collections import EVENTS, SNAPSHOTS
 
 from .database import Database, Document
-from .history import ACKNOWLEDGED, REFUSED, UNDECIDED, UNSENT, History, content, digest
+from .history import (
+    ACKNOWLEDGED,
+    REFUSED,
+    UNDECIDED,
+    UNSENT,
+    History,
+    content,
+    digest,
+    known_of,
+)
 from .ledger import Ledger
 
 Violations = dict[str, list[str]]
@@ -179,6 +188,54 @@ def unexpected(evidence: Evidence) -> Iterator[str]:
             yield f"{failure.where}: {failure.unexpected}"
 
 
+# --- tags -------------------------------------------------------------------
+
+
+def misjudged(evidence: Evidence) -> Iterator[str]:
+    """An event was appended though its writer did not know a match before it."""
+    events = {str(event["_id"]): event for event in evidence.database.events}
+    earlier: defaultdict[str, list[Document]] = defaultdict(list)
+    for write in evidence.database.writes:
+        event = events.get(write.id)
+        if event is None or (write.collection, write.kind) != (EVENTS, "insert"):
+            continue
+        if "known" in event["payload"]:
+            known = event["payload"]["known"]
+            matches = known_of(matching(event["payload"]["query"], earlier))
+            if matches != known:
+                token = event["payload"]["token"]
+                yield f"{token} of {event['aggregateId']}: {matches}, not {known}"
+        for tag in event.get("tags", ()):
+            earlier[tag].append(event)
+
+
+def matching(
+    items: list[list[list[str]]], events: Mapping[str, list[Document]]
+) -> list[Document]:
+    """Return the events that match a query, by their tags."""
+    found = {
+        event["_id"]: event
+        for _, tags in items
+        for event in events[tags[0]]
+        if set(tags) <= set(event["tags"])
+    }
+    return list(found.values())
+
+
+def hole_in_tag(evidence: Evidence) -> Iterator[str]:
+    """The numbers in a tag are not 1, 2, 3 ..., or an event has none in its tag."""
+    numbers: defaultdict[str, list[int]] = defaultdict(list)
+    for event in evidence.database.events:
+        places = {place["t"]: place["n"] for place in event.get("places", ())}
+        for name, number in places.items():
+            numbers[name].append(number)
+        if missing := set(event.get("tags", ())) - places.keys():
+            yield f"{event['_id']} has no number in {missing}"
+    for name, found in numbers.items():
+        if sorted(found) != list(range(1, len(found) + 1)):
+            yield f"{name}: {sorted(found)}"
+
+
 # --- readers ----------------------------------------------------------------
 
 
@@ -256,6 +313,8 @@ CHECKS = [
     rewritten,
     undecided,
     unexpected,
+    misjudged,
+    hole_in_tag,
     vanished,
     gap,
     leading,

@@ -7,7 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ossy_event_store import Aggregate, AggregateNotFound, AggregateRebuild, EventStore
+from ossy_event_store import (
+    Aggregate,
+    AggregateNotFound,
+    AggregateRebuild,
+    EventStore,
+    any_of,
+    item,
+)
 
 from .calls import Call
 from .history import ACKNOWLEDGED, Observation, Reading
@@ -16,6 +23,7 @@ from .writers import Writer, failure
 
 SHARED = 6  # streams that all processes write to at a time
 GENERATION = 10.0  # seconds until they write to new ones: streams stay short
+TAGS = 8  # in which all processes decide at a time
 OWN = 100  # appends to a stream that nobody else writes to
 MANY = 300  # streams, of those that live as long as the run
 AGAIN = 5  # events that a reader reads once more
@@ -120,6 +128,26 @@ class ManyStreams(SharedStreams):
     async def step(self) -> None:
         await super().step()
         await self.writer.call.pause(self.writer.random.random() * 0.05)
+
+
+class Deciders:
+    """Decides on the events of random queries, each time tagged with some tags."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    async def step(self) -> None:
+        stream = f"{shared_stream(self.writer.random)}-of-{self.writer.name}"
+        if self.writer.random.random() < 0.3:
+            await self.writer.append_tagged(stream, self.tags())
+            return
+        items = (item(tags=self.tags()) for _ in range(some(self.writer.random)))
+        await self.writer.append_unless(stream, self.tags(), any_of(*items))
+
+    def tags(self) -> list[str]:
+        generation = int(time.time() // GENERATION)
+        chosen = self.writer.random.sample(range(TAGS), some(self.writer.random))
+        return [f"tag-{generation}-{number}" for number in chosen]
 
 
 class Saver:

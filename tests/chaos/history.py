@@ -153,6 +153,12 @@ def digest(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(bson.encode(ordered, codec_options=CODEC)).hexdigest()[:16]
 
 
+def known_of(events: Iterable[Mapping[str, Any]]) -> str:
+    """Return how many events a decision is based on, and the digest of their ids."""
+    ids = sorted(str(event["_id"]) for event in events)
+    return f"{len(ids)} {hashlib.sha256('/'.join(ids).encode()).hexdigest()[:16]}"
+
+
 def content(event: Mapping[str, Any]) -> str:
     """Return the digest of what the writer decided: not the id, not the place."""
     return digest({name: event[name] for name in CONTENT})

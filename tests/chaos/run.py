@@ -23,9 +23,9 @@ TIMEOUT = 4.0  # the store's: short enough for outcomes to be unknown
 DRAIN = 180  # seconds for the workers to finish what they have begun
 
 CREWS = {
-    "blocking-1": {"own": 6, "shared": 6, "saver": 2, "reader": 1},
-    "awaitable-1": {"own": 40, "shared": 20, "saver": 3, "reader": 2},
-    "awaitable-2": {"own": 40, "shared": 20, "saver": 3, "reader": 2},
+    "blocking-1": {"own": 6, "shared": 6, "decider": 6, "saver": 2, "reader": 1},
+    "awaitable-1": {"own": 40, "shared": 20, "decider": 7, "saver": 3, "reader": 2},
+    "awaitable-2": {"own": 40, "shared": 20, "decider": 7, "saver": 3, "reader": 2},
 }
 
 

@@ -26,6 +26,7 @@ from tests.chaos.history import (
     Reading,
     content,
     digest,
+    known_of,
     read,
 )
 from tests.chaos.ledger import Ledger, entry
@@ -80,7 +81,32 @@ def saved(*versions):
     return [Write("aggregates", "update", "s", version) for version in versions]
 
 
+def judged(token, version, known, **more):
+    """An event of a decision on the tag x."""
+    payload = {"token": token, "note": 1, "query": [[[], ["x"]]], "known": known}
+    return {**stored(token, version, **more), "payload": payload}
+
+
+def tagged(event, *numbers):
+    places = [{"t": "x", "n": number} for number in numbers]
+    return {**event, "tags": ["x"], **({"places": places} if places else {})}
+
+
+NONE, ONE = known_of([]), known_of([A])
+FIRST = tagged(A, 1)
+SECOND = tagged(judged("b", 2, ONE), 2)
+MISJUDGED = tagged(judged("b", 2, NONE), 2)
+
+
+def inserts(*events):
+    return [Write("eventstore", "insert", event["_id"]) for event in events]
+
+
 CLEAN = {
+    "a decision that knew all": (
+        History(told(FIRST), told(SECOND)),
+        Database([FIRST, SECOND], [], inserts(FIRST, SECOND)),
+    ),
     "nothing": (History(), Database()),
     "appends": (History(told(A), told(B, C)), Database([A, B, C])),
     "a refused decision that is not there": (
@@ -116,6 +142,14 @@ CLEAN = {
 }
 
 BAD = {
+    "misjudged": (
+        History(told(FIRST), told(MISJUDGED)),
+        Database([FIRST, MISJUDGED], [], inserts(FIRST, MISJUDGED)),
+    ),
+    "hole in tag": (
+        History(told(FIRST), told(tagged(B, 3))),
+        Database([FIRST, tagged(B, 3)]),
+    ),
     "lost": (History(told(A), told(B)), Database([A])),
     "doubled": (
         History(told(A), told(stored("b", 3))),
@@ -176,6 +210,11 @@ def test_a_violation_is_found_and_named_and_nothing_else_is(name):
 
 def test_every_check_has_a_history_that_it_fails():
     assert {name_of(find) for find in CHECKS} == set(BAD)
+
+
+def test_a_tag_without_a_number_is_found():
+    event = tagged(A)
+    assert set(check(History(told(event)), Database([event]))) == {"hole in tag"}
 
 
 def test_an_event_that_is_stored_under_two_ids_is_doubled():

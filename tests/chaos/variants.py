@@ -8,6 +8,7 @@ left to chance.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from pymongo.write_concern import WriteConcern
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.blocking_port import BlockingCollection
 from ossy_event_store.mongodb.ports import drive
+from ossy_event_store.streams.boundaries.placing import Placing
 from tests.support.servers import Servers
 
 from .calls import BlockingCall
@@ -96,6 +98,33 @@ def append_behind_what_vanishes(stage: Stage) -> None:
     drive(ann.add(loaded))
 
 
+# --- numbered before a majority has it ----------------------------------------
+
+
+def number_behind_what_vanishes(stage: Stage) -> None:
+    """Bob's number goes down with the primary, just after Ann may have seen it."""
+    ann, bob = stage.writer("ann"), stage.writer("bob")
+    drive(ann.append_tagged(STREAM, ["x"]))
+    primary = stage.servers.primary
+    assign = Placing.assign
+    with ExitStack() as stack:
+        stack.enter_context(replication_stopped(stage.servers))
+        decision = bob.decide("bob's", "EventStore.append tagged", 1)
+        drive(bob.try_once(*decision, bob.tagging("bob's", ["x"])))
+
+        async def vanish(self: Any, store: Any) -> None:
+            Placing.assign = assign  # type: ignore[method-assign]
+            await assign(self, store)
+            primary.kill()
+            stack.close()
+
+        Placing.assign = vanish  # type: ignore[method-assign]
+        try:
+            drive(ann.append_tagged("ann's", ["x"]))
+        finally:
+            Placing.assign = assign  # type: ignore[method-assign]
+
+
 # --- snapshots saved without a look -----------------------------------------
 
 
@@ -159,6 +188,9 @@ VARIANTS = {
     ),
     "reads what may vanish": Variant(
         read_what_may_vanish, append_behind_what_vanishes, 3, "hole", False
+    ),
+    "numbers what may vanish": Variant(
+        read_what_may_vanish, number_behind_what_vanishes, 3, "hole in tag", False
     ),
     "saves blindly": Variant(save_blindly, save_late, 1, "replaced", False),
     "makes a new id for each try": Variant(

@@ -34,10 +34,15 @@ def habits(
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, step and call of everybody in this process."""
     from .calls import AwaitableCall, BlockingCall
-    from .habits import ManyStreams, OwnStreams, Reader, Saver, SharedStreams
+    from .habits import Deciders, ManyStreams, OwnStreams, Reader, Saver, SharedStreams
     from .writers import Writer
 
-    writing = {"own": OwnStreams, "shared": SharedStreams, "many": ManyStreams}
+    writing: dict[str, Any] = {
+        "own": OwnStreams,
+        "shared": SharedStreams,
+        "many": ManyStreams,
+        "decider": Deciders,
+    }
     call = AwaitableCall() if face == "awaitable" else BlockingCall()
     for kind, count in crew.items():
         for number in range(count):

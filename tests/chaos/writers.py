@@ -6,15 +6,18 @@ import datetime as dt
 import itertools
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from ossy_event_store import (
     Aggregate,
     AggregateNotFound,
+    BoundaryConflict,
     ConcurrencyError,
+    Condition,
     EventStore,
     OutcomeUnknown,
+    Query,
     StoreUnavailable,
 )
 
@@ -29,10 +32,14 @@ from .history import (
     Operation,
     content,
     digest,
+    known_of,
 )
 from .ledger import Ledger, entry
 
-ANNOUNCED = (AggregateNotFound, ConcurrencyError, OutcomeUnknown, StoreUnavailable)
+ANNOUNCED = (
+    *(AggregateNotFound, BoundaryConflict, ConcurrencyError, OutcomeUnknown),
+    StoreUnavailable,
+)
 PATIENCE = 120  # seconds for one decision: nothing that the nemesis does lasts so long
 
 Event = dict[str, Any]
@@ -152,13 +159,45 @@ class Writer:
         operation.seconds = operation.longest = time.monotonic() - began
         return self.close(operation, operation.outcome)
 
+    async def append_tagged(self, stream: str, tags: list[str]) -> Operation:
+        """Append an event with tags, whatever else there is."""
+        decision = self.decide(stream, "EventStore.append tagged", 1)
+        return await self.resolve(*decision, self.tagging(stream, tags))
+
+    def tagging(
+        self, stream: str, tags: list[str], unless: Condition | None = None
+    ) -> Attempt:
+        place = {"aggregateId": stream, "aggregateType": Ledger.aggregate_type}
+
+        async def attempt(events: list[Event]) -> list[Event]:
+            placed = [{**event, **place, "tags": tags} for event in events]
+            append_all = EventStore.append_events
+            return list(await self.call(append_all, placed, unless=unless))
+
+        return attempt
+
+    async def append_unless(
+        self, stream: str, tags: list[str], query: Query
+    ) -> Operation:
+        """Append an event that says what was known, unless there is more by now."""
+        read = await self.call(EventStore.read_boundary, query)
+        known = known_of([event async for event in each(read.events)])
+        items = [[one.types, one.tags] for one in query.items]
+        decision = self.decide(
+            stream, "EventStore.append unless", 1, query=items, known=known
+        )
+        unless = Condition(query, after=read.token)
+        return await self.resolve(*decision, self.tagging(stream, tags, unless))
+
     # --- decide, and find out
 
     def decide(
-        self, stream: str, how: str, count: int
+        self, stream: str, how: str, count: int, **payload: Any
     ) -> tuple[Operation, list[Event]]:
         tokens = [f"{self.name}-{next(self.numbers)}" for _ in range(count)]
         events = [entry(token, self.random.randrange(10**6)) for token in tokens]
+        for event in events:
+            event["payload"].update(payload)
         contents = [content(event) for event in events]
         if self.random.random() < 0.3:  # else the library makes the ids
             events = [{**event, "id": event["payload"]["token"]} for event in events]
@@ -209,7 +248,7 @@ class Writer:
     ) -> bool:
         """Take in what an error says; return whether to try again."""
         self.history.write(failure(operation.how, error))
-        if isinstance(error, ConcurrencyError):
+        if isinstance(error, (BoundaryConflict, ConcurrencyError)):
             operation.outcome = REFUSED
             operation.resolved = "refused" if operation.unknowns else ""
         elif isinstance(error, OutcomeUnknown):
@@ -228,6 +267,16 @@ class Writer:
         operation.outcome = outcome
         self.history.write(operation)
         return operation
+
+
+async def each(events: Any) -> AsyncIterator[Event]:
+    """Iterate over the events of a boundary, through either face."""
+    if hasattr(events, "__anext__"):
+        async for event in events:
+            yield event
+    else:
+        for event in events:
+            yield event
 
 
 def _now() -> dt.datetime:

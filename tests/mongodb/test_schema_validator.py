@@ -85,20 +85,47 @@ def without(name):
     return document
 
 
-RESERVED_VALUES = {
-    "typeVersion": 2,
-    "tags": ["course:c1"],
-    "places": [{"t": "course:c1", "n": 43}],
-    "tick": 57,
-    "subjects": [ObjectId()],
-}
+RESERVED_VALUES = {"typeVersion": 2, "subjects": [ObjectId()]}
 
 
 def test_the_validator_knows_the_reserved_fields(guarded, history):
     assert set(RESERVED_VALUES) == set(RESERVED)
     history.insert_one(event(**RESERVED_VALUES))
     (read,) = EventStore.get_event_stream("s")
-    assert read["tags"] == ["course:c1"]
+    assert read["typeVersion"] == 2
+
+
+TAGS = {"tags": ["course:c1"], "places": [{"t": "course:c1", "n": 43}], "tick": 57}
+
+
+def test_the_validator_accepts_tags_and_places(guarded, history):
+    EventStore.append_event({"type": "Tested", "tags": ["course:c1", "student:s1"]})
+    history.insert_one(event(**TAGS))
+    assert EventStore.count("course:c1") == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tags": []},
+        {"tags": [1]},
+        {"tags": [""]},
+        {"tags": ["x" * 256]},
+        {"tags": ["a", "a"]},
+        {"tags": [f"t{n}" for n in range(17)]},
+        {"places": []},
+        {"places": [{"t": "course:c1"}]},
+        {"places": [{"t": "course:c1", "n": 0}]},
+        {"places": [{"t": "course:c1", "n": 1.5}]},
+        {"places": [{"t": "course:c1", "n": 1, "more": 1}]},
+        {"tick": 0},
+    ],
+)
+def test_the_validator_refuses_tags_that_the_store_never_writes(
+    guarded, history, wrong
+):
+    with pytest.raises(WriteError):
+        history.insert_one(event(**{**TAGS, **wrong}))
 
 
 # What the store accepts

@@ -5,9 +5,17 @@ run all the time carry it. There is no cluster here; MongoDB's rules stand in fo
 
 import pytest
 
-from ossy_event_store import Aggregate, EventStore, Mongo
-from ossy_event_store.mongodb import connection
+from ossy_event_store import (
+    Aggregate,
+    Condition,
+    EventStore,
+    InvalidEvent,
+    Mongo,
+    item,
+)
+from ossy_event_store.mongodb import connection, indexes
 from ossy_event_store.mongodb.indexes import INDEXES, SHARD_KEYS
+from ossy_event_store.mongodb.ports import drive
 from tests.library.aggregate import Book
 from tests.support.sent_commands import Listener
 
@@ -21,13 +29,55 @@ def is_legal(index, shard_key):
 
 @pytest.mark.parametrize(
     "index",
-    [index for index in INDEXES if index.unique and index.collection in SHARD_KEYS],
+    [
+        index
+        for index in INDEXES
+        if index.unique and index.collection in SHARD_KEYS and index.allows_shards
+    ],
     ids=lambda index: f"{index.collection} {index.name}",
 )
 def test_a_unique_index_begins_with_the_shard_key(index):
     assert is_legal(index, SHARD_KEYS[index.collection])
     assert not is_legal(index, [("created", 1)])
     assert not is_legal(index, [("aggregateVersion", 1)])
+
+
+@pytest.fixture
+def sharded(store, monkeypatch):
+    """A store that takes its events for sharded, without the index that needs one."""
+
+    async def is_sharded(store):
+        return True
+
+    async def listed(collection):
+        found = await every(collection)
+        return {key: value for key, value in found.items() if key[0][0] != "places.t"}
+
+    every = indexes._listed
+    monkeypatch.setattr(indexes, "is_sharded", is_sharded)
+    monkeypatch.setattr(indexes, "_listed", listed)
+    store.seen.clear()
+    yield store
+    store.seen.clear()
+
+
+def test_sharded_events_cannot_have_tags(sharded, face):
+    with pytest.raises(InvalidEvent, match="tags: events cannot have tags"):
+        face(EventStore.append_event, {"type": "A", "tags": ["x"]})
+    plain = {"type": "A", "aggregateId": "s", "aggregateType": "S"}
+    condition = Condition(item(tags=["x"]))
+    with pytest.raises(InvalidEvent, match="is sharded"):
+        face(EventStore.append_events, [plain], unless=condition)
+    face(EventStore.append_event, plain)
+    assert EventStore.count() == 1
+
+
+def test_the_index_of_tags_is_not_missed_where_it_cannot_exist(sharded):
+    assert drive(indexes.missing(sharded)) == []
+
+
+def test_the_events_of_a_replica_set_are_not_sharded(store):
+    assert not drive(indexes.is_sharded(store))
 
 
 def test_a_collection_whose_id_is_not_its_shard_key_stays_unsharded():

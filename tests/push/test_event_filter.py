@@ -8,7 +8,12 @@ from ossy_event_store.push.event_filter import (
     projection_key,
 )
 
-EVENT = {"aggregateId": "a", "aggregateType": "Book", "type": "BookLent"}
+EVENT = {
+    "aggregateId": "a",
+    "aggregateType": "Book",
+    "type": "BookLent",
+    "tags": ["book:a", "reader:r"],
+}
 
 
 @pytest.mark.parametrize(
@@ -21,11 +26,14 @@ EVENT = {"aggregateId": "a", "aggregateType": "Book", "type": "BookLent"}
         ({"types": frozenset(["BookRead"])}, False),
         ({"aggregate_types": frozenset(["Book"])}, True),
         ({"aggregate_types": frozenset(["Ship"])}, False),
+        ({"tags": frozenset(["book:a"])}, True),
+        ({"tags": frozenset(["book:a", "reader:r"])}, True),
+        ({"tags": frozenset(["book:a", "reader:s"])}, False),
         ({"stream": "a", "types": frozenset(["BookLent"])}, True),
         ({"stream": "a", "types": frozenset(["BookRead"])}, False),
         ({"stream": "b", "types": frozenset(["BookLent"])}, False),
     ],
-    ids=[f"case {number}" for number in range(10)],
+    ids=[f"case {number}" for number in range(13)],
 )
 def test_an_event_matches_if_every_condition_holds(conditions, matches):
     assert EventFilter(**conditions).matches(EVENT) is matches
@@ -38,9 +46,10 @@ def test_an_event_matches_if_every_condition_holds(conditions, matches):
         {"stream": "a"},
         {"types": frozenset(["BookLent"])},
         {"aggregate_types": frozenset(["Book"])},
+        {"tags": frozenset(["book:a", "reader:r"])},
         {"stream": "a", "aggregate_types": frozenset(["Book"])},
     ],
-    ids=["any", "stream", "types", "aggregate types", "both"],
+    ids=["any", "stream", "types", "aggregate types", "tags", "both"],
 )
 def test_an_event_finds_each_listener_that_wants_it_once(conditions):
     keys = EventFilter(**conditions).index_keys()

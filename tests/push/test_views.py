@@ -176,6 +176,11 @@ EXPECTED = {
     "books/": [("a", 1), ("a", 2), ("b", 1), ("a", 3)],
     "books/?type=BookBought": [("a", 1), ("b", 1)],
     "all/?stream=a&aggregate_type=Ship": [],
+    "all/?tag=ship:s": [("s", 1)],
+    "all/?tag=ship:s&tag=lent": [("s", 1)],
+    "all/?tag=ship:s&tag=unknown": [],
+    "ships/?tag=lent": [("s", 1)],
+    "ships/?tag=unknown": [],
 }
 
 
@@ -195,7 +200,7 @@ def test_only_matching_events_are_sent(connect, lend, when):
     lend("a", "BookBought", "BookLent")
     lend("b", "BookBought")
     ship = {"aggregateId": "s", "aggregateType": "Ship", "type": "BookLent"}
-    EventStore.append_event(ship)
+    EventStore.append_event({**ship, "tags": ["ship:s", "lent"]})
     lend("a", "BookLent")
     until(lambda: EventStore.head_position() == 5)
     sources = sources or connected()
@@ -216,6 +221,9 @@ def test_only_matching_events_are_sent(connect, lend, when):
         ("all/?stream[$gt]=a", "Unknown parameter"),
         ("book/a/?stream=b", "Unknown parameter 'stream'"),
         ("books/?aggregate_type=Ship", "does not send events of aggregate_type 'Ship'"),
+        ("all/?tag=", "must have 1 to 255 characters"),
+        ("all/?tag[$gt]=a", "Unknown parameter"),
+        ("book/a/?tag=b", "Unknown parameter 'tag'"),
         ("all/?key=a", "'key' needs the parameter 'projection'"),
         ("all/?projection=nothing", "Unknown projection 'nothing'"),
         ("all/?after=x", "must be the position"),

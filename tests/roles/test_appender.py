@@ -6,7 +6,16 @@ import contextlib
 import pytest
 from django.core.management import CommandError
 
-from ossy_event_store import Aggregate, AggregateRebuild, EventStore, Mongo, checks
+from ossy_event_store import (
+    Aggregate,
+    AggregateRebuild,
+    BoundaryConflict,
+    Condition,
+    EventStore,
+    Mongo,
+    checks,
+    item,
+)
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions.change_stream import ChangeStream
@@ -152,3 +161,15 @@ def test_the_appender_that_lacks_an_index_is_told_so(appender, guarded):
         said("ensure_event_store")
     found = {message.id for message in checks.check_server(None, ["default"])}
     assert found >= {"ossy_event_store.E004", "ossy_event_store.W004"}
+
+
+def test_the_appender_decides_on_tags(appender, guarded):
+    """A place is taken with the insert of its event: nothing is ever updated."""
+    query = item(tags=["course:c1"])
+    for number in range(3):
+        token = EventStore.read_boundary(query).token
+        event = {"type": "Subscribed", "tags": ["course:c1", f"student:{number}"]}
+        EventStore.append_events([event], unless=Condition(query, token))
+    with pytest.raises(BoundaryConflict):
+        EventStore.append_events([event], unless=Condition(query))
+    assert len(list(EventStore.read_boundary(query).events)) == 3

@@ -220,4 +220,4 @@ def test_milliseconds_in_a_line_are_a_date(store):
 
 def test_a_line_with_a_reserved_field_is_refused():
     with pytest.raises(Malformed, match="reserved for a later version"):
-        read_line(line(tags=["a"]))
+        read_line(line(subjects=["a"]))

@@ -16,7 +16,7 @@ def synchronous(get_response):
 
 
 class Everything(EventSourceView):
-    query = ("stream", "type", "aggregate_type", "projection", "key")
+    query = ("stream", "type", "aggregate_type", "tag", "projection", "key")
 
     def may_see(self, request, wanted):
         return True
@@ -30,6 +30,11 @@ class Open(EventSourceView):
 class Books(Open):
     aggregate_types = ["Book", "Shelf"]
     query = ("stream", "type", "aggregate_type")
+
+
+class Ships(Open):
+    tags = ["ship:s"]
+    query = ("tag",)
 
 
 class WithPayload(Open):
@@ -58,6 +63,7 @@ def refused_by_a_coroutine(request, wanted):
 urlpatterns = [
     path("all/", Everything.as_view()),
     path("books/", Books.as_view()),
+    path("ships/", Ships.as_view()),
     path("book/<str:stream>/", Open.as_view()),
     path("lent/", Open.as_view(types=["BookLent"])),
     path("payload/", WithPayload.as_view()),

@@ -76,6 +76,9 @@ SOUND = {
     "created": [1, -1, 0, 2**40, 1.5, 1.0, LATELY, Int64(1)],
     "createdBy": [None, "", *TEXTS, "x" * 256, "x" * 280, "x" * 281, "💧" * 256, ...],
     "metadata": [{}, {"x": 1}, ...],
+    "tags": [[], ...],  # of ["x"] there is no place
+    "places": [[], ["x"], ...],
+    "tick": [1, 2**40, Int64(1), ...],
 }
 
 
@@ -108,7 +111,8 @@ def test_the_server_and_the_report_agree_on_which_values_are_sound(scratch, name
             event("b", 1, **{name: value}, text=text_of(value)) for value in page
         )
         shape = {**rules.SHAPE, "text": 1}
-        sent |= {one["text"] for one in scratch.find(rules.BROKEN, shape)}
+        wrong = {"$or": [rules.BROKEN, rules.UNPLACED]}
+        sent |= {one["text"] for one in scratch.find(wrong, shape)}
         for one in scratch.find({}, shape):
             reported |= {one["text"] for _ in rules.event_findings(one)}
         assert scratch.delete_many({}).deleted_count == len(page)

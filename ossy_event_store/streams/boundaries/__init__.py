@@ -1,0 +1,1 @@
+"""Boundaries: read by a query, and append unless other events match it."""
