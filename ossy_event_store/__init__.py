@@ -45,6 +45,7 @@ if _TYPE_CHECKING:
     from .rebuild.api import AggregateRebuild
     from .rebuild.report import RebuildReport
     from .registry import register_aggregate
+    from .relational.on_commit import append_on_commit
     from .subscriptions.declaration import subscription
 
 __version__ = "0.1.0"
@@ -58,6 +59,7 @@ _MODULE_OF = {
     "Mongo": "mongodb.connection",
     "Projection": "projections.projection",
     "RebuildReport": "rebuild.report",
+    "append_on_commit": "relational.on_commit",
     "empty_test_database": "projections.empty",
     "register_aggregate": "registry",
     "register_projection": "projections.projection",
@@ -96,6 +98,7 @@ __all__ = [
     "UnknownAggregateType",
     "UnknownSubscription",
     "__version__",
+    "append_on_commit",
     "empty_test_database",
     "register_aggregate",
     "register_projection",
