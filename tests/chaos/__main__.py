@@ -37,7 +37,10 @@ def main() -> int:
         help="with --outbox: kill nobody, and leave every append to the relay",
     )
     options = parser.parse_args()
-    say(f"seed {options.seed}, {options.seconds:g} s", sys.stderr)
+    much = f"{options.seconds:g} s"
+    if options.outbox:
+        much = f"{options.blocks} blocks"
+    say(f"seed {options.seed}, {much}", sys.stderr)
     configure("mongodb://127.0.0.1/", "unused", 1)
     from .run import run as run_appends
     from .subscribed.run import run as run_subscriptions
