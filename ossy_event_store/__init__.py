@@ -53,6 +53,7 @@ if _TYPE_CHECKING:
     from .rebuild.api import AggregateRebuild
     from .rebuild.report import RebuildReport
     from .registry import register_aggregate
+    from .relational.on_commit import append_on_commit
     from .streams.boundaries.execute import LoadedBoundary
     from .streams.boundaries.reading import AwaitableBoundaryRead, BoundaryRead
     from .streams.transactions.transaction import Transaction
@@ -78,6 +79,7 @@ _MODULE_OF = {
     "Transaction": "streams.transactions.transaction",
     "all_events": "documents.boundaries.query",
     "any_of": "documents.boundaries.query",
+    "append_on_commit": "relational.on_commit",
     "empty_test_database": "projections.empty",
     "item": "documents.boundaries.query",
     "register_aggregate": "registry",
@@ -131,6 +133,7 @@ __all__ = [
     "__version__",
     "all_events",
     "any_of",
+    "append_on_commit",
     "empty_test_database",
     "item",
     "register_aggregate",

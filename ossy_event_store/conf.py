@@ -33,12 +33,14 @@ class HealthLimits:
         default=60.0,
         metadata={
             "doc": "The most seconds that an event may wait for a subscription that "
-            "handles its type, by the event's ``created``."
+            "handles its type, by the event's ``created``; or in an outbox."
         },
     )
     PARKED: int | None = field(
         default=0,
-        metadata={"doc": "The most parked streams that a subscription may have."},
+        metadata={
+            "doc": "The most parked streams that a subscription or outbox may have."
+        },
     )
     POSITION_SECONDS: float | None = field(
         default=30.0,

@@ -5,6 +5,7 @@ One server a run, one database a worker, emptied before each test that asks for 
 import asyncio
 import os
 import re
+import shutil
 import signal
 from contextlib import nullcontext
 from functools import cache
@@ -18,9 +19,11 @@ from ossy_event_store.mongodb import connection, indexes
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions.head_watcher import watcher
 from ossy_event_store.positions.sequencer import Sequencer
+from ossy_event_store.relational import outbox
 from ossy_event_store.subscriptions import declaration
 from ossy_event_store.subscriptions.claim import Timings
 from ossy_event_store.subscriptions.runner import Runner
+from tests.support import relational
 
 LINUX = hasattr(os, "sched_getaffinity")
 MARKERS = {"faults", "chaos", "docs", "versions"}
@@ -158,6 +161,45 @@ def _no_thread_is_left(monkeypatch):
     watcher.close()
     if thread is not None:
         thread.join(30)
+
+
+@pytest.fixture(autouse=True)
+def _no_outbox(monkeypatch):
+    """No SQL database has an outbox, unless a test says which: most use none."""
+    monkeypatch.setattr(outbox, "candidates", list)
+
+
+@pytest.fixture(scope="session")
+def _migrated(tmp_path_factory, django_db_blocker):
+    """A file with the tables; to migrate takes longer than most of the tests."""
+    folder = tmp_path_factory.mktemp("sql")
+    file = {**relational.SQLITE, "NAME": str(folder / "db")}
+    with relational.alias(django_db_blocker, file), relational.tables():
+        return shutil.copy(folder / "db", folder / "migrated")
+
+
+@pytest.fixture
+def sql_database(request, tmp_path, monkeypatch, django_db_blocker):
+    """An alias ``sql`` that has the tables, and nothing in them; it has an outbox."""
+    monkeypatch.setattr(outbox, "candidates", lambda: [relational.SQL])
+    monkeypatch.setattr(outbox, "_with_table", set())
+    if relational.POSTGRESQL:
+        server = relational.alias(django_db_blocker, relational.SERVER)
+        with server, relational.tables():
+            yield
+        return
+    file = shutil.copy(request.getfixturevalue("_migrated"), tmp_path)
+    database = {**relational.SQLITE, "NAME": str(file)}
+    with relational.alias(django_db_blocker, database):
+        yield
+
+
+@pytest.fixture
+def sql(request, store):
+    """An empty store, and an SQL database with an outbox beside that of the site."""
+    if not outbox.is_installed():
+        pytest.skip("the default database is no SQL database")
+    request.getfixturevalue("sql_database")
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.monitoring import metrics
 from ossy_event_store.projections import projection
 from ossy_event_store.projections.generations import in_use
+from ossy_event_store.relational import outbox
 from ossy_event_store.subscriptions import (
     declaration,
     operator_actions,
@@ -49,6 +50,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, DOCS / "tutorial.md", *sorted((DOCS / "howto").glob("*.md"))]
+IN_SQL = "sql-models"  # the page whose code writes to an SQL database
 GENERATED = {
     "settings": "all-settings",
     "checks": "all-checks",
@@ -285,9 +287,23 @@ def drop_projections(store):
 
 
 @in_a_test_database
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.stem != IN_SQL],
+    ids=lambda page: page.stem,
+)
 def test_the_code_of_a_page_runs(reader, page):
     for block in blocks_of(page.read_text()):
+        reader.follow(block)
+    assert reader.ran
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_code_of_the_page_on_sql_runs(reader, monkeypatch):
+    if not outbox.is_installed():
+        pytest.skip("the default database is no SQL database")
+    monkeypatch.setattr(outbox, "candidates", lambda: ["default"])
+    for block in blocks_of((DOCS / "howto" / f"{IN_SQL}.md").read_text()):
         reader.follow(block)
     assert reader.ran
 
@@ -500,7 +516,8 @@ def test_the_page_on_monitoring_names_every_metric():
     text = (DOCS / "howto/monitoring.md").read_text()
     given = dict.fromkeys(("head", "events", "running", "lag_seconds", "damaged"), 0)
     figures = {"ok": True, "store": {"reachable": True}, "positions": given}
-    for metric in metrics.metrics({**figures, "subscriptions": []}):
+    figures |= {"subscriptions": [], "outboxes": []}
+    for metric in metrics.metrics(figures):
         name = metric.name + ("_total" if metric.type == "counter" else "")
         assert f"| `{name}` | " in text
 

@@ -18,10 +18,10 @@ FLOORS = (
     ("rebuild", "subscriptions"),
     ("registry",),
     ("aggregate",),
-    ("event_store",),
+    ("event_store", "relational"),
     ("positions", "streams"),
     ("mongodb",),
-    ("documents", "embedded", "models", "relational"),
+    ("documents", "embedded", "models"),
     ("conf", "exceptions"),
 )
 

@@ -27,7 +27,8 @@ from ..projections import projection
 from ..projections.forget import forget
 from ..subscriptions import operator_actions, parked_streams, snapshot_subscription
 from .addresses import from_address
-from .base import StoreModelAdmin, may
+from .base import may
+from .outbox import OutboxPages
 from .query_string import number_of
 
 PARKED_LIMIT = 100  # parked streams on a page, those parked longest
@@ -49,8 +50,8 @@ KINDS = {
 }
 
 
-class SubscriptionAdmin(StoreModelAdmin):
-    """Subscriptions and projections, and the streams that each has parked."""
+class SubscriptionAdmin(OutboxPages):
+    """Subscriptions and projections with their parked streams, and the outboxes."""
 
     parked_limit = PARKED_LIMIT
 
@@ -72,6 +73,7 @@ class SubscriptionAdmin(StoreModelAdmin):
                 self._path(f"{one}{action}/", action, require_POST(call), *operate)
                 for action, call in views.items()
             ),
+            *self.outbox_urls(),
         ]
 
     def changelist_view(
@@ -86,6 +88,7 @@ class SubscriptionAdmin(StoreModelAdmin):
             )  # as commands say it
         context = {
             "rows": [self._status_row(request, one) for one in found],
+            "outboxes": self.outbox_rows(),
             "is_list": True,
             **(extra_context or {}),
         }

@@ -12,12 +12,15 @@ from django.core import checks
 
 from .deployment import check_deployment
 from .messages import CATALOGUE
+from .outbox import check_outbox_app, check_outbox_tables
 from .server import check_server
 from .settings import check_settings, check_subscriptions
 
 __all__ = [
     "CATALOGUE",
     "check_deployment",
+    "check_outbox_app",
+    "check_outbox_tables",
     "check_server",
     "check_settings",
     "check_subscriptions",
@@ -29,5 +32,7 @@ def register() -> None:
     """Register the checks with Django; called by ``ready()``."""
     checks.register(check_settings)
     checks.register(check_subscriptions)
+    checks.register(check_outbox_app)
+    checks.register(check_outbox_tables, checks.Tags.database)
     checks.register(check_server, checks.Tags.database)
     checks.register(check_deployment, checks.Tags.security, deploy=True)

@@ -15,6 +15,7 @@ CATALOGUE: Mapping[str, str] = {
     "E003": "A subscription writes to an SQL database without a checkpoint table.",
     "E004": "The unique index is missing without which the store writes nothing.",
     "E005": "Another program has a collection with a name of the store.",
+    "E006": "``append_on_commit()`` is imported, but its app is not installed.",
     "W001": "More than one setting says where MongoDB is.",
     "W002": "The ``djongo`` alias has a ``HOST``, which djongo ignores.",
     "W003": "The server could not be reached, or refused to answer.",
@@ -33,6 +34,7 @@ CATALOGUE: Mapping[str, str] = {
     "W016": "The connection sets an option that hinders the event store.",
     "W017": "The database is one of the Node package ``@ossy/event-store`` 3.x.",
     "W018": "``eventstore`` is sharded, so events cannot have tags.",
+    "W019": "An SQL database has no table for ``append_on_commit()``.",
 }
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from shlex import quote
 from typing import Any, ClassVar
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, JsonResponse
 from django.utils.decorators import method_decorator
@@ -31,8 +32,11 @@ from ..mongodb.write_errors import short_reason
 from ..positions import reader
 from ..positions.damage import held_up
 from ..projections.projection import BUILD_KIND
+from ..relational import outbox
 from ..relational.views import UntransactedView
 from ..subscriptions.transactions import is_away
+from .outboxes import OutboxStatus, outboxes
+from .outboxes import problems as problems_of_outbox
 from .status import Status, is_held, statuses
 
 logger = logging.getLogger("ossy_event_store")
@@ -53,13 +57,16 @@ def figures() -> dict[str, Any]:
     the number of ``events`` (as MongoDB estimates it), whether a process is ``running``
     that assigns positions and its ``owner``, ``lag_seconds`` of the event that has
     waited longest for its position, how many ``damaged`` streams get no positions, and
-    the first of these ``damaged_streams`` with the reason; and ``subscriptions``, the
-    status of each. A server that does not answer raises nothing: the dict says so.
+    the first of these ``damaged_streams`` with the reason; ``subscriptions``, the
+    status of each; and ``outboxes``, for each SQL database with an outbox: ``using``,
+    its alias, ``waiting`` events, ``parked`` streams, ``lag_seconds`` of the oldest
+    event, and the ``error`` if it could not be read. A server that does not answer
+    raises nothing: the dict says so.
     """
     try:
         limits = limits_of_settings()
         with in_time(limits.TIMEOUT):
-            return drive(_figures(connection.blocking(), limits))
+            return drive(_figures(connection.blocking(), limits, outboxes()))
     except _EXPECTED as error:
         return _unanswered(error)
 
@@ -68,8 +75,10 @@ async def afigures() -> dict[str, Any]:
     """See ``figures()``."""
     try:
         limits = limits_of_settings()
+        # Django's SQL databases are blocking; most sites have no outbox.
+        in_sql = await sync_to_async(outboxes)() if outbox.candidates() else []
         with in_time(limits.TIMEOUT):
-            return await _figures(await connection.awaitable(), limits)
+            return await _figures(await connection.awaitable(), limits, in_sql)
     except _EXPECTED as error:
         return _unanswered(error)
 
@@ -92,16 +101,20 @@ def _unanswered(error: Exception) -> dict[str, Any]:
         "store": {"reachable": reachable, "error": short_reason(error)},
         "positions": None,
         "subscriptions": [],
+        "outboxes": [],
     }
 
 
-async def _figures(store: Store, limits: HealthLimits) -> dict[str, Any]:
+async def _figures(
+    store: Store, limits: HealthLimits, in_sql: Sequence[OutboxStatus]
+) -> dict[str, Any]:
     subscriptions = await statuses(store)
     positions = await _positions(store)
     is_used = bool(positions["head"]) or any(one.declared for one in subscriptions)
     reasons = [
         *_problems_of_positions(positions, limits, is_used=is_used),
         *(problem for one in subscriptions for problem in problems(one, limits)),
+        *(reason for one in in_sql for reason in problems_of_outbox(one, limits)),
     ]
     return {
         "ok": not reasons,
@@ -110,6 +123,7 @@ async def _figures(store: Store, limits: HealthLimits) -> dict[str, Any]:
         "store": {"reachable": True, "error": None},
         "positions": positions,
         "subscriptions": [_as_json(one) for one in subscriptions],
+        "outboxes": [one.as_dict() for one in in_sql],
     }
 
 

@@ -4,7 +4,7 @@ Metrics for Prometheus, from the figures of ``health``; needs the extra ``promet
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -48,6 +48,12 @@ POSITION_METRICS: Mapping[str, tuple[str, str]] = {
         "lag_seconds",
     ),
     "damaged_streams": ("Damaged streams, which get no positions.", "damaged"),
+}
+#: Metrics of each outbox: the help text, and the key in its figures.
+OUTBOX_METRICS: Mapping[str, tuple[str, str]] = {
+    "waiting": ("Events in an SQL database that are still to be appended.", "waiting"),
+    "lag_seconds": ("Seconds that the oldest of them has waited.", "lag_seconds"),
+    "parked": ("Streams parked since their event cannot be appended.", "parked"),
 }
 COUNTERS = frozenset({"delivered"})
 PREFIX = "ossy_event_store"
@@ -106,6 +112,20 @@ def metrics(figures: Mapping[str, Any]) -> Iterator[Any]:
         metric = family(f"{PREFIX}_subscription_{name}", what, labels=["subscription"])
         for one in figures["subscriptions"]:
             metric.add_metric([one["name"]], float(as_number(value_of(one))))
+        yield metric
+    yield from _metrics_of_outboxes(core, figures["outboxes"])
+
+
+def _metrics_of_outboxes(
+    core: Any, outboxes: Sequence[Mapping[str, Any]]
+) -> Iterator[Any]:
+    readable = [one for one in outboxes if one["error"] is None]
+    for name, (what, key) in OUTBOX_METRICS.items():
+        metric = core.GaugeMetricFamily(
+            f"{PREFIX}_outbox_{name}", what, labels=["using"]
+        )
+        for one in readable:
+            metric.add_metric([one["using"]], float(one[key]))
         yield metric
 
 

@@ -1,8 +1,9 @@
 """
 The process that runs subscriptions, in a thread for each.
 
-Another thread assigns positions, and one renews the leases. Any number of such
-processes may run; leases decide which one does what.
+Another thread assigns positions, one renews the leases, and one relays the outbox of
+each SQL database that has one. Any number of such processes may run; leases decide
+which one does what.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from ..positions.head_watcher import watcher
 from ..positions.leased_sequencer import run_sequencer
 from ..positions.reader import head_position
 from ..positions.sequencer import Sequencer
+from ..relational import outbox
+from ..relational.relay import run_relay
 from . import declaration
 from .claim import DEFAULT_TIMINGS
 from .consumer import Consumer, Reach
@@ -88,7 +91,8 @@ class Runner:
         renewing = threading.Thread(
             target=self._renew, name="ossy_event_store.renew", daemon=True
         )
-        threads = [assigning, *consuming]
+        relaying = [self._relaying(alias) for alias in outbox.candidates()]
+        threads = [assigning, *relaying, *consuming]
         self._ended = threading.Event()
         renewing.start()
         try:
@@ -105,7 +109,15 @@ class Runner:
                     )
         finally:
             self.stop.set()
-            self._join(consuming, [assigning, renewing])
+            self._join(consuming, [assigning, renewing, *relaying])
+
+    def _relaying(self, alias: str) -> threading.Thread:
+        return threading.Thread(
+            target=run_relay,
+            args=(alias, self.stop),
+            name=f"ossy_event_store.outbox.{alias}",
+            daemon=True,
+        )
 
     def _join(
         self, consuming: Sequence[threading.Thread], daemons: Sequence[threading.Thread]

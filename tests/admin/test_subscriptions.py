@@ -56,7 +56,7 @@ def every_url():
 def test_every_url_is_forbidden_without_its_permission(mails, staff):
     client = staff("view_stream", "view_event", OPERATE)
     addresses = list(every_url())
-    assert len(addresses) == 7
+    assert len(addresses) == 10
     for address in addresses:
         assert client.get(address).status_code == 403, address
         assert client.post(address).status_code == 403, address

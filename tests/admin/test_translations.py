@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 from django.contrib.auth.models import User
+from django.urls import reverse
 from django.utils import translation
 
 from ossy_event_store import Aggregate, AggregateRebuild, EventStore
@@ -12,6 +13,8 @@ from ossy_event_store.subscriptions import declaration
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.library.aggregate import Book
 from tests.support.admin import NOT_ON_DJONGO, url
+from tests.support.outbox import away, commit, lent, park, waiting
+from tests.support.relational import SQL
 
 pytestmark = [pytest.mark.versions, NOT_ON_DJONGO]
 
@@ -174,6 +177,33 @@ def test_every_text_on_the_pages_of_subscriptions_is_translated(
         response = client.post(address, {"reason": reason}, follow=True)
         assert response.status_code == 200
         assert untranslated(response.content.decode()) == [], address
+
+
+def test_every_text_on_the_pages_of_an_outbox_is_translated(
+    client, db, sql, marking, monkeypatch
+):
+    with away(monkeypatch):
+        commit(lent(), lent("b-2"))
+    first, second = waiting()
+    park(first, "no")
+    park(second, "no")
+    client.force_login(User.objects.create_superuser("root"))
+    page = reverse("admin:ossy_event_store_subscription_outbox", args=[SQL])
+    listed, found = url("subscription", "changelist"), client.get(page)
+    rows = found.context["parked"]
+    answers = [
+        client.post(address, {"reason": reason}, follow=True)
+        for address, reason in (
+            (rows[0]["discard_url"], ""),
+            (rows[0]["discard_url"], "a test"),
+            (rows[0]["discard_url"], "a test"),
+            (rows[1]["retry_url"], ""),
+            (rows[1]["retry_url"], ""),
+        )
+    ]
+    for response in (client.get(listed), found, client.get(page), *answers):
+        assert response.status_code == 200
+        assert untranslated(response.content.decode()) == []
 
 
 def test_an_untranslated_text_is_found(pages, client, marking, monkeypatch):

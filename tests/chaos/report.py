@@ -72,6 +72,8 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         counts = sorted(value.items(), key=lambda item: -item[1])
         return ", ".join(f"{name} {count:,}" for name, count in counts) or "none"
+    if isinstance(value, str):
+        return value
     return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
 
 

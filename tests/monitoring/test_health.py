@@ -69,6 +69,7 @@ def test_a_store_without_subscriptions_is_healthy(store, face):
             "damaged_streams": {},
         },
         "subscriptions": [],
+        "outboxes": [],
     }
 
 

@@ -19,6 +19,8 @@ from ...mongodb.topology import is_standalone
 from ...mongodb.write_errors import short_reason
 from ...monitoring.status import statuses
 from ...positions.damage import held_up
+from ...relational import outbox
+from ...relational.relay import relay_all
 from ...subscriptions.runner import Runner, UntilCaughtUp, assign_positions
 from ._base import StoreCommand
 
@@ -31,9 +33,10 @@ class Command(StoreCommand):
     help = (
         "Assign positions to events, and deliver the events to subscriptions, "
         "projections and snapshots, until SIGTERM or Ctrl-C; the current event is "
-        "finished first. One process can run them all. If there are several, each "
-        "subscription runs in one of them, and another takes over within seconds when "
-        "that one ends. Needs a replica set; one member is enough."
+        "finished first. Append what waits in an outbox. One process can run all of "
+        "them. If there are several, each subscription runs in one of them, and "
+        "another takes over within seconds when that one ends. Needs a replica set; "
+        "one member is enough."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -49,7 +52,7 @@ class Command(StoreCommand):
             action="store_true",
             help="End once they have all events that existed at the start, for tests "
             "and cron jobs; exit with 1 if events are left that wait: in a parked or "
-            "damaged stream, or since a subscription has stopped.",
+            "damaged stream, in an outbox, or since a subscription has stopped.",
         )
 
     def run(self, **options: Any) -> None:
@@ -71,6 +74,7 @@ class Command(StoreCommand):
 
     def catch_up(self, runner: Runner) -> None:
         """Run until all events that exist now are delivered."""
+        relay_all(runner.stop)
         assign_positions(runner.stop)
         names = [consumer.name for consumer in runner.consumers]
         runner.run(UntilCaughtUp(names) if names else lambda: True)
@@ -85,6 +89,12 @@ class Command(StoreCommand):
             if not all(one.paused for one in failed):
                 why = "a handler failed, and events wait"
             raise CommandError(f"{where}: {why}; see manage.py subscriptions show.")
+        for using in outbox.candidates():
+            if outbox.has_table(using) and (left := outbox.figures(using)).parked:
+                parked = counted(left.parked, "parked stream")
+                raise CommandError(
+                    f"The outbox of {using} has {parked}; see manage.py outbox."
+                )
         damaged, streams = drive(held_up(connection.blocking()))
         if damaged:
             named = "; ".join(f"{one.aggregate_id!r}: {one.reason}" for one in streams)

@@ -15,6 +15,7 @@ from ...exceptions import UnknownSubscription
 from ...mongodb import connection
 from ...mongodb.ports import drive
 from ...monitoring.health import undeclared
+from ...monitoring.outboxes import line_of, outboxes
 from ...monitoring.status import Status, statuses
 from ...projections.forget import forget
 from ...subscriptions import checkpoints, operator_actions, parked_streams
@@ -118,6 +119,10 @@ class Command(StoreCommand):
         for one in found:
             for remark in remarks(one):
                 self.stdout.write(self.style.WARNING(remark))
+        for waits in outboxes():
+            if waits.waiting or waits.parked or waits.error:
+                line = f"{line_of(waits)}; see manage.py outbox."
+                self.stdout.write(self.style.WARNING(line))
 
     def show(self, name: str, *, as_json: bool) -> None:
         """Print the state of one subscription, with its parked streams."""

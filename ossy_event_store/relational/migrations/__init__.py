@@ -1,1 +1,1 @@
-"""The migrations of the one table."""
+"""The migrations of the tables."""
