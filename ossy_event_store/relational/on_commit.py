@@ -64,7 +64,7 @@ def append_on_commit(
         using: the alias of the SQL database with the transaction.
 
     Returns:
-        The event's id: the one in ``event``, or a new ``ObjectId``.
+        The id of the event, which is the one in ``event`` or a new ``ObjectId``.
 
     Raises:
         InvalidEvent: before anything is written, with path and reason.
@@ -72,7 +72,9 @@ def append_on_commit(
         ImproperlyConfigured: the app ``ossy_event_store.relational`` is not installed,
             or its table is missing.
         ValueError: ``using`` is not an alias of an SQL database.
-        TransactionManagementError: the connection is in manual transaction management.
+
+    Django's ``TransactionManagementError`` says that the connection is in manual
+    transaction management.
     """
     new = _checked(event)
     _check_using(using)

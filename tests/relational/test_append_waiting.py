@@ -48,7 +48,7 @@ def test_an_event_that_an_earlier_try_stored_is_found(monkeypatch):
         (AutoReconnect("gone"), Outcome.AWAY),
         (ExecutionTimeout("too slow", 50), Outcome.AWAY),
         (ConcurrencyError("b-1", 1, 2), Outcome.DELAYED),
-        (IndexMissing("eventstore", "x"), Outcome.DELAYED),
+        (IndexMissing("eventstore", "x", "store"), Outcome.DELAYED),
         (ImproperlyConfigured("no URL"), Outcome.DELAYED),
         (OperationFailure("not authorized", 13), Outcome.DELAYED),
         (MemoryError(), Outcome.DELAYED),

@@ -30,7 +30,9 @@ from .checker import Block, Left, Violations, check
 OUTBOX = "ossy_event_store_relational_outbox"
 DATABASE = "chaos"
 END = 600  # seconds for the writers to be done
-LIVES = (0.3, 3.0)  # seconds of a process until it is killed wherever it is
+# Seconds of a process until it is killed wherever it is; a relay needs one to begin.
+LIVES = {"writer": (0.3, 3.0), "relay": (2.0, 8.0)}
+DRAIN = 60  # seconds for the relays, which are harmed, to append what is left
 
 
 @dataclass
@@ -99,7 +101,6 @@ def run(folder: Path, options: Options) -> Report:
 
 def at_work(folder: Path, here: dict[str, Any], options: Options) -> None:
     """Let the writers work through their blocks while relays run."""
-    lives = LIVES if options.deadly else None
     names = [f"relay-{n}" for n in range(options.relays)]
     names += [f"writer-{n}" for n in range(options.writers)]
     processes = {}
@@ -115,13 +116,15 @@ def at_work(folder: Path, here: dict[str, Any], options: Options) -> None:
                 "seed": options.seed,
                 "blocks": options.blocks,
                 "pause": options.pause,
-                "lives": lives,
+                "lives": LIVES[name.partition("-")[0]] if options.deadly else None,
             }
             module = ("-m", "tests.chaos.outbox.process", json.dumps(own))
             processes[name] = start(folder, here, *module)
         for name, process in processes.items():
             if name.startswith("writer"):
                 finish(process)
+        with contextlib.suppress(AssertionError):  # the last relay is not harmed
+            until(lambda: not rows_in(here["sql"]), DRAIN)
         for name, process in processes.items():
             if name.startswith("relay"):
                 process.terminate()
@@ -130,6 +133,14 @@ def at_work(folder: Path, here: dict[str, Any], options: Options) -> None:
         for process in processes.values():
             process.kill()
             process.wait()
+
+
+def rows_in(database: dict[str, Any]) -> int:
+    """Return how many rows the outbox has."""
+    with connected(database) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT count(*) FROM {OUTBOX}")
+        ((rows,),) = cursor.fetchall()
+        return int(rows)
 
 
 def is_relaying(notes: Path) -> bool:
@@ -215,12 +226,10 @@ def read(folder: Path, database: dict[str, Any], events: list[Any]) -> Left:
             (worker, number): Block(stream, began, committed.get((worker, number)))
             for worker, number, stream, began in cursor.fetchall()
         }
-        cursor.execute(f"SELECT count(*) FROM {OUTBOX}")
-        ((rows,),) = cursor.fetchall()
     return Left(
         blocks=blocks,
         streams=streams,
-        rows=rows,
+        rows=rows_in(database),
         kills=Counter(
             line[1] for lines in notes.values() for line in lines if line[0] == "killed"
         ),
