@@ -5,6 +5,7 @@ The errors, except those of single topics.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
@@ -257,7 +258,8 @@ class PositionsBroken(EventStoreError):
             f"Position {self.position} refers to version {self.aggregate_version} of "
             f"stream {self.aggregate_id!r}, which no longer exists: it was deleted "
             "outside the event store. Restore it from a backup, or run manage.py "
-            "verify_event_store --accept-loss ID --reason TEXT."
+            f"verify_event_store --accept-loss={quote(self.aggregate_id)} "
+            "--reason=TEXT."
         )
 
 
@@ -357,6 +359,6 @@ class CheckpointMissing(EventStoreError):
         return (
             f"The checkpoint of subscription {self.name!r} is missing in the database "
             f"{self.using!r}. If the data that the subscription wrote there is missing "
-            f"too, run manage.py subscriptions reset NAME --to 0; if it exists, "
-            f"--to {self.position}."
+            f"too, run manage.py subscriptions reset {quote(self.name)} --to 0; if it "
+            f"exists, --to {self.position}."
         )

@@ -26,6 +26,7 @@ from ossy_event_store import (
     IdempotencyConflict,
     InvalidEvent,
     append_on_commit,
+    item,
 )
 from ossy_event_store.relational import on_commit, outbox
 from ossy_event_store.relational.models import Outbox
@@ -200,7 +201,7 @@ def test_the_event_is_dated_by_the_call_and_not_by_the_append(monkeypatch):
         ({"type": "BookLent", "aggregateId": "b-1"}, "aggregateType"),
         (lent(aggregateVersion=3), "aggregateVersion"),
         (lent(expected_version=3), "expected_version"),
-        (lent(tags=["x"]), "tags"),
+        (lent(tags=["x", 7]), "tags[1]"),
         (lent(payload={"x": float("nan")}), "payload.x"),
         (lent(payload={"x": {1, 2}}), "payload.x"),
         (lent(id=7), "id"),
@@ -211,6 +212,13 @@ def test_a_wrong_event_is_refused_before_anything_is_written(event, path):
         append_on_commit(event, using=SQL)
     assert refused.value.path == path
     assert waiting() == []
+
+
+def test_an_event_keeps_its_tags():
+    with transaction.atomic(using=SQL):
+        append_on_commit(lent(tags=["reader:ann"]), using=SQL)
+    (event,) = EventStore.read_boundary(item(tags=["reader:ann"])).events
+    assert event["aggregateId"] == "b-1"
 
 
 def test_the_refusal_of_a_version_says_why():
