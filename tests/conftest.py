@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from contextlib import nullcontext
+from functools import cache
 
 import pytest
 from django.conf import settings
@@ -67,17 +68,22 @@ def pytest_xdist_auto_num_workers(config):
     return 1 + cores * (2 if asked_for(config) == "faults" else 1)
 
 
+@cache
+def text_of(path):
+    return path.read_text("utf-8")
+
+
 def pytest_ignore_collect(collection_path, config):
     """Do not import files without a test of the marker: that takes seconds."""
     if (name := asked_for(config)) and collection_path.match("test_*.py"):
         # None lets the other rules decide.
-        return None if f"mark.{name}" in collection_path.read_text() else True
+        return None if f"mark.{name}" in text_of(collection_path) else True
     return None
 
 
 def pytest_itemcollected(item):
     for name in {mark.name for mark in item.iter_markers()} & MARKERS:
-        if f"mark.{name}" not in item.path.read_text():
+        if f"mark.{name}" not in text_of(item.path):
             reason = f"{item.nodeid}: 'mark.{name}' has to be written in this file."
             raise pytest.UsageError(reason)
 

@@ -22,6 +22,7 @@ EVENTS, STREAMS = 262_200, 13_087
 
 pytestmark = [
     pytest.mark.faults,
+    pytest.mark.no_cover,  # many events, but nothing that no other test does
     pytest.mark.skipif(
         not LOG.exists(), reason=f"{LOG.name} is not beside the project"
     ),

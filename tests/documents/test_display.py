@@ -288,6 +288,7 @@ ODD = st.recursive(
 )
 
 
+@pytest.mark.no_cover  # others run each line of it
 @hypothesis_settings(ANY, max_examples=300)
 @given(ODD)
 def test_any_value_is_shown_whole(value):
@@ -298,6 +299,7 @@ def test_any_value_is_shown_whole(value):
     assert all(string in quoted for string in strings_in(value))
 
 
+@pytest.mark.no_cover  # others run each line of it
 @hypothesis_settings(ANY, max_examples=300)
 @given(ODD, st.integers(0, 300))
 def test_any_value_is_cut_only_where_allowed(value, limit):
@@ -309,6 +311,7 @@ def test_any_value_is_cut_only_where_allowed(value, limit):
     assert (rendered.size is None) == rendered.is_cut
 
 
+@pytest.mark.no_cover  # others run each line of it
 @hypothesis_settings(ANY, max_examples=300)
 @given(ODD, st.integers(1, 200))
 def test_any_value_is_brief(value, limit):
