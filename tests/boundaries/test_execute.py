@@ -9,6 +9,7 @@ from ossy_event_store import (
     BoundaryConflict,
     EventStore,
     InvalidBoundary,
+    all_events,
     any_of,
     item,
 )
@@ -150,6 +151,14 @@ def test_a_query_may_be_a_function_of_the_parameters():
             return {}
 
     assert len(Prices(products=["a", "b"]).bounds.items) == 2
+
+
+def test_a_model_of_all_events_has_no_parameters():
+    class Everything(Boundary):
+        query = all_events()
+        view = staticmethod(len)
+
+    assert Everything().bounds == all_events()
 
 
 def test_a_model_without_a_query_or_view_is_refused():

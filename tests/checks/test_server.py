@@ -91,6 +91,17 @@ def test_w017_a_database_of_the_node_package_3(of_node_3):
     assert "import_events --from-node-3" in found["ossy_event_store.W017"]
 
 
+@pytest.mark.parametrize("sharded", [True, False])
+def test_w018_sharded_events_cannot_have_tags(store, monkeypatch, sharded):
+    async def is_sharded(store):
+        return sharded
+
+    monkeypatch.setattr(indexes, "is_sharded", is_sharded)
+    messages = list(server._tags(store))
+    assert ids(messages) == (["W018"] if sharded else [])
+    assert all("eventstore is sharded" in message.msg for message in messages)
+
+
 STANDALONE = {"isWritablePrimary": True}
 
 

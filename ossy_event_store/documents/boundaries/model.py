@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from ..bson_types import Document
 from ..event_document import check_id
-from .query import Item, Query, any_of, check_query
+from .query import Item, Query, any_of, check_query, item
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
@@ -77,9 +77,11 @@ def _text(name: str, value: Any) -> str:
     return check_id(value, name)
 
 
-def _filled(one: Item, texts: Mapping[str, str]) -> Item:
+def _filled(one: Item, texts: Mapping[str, str]) -> Query:
+    if not one.tags:
+        return Query((one,))
     tags = (_PARAMETER.sub(lambda found: texts[found[1]], tag) for tag in one.tags)
-    return Item.of(one.types, list(dict.fromkeys(tags)))
+    return item(*one.types, tags=list(dict.fromkeys(tags)))
 
 
 def check_boundary(value: Any, name: str = "boundary") -> Boundary:

@@ -22,7 +22,7 @@ MAX_TYPES = 32  # of an item
 
 @dataclass(frozen=True)
 class Item:
-    """One item of a query; ``item()`` makes it."""
+    """One item of a query."""
 
     #: The event must be of one of these types; none means any.
     types: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class Query:
-    """Which events belong to a decision; ``any_of()`` and ``all_events()`` make it."""
+    """Which events belong to a decision; ``item()`` and ``any_of()`` make it."""
 
     items: tuple[Item, ...] = field(default=())
 
@@ -119,9 +119,9 @@ _UNDECLARED = (
 )
 
 
-def item(*types: str, tags: Sequence[str] = ()) -> Item:
+def item(*types: str, tags: Sequence[str] = ()) -> Query:
     """
-    Return an item of a query: one of these types, and all of these tags.
+    Return a query for events of one of these types that have all of these tags.
 
     Args:
         types: event types; none means any type.
@@ -131,27 +131,23 @@ def item(*types: str, tags: Sequence[str] = ()) -> Item:
     Raises:
         InvalidBoundary: neither types nor tags, or a tag is wrong.
     """
-    return Item.of(types, tags)
+    return Query((Item.of(types, tags),))
 
 
-def any_of(*items: Any) -> Query:
+def any_of(*items: Query) -> Query:
     """
-    Return the query for events that match one of the items, 32 at most.
+    Return the query for events that match one of some queries, of 32 items in all.
 
     Raises:
         InvalidBoundary: no item, or too many.
     """
-    for one in items:
-        if not isinstance(one, Item):
-            kind = type(one).__name__
-            raise TypeError(f"items must be made by item(), not {kind}.")
-    if not items:
+    found = {one for query in items for one in check_query(query, "items").items}
+    if not found:
         raise InvalidBoundary("items", "a query needs an item; see all_events()")
+    if len(found) > MAX_ITEMS:
+        raise InvalidBoundary("items", f"has {len(found)}; at most {MAX_ITEMS}")
     # Sorted, so that a token fits however the query was written.
-    unique = tuple(sorted(set(items), key=lambda one: (one.types, one.tags)))
-    if len(unique) > MAX_ITEMS:
-        raise InvalidBoundary("items", f"has {len(unique)}; at most {MAX_ITEMS}")
-    return Query(unique)
+    return Query(tuple(sorted(found, key=lambda one: (one.types, one.tags))))
 
 
 def all_events() -> Query:
@@ -160,10 +156,8 @@ def all_events() -> Query:
 
 
 def check_query(query: Any, name: str = "query") -> Query:
-    """Return a query, also from one item."""
-    if isinstance(query, Query):
-        return query
-    if isinstance(query, Item):
-        return any_of(query)
-    kind = type(query).__name__
-    raise TypeError(f"{name} must be made by item() or any_of(), not {kind}.")
+    """Return a query, or raise ``TypeError``."""
+    if not isinstance(query, Query):
+        kind = type(query).__name__
+        raise TypeError(f"{name} must be made by item() or any_of(), not {kind}.")
+    return query
