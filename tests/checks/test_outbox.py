@@ -31,7 +31,7 @@ def test_e006_is_not_reported_with_the_app_or_without_the_import(monkeypatch):
     assert check_outbox_app(None) == []
 
 
-def test_w018_a_database_without_the_table(sql, monkeypatch):
+def test_w019_a_database_without_the_table(sql, monkeypatch):
     assert check_outbox_tables(None, [SQL]) == []
     monkeypatch.setattr(outbox, "has_table", lambda using: False)
     (message,) = check_outbox_tables(None, [SQL])

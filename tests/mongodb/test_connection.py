@@ -27,7 +27,7 @@ from ossy_event_store import (
     embedded,
 )
 from ossy_event_store.health import figures
-from ossy_event_store.mongodb import connection
+from ossy_event_store.mongodb import connection, topology
 from ossy_event_store.verify import averify_event_store, verify_event_store
 from tests.library.aggregate import Book
 from tests.support.processes import ON_URL
@@ -278,7 +278,7 @@ def test_a_server_is_started_outside_of_the_event_loop(store, settings, monkeypa
 
 def test_the_version_for_the_driver_is_looked_up_once(store, monkeypatch):
     asyncio.run(EventStore.aget_event_stream("b-1"))
-    monkeypatch.setattr(connection.metadata, "version", None)  # no longer callable
+    monkeypatch.setattr(topology.metadata, "version", None)  # no longer callable
     asyncio.run(EventStore.aget_event_stream("b-1"))
 
 

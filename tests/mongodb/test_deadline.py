@@ -163,6 +163,13 @@ async def commit(ports):
         ports.silence("killSessions")
 
 
+async def commit_early(ports):
+    async with ports.client.transaction() as session:
+        await ports.collection.insert_one({}, session=session)
+        ports.silence("killSessions")
+        await ports.client.commit(session)
+
+
 async def abort(ports):
     try:
         async with ports.client.transaction() as session:
@@ -223,6 +230,7 @@ CASES_OF_CLIENT = {
     "session": [leave("session")],
     "snapshot_session": [leave("snapshot_session")],
     "transaction": [commit, abort],
+    "commit": [commit_early],
     "in_transaction": [in_transaction],
     "end_transaction": [end_transaction],
     "find_after_all_writes": [find_after_all_writes, find_once_pinged],
