@@ -27,7 +27,7 @@ import bench
 import push
 
 MB = 1024 * 1024
-THREADS, TASKS, WAVE = 8, 64, 100
+SERVING, THREADS, TASKS, WAVE = 4, 8, 64, 100
 AGGREGATES = 1000
 SECONDS = 10  # until what was closed is gone from the server, too
 EVENT = {
@@ -83,12 +83,16 @@ def requests():
         response.close()
         assert found == ["200 OK"], (found, body)
 
+    def in_thread(numbers):
+        for number in numbers:
+            answer(number)
+
     def work(count):
-        for _ in pool.map(answer, range(count)):
-            pass
+        list(pool.map(in_thread, (range(n, count, SERVING) for n in range(SERVING))))
 
     own = {"ROOT_URLCONF": (path("<int:number>", append),), "MIDDLEWARE": []}
-    with override_settings(**own, ALLOWED_HOSTS=["*"]), ThreadPoolExecutor(4) as pool:
+    own["ALLOWED_HOSTS"] = ["*"]
+    with override_settings(**own), ThreadPoolExecutor(SERVING) as pool:
         handler = WSGIHandler()
         yield work, os.getpid()
 
