@@ -18,6 +18,7 @@ import hot
 import log
 import peers
 import rebuild
+import several
 import start
 import whole
 
@@ -25,6 +26,8 @@ ALONE = {  # each on an empty database
     "start": start.app,
     "append": append.one,
     "append-10": append.ten,
+    "two-streams": several.block,
+    "append-streams": several.call,
     "load": append.load,
     "load-add-save": append.all_four,
     "long-stream": append.long,

@@ -27,11 +27,14 @@ from .exceptions import (
     InvalidLine,
     InvalidQuery,
     InvalidState,
+    InvalidTransaction,
     OutcomeUnknown,
     PositionsBroken,
     RebuildBroken,
     ReducerError,
     StoreUnavailable,
+    StreamClosed,
+    TransactionAborted,
     TransactionsUnavailable,
     UnexpectedState,
     UnknownAggregateType,
@@ -52,6 +55,7 @@ if _TYPE_CHECKING:
     from .registry import register_aggregate
     from .streams.boundaries.execute import LoadedBoundary
     from .streams.boundaries.reading import AwaitableBoundaryRead, BoundaryRead
+    from .streams.transactions.transaction import Transaction
     from .subscriptions.declaration import subscription
 
 __version__ = "0.1.0"
@@ -71,6 +75,7 @@ _MODULE_OF = {
     "Projection": "projections.projection",
     "Query": "documents.boundaries.query",
     "RebuildReport": "rebuild.report",
+    "Transaction": "streams.transactions.transaction",
     "all_events": "documents.boundaries.query",
     "any_of": "documents.boundaries.query",
     "empty_test_database": "projections.empty",
@@ -105,6 +110,7 @@ __all__ = [
     "InvalidLine",
     "InvalidQuery",
     "InvalidState",
+    "InvalidTransaction",
     "LoadedBoundary",
     "Mongo",
     "OutcomeUnknown",
@@ -115,6 +121,9 @@ __all__ = [
     "RebuildReport",
     "ReducerError",
     "StoreUnavailable",
+    "StreamClosed",
+    "Transaction",
+    "TransactionAborted",
     "TransactionsUnavailable",
     "UnexpectedState",
     "UnknownAggregateType",

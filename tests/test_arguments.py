@@ -84,6 +84,12 @@ FITTING = {
     "OnError": set(),
     "View": set(),
     "Progress": set(),
+    "ClientSession": set(),
+    "AsyncClientSession": set(),
+    "Callable[[Transaction], T]": set(),
+    "Callable[[Transaction], Coroutine[Any, Any, T]]": set(),
+    "Mapping[str, Sequence[Mapping[str, Any]]]": set(),
+    "Mapping[str, int]": {"dict"},
     "Callable[[Self], Decision]": set(),
     "Callable[[LoadedBoundary], Decision]": set(),
     "Boundary": set(),
@@ -108,6 +114,10 @@ GOOD = {
     "aggregate_type": "Book",
     "subject": "b-1",
     "decide": lambda aggregate: None,
+    "work": lambda t: None,
+    "streams": {"b-1": [BOUGHT]},
+    "successor_id": "b-2",
+    "summary": {"type": "BookBought"},
     "boundary": Nothing(),
     "fn": lambda events, saved_state: saved_state,
     "event": BOUGHT,
@@ -128,6 +138,8 @@ GOOD = {
 OTHER_NAMES = {
     "subject": "aggregate_id",
     "more": "event",
+    "summary": "event",
+    "created_by": "createdBy",
     "events": "event",
     "Root": "aggregate class",
     "cls": "Projection",
@@ -141,7 +153,7 @@ MODULES = (
 # Classes that users do not create: results, and views that Django calls.
 NOT_CALLED = {
     *("AwaitableBoundaryRead", "BoundaryRead", "EventSourceView", "HealthView"),
-    *("Boundary", "LoadedBoundary", "Query", "RebuildReport"),
+    *("Boundary", "LoadedBoundary", "Query", "RebuildReport", "Transaction"),
 }
 # Classes whose arguments are swept, as those of a function.
 CALLED = {"Condition", "EventFilter"}

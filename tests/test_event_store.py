@@ -287,6 +287,9 @@ def test_the_info_of_a_stream_is_that_of_its_ends(store, face):
         "aggregateVersion": 3,
         "firstCreated": times[0],
         "lastCreated": times[2],
+        "isClosed": False,
+        "predecessor": None,
+        "successor": None,
     }
     assert face(EventStore.get_stream_info, "nowhere") is None
 

@@ -28,11 +28,14 @@ from ossy_event_store.exceptions import (
     InvalidLine,
     InvalidQuery,
     InvalidState,
+    InvalidTransaction,
     OutcomeUnknown,
     PositionsBroken,
     RebuildBroken,
     ReducerError,
     StoreUnavailable,
+    StreamClosed,
+    TransactionAborted,
     TransactionsUnavailable,
     UnexpectedState,
     UnknownAggregateType,
@@ -77,6 +80,13 @@ ERRORS = [
         {"expected_version": 0},
         "Stream 'b': expected a new stream, found version 3.",
     ),
+    (
+        ConcurrencyError("b", 2, 3, [("b", 2, 3), ("c", 0, 1)]),
+        {"aggregate_id": "b", "conflicts": [("b", 2, 3), ("c", 0, 1)]},
+        "Streams 'b': expected version 2, found version 3; 'c': expected a new stream, "
+        "found version 1. Nothing was written. Load them again and retry.",
+    ),
+    (ConcurrencyError("b", 2, 3), {"conflicts": [("b", 2, 3)]}, "Stream 'b': expected"),
     (
         EventNotFound({"type": "x"}),
         {"query": {"type": "x"}},
@@ -125,6 +135,23 @@ ERRORS = [
     (InvalidBoundary("after", "no"), {"path": "after"}, "after: no"),
     (InvalidQuery("query.$where", "no"), {"path": "query.$where"}, "query.$where: no"),
     (InvalidState("state", "no"), {"path": "state", "reason": "no"}, "state: no"),
+    (InvalidTransaction("It has ended."), {"reason": "It has ended."}, "It has ended."),
+    (
+        StreamClosed("b", 3),
+        {"aggregate_id": "b", "version": 3, "successor": None},
+        "Stream 'b' was closed at version 3. Nothing was written. Begin a new stream.",
+    ),
+    (
+        StreamClosed("b", 3, "b2"),
+        {"successor": "b2"},
+        "Stream 'b' was closed at version 3. Nothing was written. Append to 'b2',",
+    ),
+    (
+        TransactionAborted("WriteConflict"),
+        {"reason": "WriteConflict"},
+        "The transaction was aborted: WriteConflict. Nothing in it was stored; run it",
+    ),
+    (OutcomeUnknown([]), {"event_ids": ()}, "It is not known whether the transaction"),
     (
         OutcomeUnknown([OID, "e"]),
         {"event_ids": (OID, "e")},
@@ -168,7 +195,7 @@ ERRORS = [
         "Another process has rebuilt projection lent_books at the same time;",
     ),
     (UnexpectedState("out of order"), {"reason": "out of order"}, "out of order"),
-    (TransactionsUnavailable(), {}, "Several events in one append need a transaction"),
+    (TransactionsUnavailable(), {}, "Several events in one append, and rules over"),
     (
         UnknownAggregateType("Cook", ["Book", "Reader"]),
         {"aggregate_type": "Cook", "registered": ("Book", "Reader")},

@@ -20,6 +20,7 @@ from django.test import runner, utils
 from django.utils import log
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.common import VALIDATORS
+from pymongo.write_concern import WriteConcern
 
 import ossy_event_store
 from ossy_event_store.mongodb import ports
@@ -50,7 +51,14 @@ def resets_awaitable_pools():
     return asyncio.run(resets())
 
 
+def keeps_options_of_a_transaction():
+    with MongoClient(connect=False) as client, client.start_session() as session:
+        session.start_transaction(write_concern=WriteConcern(1))
+        return session._transaction.opts.write_concern.document == {"w": 1}
+
+
 PRIVATE = {
+    "_transaction": keeps_options_of_a_transaction,
     "_topology": resets_blocking_pools,
     "_servers": resets_awaitable_pools,
     "_worker_id": lambda: isinstance(runner._worker_id, int),

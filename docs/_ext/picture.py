@@ -24,7 +24,7 @@ BOXES = {
         {"aggregate", "event_store", "registry"},
     ),
     "positions": ("the global order", {"positions"}),
-    "streams": ("append, load, fold", {"streams"}),
+    "streams": ("append, load, transactions", {"streams"}),
     "mongodb": ("connection, indexes, leases", {"mongodb"}),
     "documents": ("events and values, no I/O", {"documents"}),
     "foundation": (

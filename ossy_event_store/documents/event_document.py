@@ -63,6 +63,12 @@ IS_SET_AT_APPEND = "the store sets it; give tags"
 # Names of fields that later versions of the store will give a meaning.
 RESERVED = ("typeVersion", "subjects")
 IS_RESERVED = "reserved for a later version of the store; use payload or metadata"
+IS_OF_THE_STORE = (
+    "only close() and continue_as() of an aggregate append events of this type"
+)
+# The types of the events by which the store ends a stream, and continues it in another.
+STREAM_CLOSED = "$StreamClosed"
+STREAM_CONTINUED = "$StreamContinued"
 # Fields that may differ between two tries to append an event.
 FIXED_AT_APPEND = ("aggregateVersion", "created")
 # Fields that the store fills in if the caller leaves them out.
@@ -143,7 +149,8 @@ def check_event(
             raise InvalidEvent(key, IS_SET_AT_APPEND)
         if key not in known:
             raise InvalidEvent(str(key), unknown_key(key, known))
-    _check_name(event.get("type"), "type")
+    if _check_name(event.get("type"), "type") in (STREAM_CLOSED, STREAM_CONTINUED):
+        raise InvalidEvent("type", IS_OF_THE_STORE)
     return event
 
 

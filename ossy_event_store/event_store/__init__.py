@@ -18,9 +18,10 @@ from .boundaries import Boundaries
 from .global_order import GlobalOrder
 from .queries import Queries
 from .streams import Streams
+from .transactions import Transactions
 
 
-class EventStore(Appending, Streams, Boundaries, Queries, GlobalOrder):
+class EventStore(Appending, Streams, Boundaries, Transactions, Queries, GlobalOrder):
     """The ``eventstore`` collection: all events ever appended, none ever changed."""
 
     @classproperty

@@ -7,15 +7,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.client_session import ClientSession
+
 from ..documents.boundaries.condition import Condition, check_condition
 from ..documents.bson_types import Document
-from ..mongodb import connection
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..positions import reader
 from ..streams.append import append_at
 from ..streams.boundaries.placing import placing_of
 from ..streams.new_events import raw_events
+from ..streams.transactions.joining import awaitable_store, blocking_store
 
 
 class Appending:
@@ -28,6 +31,7 @@ class Appending:
         *,
         expected_version: int | None = None,
         wait: bool = False,
+        session: ClientSession | None = None,
     ) -> Document:
         """
         Append one event and return it as stored.
@@ -44,17 +48,23 @@ class Appending:
             wait: also wait until the event has its position, at most the setting
                 ``TIMEOUT``, and return it as ``position``. That is None if no process
                 assigned one in time; the event is stored all the same.
+            session: of an open transaction to take part in, such as ``t.session``.
 
         Raises:
             InvalidEvent: before anything was sent, with path and reason.
             ConcurrencyError: the stream is not at the expected version.
             AggregateTypeMismatch: the stream belongs to another type.
+            StreamClosed: the stream has ended.
+            InvalidTransaction: the session is not one of an open transaction of the
+                store's own client.
             IdempotencyConflict: the id is stored with other content.
             OutcomeUnknown: the time ran out; append it again with the same ``id``.
             StoreUnavailable: no server answered in time; nothing was stored.
         """
         expected = expected_version
-        return cls.append_events([event], expected_version=expected, wait=wait)[0]
+        return cls.append_events(
+            [event], expected_version=expected, wait=wait, session=session
+        )[0]
 
     @classmethod
     async def aappend_event(
@@ -63,11 +73,14 @@ class Appending:
         *,
         expected_version: int | None = None,
         wait: bool = False,
+        session: AsyncClientSession | None = None,
     ) -> Document:
         """See ``append_event()``."""
         expected = expected_version
         return (
-            await cls.aappend_events([event], expected_version=expected, wait=wait)
+            await cls.aappend_events(
+                [event], expected_version=expected, wait=wait, session=session
+            )
         )[0]
 
     @classmethod
@@ -78,6 +91,7 @@ class Appending:
         expected_version: int | None = None,
         unless: Condition | None = None,
         wait: bool = False,
+        session: ClientSession | None = None,
     ) -> list[Document]:
         """
         Append several events to one stream, all or none; see ``append_event()``.
@@ -95,7 +109,7 @@ class Appending:
         """
         documents, expected = raw_events(events, expected_version)
         condition = check_condition(unless)
-        store = reader.check_wait(wait, connection.blocking())
+        store = reader.check_wait(wait, blocking_store(session))
         with in_time():
             placing = placing_of(store, documents, condition)
             stored = drive(append_at(store, documents, expected, placing))
@@ -109,11 +123,12 @@ class Appending:
         expected_version: int | None = None,
         unless: Condition | None = None,
         wait: bool = False,
+        session: AsyncClientSession | None = None,
     ) -> list[Document]:
         """See ``append_events()``."""
         documents, expected = raw_events(events, expected_version)
         condition = check_condition(unless)
-        store = reader.check_wait(wait, await connection.awaitable())
+        store = reader.check_wait(wait, await awaitable_store(session))
         with in_time():
             placing = placing_of(store, documents, condition)
             stored = await append_at(store, documents, expected, placing)

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.client_session import ClientSession
+
 from ..documents.arguments import check_number
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
@@ -13,7 +16,9 @@ from ..mongodb import connection
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive, drive_each
 from ..streams import lookup
+from ..streams.closing import history
 from ..streams.load import load_stream
+from ..streams.transactions.joining import awaitable_store, blocking_store
 
 
 class Streams:
@@ -21,29 +26,38 @@ class Streams:
 
     @classmethod
     def get_event_stream(
-        cls, aggregate_id: str, from_version: int = 0
+        cls,
+        aggregate_id: str,
+        from_version: int = 0,
+        *,
+        session: ClientSession | None = None,
     ) -> list[Document]:
         """
         Return the events of a stream after ``from_version``, ascending.
 
-        The list is empty if the stream does not exist.
+        The list is empty if the stream does not exist. With the session of an open
+        transaction, such as ``t.session``, it is read inside of that.
         """
         check_id(aggregate_id)
         check_number(from_version, "from_version")
         with in_time():
-            return drive(load_stream(connection.blocking(), aggregate_id, from_version))
+            store = blocking_store(session)
+            return drive(load_stream(store, aggregate_id, from_version))
 
     @classmethod
     async def aget_event_stream(
-        cls, aggregate_id: str, from_version: int = 0
+        cls,
+        aggregate_id: str,
+        from_version: int = 0,
+        *,
+        session: AsyncClientSession | None = None,
     ) -> list[Document]:
         """See ``get_event_stream()``."""
         check_id(aggregate_id)
         check_number(from_version, "from_version")
         with in_time():
-            return await load_stream(
-                await connection.awaitable(), aggregate_id, from_version
-            )
+            store = await awaitable_store(session)
+            return await load_stream(store, aggregate_id, from_version)
 
     @classmethod
     def get_event_streams(
@@ -69,19 +83,41 @@ class Streams:
             yield stream
 
     @classmethod
-    def exists(cls, aggregate_id: str) -> bool:
+    def get_history(cls, aggregate_id: str) -> Iterator[Document]:
+        """
+        Iterate over the events of a stream and of those that it continues, in order.
+
+        It begins with the oldest stream. ``Aggregate.continue_as()`` continues one.
+        """
+        check_id(aggregate_id)
+        return drive_each(history.each_event(connection.blocking(), aggregate_id))
+
+    @classmethod
+    async def aget_history(cls, aggregate_id: str) -> AsyncIterator[Document]:
+        """Iterate with ``async for``; see ``get_history()``."""
+        check_id(aggregate_id)
+        store = await connection.awaitable()
+        async for event in history.each_event(store, aggregate_id):
+            yield event
+
+    @classmethod
+    def exists(cls, aggregate_id: str, *, session: ClientSession | None = None) -> bool:
         """Whether a stream has events."""
         check_id(aggregate_id)
-        return drive(lookup.stream_exists(connection.blocking(), aggregate_id))
+        return drive(lookup.stream_exists(blocking_store(session), aggregate_id))
 
     @classmethod
-    async def aexists(cls, aggregate_id: str) -> bool:
+    async def aexists(
+        cls, aggregate_id: str, *, session: AsyncClientSession | None = None
+    ) -> bool:
         """See ``exists()``."""
         check_id(aggregate_id)
-        return await lookup.stream_exists(await connection.awaitable(), aggregate_id)
+        return await lookup.stream_exists(await awaitable_store(session), aggregate_id)
 
     @classmethod
-    def count(cls, aggregate_id: str | None = None) -> int:
+    def count(
+        cls, aggregate_id: str | None = None, *, session: ClientSession | None = None
+    ) -> int:
         """
         Return how many events a stream has, counted in its index; 0 without a stream.
 
@@ -91,30 +127,41 @@ class Streams:
         off after a crash of the server.
         """
         _check_optional(aggregate_id, "aggregate_id")
-        return drive(lookup.count(connection.blocking(), aggregate_id))
+        return drive(lookup.count(blocking_store(session), aggregate_id))
 
     @classmethod
-    async def acount(cls, aggregate_id: str | None = None) -> int:
+    async def acount(
+        cls,
+        aggregate_id: str | None = None,
+        *,
+        session: AsyncClientSession | None = None,
+    ) -> int:
         """See ``count()``."""
         _check_optional(aggregate_id, "aggregate_id")
-        return await lookup.count(await connection.awaitable(), aggregate_id)
+        return await lookup.count(await awaitable_store(session), aggregate_id)
 
     @classmethod
-    def get_stream_info(cls, aggregate_id: str) -> Document | None:
+    def get_stream_info(
+        cls, aggregate_id: str, *, session: ClientSession | None = None
+    ) -> Document | None:
         """
         Return what a stream is, without reading it; None if it does not exist.
 
         A dict: ``aggregateId``, ``aggregateType``, ``aggregateVersion`` (of the last
-        event), ``firstCreated`` and ``lastCreated`` (of the first and last event).
+        event), ``firstCreated`` and ``lastCreated`` (of the first and last event),
+        ``isClosed``, and ``predecessor`` and ``successor``: the ids of the streams that
+        it continues and that continue it, or None.
         """
         check_id(aggregate_id)
-        return drive(lookup.stream_info(connection.blocking(), aggregate_id))
+        return drive(lookup.stream_info(blocking_store(session), aggregate_id))
 
     @classmethod
-    async def aget_stream_info(cls, aggregate_id: str) -> Document | None:
+    async def aget_stream_info(
+        cls, aggregate_id: str, *, session: AsyncClientSession | None = None
+    ) -> Document | None:
         """See ``get_stream_info()``."""
         check_id(aggregate_id)
-        return await lookup.stream_info(await connection.awaitable(), aggregate_id)
+        return await lookup.stream_info(await awaitable_store(session), aggregate_id)
 
 
 def _check_optional(value: object, name: str) -> None:

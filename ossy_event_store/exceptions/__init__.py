@@ -20,12 +20,15 @@ The errors of the store, in one tree.
     ├── InvalidLine              a line of an import file is wrong (ValueError)
     ├── InvalidQuery             the store refuses to run the query (ValueError)
     ├── InvalidState             a reducer's state cannot be stored (ValueError)
+    ├── InvalidTransaction       a session or transaction is used wrongly (ValueError)
     ├── OutcomeUnknown           stored or not; append again with the same event ids
     ├── PositionsBroken          a position refers to an event that no longer exists
     ├── RebuildBroken            a worker process of a rebuild ended too early
     ├── ReducerError             a reducer raised on an event
     ├── StoreUnavailable         MongoDB did not answer in time; nothing was stored
-    ├── TransactionsUnavailable  several events in one append need a replica set
+    │   └── TransactionAborted   it conflicted with another one; run all of it again
+    ├── StreamClosed             the stream has ended; nothing can be appended to it
+    ├── TransactionsUnavailable  several events or streams at once need a replica set
     ├── UnexpectedState          the server or a thread did what it never should
     ├── UnknownAggregateType     no class is registered under this type (LookupError)
     └── UnknownSubscription      no subscription has this name (LookupError)
@@ -41,7 +44,6 @@ from .errors import (
     AggregateTypeMismatch,
     BuiltMeanwhile,
     CheckpointMissing,
-    ConcurrencyError,
     EventNotFound,
     EventStoreError,
     ForeignCollection,
@@ -57,10 +59,16 @@ from .errors import (
     RebuildBroken,
     ReducerError,
     StoreUnavailable,
-    TransactionsUnavailable,
     UnexpectedState,
     UnknownAggregateType,
     UnknownSubscription,
+)
+from .transactions import (
+    ConcurrencyError,
+    InvalidTransaction,
+    StreamClosed,
+    TransactionAborted,
+    TransactionsUnavailable,
 )
 
 __all__ = [
@@ -81,11 +89,14 @@ __all__ = [
     "InvalidLine",
     "InvalidQuery",
     "InvalidState",
+    "InvalidTransaction",
     "OutcomeUnknown",
     "PositionsBroken",
     "RebuildBroken",
     "ReducerError",
     "StoreUnavailable",
+    "StreamClosed",
+    "TransactionAborted",
     "TransactionsUnavailable",
     "UnexpectedState",
     "UnknownAggregateType",

@@ -56,30 +56,6 @@ class BuiltMeanwhile(EventStoreError):
         )
 
 
-class ConcurrencyError(EventStoreError):
-    """
-    The stream is not at ``expected_version``, as another writer has appended.
-
-    The store found ``actual_version``. Nothing was written: load and decide again.
-    """
-
-    def __init__(
-        self, aggregate_id: str, expected_version: int, actual_version: int
-    ) -> None:
-        super().__init__(aggregate_id, expected_version, actual_version)
-        self.aggregate_id = aggregate_id
-        self.expected_version = expected_version
-        self.actual_version = actual_version
-
-    def __str__(self) -> str:
-        version = self.expected_version
-        expected = f"version {version}" if version else "a new stream"
-        return (
-            f"Stream {self.aggregate_id!r}: expected {expected}, found version "
-            f"{self.actual_version}. Nothing was written. Load it again and retry."
-        )
-
-
 class EventNotFound(EventStoreError, ObjectDoesNotExist):
     """No event matches ``query``."""
 
@@ -226,6 +202,11 @@ class OutcomeUnknown(EventStoreError):
         self.event_ids = tuple(event_ids)
 
     def __str__(self) -> str:
+        if not self.event_ids:
+            return (
+                "It is not known whether the transaction was committed. Look for what "
+                "it has written."
+            )
         ids = ", ".join(repr(event_id) for event_id in self.event_ids)
         return (
             f"It is not known whether the events {ids} were stored. "
@@ -316,24 +297,12 @@ class StoreUnavailable(_Reasoned):
     """
     MongoDB did not answer in time, or the connection broke; nothing was stored.
 
-    It is also raised if MongoDB refuses user name and password, and if the caller's
-    transaction cannot go on and has to be begun again. ``__cause__`` is the error of
-    the driver, if there is one.
+    It is also raised if MongoDB refuses user name and password. ``__cause__`` is the
+    error of the driver, if there is one.
     """
 
     def __str__(self) -> str:
         return f"The event store is not available: {self.reason}"
-
-
-class TransactionsUnavailable(EventStoreError):
-    """Several events in one append need transactions, which the server lacks."""
-
-    def __str__(self) -> str:
-        return (
-            "Several events in one append need a transaction, and this server has "
-            "none: it is not a member of a replica set. Nothing was written. Append "
-            "one event at a time, or run the server as a replica set of one member."
-        )
 
 
 class UnexpectedState(_Reasoned):

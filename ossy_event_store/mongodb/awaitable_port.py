@@ -203,6 +203,7 @@ class AwaitableCollection:
     async def count_where(
         self, query: Filter, *, unbounded: bool = False, **options: Any
     ) -> int:
+        options.setdefault("session", self.session)
         with bound(unbounded):
             return await self.raw.count_documents(query, **options)
 
@@ -279,7 +280,8 @@ class AwaitableClient:
             except BaseException:
                 await self._abort(session)
                 raise
-            await self._commit(session)
+            if session.in_transaction:
+                await self.commit(session)
         except ConfigurationError:
             await self.drop_connections()
             raise
@@ -288,10 +290,9 @@ class AwaitableClient:
                 await self.end_transaction(session.session_id)
             raise
 
-    async def _commit(self, session: AsyncClientSession) -> None:
+    async def commit(self, session: AsyncClientSession) -> None:
         with bound():
-            if session.in_transaction:
-                await session.commit_transaction()
+            await session.commit_transaction()
 
     async def _abort(self, session: AsyncClientSession) -> None:
         with pymongo.timeout(END_SECONDS):

@@ -222,6 +222,7 @@ class BlockingCollection:
     async def count_where(
         self, query: Filter, *, unbounded: bool = False, **options: Any
     ) -> int:
+        options.setdefault("session", self.session)
         with bound(unbounded):
             return self.raw.count_documents(query, **options)
 
@@ -308,7 +309,8 @@ class BlockingClient:
             except BaseException:
                 await self._abort(session)
                 raise
-            await self._commit(session)
+            if session.in_transaction:
+                await self.commit(session)
         except ConfigurationError:
             await self.drop_connections()
             raise
@@ -317,10 +319,10 @@ class BlockingClient:
                 await self.end_transaction(session.session_id)
             raise
 
-    async def _commit(self, session: ClientSession) -> None:
+    async def commit(self, session: ClientSession) -> None:
+        """Commit; again, if the outcome of the first commit is not known."""
         with bound():
-            if session.in_transaction:
-                session.commit_transaction()
+            session.commit_transaction()
 
     async def _abort(self, session: ClientSession) -> None:
         with pymongo.timeout(END_SECONDS):

@@ -15,8 +15,6 @@ import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import metadata
 from typing import Any, NamedTuple, cast
 
 import pymongo
@@ -27,7 +25,6 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.driver_info import DriverInfo
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.server_api import ServerApi
@@ -59,7 +56,7 @@ from .location import (
     use,
 )
 from .ports import Client, Documents, drive
-from .topology import raise_if_refused
+from .topology import driver_info, raise_if_refused
 from .writer_queue import Turns, awaitable_turns, blocking_turns
 
 _MAJORITY: dict[str, Any] = {
@@ -107,8 +104,10 @@ class Store:
     parked: Documents
     skipped: Documents
     damaged: Documents
-    # The same store without the caller's open transaction, if there is one.
+    # The same store without the open transaction, if there is one; and what collects
+    # the events of one that the store itself has begun.
     outside: Store | None = field(default=None, kw_only=True)
+    unit: Any = field(default=None, kw_only=True)
     # The indexes for safety that this process has seen, with their collections.
     seen: set[tuple[str, str]] = field(default_factory=set, kw_only=True)
 
@@ -141,18 +140,7 @@ def _client_arguments(source: Source) -> dict[str, Any]:
         arguments["server_api"] = ServerApi(
             api.version, deprecation_errors=api.deprecation_errors
         )
-    return {**arguments, "host": url, "driver": _driver()}
-
-
-@cache
-def _driver() -> DriverInfo:
-    # Once a process: the look-up reads every folder of the path, and keeps what it
-    # found each time that one of them has changed.
-    try:
-        version = metadata.version("ossy-event-store")
-    except metadata.PackageNotFoundError:  # a copy inside a project, not installed
-        version = None
-    return DriverInfo("ossy-event-store", version)
+    return {**arguments, "host": url, "driver": driver_info()}
 
 
 def _build(make: Any, source: Source, arguments: Mapping[str, Any]) -> Any:
@@ -189,7 +177,8 @@ class _Process:
 _process = _Process()
 
 
-def _notice_fork() -> None:
+def _begin_use() -> None:
+    in_transaction_of_caller.set(False)
     # Not by os.register_at_fork(): uWSGI forks without telling Python.
     global _process
     if _process.id != os.getpid():
@@ -198,7 +187,7 @@ def _notice_fork() -> None:
 
 @atexit.register
 def _close_own_client() -> None:
-    _notice_fork()  # a child must not end the sessions of its parent
+    _begin_use()  # a child must not end the sessions of its parent
     # A thread that still uses the old client has to see that it is no longer current.
     held, _process.blocking = _process.blocking, None
     if held is not None and held[0].url:  # else it is borrowed
@@ -217,7 +206,7 @@ def blocking() -> Store:
     Raises:
         SynchronousOnlyOperation: called in a coroutine, as Django's ORM does.
     """
-    _notice_fork()
+    _begin_use()
     source = resolve()
     if source.borrows:
         return _borrowed(source)
@@ -262,7 +251,7 @@ def _borrowed(source: Source) -> Store:
     held = _process.blocking
     if held is None or held[1] is not client or held[0].name != name:
         if pymongo.version_tuple >= (4, 14):  # older clients have no such method
-            client.append_metadata(_driver())
+            client.append_metadata(driver_info())
         source = Source("", alias=alias, name=name)
         held = (source, client, _blocking_store(client, source, name))
         _process.blocking = held
@@ -327,7 +316,7 @@ def async_raw(documents: Documents) -> AsyncCollection[Document]:
 
 async def awaitable() -> Store:
     """Return the store's awaitable face for the running loop."""
-    _notice_fork()
+    _begin_use()
     source = resolve()
     loop = asyncio.get_running_loop()
     held = _process.awaitable.get(loop)
@@ -342,7 +331,7 @@ async def awaitable() -> Store:
             return held.store
     elif source.borrows:
         connection: Any = connections[cast(str, source.alias)]
-        arguments = {**connection.get_connection_params(), "driver": _driver()}
+        arguments = {**connection.get_connection_params(), "driver": driver_info()}
     else:
         arguments = _client_arguments(source)
     # Nothing suspends up to the assignment, so no other task makes a second client.

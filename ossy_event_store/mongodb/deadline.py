@@ -24,14 +24,26 @@ from pymongo.errors import (
 )
 
 from ..conf import get_settings
-from ..exceptions import StoreUnavailable
-from .write_errors import AUTHENTICATION_FAILED, Fault, classify, short_reason
+from ..exceptions import (
+    StoreUnavailable,
+    TransactionAborted,
+    TransactionsUnavailable,
+)
+from .write_errors import (
+    AUTHENTICATION_FAILED,
+    ILLEGAL_OPERATION,
+    Fault,
+    classify,
+    short_reason,
+)
 
 # PyMongo has the same for itself, but no public way to read it.
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 # Whether what runs now has joined a transaction that the caller began and will commit.
 in_transaction_of_caller = ContextVar("in_transaction_of_caller", default=False)
+# The transaction of the store in whose block this thread or task is, if any.
+transaction_of_block: ContextVar[Any] = ContextVar("transaction_of_block", default=None)
 
 _NO_BOUND = nullcontext()
 
@@ -66,13 +78,24 @@ class _Explained:
         # PyMongo raises the latter if Mongo.connect() or Mongo.close() closes a client
         # that another thread uses.
         is_gone = isinstance(error, (ConnectionFailure, InvalidOperation))
+        if in_transaction_of_caller.get():
+            raise_if_aborted(error)
         if error.timeout or is_refusal or is_gone:
             raise StoreUnavailable(short_reason(error)) from error
-        if in_transaction_of_caller.get() and classify(error) is Fault.TRANSIENT:
-            raise StoreUnavailable(
-                "the transaction was aborted, as it conflicted with another writer; "
-                f"run it again ({short_reason(error)})"
-            ) from error
+
+
+def raise_if_aborted(error: PyMongoError) -> None:
+    """
+    Explain an error that ended a transaction of which nothing is stored.
+
+    Raises:
+        TransactionAborted: it may succeed if it is run again.
+        TransactionsUnavailable: the server has no transactions.
+    """
+    if getattr(error, "code", None) == ILLEGAL_OPERATION:
+        raise TransactionsUnavailable from None
+    if not error.timeout and classify(error) is Fault.TRANSIENT:
+        raise TransactionAborted(short_reason(error)) from error
 
 
 class _InTime(_Explained):

@@ -38,9 +38,9 @@ from .write_errors import DUPLICATE_KEY, UNAUTHORIZED
 NAMESPACE_NOT_FOUND = 26
 OTHER_OPTIONS = (85, 86)
 NO_TAGS = (
-    "events cannot have tags, nor boundaries a condition, while the collection "
-    "eventstore is sharded: a unique index over all shards, which gives each number in "
-    "a tag to one event, does not exist. Unshard it, or keep to streams"
+    "events cannot have tags, nor boundaries and transactions a condition, while the "
+    "collection eventstore is sharded: a unique index over all shards, which gives "
+    "each number in a tag to one event, does not exist. Unshard it, or keep to streams"
 )
 NAMED_STREAMS = 10  # in the error of an index that documents prevent
 

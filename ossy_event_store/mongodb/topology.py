@@ -1,16 +1,34 @@
-"""What the driver knows of the servers: whether they form a set, and let us in."""
+"""
+What the driver knows of the servers: whether they form a set, and let us in; and what
+they get to know of us.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 from pymongo import AsyncMongoClient, MongoClient
+from pymongo.driver_info import DriverInfo
 from pymongo.errors import OperationFailure
 
 from ..documents.bson_types import Document
 from ..exceptions import StoreUnavailable
 from .write_errors import LOGIN_REFUSED, short_reason
+
+
+@cache
+def driver_info() -> DriverInfo:
+    """Return the name and version that servers put into their logs."""
+    # Once a process: the look-up reads every folder of the path, and keeps what it
+    # found each time that one of them has changed.
+    try:
+        version = metadata.version("ossy-event-store")
+    except metadata.PackageNotFoundError:  # a copy inside a project, not installed
+        version = None
+    return DriverInfo("ossy-event-store", version)
 
 
 def is_standalone(hello: Mapping[str, Any]) -> bool:

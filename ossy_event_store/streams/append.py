@@ -9,9 +9,8 @@ and version decides races between writers; the unique ``_id`` recognizes repetit
 
 from __future__ import annotations
 
-import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
-from typing import Any, TypeVar
+from collections.abc import Sequence, Set
+from typing import Any
 
 from pymongo.errors import (
     ExecutionTimeout,
@@ -20,7 +19,6 @@ from pymongo.errors import (
     PyMongoError,
 )
 
-from ..conf import get_settings
 from ..documents.bson_types import Document
 from ..documents.event_document import differences, read_event
 from ..exceptions import (
@@ -29,12 +27,14 @@ from ..exceptions import (
     ConcurrencyError,
     IdempotencyConflict,
     InvalidEvent,
+    InvalidTransaction,
     OutcomeUnknown,
-    StoreUnavailable,
+    StreamClosed,
+    TransactionAborted,
     TransactionsUnavailable,
 )
 from ..mongodb.connection import Store
-from ..mongodb.deadline import time_is_up
+from ..mongodb.deadline import time_is_up, transaction_of_block
 from ..mongodb.indexes import STREAM_VERSIONS, look
 from ..mongodb.write_errors import (
     WRITE_CONFLICT,
@@ -47,18 +47,27 @@ from ..mongodb.write_errors import (
 )
 from .boundaries.placing import Placing
 from .boundaries.turns import TagTurn
+from .closing.checks import is_closing, raise_if_closed
 from .new_events import NewEvents
-
-T = TypeVar("T")
+from .races.repeating import attempts, pause_before, until_won
 
 _VERSION = {"aggregateId", "aggregateVersion"}
 _PLACES = {"places.t", "places.n"}
 _OWN_INDEXES = ({"_id"}, _VERSION, _PLACES)
-_HEAD = {"_id": 0, "aggregateVersion": 1, "aggregateType": 1, "tick": 1}
+_HEAD = {
+    "_id": 0,
+    "aggregateId": 1,
+    "aggregateVersion": 1,
+    "aggregateType": 1,
+    "type": 1,
+    "tick": 1,
+}
 
 
 async def stream_head(store: Store, aggregate_id: str) -> Document | None:
-    """Return the version, type and tick of a stream's last event, or None."""
+    """Return id, version, types and tick of a stream's last event, or None."""
+    if store.unit is not None and (own := store.unit.ends.get(aggregate_id)):
+        return own  # type: ignore[no-any-return]
     return await store.events.find_one(
         {"aggregateId": {"$eq": aggregate_id}},
         projection=_HEAD,
@@ -87,6 +96,7 @@ async def append_at(
         ConcurrencyError: the stream ends elsewhere, or every attempt lost its race
             until the time was up.
         AggregateTypeMismatch: the stream belongs to another type.
+        StreamClosed: the stream has ended.
     """
 
     async def append_once() -> list[Document]:
@@ -96,56 +106,18 @@ async def append_at(
             last = await placing.read_stream(store, guess=guess)
         elif expected_version != 0:
             last = await stream_head(store, first["aggregateId"])
+        if is_closing(last):
+            await raise_if_closed(store, last)
         version = _version_before(first, expected_version, last)
         tick = (last or {}).get("tick")
         return await append(store, _numbered(documents, version, tick), placing)
 
-    if expected_version is not None:
-        return await append_once()
-    return await until_won(store, documents[0]["aggregateId"], append_once)
-
-
-async def until_won(
-    store: Store,
-    aggregate_id: str,
-    attempt_once: Callable[[], Awaitable[T]],
-    most: int | None = None,
-) -> T:
-    """
-    Repeat an attempt after each race that it lost on the stream.
-
-    Args:
-        store: one face of the store; the caller bounds the time.
-        aggregate_id: the stream; a race lost on another stream is not repeated.
-        attempt_once: reads where the stream ends, and appends there.
-        most: how often at most; None until the time is up.
-
-    Raises:
-        ConcurrencyError: of the last race, when attempts or time are used up; at
-            once inside the caller's transaction, which a lost race aborts.
-    """
-    lost: ConcurrencyError | None = None
-    ticket = store.turns.place(aggregate_id, get_settings().TIMEOUT / 4)
     try:
-        if ticket.is_wanted:
-            await ticket.take()
-        for attempt in attempts():
-            try:
-                return await attempt_once()
-            except ConcurrencyError as error:
-                is_this_stream = error.aggregate_id == aggregate_id
-                if not is_this_stream or store.outside or attempt == most:
-                    raise
-                lost = error
-            except PyMongoError as error:
-                if lost is not None and error.timeout:
-                    raise lost from None
-                raise
-            if not await ticket.take():  # the rivals are other processes
-                await pause_before(store, attempt)
-    finally:
-        ticket.leave()
-    raise AssertionError("unreachable")  # pragma: no cover
+        if expected_version is not None:
+            return await append_once()
+        return await until_won(store, documents[0]["aggregateId"], append_once)
+    except StreamClosed as error:
+        return await stored_before(store, documents, error)
 
 
 def _version_before(
@@ -206,15 +178,26 @@ async def append(
         OutcomeUnknown: the time ran out before the outcome was clear.
         TransactionsUnavailable: several events, and the server has no transactions.
     """
-    _check_ids(documents)
+    check_ids(documents)
     if placing is None and documents.take_places:
         placing = Placing(documents)
     if store.outside:
         return await _append_joined(store, store.outside, documents, placing)
+    _check_session()
     if placing is None:
         return await _until_stored(store, documents)
     async with TagTurn(store, placing.names) as turn:
         return await _until_stored(store, documents, placing, turn)
+
+
+def _check_session() -> None:
+    unit = transaction_of_block.get()
+    if unit is not None and unit.is_open:
+        raise InvalidTransaction(
+            "This append is inside a transaction() block, but not in its transaction: "
+            "it would stay if that is rolled back. Pass session=t.session, or append "
+            "after the block."
+        )
 
 
 async def _until_stored(
@@ -272,12 +255,12 @@ async def _place(
         except BoundaryConflict:
             if not may_be_stored and not documents.have_own_ids:
                 raise
-            if (found := await _find_stored(store, documents)) is None:
+            if (found := await find_stored(store, documents)) is None:
                 raise
             return found
     except PyMongoError as error:
         if may_be_stored:
-            raise OutcomeUnknown(_ids(documents)) from error
+            raise OutcomeUnknown(event_ids(documents)) from error
         raise
     return None
 
@@ -291,7 +274,8 @@ def _fault(error: PyMongoError) -> Fault:
     return classify(error)
 
 
-def _check_ids(documents: NewEvents) -> None:
+def check_ids(documents: NewEvents) -> None:
+    """Refuse events of one append that have the same id."""
     if len({event["_id"] for event in documents}) < len(documents):
         raise InvalidEvent("id", "two events of one append have the same id")
 
@@ -313,32 +297,44 @@ async def _stored_nevertheless(
     It may have refused the driver's own repetition of an attempt that succeeded.
     """
     try:
-        found = await _find_stored(store, documents)
+        found = await find_stored(store, documents)
     except PyMongoError as other:
         # The client was closed meanwhile, which hides what became of an attempt.
         if other.timeout or isinstance(other, InvalidOperation):
-            raise OutcomeUnknown(_ids(documents)) from other
+            raise OutcomeUnknown(event_ids(documents)) from other
         raise error from None
     if found is None:
-        _refuse_foreign(error)
+        refuse_foreign(error)
         raise error
     return found
 
 
-def _refuse_foreign(error: PyMongoError) -> None:
+def refuse_foreign(error: PyMongoError) -> None:
     """Raise if a unique index that the project added has refused an event."""
     pattern = key_pattern(error)
     if pattern and set(pattern) not in _OWN_INDEXES:
         raise InvalidEvent(*foreign_index(pattern)) from None
 
 
-async def _find_stored(store: Store, documents: NewEvents) -> list[Document] | None:
-    ids = {"_id": {"$in": _ids(documents)}}
+async def stored_before(
+    store: Store, documents: NewEvents, error: StreamClosed
+) -> list[Document]:
+    """Return the events if an earlier call has stored them; else raise the error."""
+    found = await find_stored(store, documents) if documents.have_own_ids else None
+    if found is None:
+        raise error
+    return found
+
+
+async def find_stored(store: Store, documents: NewEvents) -> list[Document] | None:
+    """Return the events as they are stored under their ids, if they are."""
+    ids = {"_id": {"$in": event_ids(documents)}}
     found = await store.client.find_after_all_writes(store.events, ids)
-    return _same_events(found, documents) if found else None
+    return same_events(found, documents) if found else None
 
 
-def _ids(documents: Sequence[Document]) -> list[Any]:
+def event_ids(documents: Sequence[Document]) -> list[Any]:
+    """Return the ids of some events."""
     return [event["_id"] for event in documents]
 
 
@@ -360,7 +356,7 @@ async def _settle(
         if lost:
             await _check_race(store, documents[0])
             # The event that has the version is not on a majority yet.
-        if (found := await _find_stored(store, documents)) is not None:
+        if (found := await find_stored(store, documents)) is not None:
             return found
         await _check_race(store, documents[0])
     except PyMongoError as error:
@@ -368,11 +364,11 @@ async def _settle(
         if final and lost:
             raise  # the winner is unknown, but nothing is stored
         if final:
-            raise OutcomeUnknown(_ids(documents)) from error
+            raise OutcomeUnknown(event_ids(documents)) from error
     return None
 
 
-def _same_events(found: list[Document], sent: NewEvents) -> list[Document]:
+def same_events(found: list[Document], sent: NewEvents) -> list[Document]:
     """Return the events stored under the ids of ``sent``, if they are the same."""
     stored = {event["_id"]: read_event(event) for event in found}
     for event, given in zip(sent, sent.given, strict=True):
@@ -388,6 +384,7 @@ async def _check_race(store: Store, first: Document) -> None:
     actual = last["aggregateVersion"] if last else 0
     expected = first["aggregateVersion"] - 1
     if actual != expected:
+        await raise_if_closed(store, last)
         raise ConcurrencyError(first["aggregateId"], expected, actual)
 
 
@@ -400,47 +397,37 @@ async def _append_joined(
     A failed write aborts that transaction on the server, so ids are looked up
     before it, and nothing is repeated.
     """
-    if found := await store.events.find({"_id": {"$in": _ids(documents)}}):
-        return _same_events(found, documents)
+    if store.unit is not None:
+        condition = placing.guarding if placing is not None else None
+        taken: list[Document] = await store.unit.append(documents, condition)
+        return taken
+    if found := await store.events.find({"_id": {"$in": event_ids(documents)}}):
+        return same_events(found, documents)
     await look(store, STREAM_VERSIONS)
     if placing is not None:
         await placing.assign(store)
     try:
         await store.events.insert_many(documents)
     except PyMongoError as error:
-        _refuse_foreign(error)
+        refuse_foreign(error)
         if placing is not None and set(key_pattern(error) or ()) == _PLACES:
-            raise StoreUnavailable(
-                "the transaction was aborted, as another writer took the next number "
-                f"in {key_value(error).get('places.t')!r}; run it again"
+            raise TransactionAborted(
+                "another writer took the next number in "
+                f"{key_value(error).get('places.t')!r}"
             ) from error
-        is_conflict = (
-            isinstance(error, OperationFailure) and error.code == WRITE_CONFLICT
-        )
-        if is_conflict or classify(error) is Fault.DUPLICATE:
-            await _check_race(outside, documents[0])
-        if is_conflict:  # with a transaction that is still open
-            version = documents[0]["aggregateVersion"]
-            raise ConcurrencyError(
-                documents[0]["aggregateId"], version - 1, version
-            ) from error
+        await _check_races(outside, documents, error)
         raise
     return documents
 
 
-def attempts() -> Iterable[int]:
-    """Count the attempts, from 1."""
-    attempt = 0
-    while True:  # until the caller's time is up
-        attempt += 1
-        yield attempt
-
-
-async def pause_before(store: Store, attempt: int) -> None:
-    """Pause before the attempt after this one."""
-    await store.client.pause(_backoff(attempt))
-
-
-def _backoff(attempt: int) -> float:
-    """Return the seconds to wait: jittered, doubling from 5 ms to 0.5 s."""
-    return random.uniform(0.5, 1) * min(0.5, 0.005 * 2.0 ** min(attempt, 10))  # noqa: S311
+async def _check_races(
+    outside: Store, documents: NewEvents, error: PyMongoError
+) -> None:
+    """Raise if a write in the caller's transaction was refused for a lost race."""
+    is_conflict = isinstance(error, OperationFailure) and error.code == WRITE_CONFLICT
+    if is_conflict or classify(error) is Fault.DUPLICATE:
+        for first in {one["aggregateId"]: one for one in documents[::-1]}.values():
+            await _check_race(outside, first)
+    if is_conflict:  # with a transaction that is still open
+        stream, version = documents[0]["aggregateId"], documents[0]["aggregateVersion"]
+        raise ConcurrencyError(stream, version - 1, version) from error

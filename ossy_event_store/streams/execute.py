@@ -13,9 +13,10 @@ from ..documents.arguments import check_number
 from ..documents.event_document import check_id
 from ..exceptions import AggregateNotFound
 from ..mongodb.connection import Store
-from .append import append, until_won
-from .load import A, extend, last_tick, load_aggregate, load_stream
+from .closing.checks import is_closing
+from .load import A, append_to, last_tick, load_aggregate, load_stream
 from .new_events import Event, next_events
+from .races.repeating import until_won
 from .reducers import check_reducer
 
 Decision = Event | Iterable[Event] | None
@@ -64,7 +65,7 @@ class Execution(Generic[A]):
                 events,
                 last_tick(aggregate),
             )
-            extend(aggregate, await append(store, documents))
+            await append_to(store, aggregate, documents)
         return aggregate
 
     async def _load(self, store: Store) -> A:
@@ -75,6 +76,8 @@ class Execution(Generic[A]):
             # A copy, since ``decide`` may have kept the aggregate that it got.
             aggregate = copy.copy(previous)
             aggregate.events = [*previous.events, *new]
+            if new:
+                aggregate.is_closed = is_closing(new[-1])
             return aggregate
         try:
             return await load_aggregate(self.cls, store, self.Root, self.aggregate_id)

@@ -16,14 +16,17 @@ from ..documents.passed_over import is_event
 from ..exceptions import (
     AggregateNotFound,
     AggregateTypeMismatch,
+    ConcurrencyError,
     IdempotencyConflict,
     OutcomeUnknown,
     StoreUnavailable,
+    StreamClosed,
 )
 from ..mongodb.connection import Store
 from ..mongodb.resumable_scan import scan
-from .append import append
-from .new_events import FirstEvent
+from .append import append, stored_before, stream_head
+from .closing.checks import is_closing, raise_if_closed
+from .new_events import FirstEvent, NewEvents
 from .reducers import fold
 from .snapshots import discard_if_ahead, is_usable
 
@@ -34,9 +37,14 @@ PAGE_SIZE = 5000  # events of a read; nearly all streams are shorter
 class LoadedAggregate(Protocol):
     """What loading fills: the stream's events since the snapshot."""
 
+    Root: Any
     events: list[Document]
     # The tick of the event at the snapshot's version, if it has one.
     saved_tick: int | None
+    is_closed: bool
+    #: The id of its last event, as long as a transaction of the caller may have been
+    #: rolled back after it.
+    unsure_of: Any
 
     def __init__(
         self,
@@ -166,6 +174,7 @@ async def load_aggregate(
         )
     if snapshot:
         loaded = cls(Root, aggregate_id, events[1:], snapshot["state"], version)
+        loaded.is_closed = is_closing(events[-1])
         loaded.saved_tick = events[0].get("tick")
         return loaded
     return cls(Root, aggregate_id, events)
@@ -194,7 +203,9 @@ async def create_aggregate(
             raise
         event = found
     if event is first.documents[0]:
-        return cls(Root, event["aggregateId"], [event])
+        created = cls(Root, event["aggregateId"], [event])
+        note_doubt(store, created)
+        return created
     # Stored by an earlier attempt; others may have appended since.
     try:
         return await load_aggregate(
@@ -222,3 +233,58 @@ def extend(aggregate: LoadedAggregate, stored: list[Document]) -> None:
     for event in stored:
         if event["aggregateVersion"] == aggregate.version + 1:
             aggregate.events.append(event)
+            aggregate.is_closed = is_closing(event)
+
+
+async def append_to(
+    store: Store, aggregate: LoadedAggregate, documents: NewEvents
+) -> None:
+    """
+    Append events to a loaded aggregate.
+
+    Args:
+        store: one face of the store; the caller bounds the time.
+        aggregate: it is unchanged if this fails.
+        documents: its next events.
+
+    Raises:
+        StreamClosed: the stream has ended.
+        ConcurrencyError: another writer has appended, or a transaction in which the
+            aggregate was extended has been rolled back.
+    """
+    if aggregate.is_closed:
+        end = await stream_head(store, documents[0]["aggregateId"])
+        try:
+            await raise_if_closed(store, end)
+        except StreamClosed as error:
+            extend(aggregate, await stored_before(store, documents, error))
+            return
+    await check_is_stored(store, aggregate, documents[0]["aggregateId"])
+    stored = await append(store, documents)
+    extend(aggregate, stored)
+    note_doubt(store, aggregate)
+
+
+def note_doubt(store: Store, aggregate: LoadedAggregate) -> None:
+    """Note that the last event is part of a transaction that the caller may end."""
+    if store.outside is not None and store.unit is None:
+        aggregate.unsure_of = aggregate.events[-1]["_id"]
+
+
+async def check_is_stored(
+    store: Store, aggregate: LoadedAggregate, aggregate_id: str
+) -> None:
+    """
+    Make sure that the events of an aggregate exist, if that is in doubt.
+
+    What follows an event that was rolled back would leave a hole in the stream.
+    """
+    if aggregate.unsure_of is None:
+        return
+    query = {"_id": {"$eq": aggregate.unsure_of}}
+    if await store.events.find_one(query, projection={"_id": 1}) is None:
+        end = await stream_head(store, aggregate_id)
+        actual = end["aggregateVersion"] if end else 0
+        raise ConcurrencyError(aggregate_id, aggregate.version, actual)
+    if store.outside is None:
+        aggregate.unsure_of = None

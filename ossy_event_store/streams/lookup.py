@@ -21,6 +21,8 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
 from ..mongodb.write_errors import short_reason
+from .closing.checks import is_closing, successor_of
+from .closing.history import predecessor_of
 
 Sort = Sequence[tuple[str, Literal[1, -1]]]
 
@@ -39,6 +41,7 @@ _EVENTS: Document = {**TYPED, "aggregateVersion": VERSIONED}
 _FIRST: Document = {**TYPED, "aggregateVersion": {**VERSIONED, "$eq": 1}}
 _NO_LIST: Document = {"$not": {"$type": "array"}}
 _NAMES = {"_id": 0, "aggregateId": 1, "aggregateType": 1}
+_LINKS = ("payload.predecessor", "payload.successor")
 
 
 def _exactly(aggregate_id: str) -> Document:
@@ -77,7 +80,7 @@ async def count(store: Store, aggregate_id: str | None) -> int:
 async def stream_info(store: Store, aggregate_id: str) -> Document | None:
     """Return the type, version and times of a stream: two look-ups by index."""
     query = {**_EVENTS, "aggregateId": _exactly(aggregate_id)}
-    fields = ["aggregateType", "aggregateVersion", "created"]
+    fields = ["aggregateType", "aggregateVersion", "created", "type", *_LINKS]
     ends = []
     with in_time():
         for direction in (1, -1):
@@ -93,6 +96,9 @@ async def stream_info(store: Store, aggregate_id: str) -> Document | None:
         "aggregateVersion": last["aggregateVersion"],
         "firstCreated": first.get("created"),
         "lastCreated": last.get("created"),
+        "isClosed": is_closing(last),
+        "predecessor": predecessor_of(first),
+        "successor": successor_of(last) if is_closing(last) else None,
     }
 
 

@@ -44,6 +44,13 @@ class NewEvents(list[Document]):
         """Whether callers gave ids, so that an earlier call may have stored them."""
         return any("id" in given for given in self.given)
 
+    def include(self, other: NewEvents) -> None:
+        """Append the documents of other events."""
+        self += other
+        self.given += other.given
+        self.names += other.names
+        self.take_places = self.take_places or other.take_places
+
     def build(self, event: Event, **fields: Any) -> None:
         """Append the document of a checked event; see ``build_event()``."""
         document = build_event(event, **fields)

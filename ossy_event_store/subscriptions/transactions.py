@@ -10,7 +10,12 @@ from typing import Any
 
 from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
 
-from ..exceptions import OutcomeUnknown, StoreUnavailable
+from ..exceptions import (
+    ConcurrencyError,
+    OutcomeUnknown,
+    StoreUnavailable,
+    TransactionAborted,
+)
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.write_errors import Fault, classify
@@ -37,6 +42,8 @@ class DatabaseAway(Exception):
 
 def is_away(error: BaseException) -> bool:
     """Whether an error means that a database is away; the event is not to blame."""
+    if isinstance(error, TransactionAborted):
+        return False
     if isinstance(error, (StoreUnavailable, OutcomeUnknown, DatabaseAway)):
         return True
     if isinstance(error, (ConnectionFailure, ConfigurationError)):
@@ -48,6 +55,8 @@ def is_away(error: BaseException) -> bool:
 
 def is_overtaken(error: BaseException) -> bool:
     """Whether a transaction conflicted with another one and may be tried again."""
+    if isinstance(error, (ConcurrencyError, TransactionAborted)):
+        return True  # an append of the handler that joined it
     return isinstance(error, PyMongoError) and classify(error) is Fault.TRANSIENT
 
 
@@ -81,7 +90,7 @@ async def in_transaction(
                     # The commit is bounded; a handler takes the time it takes.
                     until_the_end.enter_context(in_time())
             return
-        except PyMongoError as error:
+        except (PyMongoError, ConcurrencyError, TransactionAborted) as error:
             if is_away(error) or not is_overtaken(error):
                 raise
             if attempt == TRANSACTION_TRIES:

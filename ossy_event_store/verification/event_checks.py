@@ -8,7 +8,7 @@ leaves a hole in each of its tags.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 
 from ..conf import get_settings
@@ -16,10 +16,12 @@ from ..documents.boundaries.places import places_after
 from ..documents.boundaries.tags import EVERYTHING, type_place
 from ..documents.bson_types import Document
 from ..documents.collections import EVENTS
-from ..documents.event_document import version_number
+from ..documents.event_document import STREAM_CLOSED, version_number
 from ..mongodb.deadline import in_time
 from ..mongodb.indexes import STREAM_VERSIONS, TAG_PLACES, Index
-from .report import EVENT_ID, TAG, Finding
+from ..streams.boundaries.heads import read_heads
+from ..streams.closing.checks import is_closing
+from .report import AFTER_END, EVENT_ID, TAG, Finding
 from .rules import BROKEN, SHAPE, UNPLACED, event_findings
 from .run import Run
 
@@ -45,7 +47,8 @@ async def check_fields_of_streams(run: Run, ids: Sequence[str]) -> None:
 
 
 async def _check_fields(run: Run, query: Document, index: Index) -> None:
-    query = {**query, "$or": [HEARTBEAT, BROKEN, UNPLACED]}
+    closing = {"type": STREAM_CLOSED}
+    query = {**query, "$or": [HEARTBEAT, BROKEN, UNPLACED, closing]}
     found = run.walk(index, query, SHAPE, run.sizes.heartbeats)
     async with aclosing(found) as batches:
         async for batch in batches:
@@ -53,8 +56,36 @@ async def _check_fields(run: Run, query: Document, index: Index) -> None:
                 findings = list(event_findings(event))
                 for finding in findings:
                     run.report.add(finding)
-                run.report.reads += 0 if findings else HEARTBEAT_INTERVAL
+                is_heartbeat = not findings and not is_closing(event)
+                run.report.reads += HEARTBEAT_INTERVAL if is_heartbeat else 0
+            await _check_ends(run, filter(is_closing, batch))
             run.tick()
+
+
+async def _check_ends(run: Run, closing: Iterable[Document]) -> None:
+    """Report what follows the events that closed their streams."""
+    closed = {
+        event.get("aggregateId"): event.get("aggregateVersion") for event in closing
+    }
+    ids = [one for one in closed if isinstance(one, str)]
+    if not ids:
+        return
+    with in_time():
+        heads = (await read_heads(run.store, ids, [])).streams
+    for aggregate_id in ids:
+        end, head = closed[aggregate_id], heads.get(aggregate_id, {})
+        last = head.get("aggregateVersion")
+        if isinstance(end, int) and isinstance(last, int) and last > end:
+            run.report.add(
+                Finding(
+                    AFTER_END,
+                    aggregate_id,
+                    (end + 1, last),
+                    f"version {end}, which closed the stream",
+                    "the last one",
+                    f"version {last}",
+                )
+            )
 
 
 async def check_ids(run: Run) -> None:

@@ -26,6 +26,7 @@ DOCUMENT = "projection-document"
 PROJECTION = "projection"
 EVENT_LOST = "event-lost"
 TAG = "tag"
+AFTER_END = "after-end"
 
 #: Every kind of finding, with its meaning.
 KINDS = {
@@ -44,6 +45,7 @@ KINDS = {
     DOCUMENT: "a document of a projection is not what its events fold to",
     PROJECTION: "a projection raised, or returned a state that cannot be stored",
     TAG: "the numbers of a tag have a hole, or an event has no number in its tag",
+    AFTER_END: "events follow the one that closed their stream",
     EVENT_LOST: "an event that got a position no longer exists",
 }
 

@@ -13,7 +13,7 @@ from django.conf import settings
 
 from ossy_event_store import Aggregate, ConcurrencyError, EventStore, InvalidEvent
 from ossy_event_store.mongodb import connection
-from ossy_event_store.streams import append
+from ossy_event_store.streams.races import repeating
 from tests.library.aggregate import Book
 from tests.support.growth import MB, held
 
@@ -51,7 +51,7 @@ print(json.dumps({"stored": stored, "lost": lost, "other": other}))
 
 
 def test_the_pause_between_attempts_is_bounded_however_many_there_were():
-    assert 0.25 <= append._backoff(5000) <= 0.5
+    assert 0.25 <= repeating._backoff(5000) <= 0.5
 
 
 @pytest.mark.faults

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 from bson import ObjectId
 
+from ossy_event_store import Aggregate
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.verification.options import VerifyOptions
 from ossy_event_store.verification.verify import verify
+from tests.library.aggregate import Book
 from tests.support.verification import SMALL, event, look
 
 SCALARS = [5, None, "", "x" * 256, ObjectId("0" * 24), {"a": 1}, ...]
@@ -45,6 +47,22 @@ def test_a_finding_names_the_field_that_is_wrong(library):
     (finding,) = look(sample=0).findings
     assert str(finding).startswith("event: stream 'b-00', version 1, payload of event ")
     assert str(finding).endswith(": expected object, found array")
+
+
+def test_events_after_the_end_of_a_stream_are_found(store, history):
+    for name in ("a", "b"):
+        first = {"type": "BookBought", "payload": {"title": "x"}, "aggregateId": name}
+        Aggregate.of(Book, first).close()
+    assert look().findings == []
+    closing = history.find_one({"aggregateId": "a", "aggregateVersion": 2})
+    for version in (3, 4):
+        after = {"type": "BookLent", "payload": {"to": "ann"}, "_id": ObjectId()}
+        history.insert_one({**closing, **after, "aggregateVersion": version})
+    (finding,) = look().findings
+    assert (finding.kind, finding.aggregate_id) == ("after-end", "a")
+    assert finding.versions == (3, 4)
+    assert drive(verify(store, VerifyOptions(ids=["a"]))).findings == [finding]
+    assert drive(verify(store, VerifyOptions(ids=["b"]))).findings == []
 
 
 # --- on a sharded cluster ---------------------------------------------------

@@ -16,9 +16,10 @@ from ...documents.boundaries.model import Boundary, check_boundary
 from ...documents.bson_types import Document
 from ...exceptions import BoundaryConflict
 from ...mongodb.connection import Store
-from ..append import append_at, attempts, pause_before
+from ..append import append_at
 from ..execute import Decision, decided_events
 from ..new_events import raw_events
+from ..races.repeating import attempts, pause_before
 from .placing import placing_of
 from .reading import each_event, extent_of, order
 from .turns import TagTurn

@@ -5,8 +5,7 @@ Read where streams and names end: one round trip, one key of an index for each.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import Any
+from itertools import chain, islice
 
 from ...documents.boundaries.places import Heads, number_in, places_after
 from ...documents.bson_types import Document
@@ -14,6 +13,7 @@ from ...documents.collections import EVENTS
 from ...mongodb.connection import Store
 from ...mongodb.indexes import TAG_PLACES, look
 
+_OF_STREAM = ("aggregateId", "aggregateVersion", "aggregateType", "type")
 MOST_SOURCES = 100  # of one pipeline; the server allows 1,000 stages
 
 
@@ -40,10 +40,9 @@ async def read_heads(
     found: dict[str, Document] = {}
     numbers: dict[str, int] = {}
     tick = 0
-    sources = _sources(streams, names)
-    while part := list(islice(sources, MOST_SOURCES)):
-        async for batch in store.events.aggregate(_pipeline(part), 2 * MOST_SOURCES):
-            for head in batch:
+    for pipeline in _pipelines(streams, names, store.outside is not None):
+        async for batch in store.events.aggregate(pipeline, 2 * MOST_SOURCES):
+            for head in chain(*(one.get("heads", [one]) for one in batch)):
                 kind, name = head["_id"]
                 tick = max(tick, head.get("tick") or 0)
                 if kind == "stream":
@@ -51,6 +50,34 @@ async def read_heads(
                 else:
                     numbers[name] = number_in(head, name)
     return Heads(found, numbers, tick)
+
+
+def _pipelines(
+    streams: Sequence[str], names: Sequence[str], is_in_transaction: bool
+) -> Iterator[list[Document]]:
+    if is_in_transaction and not names:
+        if streams:
+            yield _ends_of(streams)
+        return
+    sources = _sources(streams, names)
+    build = _looked_up if is_in_transaction else _united
+    while part := list(islice(sources, MOST_SOURCES)):
+        yield build(part)
+
+
+def _ends_of(streams: Sequence[str]) -> list[Document]:
+    """Return one pipeline for streams alone: it works on a sharded cluster as well."""
+    return [
+        {"$match": {"aggregateId": {"$in": list(streams)}}},
+        {"$sort": {"aggregateId": -1, "aggregateVersion": -1}},
+        {
+            "$group": {
+                "_id": "$aggregateId",
+                **{field: {"$first": f"${field}"} for field in (*_OF_STREAM, "tick")},
+            }
+        },
+        {"$set": {"_id": ["stream", "$_id"]}},
+    ]
 
 
 async def read_head_of_both(store: Store, name: str) -> Heads | None:
@@ -62,7 +89,7 @@ async def read_head_of_both(store: Store, name: str) -> Heads | None:
     tag is of another stream.
     """
     await look(store, TAG_PLACES)
-    fields = ["places", "tick", "aggregateId", "aggregateType", "aggregateVersion"]
+    fields = ["places", "tick", *_OF_STREAM]
     head = await store.events.find_one(places_after(name, 0), projection=fields)
     if head is None:
         return Heads()
@@ -78,7 +105,7 @@ def _sources(streams: Sequence[str], names: Sequence[str]) -> Iterator[list[Docu
             {"$match": {"aggregateId": {"$eq": aggregate_id}}},
             {"$sort": {"aggregateVersion": -1}},
             {"$limit": 1},
-            _only("stream", aggregate_id, "aggregateVersion", "aggregateType"),
+            _only("stream", aggregate_id, *_OF_STREAM),
         ]
     for name in dict.fromkeys(names):
         # Without a sort, the index gives the highest number first. If it ever did not,
@@ -100,7 +127,22 @@ def _only(kind: str, name: str, *fields: str) -> Document:
     }
 
 
-def _pipeline(sources: list[list[Document]]) -> list[dict[str, Any]]:
+def _looked_up(sources: list[list[Document]]) -> list[Document]:
+    """Return a pipeline for a transaction, in which ``$unionWith`` is not allowed."""
+    # It begins with any event: without one, there are no heads either.
+    fields = [f"heads{index}" for index, _ in enumerate(sources)]
+    return [
+        {"$limit": 1},
+        {"$project": {"_id": 1}},
+        *(
+            {"$lookup": {"from": EVENTS, "pipeline": source, "as": field}}
+            for field, source in zip(fields, sources, strict=True)
+        ),
+        {"$project": {"heads": {"$concatArrays": [f"${field}" for field in fields]}}},
+    ]
+
+
+def _united(sources: list[list[Document]]) -> list[Document]:
     first, *others = sources
     return [
         *first,

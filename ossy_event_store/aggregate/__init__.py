@@ -8,40 +8,44 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from django.utils.functional import classproperty
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 
-from .documents.arguments import check_flag, check_function
-from .documents.bson_types import Document
-from .documents.event_document import check_id
-from .mongodb import connection
-from .mongodb.connection import Store
-from .mongodb.deadline import in_time
-from .mongodb.ports import drive
-from .streams.append import append
-from .streams.execute import Decision, Execution
-from .streams.load import (
+from ..documents.arguments import check_flag, check_function
+from ..documents.bson_types import Document
+from ..documents.event_document import check_id
+from ..mongodb import connection
+from ..mongodb.connection import Store
+from ..mongodb.deadline import in_time
+from ..mongodb.ports import drive
+from ..streams.closing.checks import is_closing
+from ..streams.execute import Decision, Execution
+from ..streams.load import (
     A,
+    check_is_stored,
     create_aggregate,
-    extend,
     find_snapshot,
     last_tick,
     load_aggregate,
 )
-from .streams.new_events import (
+from ..streams.new_events import (
     Event,
     FirstEvent,
     NewEvents,
     first_event,
     next_events,
 )
-from .streams.reducers import call, check_reducer, copied, fold
-from .streams.snapshots import Snapshot, build_snapshot, save_snapshot
+from ..streams.reducers import call, check_reducer, copied, fold
+from ..streams.snapshots import Snapshot, build_snapshot, save_snapshot
+from ..streams.transactions.joining import awaitable_store, blocking_store, origin_of
+from .ending import Ending
 
 View = Callable[[list[Document], dict[str, Any]], Any]
 
 
-class Aggregate:
+class Aggregate(Ending):
     """
     One loaded stream: the events since its snapshot, and the methods to extend it.
 
@@ -66,6 +70,8 @@ class Aggregate:
         self.saved_version = saved_version
         #: The ``tick`` of the event at that version, if it has one.
         self.saved_tick: int | None = None
+        #: Whether the stream has ended; see ``close()``.
+        self.is_closed = bool(events) and is_closing(events[-1])
 
     @property
     def version(self) -> int:
@@ -93,7 +99,14 @@ class Aggregate:
     # --- load or create
 
     @classmethod
-    def of(cls, Root: Any, subject: str | Event, *, snapshot: bool = True) -> Self:
+    def of(
+        cls,
+        Root: Any,
+        subject: str | Event,
+        *,
+        snapshot: bool = True,
+        session: ClientSession | None = None,
+    ) -> Self:
         """
         Load an aggregate by its id, or create one from its first event.
 
@@ -105,11 +118,15 @@ class Aggregate:
                 (default: a ``nanoid``).
             snapshot: False ignores the snapshot and loads every event, for a
                 ``view(fn)`` that needs the whole history.
+            session: the session of an open transaction in which to load or create it,
+                as ``t.session``. Its later calls take part in that one as well.
 
         Raises:
             AggregateNotFound: no stream has this id.
             AggregateTypeMismatch: the stream is of another type than ``Root``.
             ConcurrencyError: a stream with the new aggregate's id exists.
+            InvalidTransaction: the session is not one of an open transaction of the
+                store's own client.
             IdempotencyConflict: the event's id is stored with other content.
             InvalidEvent: the event was refused, with path and reason.
             OutcomeUnknown: the time ran out while the first event was appended.
@@ -119,20 +136,29 @@ class Aggregate:
         checked = _subject(Root, subject)
         check_flag(snapshot, "snapshot")
         with in_time():
-            store = connection.blocking()
-            return drive(_of(cls, store, Root, checked, snapshot))
+            store = blocking_store(session)
+            found = drive(_of(cls, store, Root, checked, snapshot))
+        found.origin = origin_of(session, store)
+        return found
 
     @classmethod
     async def aof(
-        cls, Root: Any, subject: str | Event, *, snapshot: bool = True
+        cls,
+        Root: Any,
+        subject: str | Event,
+        *,
+        snapshot: bool = True,
+        session: AsyncClientSession | None = None,
     ) -> Self:
         """See ``of()``."""
         check_reducer(Root)
         checked = _subject(Root, subject)
         check_flag(snapshot, "snapshot")
         with in_time():
-            store = await connection.awaitable()
-            return await _of(cls, store, Root, checked, snapshot)
+            store = await awaitable_store(session)
+            found = await _of(cls, store, Root, checked, snapshot)
+        found.origin = origin_of(session, store)
+        return found
 
     # --- decide and append
 
@@ -144,6 +170,7 @@ class Aggregate:
         decide: Callable[[Self], Decision],
         *,
         attempts: int | None = None,
+        session: ClientSession | None = None,
     ) -> Self:
         """
         Load, decide and append; after a lost race, load and decide again.
@@ -158,6 +185,7 @@ class Aggregate:
                 raises passes through, and nothing is stored.
             attempts: how often to decide at most; by default until the setting
                 ``TIMEOUT`` is used up, which bounds the whole call.
+            session: see ``of()``. Inside a transaction it decides only once.
 
         Returns:
             The aggregate with the new events, ready to ``save()``.
@@ -171,7 +199,10 @@ class Aggregate:
         """
         execution = Execution(cls, Root, aggregate_id, decide, attempts)
         with in_time():
-            return drive(execution.run(connection.blocking()))
+            store = blocking_store(session)
+            found = drive(execution.run(store))
+        found.origin = origin_of(session, store)
+        return found
 
     @classmethod
     async def aexecute(
@@ -181,13 +212,19 @@ class Aggregate:
         decide: Callable[[Self], Decision],
         *,
         attempts: int | None = None,
+        session: AsyncClientSession | None = None,
     ) -> Self:
         """See ``execute()``; ``decide`` is a plain function here too."""
         execution = Execution(cls, Root, aggregate_id, decide, attempts)
         with in_time():
-            return await execution.run(await connection.awaitable())
+            store = await awaitable_store(session)
+            found = await execution.run(store)
+        found.origin = origin_of(session, store)
+        return found
 
-    def add(self, event: Event, *more: Event) -> Self:
+    def add(
+        self, event: Event, *more: Event, session: ClientSession | None = None
+    ) -> Self:
         """
         Append one event, or several (all or none), and return the aggregate.
 
@@ -196,11 +233,15 @@ class Aggregate:
                 ``metadata`` and ``id``. If the same event is stored under this id
                 already, it is not stored again; this is not an error.
             more: further events, stored in the same transaction.
+            session: see ``of()``; by default the one with which it was loaded.
 
         Raises:
             InvalidEvent: before anything was sent, with path and reason.
             ConcurrencyError: another writer has appended since this aggregate was
                 loaded; nothing was written and the aggregate is unchanged.
+            StreamClosed: the stream has ended.
+            InvalidTransaction: the session is not one of an open transaction, or that
+                in which the aggregate was loaded was rolled back.
             IdempotencyConflict: the id is stored with other content.
             OutcomeUnknown: the time ran out; add the event again with the same
                 ``id``.
@@ -208,16 +249,14 @@ class Aggregate:
             StoreUnavailable: no server answered in time; nothing was stored.
         """
         documents = self._next(event, *more)
-        with in_time():
-            extend(self, drive(append(connection.blocking(), documents)))
-        return self
+        return self._append(documents, session)
 
-    async def aadd(self, event: Event, *more: Event) -> Self:
+    async def aadd(
+        self, event: Event, *more: Event, session: AsyncClientSession | None = None
+    ) -> Self:
         """See ``add()``."""
         documents = self._next(event, *more)
-        with in_time():
-            extend(self, await append(await connection.awaitable(), documents))
-        return self
+        return await self._aappend(documents, session)
 
     def _next(self, *events: Event) -> NewEvents:
         tick = last_tick(self)
@@ -262,16 +301,22 @@ class Aggregate:
             InvalidState: MongoDB cannot store the reducer's state.
         """
         snapshot = self._snapshot()
+        session = self._session(None)
         with in_time():
-            drive(save_snapshot(connection.blocking(), snapshot))
+            drive(self._save(blocking_store(session), snapshot))
         return self
 
     async def asave(self) -> Self:
         """See ``save()``."""
         snapshot = self._snapshot()
+        session = self._session(None)
         with in_time():
-            await save_snapshot(await connection.awaitable(), snapshot)
+            await self._save(await awaitable_store(session), snapshot)
         return self
+
+    async def _save(self, store: Store, snapshot: Snapshot) -> None:
+        await check_is_stored(store, self, self.id)
+        await save_snapshot(store, snapshot)
 
     def _snapshot(self) -> Snapshot:
         return build_snapshot(self.Root, self.id, self.version, self.view())

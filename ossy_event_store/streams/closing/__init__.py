@@ -1,0 +1,1 @@
+"""Closing the books: streams that have ended, and those that continue them."""

@@ -1,0 +1,1 @@
+"""Races between writers: what to do again, and when."""

@@ -1,0 +1,1 @@
+"""Several streams at once: transactions, and appends with rules over streams."""
