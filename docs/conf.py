@@ -54,7 +54,8 @@ nitpick_ignore_regex = [
     (
         "py:.*",
         r"(ImproperlyConfigured"
-        r"|ossy_event_store\.(registry\.R|subscriptions\.declaration\.H|projections\.projection\.P)"
+        r"|ossy_event_store\.(registry\.R|subscriptions\.declaration\.H|projections\.projection\.P"
+        r"|event_store\.transactions\.T)"
         r"|(collections|typing|datetime|django|pymongo|bson)\..*)",
     ),
 ]

@@ -87,8 +87,8 @@ class Ending(TakingPart):
         Raises:
             ConcurrencyError: another writer has appended since it was loaded.
             StreamClosed: the stream has ended already.
-            InvalidEvent, InvalidTransaction, OutcomeUnknown, StoreUnavailable: see
-            ``add()``.
+            InvalidEvent, InvalidTransaction, OutcomeUnknown,
+            StoreUnavailable: see ``add()``.
         """
         return self._append(self._closing(reason, created_by), session)
 
@@ -140,8 +140,8 @@ class Ending(TakingPart):
             ConcurrencyError: another writer has appended since this aggregate was
                 loaded, or the new stream exists.
             StreamClosed: the stream has ended already; ``successor`` continues it.
-            InvalidEvent, InvalidTransaction, OutcomeUnknown, StoreUnavailable,
-            TransactionAborted, TransactionsUnavailable: see ``add()``.
+            InvalidEvent, InvalidTransaction, OutcomeUnknown, TransactionAborted,
+            TransactionsUnavailable, StoreUnavailable: see ``add()``.
         """
         documents = self._continuing(successor_id, summary, reason, created_by)
         session = self._session(session)

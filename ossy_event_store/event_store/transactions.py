@@ -5,6 +5,7 @@ Several streams at once, all or none.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, TypeVar
 
 from ..documents.bson_types import Document
@@ -26,7 +27,7 @@ class Transactions:
     """The methods of ``EventStore`` for several streams at once."""
 
     @classmethod
-    def transaction(cls) -> BlockingTransaction:
+    def transaction(cls) -> AbstractContextManager[Transaction]:
         """
         Begin a transaction: ``with EventStore.transaction() as t``.
 
@@ -49,7 +50,7 @@ class Transactions:
         return BlockingTransaction()
 
     @classmethod
-    def atransaction(cls) -> AwaitableTransaction:
+    def atransaction(cls) -> AbstractAsyncContextManager[Transaction]:
         """Begin with ``async with``; see ``transaction()``."""
         return AwaitableTransaction()
 
