@@ -56,7 +56,7 @@ nitpick_ignore_regex = [
         r"(ImproperlyConfigured"
         r"|ossy_event_store\.(registry\.R|subscriptions\.declaration\.H|projections\.projection\.P"
         r"|event_store\.transactions\.T)"
-        r"|(collections|typing|datetime|django|pymongo|bson)\..*)",
+        r"|(collections|contextlib|typing|datetime|django|pymongo|bson)\..*)",
     ),
 ]
 
