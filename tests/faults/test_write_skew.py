@@ -12,13 +12,13 @@ from ossy_event_store import (
     StoreUnavailable,
 )
 from ossy_event_store.streams.transactions.unit_of_work import UnitOfWork
-from tests.support.faults import WRITE_CONFLICT, by_url, fail_command
+from tests.support.faults import by_url
 from tests.support.serialisable import order_of
 
 pytestmark = [pytest.mark.faults, by_url]
 
 THREADS, ROUNDS = 8, 2000
-CONFLICTS = 0.05  # of the commands that the server refuses
+CONFLICTS = 0.05  # of the reads and writes inside of the storage engine
 
 
 def streams():
@@ -65,14 +65,9 @@ def history(names):
 
 
 def conflicts(member):
-    return fail_command(
-        member,
-        {"activationProbability": CONFLICTS},
-        "insert",
-        "commitTransaction",
-        errorCode=WRITE_CONFLICT,
-        errorLabels=["TransientTransactionError"],
-    )
+    """Let the storage engine of a server report conflicts that there are none of."""
+    mode = {"activationProbability": CONFLICTS}
+    return member.fail_point("WTWriteConflictException", mode)
 
 
 def test_every_history_has_an_order_that_explains_it(member):
