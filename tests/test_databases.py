@@ -122,6 +122,24 @@ def test_a_rolled_back_transaction_takes_its_events_with_it(store, atomic):
 
 @INSIDE
 @pytest.mark.django_db(transaction=True)
+def test_an_append_after_a_rolled_back_one_leaves_no_hole(store, atomic):
+    book = Aggregate.of(Book, BOUGHT)
+    with pytest.raises(ZeroDivisionError), atomic():
+        book.add({"type": "BookReturned"})
+        raise ZeroDivisionError
+    with pytest.raises(ConcurrencyError) as error:
+        book.add({"type": "BookReturned"})
+    assert error.value.conflicts == [(book.id, 2, 1)]
+    with pytest.raises(ConcurrencyError):
+        book.save()
+    with atomic():
+        book = Aggregate.of(Book, book.id).add({"type": "BookReturned"})
+    book.add({"type": "BookReturned"}).save()
+    assert len(EventStore.get_event_stream(book.id)) == 3
+
+
+@INSIDE
+@pytest.mark.django_db(transaction=True)
 def test_a_lost_race_inside_a_transaction_is_a_concurrency_error(store, atomic):
     book = Aggregate.of(Book, BOUGHT)
     stale = Aggregate.of(Book, book.id)
