@@ -65,16 +65,16 @@ async def _check_fields(run: Run, query: Document, index: Index) -> None:
 async def _check_ends(run: Run, closing: Iterable[Document]) -> None:
     """Report what follows the events that closed their streams."""
     closed = {
-        event.get("aggregateId"): event.get("aggregateVersion") for event in closing
+        event["aggregateId"]: event.get("aggregateVersion")
+        for event in closing
+        if isinstance(event.get("aggregateId"), str)
     }
-    ids = [one for one in closed if isinstance(one, str)]
-    if not ids:
+    if not closed:
         return
     with in_time():
-        heads = (await read_heads(run.store, ids, [])).streams
-    for aggregate_id in ids:
-        end, head = closed[aggregate_id], heads.get(aggregate_id, {})
-        last = head.get("aggregateVersion")
+        heads = (await read_heads(run.store, list(closed), [])).streams
+    for aggregate_id, end in closed.items():
+        last = heads.get(aggregate_id, {}).get("aggregateVersion")
         if isinstance(end, int) and isinstance(last, int) and last > end:
             run.report.add(
                 Finding(
