@@ -92,12 +92,11 @@ def _checked(event: Any) -> Document:
         if isinstance(event, Mapping) and name in event:
             raise InvalidEvent(name, _TOO_LATE)
     (document,), _ = raw_events([event], None)
-    given = [name for name in event if name != "id" and event[name] is not None]
-    return {
-        "id": document["_id"],
-        **{name: document[name] for name in given},
-        "created": document["created"],
-    }
+    given = {name for name in event if event[name] is not None}
+    # The first tag may have named the stream; an empty list of tags is not stored.
+    kept = given | {"aggregateId", "aggregateType", "created"}
+    fields = {name: value for name, value in document.items() if name in kept}
+    return {"id": document["_id"], **fields}
 
 
 def _check_using(using: str) -> None:

@@ -217,8 +217,10 @@ def test_a_wrong_event_is_refused_before_anything_is_written(event, path):
 def test_an_event_keeps_its_tags():
     with transaction.atomic(using=SQL):
         append_on_commit(lent(tags=["reader:ann"]), using=SQL)
-    (event,) = EventStore.read_boundary(item(tags=["reader:ann"])).events
-    assert event["aggregateId"] == "b-1"
+        append_on_commit({"type": "Joined", "tags": ["reader:ann"]}, using=SQL)
+        append_on_commit(lent(tags=[]), using=SQL)
+    events = EventStore.read_boundary(item(tags=["reader:ann"])).events
+    assert [event["aggregateId"] for event in events] == ["b-1", "reader:ann"]
 
 
 def test_the_refusal_of_a_version_says_why():
