@@ -4,9 +4,11 @@ An SQL database that subscriptions write to: SQLite, or a PostgreSQL database.
 ``TEST_POSTGRESQL`` names that one; libpq's own variables say how it is reached.
 """
 
+import asyncio
 import os
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
@@ -23,11 +25,18 @@ def alias(blocker, database):
     known = {**settings.DATABASES, SQL: {"OPTIONS": {}, **database}}
     connections.settings[SQL] = connections.configure_settings(known)[SQL]
     try:
-        with blocker.unblock(), closing(connections[SQL]):
+        with blocker.unblock():
             yield
-        del connections[SQL]
     finally:
+        _disconnect()
+        # The thread in which coroutines call what blocks keeps a connection, too.
+        asyncio.run(sync_to_async(_disconnect)())
         del connections.settings[SQL]
+
+
+def _disconnect():
+    connections[SQL].close()
+    del connections[SQL]
 
 
 @contextmanager
