@@ -29,6 +29,7 @@ LINUX = hasattr(os, "sched_getaffinity")
 MARKERS = {"faults", "chaos", "docs", "versions"}
 # Of those that only one process runs: with more of them, it takes as long as these.
 LONGEST = (
+    "test_races.py",
     "test_site_that_follows.py",
     "test_store_tests.py",
     "test_every_page.py",

@@ -1,5 +1,6 @@
 """Of any number of racers exactly one commits; weaker stores are found out."""
 
+import os
 from contextlib import nullcontext
 
 import pytest
@@ -16,7 +17,7 @@ from tests.boundaries.races import (
     without_unique_index,
 )
 
-ROUNDS = 500
+ROUNDS = int(os.environ.get("RACE_ROUNDS", "50"))
 EACH_START = pytest.mark.parametrize(
     "staggered", [False, True], ids=["at once", "staggered"]
 )
