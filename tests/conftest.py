@@ -210,6 +210,17 @@ def history(store, _unbound):
 
 
 @pytest.fixture
+def notes(store):
+    """A collection of the project's own, in the database of the store."""
+    if settings.ADMIN:
+        pytest.skip("the roles are for the store's collections")
+    found = connection.raw(store.events).database["notes"]
+    found.drop()
+    yield found
+    found.drop()
+
+
+@pytest.fixture
 def of_node_3(store, history):
     """A store that was pointed at a database of the Node package 3.x."""
     found = history.index_information()

@@ -101,29 +101,26 @@ def test_an_unknown_outcome_is_not_tried_again(store):
     assert len(runs) == 1
 
 
-def test_a_conflict_of_own_writes_is_tried_again(store):
-    own = connection.raw(store.events).database["notes"]
-    own.drop()
-    own.insert_one({"_id": 1, "n": 0})
-    other = own.database.client.start_session()
+def test_a_conflict_of_own_writes_is_tried_again(notes):
+    notes.insert_one({"_id": 1, "n": 0})
+    other = notes.database.client.start_session()
     other.start_transaction()
-    own.update_one({"_id": 1}, {"$inc": {"n": 1}}, session=other)
+    notes.update_one({"_id": 1}, {"$inc": {"n": 1}}, session=other)
     runs = itertools.count(1)
 
     def work(t):
         if next(runs) == 3:
             other.commit_transaction()
-        own.update_one({"_id": 1}, {"$inc": {"n": 1}}, session=t.session)
+        notes.update_one({"_id": 1}, {"$inc": {"n": 1}}, session=t.session)
 
     with pytest.raises(TransactionAborted):
         EventStore.in_transaction(work, attempts=1)
     with pytest.raises(TransactionAborted):  # its snapshot is from before that commit
         EventStore.in_transaction(
-            lambda t: (own.find_one(session=t.session), work(t)), attempts=1
+            lambda t: (notes.find_one(session=t.session), work(t)), attempts=1
         )
     EventStore.in_transaction(work)
-    assert own.find_one()["n"] == 2
-    own.drop()
+    assert notes.find_one()["n"] == 2
     other.end_session()
 
 

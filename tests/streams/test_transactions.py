@@ -49,15 +49,6 @@ def versions(*ids):
 
 
 @pytest.fixture
-def notes(store):
-    """A collection of the project's own, in the database of the store."""
-    found = connection.raw(store.events).database["notes"]
-    found.drop()
-    yield found
-    found.drop()
-
-
-@pytest.fixture
 def elsewhere():
     """Call a function as another writer would: in a thread, outside of the block."""
     with ThreadPoolExecutor(1) as thread:
