@@ -314,7 +314,7 @@ class WritesApart(Writer):
 
     async def deliver(self, events: Any, after: int) -> Delivered:
         fold = Fold(self._cls, events)
-        old = await self._apply(fold)
+        old = await self._apply(fold, may_split=False)
         parked = list(fold.failed.values())
         for failed in parked:
             await self.park(failed, None)
