@@ -40,6 +40,7 @@ BOTH = {
 }
 OF_HANDLERS = (
     "pages",
+    "projection_large",
     "projection_loans",
     "projection_loans_2",
     "projection_loans_3",
