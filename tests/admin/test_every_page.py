@@ -147,6 +147,7 @@ def test_no_request_is_answered_with_an_error_of_the_server(
     assert {200, 302, 404} <= statuses
 
 
+@ON_URL  # on an alias, sessions and users are queried in the same way
 def test_a_page_says_so_whichever_of_its_queries_breaks(book, staff, monkeypatch):
     left = 0  # queries until one breaks
 
