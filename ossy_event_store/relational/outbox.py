@@ -43,6 +43,7 @@ ROWS_PER_READ = 500
 # Of a row whose id another transaction takes and gives back at the same moment.
 INSERT_TRIES = 5
 UNDEFINED_TABLE = "42P01"  # of PostgreSQL
+BIGGEST_NUMBER = 2**63 - 1  # of a row; not every Django keeps others from SQLite
 
 
 class Figures(NamedTuple):
@@ -279,6 +280,8 @@ def discarded_rows(using: str, limit: int) -> list[Outbox]:
 def retry(using: str, number: int | None = None) -> int:
     """Let a parked row wait again, or all of them; return how many there were."""
     state = _model().State
+    if number is not None and number > BIGGEST_NUMBER:
+        return 0
     found = rows(using).filter(state=state.PARKED)
     if number is not None:
         found = found.filter(pk=number)
@@ -307,6 +310,8 @@ def discard(
     """
     if not reason.strip():
         raise ValueError("Discarding an event needs a reason.")
+    if number > BIGGEST_NUMBER:
+        return None
     state = _model().State
     changed = (
         rows(using)

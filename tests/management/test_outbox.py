@@ -75,6 +75,7 @@ def test_a_parked_event_is_discarded_with_a_reason(parked):
     assert f"Discarded {number}: BookLent of 'b-1' (event e-1)." in text
     assert "discarded" in said("outbox")
     assert "a test" in said("outbox")
+    assert fails("discard", str(2**70), "--using", SQL, "--reason", "x")[1] == 1
     again = fails("discard", number, "--using", SQL, "--reason", "x")
     assert again == (f"The outbox of sql has no parked event {number}.", 1)
 
