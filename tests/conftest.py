@@ -104,6 +104,8 @@ def pytest_collection_modifyitems(items):
         # there are no transactions, so Django empties each table after each of them.
         for item in [item for item in items if "store" in item.fixturenames][:1]:
             item.add_marker(pytest.mark.django_db)
+        # Until then, what reads the settings would take it for the real one.
+        items.sort(key=lambda item: "store" not in item.fixturenames)
 
 
 @pytest.fixture(scope="session")
