@@ -38,7 +38,9 @@ from .exceptions import (
     TransactionsUnavailable,
     UnexpectedState,
     UnknownAggregateType,
+    UnknownEventVersion,
     UnknownSubscription,
+    UpcasterError,
 )
 
 if _TYPE_CHECKING:
@@ -46,6 +48,7 @@ if _TYPE_CHECKING:
     from .documents.boundaries.condition import Condition
     from .documents.boundaries.model import Boundary
     from .documents.boundaries.query import Query, all_events, any_of, item
+    from .documents.catalogue.declaration import event, upcaster
     from .event_store import EventStore
     from .mongodb.connection import Mongo
     from .projections.empty import empty_test_database
@@ -81,10 +84,12 @@ _MODULE_OF = {
     "any_of": "documents.boundaries.query",
     "append_on_commit": "relational.on_commit",
     "empty_test_database": "projections.empty",
+    "event": "documents.catalogue.declaration",
     "item": "documents.boundaries.query",
     "register_aggregate": "registry",
     "register_projection": "projections.projection",
     "subscription": "subscriptions.declaration",
+    "upcaster": "documents.catalogue.declaration",
 }
 
 __all__ = [
@@ -129,16 +134,20 @@ __all__ = [
     "TransactionsUnavailable",
     "UnexpectedState",
     "UnknownAggregateType",
+    "UnknownEventVersion",
     "UnknownSubscription",
+    "UpcasterError",
     "__version__",
     "all_events",
     "any_of",
     "append_on_commit",
     "empty_test_database",
+    "event",
     "item",
     "register_aggregate",
     "register_projection",
     "subscription",
+    "upcaster",
 ]
 
 
