@@ -7,8 +7,8 @@ from typing import Any
 
 from django.conf import settings
 
+from ...conf import is_test_run
 from ...exceptions import UnknownEventVersion, UpcasterError
-from ...mongodb.location import is_test_run
 from ..bson_types import Document
 from ..storable import copied
 from .declaration import Upcaster, name_of_function
