@@ -121,7 +121,8 @@ def milliseconds(value: dt.datetime) -> dt.datetime:
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
-def _datetime(value: dt.datetime, walk: Walk) -> dt.datetime:
+def storable_datetime(value: dt.datetime, walk: Walk) -> dt.datetime:
+    """Return a datetime with a time zone, as MongoDB stores it."""
     if value.utcoffset() is None:
         raise Unstorable(
             "this datetime has no time zone; use datetime.now(datetime.UTC), or "
@@ -174,7 +175,7 @@ _RULES: dict[type, Callable[[Any, Walk], Any]] = {
     int: _integer,
     float: _float,
     type(None): _same,
-    dt.datetime: _datetime,
+    dt.datetime: storable_datetime,
     uuid.UUID: _same,
     bytes: _bytes,
     ObjectId: _same,
