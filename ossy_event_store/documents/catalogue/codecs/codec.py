@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ...storable import Unstorable
-from .fields import fields_of, is_typed_dict, rule_of_fields
+from .fields import fields_of, is_typed_dict
 from .libraries import rule_of_library
+from .objects import rule_of_fields
 from .rules import Rule, Undeclarable
 
-KINDS = (
-    "a dataclass, a pydantic model, a msgspec Struct, an attrs class or a TypedDict"
-)
+KINDS = "a dataclass, a pydantic model, a msgspec Struct, an attrs class or a TypedDict"
 
 
 class Codec:
@@ -56,8 +55,9 @@ class Codec:
             return
         names = _names_of_fields(sent)
         different = [name for name in names if not _is_same_field(found, sent, name)]
-        # Without __eq__ no object is equal to another one.
-        if different or not names or type(sent).__eq__ is not object.__eq__:
+        # Without its own __eq__, no object is equal to another one.
+        has_eq = any("__eq__" in vars(one) for one in type(sent).__mro__[:-1])
+        if different or not names or has_eq:
             raise Unstorable(
                 "would not come back equal from its stored form", (different or [""])[0]
             )

@@ -144,7 +144,7 @@ def _enumeration(kind: type[enum.Enum]) -> Rule:
     def encode(value: Any) -> Any:
         if not isinstance(value, kind):
             raise refused(f"a member of {kind.__qualname__}", value)
-        return stored[value] if value in stored else value.value  # flags combine
+        return stored.get(value, value.value)  # flags combine
 
     def decode(value: Any) -> Any:
         found = members.get(_key(value))
@@ -168,9 +168,12 @@ def _enumeration(kind: type[enum.Enum]) -> Rule:
 
 def _listed(value: Any, kind: object) -> Any:
     """Return a plain value of an enumeration as it is stored."""
-    for plain in (str, bool, int, float, bytes, type(None)):
+    if value is None or isinstance(value, bool):
+        return value
+    plain: Any
+    for plain in (str, int, float, bytes):
         if isinstance(value, plain):
-            return value if plain in (bool, type(None)) else plain(value)
+            return plain(value)
     raise Undeclarable(
         f"{kind} has a value that is no plain one: {type(value).__name__}; use strings "
         "or numbers"

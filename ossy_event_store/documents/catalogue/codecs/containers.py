@@ -28,7 +28,7 @@ def list_of(item: Rule) -> Rule:
     return Rule("a list", _LIST, lambda value: isinstance(value, list), encode, decode)
 
 
-def set_of(item: Rule, kind: type) -> Rule:
+def set_of(item: Rule, kind: Any) -> Rule:
     """Return the rule of sets or frozensets, which are stored in one order."""
     expected = "a set" if kind is set else "a frozenset"
     encode_item, decode_item = item.encode, item.decode
@@ -66,12 +66,15 @@ def tuple_of(
 ) -> Rule:
     """Return the rule of tuples with an item of each type."""
     expected = f"a tuple of {len(items)}"
+    kind_of_value: Any = kind  # no narrowing
     encoders = [item.encode for item in items]
     decoders = [item.decode for item in items]
 
     def encode(value: Any) -> list[Any]:
-        if not isinstance(value, kind) or len(value) != len(items):
-            raise _wrong_length(expected, value, tuple)
+        if not isinstance(value, kind_of_value):
+            raise refused(expected, value)
+        if len(value) != len(items):
+            raise Unstorable(f"must be {expected}, not of {len(value)}")
         return each(_call, zip(encoders, value, strict=True))
 
     def decode(value: Any) -> Any:
@@ -85,12 +88,6 @@ def tuple_of(
 def _call(pair: tuple[Callable[[Any], Any], Any]) -> Any:
     function, item = pair
     return function(item)
-
-
-def _wrong_length(expected: str, value: object, kind: type) -> Unstorable:
-    if isinstance(value, kind):
-        return Unstorable(f"must be {expected}, not of {len(value)}")  # type: ignore[arg-type]
-    return refused(expected, value)
 
 
 def dict_of(key: Rule, item: Rule) -> Rule:
@@ -220,4 +217,3 @@ def optional(rule: Rule) -> Rule:
         lambda value: None if value is None else decode_one(value),
         None if rule.values is None else rule.values | none,
     )
-

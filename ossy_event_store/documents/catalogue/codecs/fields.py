@@ -1,4 +1,4 @@
-"""The fields of dataclasses, attrs classes and TypedDicts, and their rules. Pure."""
+"""The fields of dataclasses, attrs classes and TypedDicts. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...storable import Unstorable
-from .compiling import Nested, rule_of
-from .rules import Rule, Undeclarable, Undecodable, misfit, refused
+from .rules import Undeclarable
 
 
 @dataclass(frozen=True)
@@ -122,126 +120,3 @@ def _is_key_required(cls: Any, name: str, kind: Any) -> bool:
     if "NotRequired" in words:
         return False
     return "Required" in words or name in cls.__required_keys__
-
-
-def rule_of_fields(cls: Any, fields: list[Field], nested: Nested) -> Rule:
-    """
-    Return the rule of a class with fields.
-
-    Raises:
-        Undeclarable: with the field that cannot be stored.
-    """
-    rules: list[tuple[Field, Rule]] = []
-    for field in fields:
-        try:
-            rules.append((field, rule_of(field.type, nested)))
-        except Undeclarable as error:
-            raise error.inside(field.name) from None
-    if is_typed_dict(cls):
-        return _rule_of_typed_dict(cls, rules)
-    return _rule_of_objects(cls, rules)
-
-
-def _rule_of_objects(cls: Any, rules: list[tuple[Field, Rule]]) -> Rule:
-    name_of_class = cls.__qualname__
-    expected = f"an object of {name_of_class}"
-    encoders = [(field.name, rule.encode) for field, rule in rules if field.parameter]
-    decoders = [
-        (field.name, field.parameter, rule.decode, field.is_required)
-        for field, rule in rules
-        if field.parameter
-    ]
-
-    def encode(value: Any) -> dict[str, Any]:
-        if type(value) is not cls and not isinstance(value, cls):
-            raise refused(expected, value)
-        stored = {}
-        name = ""
-        try:
-            for name, encode_one in encoders:
-                stored[name] = encode_one(getattr(value, name))
-        except Unstorable as error:
-            raise error.inside(name) from None
-        except AttributeError:
-            raise Unstorable("is not set", name) from None
-        return stored
-
-    def decode(value: Any) -> Any:
-        if type(value) is not dict and not isinstance(value, Mapping):
-            raise misfit("a dict", value)
-        arguments: dict[str, Any] = {}
-        name = ""
-        try:
-            for name, parameter, decode_one, is_required in decoders:
-                if name in value:
-                    arguments[parameter] = decode_one(value[name])
-                elif is_required:
-                    raise Undecodable(MISSING)
-        except Undecodable as error:
-            raise error.inside(name) from None
-        try:
-            return cls(**arguments)
-        except Exception as error:
-            raise Undecodable(refusal(cls, error)) from error
-
-    return Rule(
-        expected,
-        frozenset([dict]),
-        lambda value: isinstance(value, cls),
-        encode,
-        decode,
-    )
-
-
-MISSING = "missing, and the class has no default for it"
-
-
-def refusal(cls: Any, error: Exception) -> str:
-    """Return the reason why a class does not take its fields."""
-    return f"{cls.__qualname__} refused it: {type(error).__name__}: {error}"
-
-
-def _rule_of_typed_dict(cls: Any, rules: list[tuple[Field, Rule]]) -> Rule:
-    expected = f"a dict of {cls.__qualname__}"
-    by_name = {field.name: rule.encode for field, rule in rules}
-    decoders = [(field.name, rule.decode, field.is_required) for field, rule in rules]
-    required = [field.name for field, _ in rules if field.is_required]
-
-    def encode(value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise refused(expected, value)
-        stored = {}
-        for name, one in value.items():
-            if name not in by_name:
-                raise Unstorable(f"not a key of {cls.__qualname__}", str(name))
-            try:
-                stored[name] = by_name[name](one)
-            except Unstorable as error:
-                raise error.inside(name) from None
-        for name in required:
-            if name not in stored:
-                raise Unstorable(f"missing, but {cls.__qualname__} requires it", name)
-        return stored
-
-    def decode(value: Any) -> dict[str, Any]:
-        if not isinstance(value, Mapping):
-            raise misfit("a dict", value)
-        found = {}
-        name = ""
-        try:
-            for name, decode_one, is_required in decoders:
-                if name in value:
-                    found[name] = decode_one(value[name])
-                elif is_required:
-                    raise Undecodable(MISSING)
-        except Undecodable as error:
-            raise error.inside(name) from None
-        return found
-
-    return Rule(
-        expected,
-        frozenset([dict]),
-        lambda value: isinstance(value, dict),
-        encode,
-        decode,
-    )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...storable import Unstorable
+from .objects import refusal
 from .plain import plain, unpacked
 from .rules import Rule, Undeclarable, Undecodable, misfit, refused
 
@@ -29,9 +30,7 @@ def rule_of_library(cls: Any) -> Rule | None:
     return None
 
 
-def _rule(
-    cls: Any, fields: Callable[[Any], Any], decode: Callable[[Any], Any]
-) -> Rule:
+def _rule(cls: Any, fields: Callable[[Any], Any], decode: Callable[[Any], Any]) -> Rule:
     expected = f"an object of {cls.__qualname__}"
 
     def encode(value: Any) -> dict[str, Any]:
@@ -83,8 +82,7 @@ def _rule_of_model(cls: Any) -> Rule:
             first = error.errors(include_url=False, include_input=False)[0]
             raise _located(first["msg"], first["loc"]) from None
         except Exception as error:
-            name = f"{type(error).__name__}: {error}"
-            raise Undecodable(f"{cls.__qualname__} refused it: {name}") from error
+            raise Undecodable(refusal(cls, error)) from error
 
     return _rule(cls, fields, decode)
 

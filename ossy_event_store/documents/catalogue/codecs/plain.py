@@ -22,6 +22,7 @@ from .ordering import ordered
 from .rules import each
 
 _CONVERTED = (dt.datetime, dt.date, dt.time, dt.timedelta, Decimal)
+_AS_THEY_ARE = frozenset(LEAVES) - {*_CONVERTED}
 
 
 def plain(value: Any, other: Callable[[Any], Any]) -> Any:
@@ -35,27 +36,36 @@ def plain(value: Any, other: Callable[[Any], Any]) -> Any:
     Raises:
         Unstorable: with path and reason.
     """
-    kind = type(value)
-    if kind in (str, int, float, bool, type(None), bytes):
+    if type(value) in _AS_THEY_ARE:
         return value
-    if kind is dict or isinstance(value, Mapping):
+    if isinstance(value, Mapping):
         return _mapping(value, other)
     if isinstance(value, (list, tuple)):
         return each(lambda one: plain(one, other), value)
     if isinstance(value, (set, frozenset)):
         return ordered(each(lambda one: plain(one, other), value))
-    if isinstance(value, enum.Enum):
-        return plain(value.value, other)
     for known in _CONVERTED:
         if isinstance(value, known):
             return LEAVES[known].encode(value)
-    if kind in LEAVES or isinstance(value, (str, int, float, bytes)):
-        return value
+    return plain(_simpler(value, other), other)
+
+
+def _simpler(value: Any, other: Callable[[Any], Any]) -> Any:
+    """Return what stands for an object."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    simple: Any
+    for simple in (str, int, float, bytes):  # a class of the project's own
+        if isinstance(value, simple):
+            return simple(value)
+    names: list[str] = []
     if dataclasses.is_dataclass(value):
-        return _object(value, [one.name for one in dataclasses.fields(value)], other)
-    if hasattr(kind, "__attrs_attrs__"):
-        return _object(value, [one.name for one in kind.__attrs_attrs__], other)
-    return plain(other(value), other)
+        names = [one.name for one in dataclasses.fields(value)]
+    elif hasattr(type(value), "__attrs_attrs__"):
+        names = [one.name for one in type(value).__attrs_attrs__]
+    else:
+        return other(value)
+    return {name: getattr(value, name) for name in names}
 
 
 def _mapping(value: Mapping[Any, Any], other: Callable[[Any], Any]) -> dict[str, Any]:
@@ -77,12 +87,6 @@ def _text_of_key(key: Any, other: Callable[[Any], Any]) -> str:
     if isinstance(stored, bool) or not isinstance(stored, (str, int)):
         raise Unstorable(f"a key must be a string, not {type(key).__name__}")
     return str(stored)
-
-
-def _object(
-    value: Any, names: list[str], other: Callable[[Any], Any]
-) -> dict[str, Any]:
-    return _mapping({name: getattr(value, name) for name in names}, other)
 
 
 def unpacked(value: Any) -> Any:
