@@ -29,6 +29,7 @@ from .storable import (
     Limits,
     Unstorable,
     Walk,
+    is_object,
     is_text,
     stored_mapping,
 )
@@ -166,11 +167,10 @@ def no_event(value: object) -> str:
     kind = type(value).__name__
     if isinstance(value, type):
         return f"must be a dict or an object of a class, not the class {value.__name__}"
-    if type(value).__module__ == "builtins":
+    if not is_object(value):
         return f"must be a dict, not {kind}"
     return (
-        f"must be a dict, not {kind}; declare the class with @event to append its "
-        "objects"
+        f"must be a dict, not {kind}; declare {kind} with @event to append its objects"
     )
 
 
@@ -256,7 +256,10 @@ def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Docum
         if not walk.exact or b"$ref" in encoded:
             stored = bson.decode(encoded, CODEC)
     except Unstorable as error:
-        raise InvalidEvent(error.path, error.reason) from None
+        reason = error.reason
+        if error.is_declarable and error.path.startswith("payload"):
+            reason = f"{reason}, or {_DECLARE}"
+        raise InvalidEvent(error.path, reason) from None
     except _UNENCODABLE as error:
         # A malformed value of a BSON type, such as a UUID of 3 bytes.
         raise InvalidEvent(_unencodable(document), str(error)) from None
@@ -279,6 +282,7 @@ def _check_dbrefs(stored: Document, encoded: bytes) -> None:
 
 # SystemError: PyMongo before 4.14 raises it for a Binary of subtype 255.
 _UNENCODABLE = (BSONError, ValueError, OverflowError, SystemError)
+_DECLARE = "append an object of a class with @event whose field has that type"
 _LIKE_A_DBREF = (
     'contains a dict with "$ref" and "$id", which is read as a bson.DBRef and would '
     "not come back equal; use other keys"

@@ -135,10 +135,11 @@ def events_from(document: Mapping[str, Any]) -> list[Any]:
         UpcasterError: an upcaster failed.
         TypeError: it is not a stored event.
     """
-    if not isinstance(document, Mapping) or "type" not in document:
+    given: Any = document
+    if not isinstance(given, Mapping) or "type" not in given:
         raise TypeError(
             "document must be an event as it is stored, a dict with type and payload, "
-            f"not {type(document).__name__}."
+            f"not {type(given).__name__}."
         )
     stored = read_whole_event({"_id": None, **document})
     return list(objects(current().upcasted([stored])))
