@@ -129,7 +129,7 @@ class ProjectionFeed(Feed):
 
     def _query(self) -> Document:
         cls = self.projection
-        return reader.wanted(cls.types, cls.aggregate_types, cls.tags)
+        return reader.wanted_by(cls.types, cls.aggregate_types, cls.tags)
 
     async def missed(
         self, wanted: EventFilter, after: int, upto: int
