@@ -16,6 +16,7 @@ from pymongo.collection import Collection
 from ..documents.arguments import check_flag, check_function
 from ..documents.bson_types import Document
 from ..documents.catalogue.appending import is_event
+from ..documents.catalogue.reading import current_events
 from ..documents.event_document import check_id
 from ..documents.storable import copied
 from ..mongodb import connection
@@ -270,18 +271,21 @@ class Aggregate(Ending):
         """
         Return the state: ``Root.view(events, saved_state)``.
 
+        The events are ``self.events`` at the versions that the code knows.
+
         Args:
             fn: a plain function to use instead of the reducer, with the same
                 arguments; what it raises passes through.
 
         Raises:
-            ReducerError: the reducer raised or returned no dict; with DEBUG and in
-                tests, also if it changed an event.
+            ReducerError: the reducer raised or returned no dict, or an upcaster failed;
+                with DEBUG and in tests, also if it changed an event.
         """
         if fn is None:
             state = self._saved_state  # it is copied there
             return fold(self.Root, self.events, state, self.id, self.version)
-        return call(check_function(fn, "fn"), self.events, self.saved_state)
+        check_function(fn, "fn")
+        return call(fn, current_events(self.Root, self.events), self.saved_state)
 
     def validate(self, fn: View) -> Self:
         """

@@ -84,6 +84,11 @@ class Projection:
         """
         raise NotImplementedError
 
+    @classproperty
+    def event_types(cls) -> Sequence[str] | None:  # noqa: N805
+        """The types of events that it gets, at the versions that the code knows."""
+        return cls.types
+
     # --- reading
 
     @classmethod
@@ -201,7 +206,8 @@ def register_projection(cls: P) -> P:
             tags=check_all_of(cls.tags, "tags"),
             kind=KIND,
             delivery=Writer,
-            document_fields={"generation": 1, "revision": revision(cls)},
+            # Later: modules that declare event types may not be imported yet.
+            document_fields=lambda: {"generation": 1, "revision": revision(cls)},
         )
     )
     _registered[cls.name] = cls

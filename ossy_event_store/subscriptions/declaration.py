@@ -18,7 +18,7 @@ from django.utils.module_loading import autodiscover_modules
 
 from ..documents.arguments import check_all_of, check_flag, check_names, check_number
 from ..documents.event_document import check_id
-from ..positions.reader import wanted
+from ..positions.reader import wanted_by
 from ..streams.reducers import name_of
 
 MODULE = "subscriptions"
@@ -58,8 +58,8 @@ class Subscription:
     delivery: Any = field(default=None, repr=False)
     #: Whether a process that runs it creates its document; else that has to exist.
     creates_document: bool = field(default=True, repr=False)
-    #: More fields that its document is created with.
-    document_fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: Returns more fields that its document is created with.
+    document_fields: Callable[[], Mapping[str, Any]] = field(default=dict, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -87,9 +87,19 @@ class Subscription:
         called: Callable[..., Any] = self.handler
         return called
 
+    @property
+    def event_types(self) -> tuple[str, ...] | None:
+        """The types of events that it gets, at the versions that the code knows."""
+        return self.types
+
     def query(self) -> dict[str, Any]:
-        """Return the filter for the entries of the events it wants, by position."""
-        return wanted(self.types, self.aggregate_types, self.tags)
+        """
+        Return the filter for the entries of the events it wants, by position.
+
+        Raises:
+            ImproperlyConfigured: the declarations of event types contradict each other.
+        """
+        return wanted_by(self.types, self.aggregate_types, self.tags)
 
 
 def subscription(

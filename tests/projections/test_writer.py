@@ -397,7 +397,7 @@ def test_a_changed_class_is_logged(loans, store, lend, monkeypatch, caplog):
         reached(store, "loans", 1)
     assert "has changed" not in caplog.text
     monkeypatch.setattr(Loans, "revision", "2", raising=False)
-    reducers.revision_of.cache_clear()
+    reducers.reducer_revision.cache_clear()
     lend("a", "BookLent")
     with running():
         reached(store, "loans", 2)
@@ -407,7 +407,7 @@ def test_a_changed_class_is_logged(loans, store, lend, monkeypatch, caplog):
         "loans."
     ) in caplog.text
     assert checkpoint(store, "loans")["revision"] != "2"
-    reducers.revision_of.cache_clear()
+    reducers.reducer_revision.cache_clear()
 
 
 def test_a_process_that_lost_its_claim_parks_nothing(loans, store):

@@ -78,7 +78,7 @@ class Upcaster:
     #: The other types that its results may have, each with their version.
     into: Mapping[str, int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def takes_event(self) -> bool:
         """Whether the function takes the event as its second argument."""
         try:
@@ -222,13 +222,25 @@ def upcaster(
     return decorate
 
 
+_NEVER_PLAIN = (
+    inspect.iscoroutinefunction,
+    inspect.isgeneratorfunction,
+    inspect.isasyncgenfunction,
+)
+
+
 def _check_function(function: Any) -> None:
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    if not callable(function) or any(is_one(function) for is_one in _NEVER_PLAIN):
         raise TypeError("must be a plain function that returns its result.")
     try:
-        inspect.signature(function).bind({})
-    except TypeError:
-        inspect.signature(function).bind({}, {})
+        signature = inspect.signature(function)
+    except ValueError:
+        raise TypeError("must be written in Python, so that it can be read.") from None
+    for count in (1, 2):
+        with suppress(TypeError):
+            signature.bind(*[{}] * count)
+            return
+    raise TypeError(f"must take (payload) or (payload, event), not {signature}.")
 
 
 def _check_into(into: Any) -> dict[str, int]:

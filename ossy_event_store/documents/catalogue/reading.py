@@ -15,7 +15,8 @@ def current_events(reader: Any, events: list[Document]) -> list[Any]:
     A reader with ``typed = True`` gets objects of the events' classes.
 
     Args:
-        reader: an aggregate class, a projection or a subscription.
+        reader: an aggregate class, a projection or a subscription. It gets only events
+            of its ``event_types``, unless it has none.
         events: as stored, completed by ``read_event()``.
 
     Returns:
@@ -26,4 +27,4 @@ def current_events(reader: Any, events: list[Document]) -> list[Any]:
         UnknownEventVersion: one has a version that the code does not know.
         UpcasterError: an upcaster failed.
     """
-    return current().upcasted(events)
+    return current().upcasted(events, getattr(reader, "event_types", None))
