@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
+from copy import deepcopy
 from typing import Any
 
 from ...exceptions import InvalidEvent, UndecodableEvent
@@ -14,34 +16,30 @@ from .appending import CurrentEvent, as_event, current_form
 from .catalogue import current
 from .codecs.rules import Undecodable
 
-_Known = Mapping[int, tuple[Any, Document]]
+_Known = dict[int, tuple[Any, Document]]
 _active: ContextVar[_Known | None] = ContextVar("stored_events", default=None)
 
 
-class Behind:
+class StoredEvents:
     """
-    The documents behind objects, which ``stored_event()`` finds in a ``with`` block.
+    The stored events of objects, which ``stored_event()`` finds in a ``with`` block.
 
     By the identity of the objects: they may be dicts, or have slots.
     """
 
     def __init__(self) -> None:
         # The object as well, so that no other one gets its identity.
-        self._known: dict[int, tuple[Any, Document]] = {}
+        self._known: _Known = {}
         self._tokens: list[Token[_Known | None]] = []
 
     def add(self, event: Any, document: Document) -> None:
-        """Remember the document of an object."""
+        """Remember the stored event of an object."""
         self._known[id(event)] = event, document
 
-    def include(self, other: Behind) -> None:
-        """Remember what another one knows."""
-        self._known |= other._known
-
-    def another(self, event: Any, copy: Any) -> None:
-        """Remember a copy of an object."""
-        if id(event) in self._known:
-            self.add(copy, self._known[id(event)][1])
+    def include(self, events: Sequence[Any]) -> None:
+        """Remember the stored events of what a reader gets."""
+        if isinstance(events, Objects):
+            self._known.update(events.stored._known)
 
     def __enter__(self) -> None:
         self._tokens.append(_active.set(self._known))
@@ -55,7 +53,21 @@ class Objects(list[Any]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.behind = Behind()
+        self.stored = StoredEvents()
+
+
+def stored_events(events: Sequence[Any]) -> AbstractContextManager[None]:
+    """Let ``stored_event()`` find those of what a reader gets, in a block."""
+    return events.stored if isinstance(events, Objects) else nullcontext()
+
+
+def copy_of(event: Any) -> Any:
+    """Return a deep copy of what a reader gets, of the same stored event."""
+    copy = deepcopy(event)
+    known = _active.get()
+    if known is not None and id(event) in known:
+        known[id(copy)] = copy, known[id(event)][1]
+    return copy
 
 
 def objects(events: Iterable[Document]) -> Objects:
@@ -87,7 +99,7 @@ def objects(events: Iterable[Document]) -> Objects:
                 error.reason,
             ) from error.__cause__
         found.append(one)
-        found.behind.add(one, event)
+        found.stored.add(one, event)
     return found
 
 
