@@ -45,7 +45,7 @@ def third_from_second(payload):
 
 
 def declare():
-    """Declare the event type with its upcasters, and an aggregate class for each set."""
+    """Declare the event type, its upcasters, and an aggregate class for each set."""
     from ossy_event_store import register_aggregate, upcaster
 
     upcaster("Lent", 1)(second_from_first)
