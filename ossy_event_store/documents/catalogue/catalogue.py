@@ -43,8 +43,8 @@ class Catalogue:
         self.of_class: Mapping[type, EventType] = {
             one.cls: one for one in declared.types
         }
-        # No stored version equals 0, so events under an alias are always upcasted.
-        self._as_is = {**self.versions, **dict.fromkeys(self.aliases, 0)}
+        # No stored version equals this, so events under an alias are always upcasted.
+        self._as_is = {**self.versions, **dict.fromkeys(self.aliases, object())}
         #: See ``fingerprint()``.
         self.fingerprints: dict[tuple[tuple[str, ...] | None, bool], str] = {}
         self._selections: dict[tuple[str, ...], Selection] = {}

@@ -110,13 +110,14 @@ class Declarations:
 def _place(declared: EventType | Upcaster) -> tuple[Any, ...]:
     """Return what stays the same when a module is imported again."""
     if isinstance(declared, EventType):
-        code = declared.cls
-        return (declared.name, code.__module__, code.__qualname__)
-    code = declared.function
-    line = getattr(getattr(code, "__code__", None), "co_firstlineno", None)
-    # Upcasters are often all called _ in one module.
-    named = code.__qualname__ if code.__name__ != "_" else line
-    return (declared.type, declared.version, code.__module__, named)
+        cls = declared.cls
+        return (declared.name, cls.__module__, cls.__qualname__)
+    function: Any = declared.function
+    named = getattr(function, "__qualname__", function)
+    if getattr(function, "__name__", "") in ("_", "<lambda>"):  # often all of a module
+        named = function.__code__.co_firstlineno
+    module = getattr(function, "__module__", None)
+    return (declared.type, declared.version, module, named)
 
 
 declarations = Declarations()
