@@ -112,9 +112,9 @@ def stored_event(event: Any) -> Document:
             = True`` got.
 
     Returns:
-        A copy of the document: ``_id``, ``aggregateId``, ``aggregateVersion``,
+        A copy of the document, with ``_id``, ``aggregateId``, ``aggregateVersion``,
         ``created``, ``createdBy``, ``metadata`` and, in handlers and projections,
-        ``position``; its payload at the current version of its type.
+        ``position``. Its payload is at the current version of its type.
 
     Raises:
         LookupError: the object is another one, or that code has returned.
