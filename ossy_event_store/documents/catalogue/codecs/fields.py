@@ -60,11 +60,8 @@ def _hints(cls: Any, namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_dataclass(cls: Any, hints: Mapping[str, Any]) -> list[Field]:
-    # fields() hides those of InitVar.
-    for name, one in cls.__dataclass_fields__.items():
-        if isinstance(hints.get(name), dataclasses.InitVar) or (
-            one._field_type is dataclasses._FIELD_INITVAR  # type: ignore[attr-defined]
-        ):
+    for name, kind in hints.items():  # fields() hides these
+        if isinstance(kind, dataclasses.InitVar) or kind is dataclasses.InitVar:
             raise Undeclarable(
                 "an InitVar is not kept, so the object cannot be made again; make it a "
                 "field",
