@@ -1,5 +1,7 @@
 """Clients get events as the code knows them, and miss none when they reconnect."""
 
+import json
+
 import pytest
 
 from tests.push.conftest import apply, connect, limit_feeds, port, positions  # noqa: F401
