@@ -4,7 +4,7 @@ Aggregates: load a stream, decide, append to it, save its snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Self
 
 from django.utils.functional import classproperty
@@ -15,6 +15,7 @@ from pymongo.collection import Collection
 
 from ..documents.arguments import check_flag, check_function
 from ..documents.bson_types import Document
+from ..documents.catalogue.appending import is_event
 from ..documents.catalogue.reading import current_events
 from ..documents.event_document import check_id
 from ..documents.storable import copied
@@ -357,11 +358,11 @@ def _subject(Root: Any, subject: object) -> str | FirstEvent:
     """Return the id to load, or the first event to append."""
     if isinstance(subject, str):
         return check_id(subject)
-    if isinstance(subject, Mapping):
+    if is_event(subject):
         return first_event(Root, subject)
     raise TypeError(
-        "subject must be an id (a string) or an event (a dict), not "
-        f"{type(subject).__name__}."
+        "subject must be an id (a string) or an event (a dict, or an object of a class "
+        f"with @event), not {type(subject).__name__}."
     )
 
 

@@ -21,6 +21,7 @@ _ERRORS: Mapping[Kind, str] = {
     "alias": "E008",
     "gap": "E009",
     "cycle": "E010",
+    "class": "E011",
 }
 
 

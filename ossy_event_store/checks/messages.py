@@ -20,6 +20,7 @@ CATALOGUE: Mapping[str, str] = {
     "E008": "The alias of an event type is taken, or used in place of the name.",
     "E009": "A version of an event type has no upcasters that lead to the current one.",
     "E010": "Upcasters form a cycle.",
+    "E011": "A class of events has a field without a stored form.",
     "W001": "More than one setting says where MongoDB is.",
     "W002": "The ``djongo`` alias has a ``HOST``, which djongo ignores.",
     "W003": "The server could not be reached, or refused to answer.",

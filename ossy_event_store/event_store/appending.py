@@ -4,8 +4,7 @@ Append raw events.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.client_session import ClientSession
@@ -17,7 +16,7 @@ from ..mongodb.ports import drive
 from ..positions import reader
 from ..streams.append import append_at
 from ..streams.boundaries.placing import placing_of
-from ..streams.new_events import raw_events
+from ..streams.new_events import Event, raw_events
 from ..streams.transactions.joining import awaitable_store, blocking_store
 
 
@@ -27,7 +26,7 @@ class Appending:
     @classmethod
     def append_event(
         cls,
-        event: Mapping[str, Any],
+        event: Event,
         *,
         expected_version: int | None = None,
         wait: bool = False,
@@ -69,7 +68,7 @@ class Appending:
     @classmethod
     async def aappend_event(
         cls,
-        event: Mapping[str, Any],
+        event: Event,
         *,
         expected_version: int | None = None,
         wait: bool = False,
@@ -86,7 +85,7 @@ class Appending:
     @classmethod
     def append_events(
         cls,
-        events: Sequence[Mapping[str, Any]],
+        events: Sequence[Event],
         *,
         expected_version: int | None = None,
         unless: Condition | None = None,
@@ -118,7 +117,7 @@ class Appending:
     @classmethod
     async def aappend_events(
         cls,
-        events: Sequence[Mapping[str, Any]],
+        events: Sequence[Event],
         *,
         expected_version: int | None = None,
         unless: Condition | None = None,

@@ -11,6 +11,7 @@ from typing import Any
 from bson.code import Code
 
 from ..documents.bson_types import Document
+from ..documents.catalogue.objects import StoredEvents, copy_of
 from ..documents.catalogue.reading import current_events
 from ..documents.storable import HALF_A_SURROGATE, is_text
 from ..streams.reducers import name_of, pass_on_what_ends
@@ -47,11 +48,17 @@ def check_key(key: object) -> None:
             )
 
 
-def keyed(cls: Any, event: Document) -> list[tuple[Any, Keys]]:
+def keyed(cls: Any, event: Document, stored: StoredEvents) -> list[tuple[Any, Keys]]:
     """
     Return what a stored event is at the version that the code knows, with its keys.
 
     Upcasters may make several events of it, or none. Those without keys are left out.
+
+    Args:
+        cls: the projection.
+        event: as stored.
+        stored: gets the stored events of objects; it is active, and has to be where
+            they are applied.
 
     Raises:
         TypeError, ValueError: one of them cannot be a key.
@@ -60,6 +67,7 @@ def keyed(cls: Any, event: Document) -> list[tuple[Any, Keys]]:
         BaseException: the class's own method raised it.
     """
     events = current_events(cls, [event])
+    stored.include(events)
     return [(one, keys) for one in events if (keys := keys_of(cls, one))]
 
 
@@ -113,7 +121,7 @@ def applier(cls: Any) -> Callable[[Any, Any, Any], Applied]:
 
 def own_copy(event: Any, keys: Keys) -> Any:
     """Return an event for one of its documents, which may take parts of it over."""
-    return event if len(keys) == 1 else copy.deepcopy(event)
+    return event if len(keys) == 1 else copy_of(event)
 
 
 class Fold:
@@ -139,7 +147,9 @@ class Fold:
         self.keys: set[Any] = set()
         # Only events with usable keys; the others are skipped or have failed.
         self._work: list[tuple[Document, list[tuple[Any, Keys]]]] = []
-        self._compute_keys(events)
+        self._stored = StoredEvents()
+        with self._stored:
+            self._compute_keys(events)
         self._at = 0
         self._states: dict[Any, Applied] = {}  # None: the document is deleted
         self._positions: dict[Any, int] = {}
@@ -154,7 +164,7 @@ class Fold:
             if keyless and event["aggregateId"] in keyless:
                 continue
             try:
-                results = keyed(cls, event)
+                results = keyed(cls, event, self._stored)
             except BaseException as error:
                 pass_on_what_ends(error)
                 keyless.add(event["aggregateId"])
@@ -186,6 +196,10 @@ class Fold:
             The keys whose states ``restore()`` has to make again before the next call;
             empty at the end.
         """
+        with self._stored:
+            return self._advance()
+
+    def _advance(self) -> list[Any]:
         failed, work = self.failed, self._work
         states, changed = self._states, self._changed
         while self._at < len(work):
@@ -258,6 +272,10 @@ class Fold:
         Raises:
             HandlerFailed: an event fails that did not fail before.
         """
+        with self._stored:
+            self._states[key] = self._restored(key, document)
+
+    def _restored(self, key: Any, document: Document | None) -> Any:
         state: Any = document["state"] if document else None
         applied_at = self._positions.get(key, 0)
         try:
@@ -271,7 +289,7 @@ class Fold:
         except BaseException as error:
             pass_on_what_ends(error)
             raise HandlerFailed(error) from error
-        self._states[key] = state
+        return state
 
     def changed(self) -> Iterator[Document]:
         """Yield the documents that change, in their new form."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..documents.bson_types import Document
 from ..documents.catalogue.catalogue import current
+from ..documents.catalogue.objects import stored_events
 from ..documents.catalogue.reading import current_events
 from ..mongodb.connection import Store
 from ..mongodb.write_errors import short_reason
@@ -201,7 +202,9 @@ class ProjectionFeed(Feed):
         try:
             # Documents to send, and what the projection gets of each.
             documents = current().upcasted([event], cls.types)
-            keys = [keys_of(cls, one) for one in current_events(cls, documents)]
+            found = current_events(cls, documents)
+            with stored_events(found):
+                keys = [keys_of(cls, one) for one in found]
             return [
                 (document, list(map(str, its)))
                 for document, its in zip(documents, keys, strict=True)

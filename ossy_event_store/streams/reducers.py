@@ -17,10 +17,11 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import is_test_run
-from ..documents.arguments import check_names
+from ..documents.arguments import check_flag, check_names
 from ..documents.bson_types import Document
 from ..documents.catalogue.catalogue import current
 from ..documents.catalogue.fingerprint import fingerprint
+from ..documents.catalogue.objects import stored_events
 from ..documents.catalogue.reading import current_events
 from ..documents.catalogue.source import is_of_project, source_of_module
 from ..documents.event_document import check_id
@@ -77,6 +78,7 @@ def check_reducer(Root: Any) -> Any:
     own_revision(Root)
     try:
         check_names(getattr(Root, "event_types", None), "event_types")
+        check_flag(getattr(Root, "typed", False), "typed")
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"{name_of(Root)}: {error}") from None
     view = getattr(Root, "view", None)
@@ -199,7 +201,7 @@ def _state(Root: Any, events: list[Document], state: Any) -> Mapping[str, Any]:
     return result
 
 
-def call(function: Any, events: list[Document], state: Any) -> Any:
+def call(function: Any, events: list[Any], state: Any) -> Any:
     """
     Return what a pure function of events and a state returns.
 
@@ -209,9 +211,11 @@ def call(function: Any, events: list[Document], state: Any) -> Any:
     Raises:
         TypeError: it changed the events, or returned a coroutine.
     """
-    is_checked = settings.DEBUG or is_test_run()
+    # Objects are made for each call, so nobody else gets these.
+    is_checked = type(events) is list and (settings.DEBUG or is_test_run())
     own = copied(events) if is_checked else list(events)
-    result = function(own, state)
+    with stored_events(events):
+        result = function(own, state)
     name = getattr(function, "__qualname__", repr(function))
     if inspect.iscoroutine(result):
         result.close()  # it never runs, so Python should not warn of that too

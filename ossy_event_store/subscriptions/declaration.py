@@ -53,6 +53,8 @@ class Subscription:
     batch: int = 100
     session: bool = False
     using: str | None = None
+    #: Whether it gets objects in place of dicts.
+    typed: bool = False
     kind: str = field(default="subscription", repr=False)
     #: The class that delivers its events, if that is not chosen by the options.
     delivery: Any = field(default=None, repr=False)
@@ -116,6 +118,7 @@ def subscription(
     batch: int = 100,
     session: bool = False,
     using: str | None = None,
+    typed: bool = False,
 ) -> Callable[[H], H]:
     """
     Subscribe a function, or a class with a method ``handle``, to events.
@@ -143,6 +146,8 @@ def subscription(
         using: an alias in ``DATABASES``: it is called inside
             ``transaction.atomic(using)``, in which the checkpoint, a row of that
             database, moves as well, so each event takes effect exactly once.
+        typed: call it with objects of the classes that ``@event`` declares, in place of
+            their events; ``stored_event()`` has the rest of the event.
 
     Without ``session`` and ``using`` each event is delivered at least once: use its
     ``_id`` as idempotency key.
@@ -163,6 +168,7 @@ def subscription(
         "batch": batch,
         "session": session,
         "using": using,
+        "typed": typed,
     }
 
     def decorate(handler: H) -> H:
@@ -210,6 +216,7 @@ def _check(declared: Subscription) -> None:
     try:
         check_id(declared.name, "name")
         check_flag(declared.session, "session")
+        check_flag(declared.typed, "typed")
         if declared.using is not None:
             check_id(declared.using, "using")
     except (TypeError, ValueError) as error:

@@ -16,7 +16,8 @@ import bson
 from pymongo.errors import DocumentTooLarge
 
 from ..documents.bson_types import CODEC, Document
-from ..projections.fold import applier, keyed, own_copy
+from ..documents.catalogue.objects import StoredEvents
+from ..projections.fold import Keys, applier, keyed, own_copy
 from ..streams.reducers import error_text, pass_on_what_ends
 from ..streams.snapshots import MAX_BYTES
 from .options import ProjectionSizes
@@ -132,37 +133,48 @@ class Expected:
     def fold(self, events: Sequence[Document]) -> Iterator[Finding]:
         """Fold events, in order of position; yield a finding where a method raises."""
         by_key: dict[Any, list[tuple[Document, Any]]] = {}
+        stored = StoredEvents()
         for event in events:
             if self._missing.holds(event):
                 continue
             try:
-                results = keyed(self._cls, event)
+                with stored:
+                    results = keyed(self._cls, event, stored)
             except BaseException as error:
                 pass_on_what_ends(error)
                 if event["position"] > self._scanned:
                     yield self._raised("key", event, "a key", error_text(error))
                 continue
-            for one, keys in results:
-                mine = list(filter(self.share.holds, keys))
-                for key in mine:
-                    pair = event, own_copy(one, keys)
-                    by_key.setdefault(key, []).append(pair)
-                if event["position"] in self._missing.deleted_late:
-                    self._late.update(mine)
-        yield from self._fold_all(by_key)
-
-    def _fold_all(
-        self, by_key: Mapping[Any, Sequence[tuple[Document, Any]]]
-    ) -> Iterator[Finding]:
+            with stored:
+                self._add(event, results, by_key)
         for key, its_events in by_key.items():
-            if key not in self._broken and (finding := self._fold_key(key, its_events)):
+            with stored:
+                finding = self._fold_key(key, its_events)
+            if finding:
                 self._broken.add(key)
                 yield finding
+
+    def _add(
+        self,
+        event: Document,
+        results: Sequence[tuple[Any, Keys]],
+        by_key: dict[Any, list[tuple[Document, Any]]],
+    ) -> None:
+        """Add the results of a stored event to those of their keys."""
+        for one, keys in results:
+            mine = list(filter(self.share.holds, keys))
+            for key in mine:
+                pair = event, own_copy(one, keys)
+                by_key.setdefault(key, []).append(pair)
+            if event["position"] in self._missing.deleted_late:
+                self._late.update(mine)
 
     def _fold_key(
         self, key: Any, events: Sequence[tuple[Document, Any]]
     ) -> Finding | None:
         """Fold events, each as stored and as it is applied."""
+        if key in self._broken:
+            return None
         old = self._folded.get(key, b"")
         state: Any = bson.decode(old, CODEC)["state"] if old else None
         for event, one in events:

@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from .declaration import Declarations, Upcaster, name_of_function
+from django.core.exceptions import ImproperlyConfigured
+
+from .declaration import Declarations, EventType, Upcaster, name_of_function
 
 Step = tuple[str, int]  # a type and a version of it
-Kind = Literal["doubled", "alias", "gap", "cycle"]
+Kind = Literal["doubled", "alias", "gap", "cycle", "class"]
 
 
 class Problem(str):
@@ -33,11 +35,21 @@ def problems(declared: Declarations) -> Iterator[Problem]:
     way to the current one, a cycle.
     """
     yield from _taken_names(declared)
+    yield from _unstorable_classes(declared.types)
     yield from _doubled_upcasters(declared.upcasters)
     versions = current_versions(declared)
     yield from _gaps(declared, versions)
     yield from _wrong_targets(declared, versions)
     yield from _cycles(declared.upcasters)
+
+
+def _unstorable_classes(types: Iterable[EventType]) -> Iterator[Problem]:
+    """Find classes that another one completed after their declaration."""
+    for one in types:
+        try:
+            _ = one.codec
+        except ImproperlyConfigured as error:
+            yield problem("class", str(error))
 
 
 def current_versions(declared: Declarations) -> dict[str, int]:

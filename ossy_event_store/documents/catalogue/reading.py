@@ -6,6 +6,7 @@ from typing import Any
 
 from ..bson_types import Document
 from .catalogue import current
+from .objects import objects
 
 
 def current_events(reader: Any, events: list[Document]) -> list[Any]:
@@ -24,7 +25,9 @@ def current_events(reader: Any, events: list[Document]) -> list[Any]:
         and position.
 
     Raises:
+        UndecodableEvent: the class of a type cannot be made of one.
         UnknownEventVersion: one has a version that the code does not know.
         UpcasterError: an upcaster failed.
     """
-    return current().upcasted(events, getattr(reader, "event_types", None))
+    found = current().upcasted(events, getattr(reader, "event_types", None))
+    return objects(found) if getattr(reader, "typed", False) else found

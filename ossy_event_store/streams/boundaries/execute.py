@@ -16,6 +16,7 @@ from ...documents.boundaries.model import Boundary, check_boundary
 from ...documents.boundaries.query import Item, Query
 from ...documents.bson_types import Document
 from ...documents.catalogue.catalogue import current
+from ...documents.catalogue.objects import stored_events
 from ...documents.catalogue.reading import current_events
 from ...exceptions import BoundaryConflict
 from ...mongodb.connection import Store
@@ -69,7 +70,9 @@ class LoadedBoundary:
         model = type(self.boundary)
         matches = self.boundary.bounds.matches
         events = [e for e in current().upcasted(self.events) if matches(e)]
-        return model.view(current_events(model, events), {})
+        found = current_events(model, events)
+        with stored_events(found):
+            return model.view(found, {})
 
 
 class BoundaryExecution:

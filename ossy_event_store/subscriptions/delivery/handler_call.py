@@ -12,6 +12,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 
 from ...documents.bson_types import Document
+from ...documents.catalogue.objects import stored_events
 from ...documents.catalogue.reading import current_events
 from ...streams.reducers import pass_on_what_ends
 from ..declaration import Subscription
@@ -42,17 +43,14 @@ async def call(
         PyMongoError, StoreUnavailable: MongoDB is away; the event is not to blame.
     """
     try:
-        for one in current_events(declared, [event]):
-            result = handle(one, *more)
-            if is_async:
-                await result
-            elif inspect.iscoroutine(result) or inspect.isgenerator(result):
-                result.close()
-                raise TypeError(
-                    f"The handler returned a {type(result).__name__}, which was not "
-                    "run. Write a coroutine function, or a function that does the work "
-                    "itself."
-                )
+        events = current_events(declared, [event])
+        with stored_events(events):
+            for one in events:
+                result = handle(one, *more)
+                if is_async:
+                    await result
+                else:
+                    _check_result(result)
     except BaseException as error:
         pass_on_what_ends(error)
         await _drop_broken_connections(is_async)
@@ -60,6 +58,15 @@ async def call(
         if is_away(error) or (more and is_overtaken(error)):
             raise
         raise HandlerFailed(error) from error
+
+
+def _check_result(result: Any) -> None:
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+        raise TypeError(
+            f"The handler returned a {type(result).__name__}, which was not run. "
+            "Write a coroutine function, or a function that does the work itself."
+        )
 
 
 async def _drop_broken_connections(is_async: bool) -> None:

@@ -1,5 +1,7 @@
 """The catalogue: which stored types make which types, and when it is built again."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from ossy_event_store import event, upcaster
@@ -9,7 +11,7 @@ from tests.support.catalogue import stored
 
 @pytest.fixture
 def known(declarations):
-    event("Lent", aliases=["lent", "loan"])(type("Lent", (), {}))
+    event("Lent", aliases=["lent", "loan"])(dataclass(type("Lent", (), {})))
     upcaster("Scanned", 1, into={"Lent": 1, "Seen": 1})(
         lambda payload: [("Lent", payload), ("Seen", payload), payload]
     )

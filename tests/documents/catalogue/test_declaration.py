@@ -2,6 +2,7 @@
 
 import functools
 import re
+from dataclasses import dataclass
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -77,7 +78,7 @@ def test_a_wrong_argument_of_an_upcaster_is_named(declarations, arguments, said)
 def test_a_wrong_argument_of_an_event_is_named(declarations, arguments, said):
     options = {"name": "Lent", **arguments}
     with pytest.raises(ImproperlyConfigured, match=re.escape(said)) as caught:
-        event(options.pop("name"), **options)(type("Lent", (), {}))
+        event(options.pop("name"), **options)(dataclass(type("Lent", (), {})))
     assert f"{__name__}.Lent" in str(caught.value)
 
 
@@ -93,7 +94,7 @@ def test_an_upcaster_gets_the_event_if_it_has_a_second_parameter(declarations):
 
 def test_a_module_that_is_imported_again_replaces_its_declarations(declarations):
     def declare():
-        event("Lent", version=2)(type("Lent", (), {}))
+        event("Lent", version=2)(dataclass(type("Lent", (), {})))
         upcaster("Lent", 1)(lambda payload: payload)
 
     declare(), declare()

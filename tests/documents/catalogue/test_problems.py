@@ -1,5 +1,7 @@
 """What is wrong with declarations as a whole: each is found, and named."""
 
+from dataclasses import dataclass
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
@@ -9,7 +11,7 @@ from ossy_event_store.documents.catalogue.problems import problems
 
 
 def cls(name):
-    return type(name, (), {"__module__": "library"})
+    return dataclass(type(name, (), {"__module__": "library"}))
 
 
 def first(payload):

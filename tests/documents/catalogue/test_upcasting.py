@@ -1,5 +1,7 @@
 """Stored events become events at the versions that the code knows."""
 
+from dataclasses import dataclass
+
 import pytest
 from bson import Int64
 
@@ -21,6 +23,7 @@ def chain(declarations):
     """Three versions: ``who`` is called ``reader``, then loans have weeks."""
 
     @event("Lent", version=3, aliases=["lent"])
+    @dataclass
     class Lent:
         pass
 
@@ -75,7 +78,7 @@ def test_a_reader_that_keeps_parts_of_an_event_changes_nothing_else(chain):
 def test_a_type_whose_only_version_is_stored_under_an_alias_has_no_version(
     declarations,
 ):
-    event("Lent", aliases=["lent"])(type("Lent", (), {}))
+    event("Lent", aliases=["lent"])(dataclass(type("Lent", (), {})))
     assert read(stored("lent", book="Emma")) == [("Lent", None, {"book": "Emma"})]
 
 
