@@ -8,6 +8,7 @@ A library whose events have changed over the years, and what its code makes of t
 
 import datetime as dt
 import secrets
+from dataclasses import dataclass
 
 from ossy_event_store import EventStore, event, upcaster
 
@@ -30,8 +31,11 @@ def declare(weeks=3):
     """Declare the event types as they are today."""
 
     @event("Lent", version=3, aliases=["lent"])
+    @dataclass(frozen=True)
     class Lent:
-        pass
+        book: str
+        reader: str
+        weeks: int
 
     @upcaster("Lent", 1)
     def renamed(payload):

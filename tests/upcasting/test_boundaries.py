@@ -1,6 +1,7 @@
 """A decision model folds events as the code knows them."""
 
 from ossy_event_store import Boundary, EventStore, event, item, upcaster
+from tests.support.catalogue import event_class
 
 
 class Loans(Boundary):
@@ -23,7 +24,7 @@ def test_a_boundary_folds_every_stored_type_of_which_its_events_are_made(
     append("lent", weeks=2)
     append("Scanned", weeks=3)
     append("Visited", weeks=9)
-    event("Lent", aliases=["lent"])(type("Lent", (), {}))
+    event("Lent", aliases=["lent"])(event_class("Lent"))
     upcaster("Scanned", 1, into={"Lent": 1})(lambda p: [("Lent", p), p])
     states = []
 
@@ -40,7 +41,7 @@ def test_a_boundary_folds_every_stored_type_of_which_its_events_are_made(
 def test_a_boundary_that_is_only_read_is_as_stored(store, declarations):
     append("lent", weeks=2)
     append("Lent", weeks=1)
-    event("Lent", version=2, aliases=["lent"])(type("Lent", (), {}))
+    event("Lent", version=2, aliases=["lent"])(event_class("Lent"))
     upcaster("Lent", 1)(lambda payload: {"weeks": 9})
     read = EventStore.read_boundary(item("Lent", tags=["reader:ann"]))
     assert [one["payload"] for one in read.events] == [{"weeks": 1}]

@@ -17,6 +17,7 @@ from ossy_event_store.monitoring.status import status
 from ossy_event_store.subscriptions import snapshot_subscription
 from ossy_event_store.verification.report import CHANGED_CLASS
 from ossy_event_store.verify import verify_event_store
+from tests.support.catalogue import event_class
 from tests.support.old_loans import Shelf, store_events
 from tests.support.subscriptions import reached, running
 
@@ -36,7 +37,7 @@ def shelves(library):
 def change_upcaster(declarations, new):
     """Declare the types as another release does: loans had other weeks."""
     declarations.types.clear(), declarations.upcasters.clear()
-    event("Lent", version=3, aliases=["lent"])(type("Lent", (), {}))
+    event("Lent", version=3, aliases=["lent"])(event_class("Lent"))
 
     @upcaster("Lent", 1)
     def renamed(payload):
@@ -75,7 +76,7 @@ def test_no_stale_snapshot_is_used_after_only_an_upcaster_changed(
 def test_snapshots_stay_current_if_a_type_is_declared_that_changes_nothing(
     shelves, declarations, face
 ):
-    event("Returned")(type("Returned", (), {}))
+    event("Returned")(event_class("Returned"))
     assert face(AggregateRebuild.build_and_save_all, stale=True).streams == 0
 
 
