@@ -12,7 +12,7 @@ from bson.code import Code
 
 from ..documents.bson_types import Document
 from ..documents.catalogue.objects import StoredEvents, copy_of
-from ..documents.catalogue.reading import current_events
+from ..documents.catalogue.reading import current_events, gets_as_stored
 from ..documents.storable import HALF_A_SURROGATE, is_text
 from ..streams.reducers import name_of, pass_on_what_ends
 from ..subscriptions.parked_streams import Failed
@@ -160,18 +160,23 @@ class Fold:
     def _compute_keys(self, events: Sequence[Document]) -> None:
         cls, work, all_keys = self._cls, self._work, self.keys
         keyless: set[str] = set()  # streams of which a key failed
+        as_stored = gets_as_stored(cls, events)  # nearly always, and then it is faster
         for event in events:
             if keyless and event["aggregateId"] in keyless:
                 continue
             try:
-                results = keyed(cls, event, self._stored)
+                if as_stored:
+                    results = [(event, keys)] if (keys := keys_of(cls, event)) else []
+                else:
+                    results = keyed(cls, event, self._stored)
             except BaseException as error:
                 pass_on_what_ends(error)
                 keyless.add(event["aggregateId"])
                 self._fail(event, error)
                 continue
             if results:
-                all_keys.update(*(keys for _, keys in results))
+                for _, keys in results:
+                    all_keys.update(keys)
                 work.append((event, results))
 
     def _fail(self, event: Document, error: BaseException) -> None:
@@ -218,7 +223,8 @@ class Fold:
                     return spoiled
                 continue
             states.update(new)
-            changed.update(dict.fromkeys(new, event["position"]))
+            for key in new:
+                changed[key] = event["position"]
         return []
 
     def _apply_all(
@@ -229,10 +235,11 @@ class Fold:
     ) -> dict[Any, Applied]:
         """Return the states of all keys after a stored event."""
         new: dict[Any, Applied] = {}
+        positions = self._positions
         for one, keys in results:
             for key in keys:
-                if position > self._positions.get(key, 0):  # else the document has it
-                    own = own_copy(one, keys)
+                if position > positions.get(key, 0):  # else the document has it
+                    own = one if len(keys) == 1 else own_copy(one, keys)
                     new[key] = self._apply(own, key, new, spoiled)
         return new
 

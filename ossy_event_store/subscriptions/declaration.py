@@ -123,12 +123,13 @@ def subscription(
     """
     Subscribe a function, or a class with a method ``handle``, to events.
 
-    It is called with each event, a dict as stored with its ``position``: the events of
-    a stream in order, one at a time. It may be a coroutine function.
+    It is called with each event, a dict with its ``position``, at the version of its
+    type that the code knows: the events of a stream in order, one at a time. It may be
+    a coroutine function.
 
     Args:
         name: the name of the subscription and of its checkpoint.
-        types: the event types it wants; None means all.
+        types: the event types it wants, as the code names them; None means all.
         aggregate_types: the types of the streams whose events it wants; None means all.
         tags: it wants only events that have all of these tags; None means all.
         start: where a new subscription starts: at the first event, after the last one

@@ -7,7 +7,7 @@ import pytest
 
 from ossy_event_store.checks import CATALOGUE
 
-EVENT_TYPES = {"E007", "E008", "E009", "E010"}
+EVENT_TYPES = {"E007", "E008", "E009", "E010", "E011"}
 
 pytestmark = pytest.mark.versions
 

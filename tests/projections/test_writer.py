@@ -402,9 +402,9 @@ def test_a_changed_class_is_logged(loans, store, lend, monkeypatch, caplog):
     with running():
         reached(store, "loans", 2)
     assert (
-        "The class of projection loans has changed since its documents were built; "
-        "new events are added to the old documents. Run manage.py rebuild_projections "
-        "loans."
+        "The class of projection loans, or an upcaster of its events, has changed "
+        "since its documents were built; new events are added to the old documents. "
+        "Run manage.py rebuild_projections loans."
     ) in caplog.text
     assert checkpoint(store, "loans")["revision"] != "2"
     reducers.reducer_revision.cache_clear()

@@ -74,13 +74,23 @@ class Catalogue:
         """
         if types is not None:
             return self.selection(types).upcasted(events)
+        if self.leaves(events):  # nearly always
+            return events
+        return [one for event in events for one in self.of(event)]
+
+    def leaves(
+        self, events: Iterable[Document], types: Iterable[str] | None = None
+    ) -> bool:
+        """Whether ``upcasted()`` would return these events and no others."""
+        if types is not None:
+            names = self.selection(types).names
+            if any(event["type"] not in names for event in events):
+                return False
         as_is = self._as_is.get
         for event in events:
             if as_is(event["type"], 1) != event.get("typeVersion", 1):
-                break
-        else:
-            return events  # nearly always
-        return [one for event in events for one in self.of(event)]
+                return False
+        return True
 
     def of(self, event: Document, ran: list[Ran] | None = None) -> Sequence[Document]:
         """

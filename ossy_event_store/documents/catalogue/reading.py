@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..bson_types import Document
 from .catalogue import current
 from .objects import objects
+
+
+def gets_as_stored(reader: Any, events: Sequence[Document]) -> bool:
+    """Whether ``current_events()`` would return these events as they are."""
+    if getattr(reader, "typed", False):
+        return False
+    return current().leaves(events, getattr(reader, "event_types", None))
 
 
 def current_events(reader: Any, events: list[Document]) -> list[Any]:
