@@ -56,7 +56,12 @@ def fields_of(cls: Any, namespace: Mapping[str, Any]) -> list[Field] | None:
 
 def _hints(cls: Any, namespace: Mapping[str, Any]) -> dict[str, Any]:
     names = {**namespace, cls.__name__: cls}
-    return typing.get_type_hints(cls, localns=names, include_extras=True)
+    try:
+        return typing.get_type_hints(cls, localns=names, include_extras=True)
+    except (TypeError, SyntaxError) as error:
+        raise Undeclarable(
+            f"the annotations of {cls.__name__} cannot be read: {error}"
+        ) from None
 
 
 def _of_dataclass(cls: Any, hints: Mapping[str, Any]) -> list[Field]:
