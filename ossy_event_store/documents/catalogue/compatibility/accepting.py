@@ -282,6 +282,5 @@ def _is_within(schema: Document, value: Any) -> bool:
         schema.get("minimum", -infinity) <= value <= schema.get("maximum", infinity)
         and schema.get("exclusiveMinimum", -infinity) < value
         and value < schema.get("exclusiveMaximum", infinity)
-        and value % schema.get("multipleOf", 1 if type(value) is int else value or 1)
-        == 0
+        and ("multipleOf" not in schema or value % schema["multipleOf"] == 0)
     )

@@ -13,8 +13,8 @@ def updated(lock: Lock, known: KnownTypes) -> Lock:
     """
     Return a lock with what the code knows, and all that it recorded before.
 
-    What the code can no longer read is left out: whoever accepted the change says that
-    no such event is stored.
+    What the code can no longer read is left out: the user who accepted the change said
+    that no such event is stored.
     """
     names = sorted({*lock.types, *known.types})
     merged = [_merged(name, lock, known) for name in names]
