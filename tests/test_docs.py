@@ -24,6 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
 from ossy_event_store import EventStore, conf, embedded, registry
+from ossy_event_store.documents.catalogue import declaration as event_types
 from ossy_event_store.management.commands import run_subscriptions
 from ossy_event_store.mongodb import connection, indexes, schema_validator
 from ossy_event_store.mongodb.ports import drive
@@ -198,6 +199,7 @@ def reader(store, quick, run_once, tmp_path, monkeypatch, settings, request):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(registry, "_registered", {})
     monkeypatch.setattr(projection, "_registered", {})
+    monkeypatch.setattr(event_types, "declarations", event_types.Declarations())
     # Who reads is another process than the command, and asks for itself.
     monkeypatch.setattr(in_use, "fresh_seconds", 0.0)
     drop_projections(store)

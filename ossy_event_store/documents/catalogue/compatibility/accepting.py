@@ -62,7 +62,7 @@ def _ordered(schema: Any) -> Any:
     found = {key: _ordered(value) for key, value in schema.items()}
     for key in ("enum", "required", "anyOf"):
         if isinstance(found.get(key), list):
-            found[key] = sorted(found[key], key=lambda one: json.dumps(one))
+            found[key] = sorted(found[key], key=canonical)
     return found
 
 
