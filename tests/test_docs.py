@@ -24,6 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
 from ossy_event_store import EventStore, conf, embedded, registry
+from ossy_event_store.documents.catalogue import catalogue
 from ossy_event_store.documents.catalogue import declaration as event_types
 from ossy_event_store.management.commands import run_subscriptions
 from ossy_event_store.mongodb import connection, indexes, schema_validator
@@ -199,7 +200,9 @@ def reader(store, quick, run_once, tmp_path, monkeypatch, settings, request):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(registry, "_registered", {})
     monkeypatch.setattr(projection, "_registered", {})
-    monkeypatch.setattr(event_types, "declarations", event_types.Declarations())
+    empty = event_types.Declarations()
+    monkeypatch.setattr(catalogue, "declarations", empty)
+    monkeypatch.setattr(event_types, "declarations", empty)
     # Who reads is another process than the command, and asks for itself.
     monkeypatch.setattr(in_use, "fresh_seconds", 0.0)
     drop_projections(store)
