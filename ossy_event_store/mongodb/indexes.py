@@ -330,7 +330,9 @@ async def is_sharded(store: Store) -> bool:
 
 def _collections(store: Store) -> list[tuple[str, Documents]]:
     names = (EVENTS, SNAPSHOTS, POSITIONS, PARKED, SKIPPED, DAMAGED)
-    return [(name, documents(store, name)) for name in names]
+    of_events = store.events, store.snapshots, store.positions
+    of_subscriptions = store.parked, store.skipped, store.damaged
+    return list(zip(names, of_events + of_subscriptions, strict=True))
 
 
 async def _listed(collection: Documents) -> dict[Any, Any]:

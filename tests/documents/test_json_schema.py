@@ -185,6 +185,15 @@ def test_an_annotation_that_names_nothing_is_an_error_that_says_where():
         schema_of_class(Event)
 
 
+def test_names_of_the_function_around_a_class_may_be_given():
+    @dataclasses.dataclass
+    class Event:
+        other: "Other"  # noqa: F821
+
+    found = schema_of_class(Event, {"Other": int})
+    assert found["properties"] == {"other": WHOLE}
+
+
 def test_a_type_is_spelled_as_in_code_and_a_docstring_is_the_authors():
     spellings = [spelled(one.hint) for one in fields_of(Tree)]
     assert spellings == ["str", "list[Tree]", "Line | None"]
@@ -203,7 +212,7 @@ def test_pydantic_describes_its_constraints_and_its_own_types():
     class Order(pydantic.BaseModel, extra="forbid"):
         """An order."""
 
-        count: int = pydantic.Field(ge=1, le=9)
+        count: int = pydantic.Field(ge=1, le=9, alias="itemCount")
         name: str | None = pydantic.Field(None, max_length=5)
         at: dt.datetime
         price: Decimal
@@ -213,8 +222,9 @@ def test_pydantic_describes_its_constraints_and_its_own_types():
     found = schema_of_class(Order)
     assert found["description"] == "An order."
     assert found["additionalProperties"] is False
-    assert found["required"] == ["count", "at", "price", "link", "lines"]
-    assert found["properties"]["count"] == {**WHOLE, "minimum": 1, "maximum": 9}
+    # By the name under which it is stored.
+    assert found["required"] == ["itemCount", "at", "price", "link", "lines"]
+    assert found["properties"]["itemCount"] == {**WHOLE, "minimum": 1, "maximum": 9}
     assert found["properties"]["name"] == {
         "anyOf": [{**TEXT, "maxLength": 5}, {"type": "null"}],
         "default": None,

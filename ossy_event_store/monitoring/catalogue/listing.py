@@ -14,7 +14,7 @@ from ...documents.catalogue.compatibility.class_fields import (
     fields_of,
     spelled,
 )
-from ...documents.catalogue.declaration import Declarations, name_of_function
+from ...documents.catalogue.declaration import Declarations, EventType, name_of_function
 from ...documents.catalogue.problems import current_versions
 from ...projections.projection import registered_projections
 from ...registry import registered_aggregates
@@ -90,7 +90,7 @@ def listed_types(declared: Declarations | None = None) -> list[ListedType]:
             _path(classes[name].cls) if name in classes else None,
             tuple(sorted(classes[name].aliases)) if name in classes else (),
             docstring_of(classes[name].cls) if name in classes else "",
-            tuple(_fields(classes[name].cls)) if name in classes else (),
+            tuple(_fields(classes[name])) if name in classes else (),
             tuple(
                 ListedUpcaster(one.version, name_of_function(one.function), one.into)
                 for one in sorted(declared.upcasters, key=lambda one: one.version)
@@ -106,8 +106,8 @@ def _path(cls: Any) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _fields(cls: Any) -> Iterator[ListedField]:
-    for one in fields_of(cls) or ():
+def _fields(declared: EventType) -> Iterator[ListedField]:
+    for one in fields_of(declared.cls, getattr(declared, "namespace", None)) or ():
         default = None if one.default is NOTHING else repr(one.default)
         yield ListedField(one.name, spelled(one.hint), one.required, default)
 

@@ -7,13 +7,20 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any, TypeAlias, get_args, get_origin
 
 from django.core.exceptions import ImproperlyConfigured
 
-_REQUIREDNESS = {"Required", "NotRequired", "ReadOnly"}
+_REQUIREDNESS = {
+    getattr(typing, word): word
+    for word in ("Required", "NotRequired", "ReadOnly")
+    if hasattr(typing, word)
+}
+
+
+Names: TypeAlias = Mapping[str, Any]
 
 
 class _Nothing:
@@ -42,16 +49,20 @@ class Field:
     constraints: tuple[Any, ...] = ()
 
 
-def fields_of(cls: Any) -> list[Field] | None:
+def fields_of(cls: Any, namespace: Names | None = None) -> list[Field] | None:
     """
     Return the fields of a class in their order, or None if it is no such class.
+
+    Args:
+        cls: the class.
+        namespace: names of the function in which it is defined.
 
     Raises:
         ImproperlyConfigured: an annotation names something that does not exist.
     """
     for is_such, fields in _KINDS:
         if is_such(cls):
-            return list(fields(cls))
+            return list(fields(cls, namespace or {}))
     return None
 
 
@@ -93,16 +104,16 @@ def spelled(hint: Any) -> str:
 # --- one kind of class each ---------------------------------------------------
 
 
-def hints_of(cls: Any) -> dict[str, Any]:
+def hints_of(cls: Any, namespace: Names) -> dict[str, Any]:
     """
-    Return the annotations of a class, resolved.
+    Return the annotations of a class, resolved; see ``fields_of()``.
 
     Raises:
         ImproperlyConfigured: one names something that does not exist.
     """
     try:
         return typing.get_type_hints(
-            cls, localns={cls.__name__: cls}, include_extras=True
+            cls, localns={**namespace, cls.__name__: cls}, include_extras=True
         )
     except (NameError, TypeError, SyntaxError, AttributeError) as error:
         raise ImproperlyConfigured(
@@ -111,8 +122,8 @@ def hints_of(cls: Any) -> dict[str, Any]:
         ) from None
 
 
-def _of_dataclass(cls: Any) -> Iterator[Field]:
-    hints = hints_of(cls)
+def _of_dataclass(cls: Any, namespace: Names) -> Iterator[Field]:
+    hints = hints_of(cls, namespace)
     for one in dataclasses.fields(cls):
         if one.init:
             has_default = one.default is not dataclasses.MISSING
@@ -121,8 +132,8 @@ def _of_dataclass(cls: Any) -> Iterator[Field]:
             yield Field(one.name, hints[one.name], required, default)
 
 
-def _of_attrs(cls: Any) -> Iterator[Field]:
-    hints = hints_of(cls)
+def _of_attrs(cls: Any, namespace: Names) -> Iterator[Field]:
+    hints = hints_of(cls, namespace)
     nothing = sys.modules["attr"].NOTHING
     factory = sys.modules["attr"].Factory
     for one in cls.__attrs_attrs__:
@@ -136,11 +147,11 @@ def _of_attrs(cls: Any) -> Iterator[Field]:
             )
 
 
-def _of_typed_dict(cls: Any) -> Iterator[Field]:
-    for name, hint in hints_of(cls).items():
+def _of_typed_dict(cls: Any, namespace: Names) -> Iterator[Field]:
+    for name, hint in hints_of(cls, namespace).items():
         # Where annotations are strings, __required_keys__ alone is wrong.
         required, words = name in cls.__required_keys__, set()
-        while (word := getattr(get_origin(hint), "_name", None)) in _REQUIREDNESS:
+        while (word := _REQUIREDNESS.get(get_origin(hint))) is not None:
             words.add(word)
             hint = get_args(hint)[0]
         if words & {"Required", "NotRequired"}:
@@ -148,12 +159,12 @@ def _of_typed_dict(cls: Any) -> Iterator[Field]:
         yield Field(name, hint, required)
 
 
-def _of_pydantic(cls: Any) -> Iterator[Field]:
+def _of_pydantic(cls: Any, namespace: Names) -> Iterator[Field]:
     for name, one in cls.model_fields.items():
         required = one.is_required()
         computed = required or one.default_factory is not None
         yield Field(
-            name,
+            one.serialization_alias or one.alias or name,
             one.annotation,
             required,
             NOTHING if computed else one.default,
@@ -161,7 +172,7 @@ def _of_pydantic(cls: Any) -> Iterator[Field]:
         )
 
 
-def _of_msgspec(cls: Any) -> Iterator[Field]:
+def _of_msgspec(cls: Any, namespace: Names) -> Iterator[Field]:
     nothing = sys.modules["msgspec"].NODEFAULT
     for one in sys.modules["msgspec"].structs.fields(cls):
         default = NOTHING if one.default is nothing else one.default

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...bson_types import Document
-from ..declaration import Declarations
+from ..declaration import Declarations, EventType
 from ..problems import current_versions
 from .json_schema import schema_of_class
 
@@ -94,8 +94,12 @@ def known_types(declared: Declarations) -> KnownTypes:
         found[name] = KnownType(
             name,
             version,
-            schema_of_class(declared_type.cls) if declared_type else None,
+            _schema(declared_type) if declared_type else None,
             tuple(sorted(declared_type.aliases)) if declared_type else (),
             dict(sorted(upcasters.get(name, {}).items())),
         )
     return KnownTypes(found)
+
+
+def _schema(declared: EventType) -> Document:
+    return schema_of_class(declared.cls, getattr(declared, "namespace", None))

@@ -29,6 +29,7 @@ from ...storable import NEW, Unstorable, stored_mapping
 from .class_fields import (
     NOTHING,
     Field,
+    Names,
     docstring_of,
     fields_of,
     hints_of,
@@ -96,17 +97,21 @@ _CONSTRAINTS = {
 }
 
 
-def schema_of_class(cls: Any) -> Document:
+def schema_of_class(cls: Any, namespace: Names | None = None) -> Document:
     """
     Return the schema of the payloads of a class of events.
 
     A nested class is described where it is used; one that contains itself is a
     reference. A field is required if an object cannot be made without it.
 
+    Args:
+        cls: the class.
+        namespace: names of the function in which it is defined.
+
     Raises:
         ImproperlyConfigured: an annotation names something that does not exist.
     """
-    walk = _Walk()
+    walk = _Walk(namespace or {})
     schema = walk.described(cls)
     if schema is None:
         return {"type": "object"}
@@ -118,7 +123,8 @@ def schema_of_class(cls: Any) -> Document:
 class _Walk:
     """One walk through the types of a class."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: Names) -> None:
+        self.namespace = namespace
         self.defs: Document = {}
         # The classes around the current one: such a one is recursive.
         self.around: list[Any] = []
@@ -127,7 +133,7 @@ class _Walk:
         """Return the schema of a class with fields; None if it has none."""
         if cls in self.around:
             return self._reference(cls)
-        fields = fields_of(cls)
+        fields = fields_of(cls, self.namespace)
         if fields is None:
             return None
         self.around.append(cls)
@@ -203,8 +209,8 @@ class _Walk:
         if kind is tuple and arguments and arguments[-1] is not Ellipsis:
             return _tuple([self.of(one, cls) for one in arguments])
         if isinstance(kind, type) and issubclass(kind, tuple) and kind is not tuple:
-            hints = hints_of(kind)
-            names = getattr(kind, "_fields", ())
+            hints = hints_of(kind, self.namespace)
+            names = getattr(kind, "__match_args__", ())  # of a NamedTuple
             return _tuple([self.of(hints.get(name, Any), cls) for name in names])
         if kind in _LISTS or kind in _SETS:
             item = self.of(arguments[0], cls) if arguments else {}
