@@ -55,7 +55,7 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(ImproperlyConfigured"
         r"|ossy_event_store\.(registry\.R|subscriptions\.declaration\.H|projections\.projection\.P"
-        r"|event_store\.transactions\.T)"
+        r"|event_store\.transactions\.T|documents\.catalogue\.declaration\.[CF])"
         r"|(collections|contextlib|typing|datetime|django|pymongo|bson)\..*)",
     ),
 ]

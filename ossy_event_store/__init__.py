@@ -36,6 +36,7 @@ from .exceptions import (
     StreamClosed,
     TransactionAborted,
     TransactionsUnavailable,
+    UndecodableEvent,
     UnexpectedState,
     UnknownAggregateType,
     UnknownEventVersion,
@@ -49,6 +50,12 @@ if _TYPE_CHECKING:
     from .documents.boundaries.model import Boundary
     from .documents.boundaries.query import Query, all_events, any_of, item
     from .documents.catalogue.declaration import event, upcaster
+    from .documents.catalogue.objects import (
+        document_of,
+        event_from,
+        events_from,
+        stored_event,
+    )
     from .event_store import EventStore
     from .mongodb.connection import Mongo
     from .projections.empty import empty_test_database
@@ -83,11 +90,15 @@ _MODULE_OF = {
     "all_events": "documents.boundaries.query",
     "any_of": "documents.boundaries.query",
     "append_on_commit": "relational.on_commit",
+    "document_of": "documents.catalogue.objects",
     "empty_test_database": "projections.empty",
     "event": "documents.catalogue.declaration",
+    "event_from": "documents.catalogue.objects",
+    "events_from": "documents.catalogue.objects",
     "item": "documents.boundaries.query",
     "register_aggregate": "registry",
     "register_projection": "projections.projection",
+    "stored_event": "documents.catalogue.objects",
     "subscription": "subscriptions.declaration",
     "upcaster": "documents.catalogue.declaration",
 }
@@ -132,6 +143,7 @@ __all__ = [
     "Transaction",
     "TransactionAborted",
     "TransactionsUnavailable",
+    "UndecodableEvent",
     "UnexpectedState",
     "UnknownAggregateType",
     "UnknownEventVersion",
@@ -141,11 +153,15 @@ __all__ = [
     "all_events",
     "any_of",
     "append_on_commit",
+    "document_of",
     "empty_test_database",
     "event",
+    "event_from",
+    "events_from",
     "item",
     "register_aggregate",
     "register_projection",
+    "stored_event",
     "subscription",
     "upcaster",
 ]

@@ -19,6 +19,7 @@ class OssyEventStoreConfig(AppConfig):
     def ready(self) -> None:
         """Discover what the project declares; no I/O."""
         from . import checks, registry
+        from .documents.catalogue import discovery
         from .documents.masking import MaskingFilter
         from .mongodb import location
         from .post_migrate import ensure_indexes
@@ -29,6 +30,7 @@ class OssyEventStoreConfig(AppConfig):
         location.remember_real_names()
         logging.getLogger("ossy_event_store").addFilter(MaskingFilter())
         checks.register()
+        discovery.discover()
         registry.discover()
         projection.discover()
         declaration.discover()

@@ -24,7 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
 from ossy_event_store import EventStore, conf, embedded, registry
-from ossy_event_store.documents.catalogue import catalogue
+from ossy_event_store.documents.catalogue import catalogue, discovery
 from ossy_event_store.documents.catalogue import declaration as event_types
 from ossy_event_store.management.commands import run_subscriptions
 from ossy_event_store.mongodb import connection, indexes, schema_validator
@@ -110,7 +110,13 @@ def write(folder, name, text):
     path.write_text(text)
 
 
-DISCOVERED = (registry.MODULE, projection.MODULE, declaration.MODULE, "urls")
+DISCOVERED = (
+    discovery.MODULE,
+    registry.MODULE,
+    projection.MODULE,
+    declaration.MODULE,
+    "urls",
+)
 
 
 def discover(name):
@@ -122,8 +128,18 @@ def discover(name):
         for name, what in list(known.items()):
             if getattr(what, "handler", what).__module__ == module:
                 del known[name]
+    forget_event_types(module)
     registry._register_exports(importlib.import_module(module))
     subscribe_the_snapshots()
+
+
+def forget_event_types(module):
+    declared = event_types.declarations
+    declared.types[:] = [t for t in declared.types if t.cls.__module__ != module]
+    declared.upcasters[:] = [
+        one for one in declared.upcasters if one.function.__module__ != module
+    ]
+    declared.edition += 1
 
 
 def subscribe_the_snapshots():

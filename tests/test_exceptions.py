@@ -37,6 +37,7 @@ from ossy_event_store.exceptions import (
     StreamClosed,
     TransactionAborted,
     TransactionsUnavailable,
+    UndecodableEvent,
     UnexpectedState,
     UnknownAggregateType,
     UnknownSubscription,
@@ -193,6 +194,12 @@ ERRORS = [
         BuiltMeanwhile("lent_books"),
         {"name": "lent_books"},
         "Another process has rebuilt projection lent_books at the same time;",
+    ),
+    (
+        UndecodableEvent(7, "BookLent", 2, "shop.events.BookLent", "due", "missing"),
+        {"event_id": 7, "path": "due", "cls": "shop.events.BookLent"},
+        "shop.events.BookLent cannot be made of event 7 of type 'BookLent' at version "
+        "2: payload.due: missing. Give a new field a default",
     ),
     (UnexpectedState("out of order"), {"reason": "out of order"}, "out of order"),
     (TransactionsUnavailable(), {}, "Several events in one append, and rules over"),

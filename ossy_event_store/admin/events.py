@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
 
 from ..documents.bson_types import Document
+from ..documents.catalogue.catalogue import current
+from ..documents.catalogue.declaration import name_of_function
+from ..documents.catalogue.upcasting import Ran
 from ..documents.display import lines, visible
 from ..documents.extended_json import dumps, encode
 from ..documents.passed_over import is_event
+from ..exceptions import UnknownEventVersion, UpcasterError
 from ..mongodb import connection
 from ..mongodb.ports import drive
 from ..streams import lookup
 from ..streams.event_lines import line_of
+from ..streams.reducers import error_text
 from . import event_lookups
 from .addresses import from_address
 from .base import download, may, text_of
@@ -76,7 +82,7 @@ class EventAdmin(CataloguePages):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Show an event as stored, and the events related to it."""
+        """Show an event as read today and as stored, and the events related to it."""
         store = connection.blocking()
         event = _stored_event(store, from_address(object_id))
         related = drive(event_lookups.relations(store, event))
@@ -88,6 +94,7 @@ class EventAdmin(CataloguePages):
         context = {
             "event": self.event_row(request, event),
             "document": lines(event),
+            **_read_today(event),
             "download_url": self.url_of("event", "download", event["_id"]),
             "previous": row(related.previous),
             "next": row(related.next),
@@ -109,6 +116,28 @@ class EventAdmin(CataloguePages):
         event = _stored_event(connection.blocking(), from_address(object_id))
         text = line_of(event) if is_event(event) else dumps(encode(event))
         return download(text, f"{event['_id']}.json")
+
+
+def _read_today(event: Document) -> dict[str, Any]:
+    """Return what the code makes of an event, unless that is the event as stored."""
+    if not is_event(event):
+        return {}
+    payload = {} if event.get("payload") is None else event["payload"]
+    whole: Document = {**event, "payload": payload}
+    ran: list[Ran] = []
+    try:
+        found = current().of(whole, ran)
+    except (UnknownEventVersion, UpcasterError, ImproperlyConfigured) as error:
+        return {"unreadable": visible(error_text(error)), "is_upcasted": True}
+    return {
+        "is_upcasted": any(one is not whole for one in found) or not found,
+        "results": [lines(one) for one in found],
+        "upcasters": [
+            f"{name_of_function(one.upcaster.function)} ({one.upcaster.type} "
+            f"{one.upcaster.version} → {one.upcaster.version + 1})"
+            for one in ran
+        ],
+    }
 
 
 def _choices(names: list[str]) -> list[tuple[str, str]]:

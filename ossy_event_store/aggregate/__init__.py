@@ -4,7 +4,7 @@ Aggregates: load a stream, decide, append to it, save its snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Self
 
 from django.utils.functional import classproperty
@@ -15,6 +15,8 @@ from pymongo.collection import Collection
 
 from ..documents.arguments import check_flag, check_function
 from ..documents.bson_types import Document
+from ..documents.catalogue.appending import is_event
+from ..documents.catalogue.reading import current_events
 from ..documents.event_document import check_id
 from ..documents.storable import copied
 from ..mongodb import connection
@@ -114,9 +116,10 @@ class Aggregate(Ending):
         Args:
             Root: the aggregate class.
             subject: the id of an existing stream; or the first event of a new one,
-                a dict with ``type`` and, optionally, ``payload``, ``createdBy``,
-                ``metadata``, ``id`` (the idempotency key) and ``aggregateId``
-                (default: a ``nanoid``).
+                an object of a class with ``@event``, or a dict with ``type`` and,
+                optionally, ``payload`` (an object too), ``createdBy``, ``metadata``,
+                ``id`` (the idempotency key) and ``aggregateId`` (default: a
+                ``nanoid``).
             snapshot: False ignores the snapshot and loads every event, for a
                 ``view(fn)`` that needs the whole history.
             session: the session of an open transaction in which to load or create it,
@@ -230,9 +233,10 @@ class Aggregate(Ending):
         Append one event, or several (all or none), and return the aggregate.
 
         Args:
-            event: ``type`` and, optionally, ``payload``, ``createdBy``,
-                ``metadata`` and ``id``. If the same event is stored under this id
-                already, it is not stored again; this is not an error.
+            event: an object of a class with ``@event``; or a dict with ``type`` and,
+                optionally, ``payload`` (an object too), ``createdBy``, ``metadata``
+                and ``id``. If the same event is stored under this id already, it is not
+                stored again; this is not an error.
             more: further events, stored in the same transaction.
             session: see ``of()``; by default the one with which it was loaded.
 
@@ -269,18 +273,21 @@ class Aggregate(Ending):
         """
         Return the state: ``Root.view(events, saved_state)``.
 
+        The events are ``self.events`` at the versions that the code knows.
+
         Args:
             fn: a plain function to use instead of the reducer, with the same
                 arguments; what it raises passes through.
 
         Raises:
-            ReducerError: the reducer raised or returned no dict; with DEBUG and in
-                tests, also if it changed an event.
+            ReducerError: the reducer raised or returned no dict, or an upcaster failed;
+                with DEBUG and in tests, also if it changed an event.
         """
         if fn is None:
             state = self._saved_state  # it is copied there
             return fold(self.Root, self.events, state, self.id, self.version)
-        return call(check_function(fn, "fn"), self.events, self.saved_state)
+        check_function(fn, "fn")
+        return call(fn, current_events(self.Root, self.events), self.saved_state)
 
     def validate(self, fn: View) -> Self:
         """
@@ -353,11 +360,11 @@ def _subject(Root: Any, subject: object) -> str | FirstEvent:
     """Return the id to load, or the first event to append."""
     if isinstance(subject, str):
         return check_id(subject)
-    if isinstance(subject, Mapping):
+    if is_event(subject):
         return first_event(Root, subject)
     raise TypeError(
-        "subject must be an id (a string) or an event (a dict), not "
-        f"{type(subject).__name__}."
+        "subject must be an id (a string) or an event (a dict, or an object of a class "
+        f"with @event), not {type(subject).__name__}."
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from django.core import checks
 
 from .deployment import check_deployment
+from .event_types import check_event_types
 from .messages import CATALOGUE
 from .outbox import check_outbox_app, check_outbox_tables
 from .server import check_server
@@ -19,6 +20,7 @@ from .settings import check_settings, check_subscriptions
 __all__ = [
     "CATALOGUE",
     "check_deployment",
+    "check_event_types",
     "check_outbox_app",
     "check_outbox_tables",
     "check_server",
@@ -32,6 +34,7 @@ def register() -> None:
     """Register the checks with Django; called by ``ready()``."""
     checks.register(check_settings)
     checks.register(check_subscriptions)
+    checks.register(check_event_types)
     checks.register(check_outbox_app)
     checks.register(check_outbox_tables, checks.Tags.database)
     checks.register(check_server, checks.Tags.database)

@@ -16,6 +16,11 @@ CATALOGUE: Mapping[str, str] = {
     "E004": "The unique index is missing without which the store writes nothing.",
     "E005": "Another program has a collection with a name of the store.",
     "E006": "``append_on_commit()`` is imported, but its app is not installed.",
+    "E007": "An event type has two classes, or two upcasters from one version.",
+    "E008": "The alias of an event type is taken, or used in place of the name.",
+    "E009": "A version of an event type has no upcasters that lead to the current one.",
+    "E010": "Upcasters form a cycle.",
+    "E011": "A class of events has a field without a stored form.",
     "W001": "More than one setting says where MongoDB is.",
     "W002": "The ``djongo`` alias has a ``HOST``, which djongo ignores.",
     "W003": "The server could not be reached, or refused to answer.",
@@ -35,6 +40,7 @@ CATALOGUE: Mapping[str, str] = {
     "W017": "The database is one of the Node package ``@ossy/event-store`` 3.x.",
     "W018": "``eventstore`` is sharded, so events cannot have tags.",
     "W019": "An SQL database has no table for ``append_on_commit()``.",
+    "W020": "A subscription, projection or aggregate names an undeclared event type.",
 }
 
 

@@ -29,6 +29,7 @@ from .storable import (
     Limits,
     Unstorable,
     Walk,
+    is_object,
     is_text,
     stored_mapping,
 )
@@ -60,12 +61,23 @@ ELSEWHERE = {
 # among the events that share one.
 SET_AT_APPEND = ("places", "tick")
 IS_SET_AT_APPEND = "the store sets it; give tags"
+# The version of the event's type; absent, it is 1.
+TYPE_VERSION = "typeVersion"
+IS_OF_THE_CATALOGUE = (
+    "the store sets it, to the version of the type that @event or @upcaster declares; "
+    "leave it out"
+)
 # Names of fields that later versions of the store will give a meaning.
-RESERVED = ("typeVersion", "subjects")
+RESERVED = ("subjects",)
 IS_RESERVED = "reserved for a later version of the store; use payload or metadata"
 IS_OF_THE_STORE = (
     "only close() and continue_as() of an aggregate append events of this type"
 )
+_REFUSED = {
+    **dict.fromkeys(RESERVED, IS_RESERVED),
+    **dict.fromkeys(SET_AT_APPEND, IS_SET_AT_APPEND),
+    TYPE_VERSION: IS_OF_THE_CATALOGUE,
+}
 # The types of the events by which the store ends a stream, and continues it in another.
 STREAM_CLOSED = "$StreamClosed"
 STREAM_CONTINUED = "$StreamContinued"
@@ -138,20 +150,28 @@ def check_event(
         InvalidEvent: with the key and the reason.
     """
     if not _is_mapping(event):
-        raise InvalidEvent("", f"an event must be a dict, not {type(event).__name__}")
+        raise InvalidEvent("", f"an event {no_event(event)}")
     known = ["type", "payload", "createdBy", "metadata", "tags", "id", *allowed]
     for key in event:
         if refused and key in refused:
             raise InvalidEvent(key, refused[key])
-        if key in RESERVED:
-            raise InvalidEvent(key, IS_RESERVED)
-        if key in SET_AT_APPEND:
-            raise InvalidEvent(key, IS_SET_AT_APPEND)
         if key not in known:
-            raise InvalidEvent(str(key), unknown_key(key, known))
+            raise InvalidEvent(str(key), _REFUSED.get(key) or unknown_key(key, known))
     if _check_name(event.get("type"), "type") in (STREAM_CLOSED, STREAM_CONTINUED):
         raise InvalidEvent("type", IS_OF_THE_STORE)
     return event
+
+
+def no_event(value: object) -> str:
+    """Return why a value is no event, or no payload."""
+    kind = type(value).__name__
+    if isinstance(value, type):
+        return f"must be a dict or an object of a class, not the class {value.__name__}"
+    if not is_object(value):
+        return f"must be a dict, not {kind}"
+    return (
+        f"must be a dict, not {kind}; declare {kind} with @event to append its objects"
+    )
 
 
 def unknown_key(key: object, known: Sequence[str]) -> str:
@@ -203,10 +223,13 @@ def build_event(
         "createdBy": event.get("createdBy"),
         "metadata": event.get("metadata", {}),
     }
-    if event.get("tags") is None:
-        return checked_document(fields)
-    document = checked_document({**fields, "tags": event["tags"]})
-    if not document["tags"]:
+    has_tags = event.get("tags") is not None
+    if has_tags:
+        fields["tags"] = event["tags"]
+    if TYPE_VERSION in event:
+        fields[TYPE_VERSION] = event[TYPE_VERSION]
+    document = checked_document(fields)
+    if has_tags and not document["tags"]:
         del document["tags"]  # so that an event has tags or no such field
     return document
 
@@ -233,7 +256,10 @@ def checked_document(document: Mapping[str, Any], limits: Limits = NEW) -> Docum
         if not walk.exact or b"$ref" in encoded:
             stored = bson.decode(encoded, CODEC)
     except Unstorable as error:
-        raise InvalidEvent(error.path, error.reason) from None
+        reason = error.reason
+        if error.is_declarable and error.path.startswith("payload"):
+            reason = f"{reason}, or {_DECLARE}"
+        raise InvalidEvent(error.path, reason) from None
     except _UNENCODABLE as error:
         # A malformed value of a BSON type, such as a UUID of 3 bytes.
         raise InvalidEvent(_unencodable(document), str(error)) from None
@@ -256,6 +282,7 @@ def _check_dbrefs(stored: Document, encoded: bytes) -> None:
 
 # SystemError: PyMongo before 4.14 raises it for a Binary of subtype 255.
 _UNENCODABLE = (BSONError, ValueError, OverflowError, SystemError)
+_DECLARE = "append an object of a class with @event whose field has that type"
 _LIKE_A_DBREF = (
     'contains a dict with "$ref" and "$id", which is read as a bson.DBRef and would '
     "not come back equal; use other keys"
@@ -289,15 +316,15 @@ def check_fields(document: Mapping[str, Any], limits: Limits) -> None:
     check_version(document["aggregateVersion"])
     for name in ("payload", "metadata"):
         if not _is_mapping(document.get(name, {})):
-            kind = type(document[name]).__name__
-            raise InvalidEvent(name, f"must be a dict, not {kind}")
+            raise InvalidEvent(name, no_event(document[name]))
     if not isinstance(document["created"], dt.datetime):
         kind = type(document["created"]).__name__
         raise InvalidEvent("created", f"must be a datetime, not {kind}")
     if document["createdBy"] is not None:
         _check_name(document["createdBy"], "createdBy")
-    if "tags" in document or "places" in document:
-        _check_tags(document)
+    if TYPE_VERSION in document:
+        check_version(document[TYPE_VERSION], TYPE_VERSION)
+    _check_tags(document)
 
 
 def _check_tags(document: Mapping[str, Any]) -> None:
@@ -311,11 +338,11 @@ def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
     return type(value) is dict or isinstance(value, Mapping)  # the latter is slow
 
 
-def check_version(value: object) -> int:
+def check_version(value: object, name: str = "aggregateVersion") -> int:
     """Return ``value`` if it can be the version of an event: an integer from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         reason = f"must be an integer from 1, not {value!r}"
-        raise InvalidEvent("aggregateVersion", reason)
+        raise InvalidEvent(name, reason)
     return value
 
 

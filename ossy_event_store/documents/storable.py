@@ -70,6 +70,9 @@ class Unstorable(ValueError):
     The path is built while the error propagates, so that it costs nothing otherwise.
     """
 
+    #: Whether a class of events may declare the type of the value.
+    is_declarable = False
+
     def __init__(self, reason: str, path: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
@@ -121,7 +124,8 @@ def milliseconds(value: dt.datetime) -> dt.datetime:
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
-def _datetime(value: dt.datetime, walk: Walk) -> dt.datetime:
+def storable_datetime(value: dt.datetime, walk: Walk) -> dt.datetime:
+    """Return a datetime with a time zone, as MongoDB stores it."""
     if value.utcoffset() is None:
         raise Unstorable(
             "this datetime has no time zone; use datetime.now(datetime.UTC), or "
@@ -174,7 +178,7 @@ _RULES: dict[type, Callable[[Any, Walk], Any]] = {
     int: _integer,
     float: _float,
     type(None): _same,
-    dt.datetime: _datetime,
+    dt.datetime: storable_datetime,
     uuid.UUID: _same,
     bytes: _bytes,
     ObjectId: _same,
@@ -206,6 +210,10 @@ _INSTEAD = (
     (Promise, "a lazy string; use str(value)"),
     (Coroutine, "a coroutine; await it first"),
 )
+# What a class with @event may have in its fields.
+_DECLARABLE = (Decimal, dt.date, dt.time, dt.timedelta, set, frozenset, Enum)
+# Of pydantic, msgspec and attrs, none of which is imported for that.
+_SIGNS_OF_CLASSES = ("__pydantic_validator__", "__struct_fields__", "__attrs_attrs__")
 # Of objects of other packages: the method that returns plain values.
 _METHODS = ("model_dump", "isoformat", "tolist", "item", "to_dict", "as_dict")
 
@@ -237,7 +245,7 @@ def _stored(value: Any, walk: Walk, depth: int) -> Any:
         return _NESTED[kind](value, walk, depth)
     rule = _RULES.get(kind) or _rule(kind)
     if rule is None:
-        raise Unstorable(_unsupported(value))
+        raise _unsupported(value)
     return rule(value, walk)
 
 
@@ -296,19 +304,36 @@ def _check_depth(depth: int, walk: Walk) -> None:
         raise Unstorable(f"nested more than {walk.limits.depth} levels deep")
 
 
-def _unsupported(value: object) -> str:
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+def _unsupported(value: object) -> Unstorable:
+    error = Unstorable(f"MongoDB has no type for {_kind(value)}; {_instead(value)}")
+    error.is_declarable = isinstance(value, _DECLARABLE) or is_object(value)
+    return error
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _instead(value: object) -> str:
     for unsupported, instead in _INSTEAD:
         if isinstance(value, unsupported):
-            return f"MongoDB has no type for {kind}; {instead}"
+            return instead
     if is_dataclass(value) and not isinstance(value, type):
-        return f"MongoDB has no type for {kind}; use dataclasses.asdict(value)"
+        return "use dataclasses.asdict(value)"
     for method in _METHODS:
         if callable(getattr(value, method, None)):
-            return f"MongoDB has no type for {kind}; use its .{method}()"
+            return f"use its .{method}()"
     if isinstance(value, Iterable):
-        return f"MongoDB has no type for {kind}; use list(value)"
-    return f"MongoDB has no type for {kind}; use strings, numbers, lists and dicts"
+        return "use list(value)"
+    return "use strings, numbers, lists and dicts"
+
+
+def is_object(value: object) -> bool:
+    """Whether a value is an object of a kind of class that can declare events."""
+    return not isinstance(value, type) and (
+        is_dataclass(value)
+        or any(hasattr(type(value), name) for name in _SIGNS_OF_CLASSES)
+    )
 
 
 # Most of a stored state consists of these, and none of them can be changed.

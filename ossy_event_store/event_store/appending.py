@@ -4,8 +4,7 @@ Append raw events.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.client_session import ClientSession
@@ -17,7 +16,7 @@ from ..mongodb.ports import drive
 from ..positions import reader
 from ..streams.append import append_at
 from ..streams.boundaries.placing import placing_of
-from ..streams.new_events import raw_events
+from ..streams.new_events import Event, raw_events
 from ..streams.transactions.joining import awaitable_store, blocking_store
 
 
@@ -27,7 +26,7 @@ class Appending:
     @classmethod
     def append_event(
         cls,
-        event: Mapping[str, Any],
+        event: Event,
         *,
         expected_version: int | None = None,
         wait: bool = False,
@@ -37,12 +36,14 @@ class Appending:
         Append one event and return it as stored.
 
         Args:
-            event: ``type``, ``aggregateId`` and ``aggregateType``; optionally
-                ``payload``, ``createdBy``, ``metadata``, ``id`` (the idempotency
-                key), ``created`` (an aware datetime), ``tags`` (16 strings at most)
-                and ``aggregateVersion`` (which then has to be ``expected_version``
-                plus one). With tags, ``aggregateId`` defaults to the first one, and
-                ``aggregateType`` to the part of it before the colon.
+            event: a dict with ``type``, ``aggregateId`` and ``aggregateType``;
+                optionally ``payload`` (a dict, or an object of a class with ``@event``,
+                which says the ``type``), ``createdBy``, ``metadata``, ``id`` (the
+                idempotency key), ``created`` (an aware datetime), ``tags`` (16 strings
+                at most) and ``aggregateVersion`` (which then has to be
+                ``expected_version`` plus one). With tags, ``aggregateId`` defaults to
+                the first one, and ``aggregateType`` to the part of it before the colon;
+                so an object whose class declares tags is enough.
             expected_version: 0 if the stream must not exist yet, n if it must end
                 there; None appends at its end, wherever that is.
             wait: also wait until the event has its position, at most the setting
@@ -69,7 +70,7 @@ class Appending:
     @classmethod
     async def aappend_event(
         cls,
-        event: Mapping[str, Any],
+        event: Event,
         *,
         expected_version: int | None = None,
         wait: bool = False,
@@ -86,7 +87,7 @@ class Appending:
     @classmethod
     def append_events(
         cls,
-        events: Sequence[Mapping[str, Any]],
+        events: Sequence[Event],
         *,
         expected_version: int | None = None,
         unless: Condition | None = None,
@@ -118,7 +119,7 @@ class Appending:
     @classmethod
     async def aappend_events(
         cls,
-        events: Sequence[Mapping[str, Any]],
+        events: Sequence[Event],
         *,
         expected_version: int | None = None,
         unless: Condition | None = None,

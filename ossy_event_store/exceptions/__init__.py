@@ -29,6 +29,7 @@ The errors of the store, in one tree.
     │   └── TransactionAborted   it conflicted with another one; run all of it again
     ├── StreamClosed             the stream has ended; nothing can be appended to it
     ├── TransactionsUnavailable  several events or streams at once need a replica set
+    ├── UndecodableEvent         a class cannot be made of a stored event
     ├── UnexpectedState          the server or a thread did what it never should
     ├── UnknownAggregateType     no class is registered under this type (LookupError)
     ├── UnknownEventVersion      the code does not know this version of the type
@@ -41,7 +42,7 @@ argument does.
 """
 
 from .boundaries import BoundaryConflict, InvalidBoundary
-from .catalogue import UnknownEventVersion, UpcasterError
+from .catalogue import UndecodableEvent, UnknownEventVersion, UpcasterError
 from .errors import (
     AggregateNotFound,
     AggregateTypeMismatch,
@@ -101,6 +102,7 @@ __all__ = [
     "StreamClosed",
     "TransactionAborted",
     "TransactionsUnavailable",
+    "UndecodableEvent",
     "UnexpectedState",
     "UnknownAggregateType",
     "UnknownEventVersion",

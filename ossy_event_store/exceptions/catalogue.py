@@ -36,6 +36,43 @@ class UnknownEventVersion(EventStoreError):
         )
 
 
+class UndecodableEvent(EventStoreError):
+    """
+    The class of an event cannot be made of what is stored.
+
+    The class has changed without a new version, or another program stored the event.
+    Give new fields a default, or raise the version and declare an upcaster.
+    """
+
+    def __init__(
+        self,
+        event_id: Any,
+        event_type: str,
+        version: int,
+        cls: str,
+        path: str,
+        reason: str,
+    ) -> None:
+        super().__init__(event_id, event_type, version, cls, path, reason)
+        self.event_id = event_id
+        self.event_type = event_type
+        #: The version of the payload that did not fit.
+        self.version = version
+        #: Module and name of the class.
+        self.cls = cls
+        #: The field, as ``lines[0].price``.
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        where = f"payload.{self.path}" if self.path else "payload"
+        return (
+            f"{self.cls} cannot be made of event {self.event_id!r} of type "
+            f"{self.event_type!r} at version {self.version}: {where}: {self.reason}. "
+            "Give a new field a default, or raise the version and declare an upcaster."
+        )
+
+
 class UpcasterError(EventStoreError):
     """An upcaster raised, or returned what is no payload."""
 

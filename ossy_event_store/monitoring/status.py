@@ -63,7 +63,8 @@ class Status:
     paused: Mapping[str, Any] | None
     #: Whether this process's code declares it.
     declared: bool
-    #: Whether the class of a projection has changed since its documents were built.
+    #: Whether the class of a projection, or an upcaster of its events, has changed
+    #: since its documents were built.
     changed: bool
 
     def as_dict(self) -> dict[str, Any]:

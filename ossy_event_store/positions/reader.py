@@ -24,6 +24,7 @@ from ..documents.arguments import (
     check_seconds,
 )
 from ..documents.bson_types import Document
+from ..documents.catalogue.catalogue import current
 from ..documents.event_document import check_id, check_version, read_whole_event
 from ..documents.passed_over import VERSIONED, is_event
 from ..exceptions import EventNotFound, PositionsBroken, StoreUnavailable
@@ -336,6 +337,15 @@ def wanted(
     if (all_of := check_all_of(tags, "tags")) is not None:
         query["tags"] = {"$all": list(all_of)}
     return query
+
+
+def wanted_by(
+    types: Sequence[str] | None,
+    aggregate_types: Sequence[str] | None,
+    tags: Sequence[str] | None = None,
+) -> Document:
+    """Return the same for what code handles: the types are those that it knows."""
+    return wanted(current().stored_types(types), aggregate_types, tags)
 
 
 async def read(

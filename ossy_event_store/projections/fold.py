@@ -11,6 +11,8 @@ from typing import Any
 from bson.code import Code
 
 from ..documents.bson_types import Document
+from ..documents.catalogue.objects import StoredEvents, copy_of
+from ..documents.catalogue.reading import current_events, gets_as_stored
 from ..documents.storable import HALF_A_SURROGATE, is_text
 from ..streams.reducers import name_of, pass_on_what_ends
 from ..subscriptions.parked_streams import Failed
@@ -19,6 +21,7 @@ from ..subscriptions.transactions import HandlerFailed
 MAX_KEY_BYTES = 5_000  # so that the keys of a page fit into one query
 
 Applied = Mapping[str, Any] | None  # a state; None for a document that is deleted
+Keys = tuple[Any, ...]
 
 
 def check_key(key: object) -> None:
@@ -45,9 +48,36 @@ def check_key(key: object) -> None:
             )
 
 
-def keys_of(cls: Any, event: Document) -> tuple[Any, ...]:
+def keyed(cls: Any, event: Document, stored: StoredEvents) -> list[tuple[Any, Keys]]:
+    """
+    Return what a stored event is at the version that the code knows, with its keys.
+
+    Upcasters may make several events of it, or none. Those without keys are left out.
+
+    Args:
+        cls: the projection.
+        event: as stored.
+        stored: gets the stored events of objects; it is active, and has to be where
+            they are applied.
+
+    Raises:
+        TypeError, ValueError: one of them cannot be a key.
+        UnknownEventVersion: the event has a version that the code does not know.
+        UpcasterError: an upcaster failed.
+        BaseException: the class's own method raised it.
+    """
+    events = current_events(cls, [event])
+    stored.include(events)
+    return [(one, keys) for one in events if (keys := keys_of(cls, one))]
+
+
+def keys_of(cls: Any, event: Any) -> Keys:
     """
     Return the keys of the documents that an event changes, each once.
+
+    Args:
+        cls: the projection.
+        event: at the version that the code knows.
 
     Raises:
         TypeError, ValueError: one of them cannot be a key.
@@ -69,7 +99,7 @@ def takes_key(cls: Any) -> bool:
     return "key" in inspect.signature(cls.apply).parameters
 
 
-def applier(cls: Any) -> Callable[[Document, Any, Any], Applied]:
+def applier(cls: Any) -> Callable[[Any, Any, Any], Applied]:
     """
     Return a function that applies an event to the state of a key.
 
@@ -77,7 +107,7 @@ def applier(cls: Any) -> Callable[[Document, Any, Any], Applied]:
     """
     apply, has_key = cls.apply, takes_key(cls)
 
-    def applied(event: Document, state: Any, key: Any) -> Applied:
+    def applied(event: Any, state: Any, key: Any) -> Applied:
         new: Applied = apply(event, state, key=key) if has_key else apply(event, state)
         if type(new) is not dict and not isinstance(new, (Mapping, type(None))):
             raise TypeError(
@@ -89,9 +119,9 @@ def applier(cls: Any) -> Callable[[Document, Any, Any], Applied]:
     return applied
 
 
-def own_copy(event: Document, keys: Sequence[Any]) -> Document:
+def own_copy(event: Any, keys: Keys) -> Any:
     """Return an event for one of its documents, which may take parts of it over."""
-    return event if len(keys) == 1 else copy.deepcopy(event)
+    return event if len(keys) == 1 else copy_of(event)
 
 
 class Fold:
@@ -100,11 +130,12 @@ class Fold:
 
     Events are applied in global order, whatever their keys are. So the first failure
     that is found of a stream is that of its first failing event, and no later event of
-    the stream is applied. An event changes all of its documents, or none.
+    the stream is applied. An event changes all of its documents, or none, also where
+    upcasters make several of it.
 
     Args:
         cls: the projection.
-        events: in their order.
+        events: as stored, in their order.
     """
 
     def __init__(self, cls: Any, events: Sequence[Document]) -> None:
@@ -115,8 +146,10 @@ class Fold:
         #: The keys of all documents that may change.
         self.keys: set[Any] = set()
         # Only events with usable keys; the others are skipped or have failed.
-        self._work: list[tuple[Document, tuple[Any, ...]]] = []
-        self._compute_keys(events)
+        self._work: list[tuple[Document, list[tuple[Any, Keys]]]] = []
+        self._stored = StoredEvents()
+        with self._stored:
+            self._compute_keys(events)
         self._at = 0
         self._states: dict[Any, Applied] = {}  # None: the document is deleted
         self._positions: dict[Any, int] = {}
@@ -127,19 +160,24 @@ class Fold:
     def _compute_keys(self, events: Sequence[Document]) -> None:
         cls, work, all_keys = self._cls, self._work, self.keys
         keyless: set[str] = set()  # streams of which a key failed
+        as_stored = gets_as_stored(cls, events)  # nearly always, and then it is faster
         for event in events:
             if keyless and event["aggregateId"] in keyless:
                 continue
             try:
-                keys = keys_of(cls, event)
+                if as_stored:
+                    results = [(event, keys)] if (keys := keys_of(cls, event)) else []
+                else:
+                    results = keyed(cls, event, self._stored)
             except BaseException as error:
                 pass_on_what_ends(error)
                 keyless.add(event["aggregateId"])
                 self._fail(event, error)
                 continue
-            if keys:
-                all_keys.update(keys)
-                work.append((event, keys))
+            if results:
+                for _, keys in results:
+                    all_keys.update(keys)
+                work.append((event, results))
 
     def _fail(self, event: Document, error: BaseException) -> None:
         """Record a failure, unless an earlier event of the stream fails as well."""
@@ -163,20 +201,20 @@ class Fold:
             The keys whose states ``restore()`` has to make again before the next call;
             empty at the end.
         """
+        with self._stored:
+            return self._advance()
+
+    def _advance(self) -> list[Any]:
         failed, work = self.failed, self._work
-        states, positions, changed = self._states, self._positions, self._changed
+        states, changed = self._states, self._changed
         while self._at < len(work):
-            event, keys = work[self._at]
+            event, results = work[self._at]
             self._at += 1
             if failed and self._is_parked(event):
                 continue
-            position = event["position"]
-            new: dict[Any, Applied] = {}
             spoiled: list[Any] = []  # keys whose states it may have changed
             try:
-                for key in keys:
-                    if position > positions.get(key, 0):  # else the document has it
-                        new[key] = self._apply(event, keys, key, spoiled)
+                new = self._apply_all(event["position"], results, spoiled)
             except BaseException as error:
                 pass_on_what_ends(error)
                 self._fail(event, error)
@@ -186,21 +224,39 @@ class Fold:
                 continue
             states.update(new)
             for key in new:
-                changed[key] = position
+                changed[key] = event["position"]
         return []
 
+    def _apply_all(
+        self,
+        position: int,
+        results: Sequence[tuple[Any, Keys]],
+        spoiled: list[Any],
+    ) -> dict[Any, Applied]:
+        """Return the states of all keys after a stored event."""
+        new: dict[Any, Applied] = {}
+        positions = self._positions
+        for one, keys in results:
+            for key in keys:
+                if position > positions.get(key, 0):  # else the document has it
+                    own = one if len(keys) == 1 else own_copy(one, keys)
+                    new[key] = self._apply(own, key, new, spoiled)
+        return new
+
     def _apply(
-        self, event: Document, keys: tuple[Any, ...], key: Any, spoiled: list[Any]
+        self, event: Any, key: Any, new: Mapping[Any, Applied], spoiled: list[Any]
     ) -> Applied:
-        """Return the state of a key after an event."""
-        state: Any = self._states.get(key)
+        """Return the state of a key after an event; ``new`` are those just made."""
+        state: Any = new[key] if key in new else self._states.get(key)
         if state is None:
             state = self._initial()
+        elif key in new:
+            pass  # of the same stored event: it fails or succeeds with this one
         elif key in self._copied:
             state = copy.deepcopy(state)
         else:
             spoiled.append(key)
-        return self._applied(own_copy(event, keys), state, key)
+        return self._applied(event, state, key)
 
     def _is_parked(self, event: Document) -> bool:
         """Whether an event failed, or comes after one of its stream that did."""
@@ -223,18 +279,24 @@ class Fold:
         Raises:
             HandlerFailed: an event fails that did not fail before.
         """
+        with self._stored:
+            self._states[key] = self._restored(key, document)
+
+    def _restored(self, key: Any, document: Document | None) -> Any:
         state: Any = document["state"] if document else None
         applied_at = self._positions.get(key, 0)
         try:
-            for event, keys in self._work[: self._at]:
-                applied = key in keys and event["position"] > applied_at
-                if applied and not self._is_parked(event):
-                    before = self._initial() if state is None else state
-                    state = self._applied(own_copy(event, keys), before, key)
+            for event, results in self._work[: self._at]:
+                if event["position"] <= applied_at or self._is_parked(event):
+                    continue
+                for one, keys in results:
+                    if key in keys:
+                        before = self._initial() if state is None else state
+                        state = self._applied(own_copy(one, keys), before, key)
         except BaseException as error:
             pass_on_what_ends(error)
             raise HandlerFailed(error) from error
-        self._states[key] = state
+        return state
 
     def changed(self) -> Iterator[Document]:
         """Yield the documents that change, in their new form."""
@@ -253,4 +315,8 @@ class Fold:
 
     def counts(self) -> Counter[Any]:
         """Return how many events each key has."""
-        return Counter(key for _, keys in self._work for key in keys)
+        return Counter(
+            key
+            for _, results in self._work
+            for key in {k for _, ks in results for k in ks}
+        )

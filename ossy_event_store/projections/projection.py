@@ -57,6 +57,9 @@ class Projection:
     types: ClassVar[Sequence[str] | None] = None
     #: Only events that have all of these tags; None means all.
     tags: ClassVar[Sequence[str] | None] = None
+    #: Whether ``key`` and ``apply`` get objects of the classes that ``@event``
+    #: declares, in place of their events.
+    typed: ClassVar[bool] = False
     #: The state of a key before its first event.
     initial_state: ClassVar[Mapping[str, Any]] = {}
     #: Indexes for queries through ``collection``, each as PyMongo's ``create_index``
@@ -83,6 +86,11 @@ class Projection:
         You may change ``state``. A third parameter ``key`` says which document it is.
         """
         raise NotImplementedError
+
+    @classproperty
+    def event_types(cls) -> Sequence[str] | None:  # noqa: N805
+        """The types of events that it gets, at the versions that the code knows."""
+        return cls.types
 
     # --- reading
 
@@ -201,7 +209,8 @@ def register_projection(cls: P) -> P:
             tags=check_all_of(cls.tags, "tags"),
             kind=KIND,
             delivery=Writer,
-            document_fields={"generation": 1, "revision": revision(cls)},
+            # Later: modules that declare event types may not be imported yet.
+            document_fields=lambda: {"generation": 1, "revision": revision(cls)},
         )
     )
     _registered[cls.name] = cls
@@ -248,6 +257,10 @@ def _check(cls: Any) -> None:
         raise ImproperlyConfigured(
             f"{name_of(cls)}: {error} Write one index as [{cls.indexes!r}]."
         ) from None
+    if not isinstance(cls.typed, bool):
+        raise ImproperlyConfigured(
+            f"{name_of(cls)}.typed must be True or False, not {cls.typed!r}."
+        )
     if not isinstance(cls.initial_state, Mapping):
         raise ImproperlyConfigured(f"{name_of(cls)}.initial_state must be a dict.")
     _check_method(cls, "key", "(event)", {})

@@ -83,7 +83,7 @@ class Rebuild:
                 declared.name,
                 declared.start,
                 declared.kind,
-                **declared.document_fields,
+                **declared.document_fields(),
             )
         )
         if self._beside:

@@ -84,9 +84,9 @@ class Writer(Delivery):
             self._documents = self._of(claimed["generation"])
         if claimed["revision"] != revision(self._cls):
             logger.warning(
-                "The class of projection %s has changed since its documents were "
-                "built; new events are added to the old documents. Run manage.py "
-                "rebuild_projections %s.",
+                "The class of projection %s, or an upcaster of its events, has changed "
+                "since its documents were built; new events are added to the old "
+                "documents. Run manage.py rebuild_projections %s.",
                 self._cls.name,
                 self._cls.name,
             )

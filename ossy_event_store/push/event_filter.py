@@ -4,12 +4,13 @@ The filter that says which events a client wants. Pure, no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..documents.arguments import check_all_of, check_names
 from ..documents.bson_types import Document
+from ..documents.catalogue.catalogue import current
 from ..documents.event_document import check_id
 
 #: The index key of a listener that no field of an event can find.
@@ -22,7 +23,7 @@ class EventFilter:
 
     #: The id of a stream.
     stream: str | None = None
-    #: Event types.
+    #: Event types, as the code knows them.
     types: frozenset[str] | None = None
     #: Aggregate types.
     aggregate_types: frozenset[str] | None = None
@@ -32,12 +33,24 @@ class EventFilter:
     projection: str | None = None
     #: The key of the event in the projection.
     key: str | None = None
+    #: The names of these types, without aliases.
+    names: frozenset[str] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+    #: The stored types of which events of them are made.
+    stored_types: frozenset[str] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         for name in ("types", "aggregate_types"):
             names = check_names(getattr(self, name), name)
             chosen = None if names is None else frozenset(names)
             object.__setattr__(self, name, chosen)
+        if self.types is not None:
+            selection = current().selection(sorted(self.types))
+            object.__setattr__(self, "names", selection.names)
+            object.__setattr__(self, "stored_types", selection.stored)
         tags = check_all_of(self.tags, "tags")
         object.__setattr__(self, "tags", None if tags is None else frozenset(tags))
         for name in ("stream", "projection", "key"):
@@ -45,10 +58,10 @@ class EventFilter:
                 check_id(value, name)
 
     def matches(self, event: Mapping[str, Any]) -> bool:
-        """Whether an event, or its entry in the positions, matches."""
+        """Whether an event as stored, or its entry in the positions, may match."""
         return (
             (self.stream is None or _text(event, "aggregateId") == self.stream)
-            and (self.types is None or _text(event, "type") in self.types)
+            and (self.stored_types is None or _text(event, "type") in self.stored_types)
             and (
                 self.aggregate_types is None
                 or _text(event, "aggregateType") in self.aggregate_types
@@ -56,13 +69,24 @@ class EventFilter:
             and (self.tags is None or self.tags <= set(_tags(event)))
         )
 
+    def accepts(self, event: Mapping[str, Any], keys: Collection[str] = ()) -> bool:
+        """
+        Whether an event matches that was made of a stored event that may match.
+
+        Args:
+            event: at the version that the code knows.
+            keys: its keys in the projection.
+        """
+        has_type = self.names is None or event["type"] in self.names
+        return has_type and (self.key is None or self.key in keys)
+
     def query(self) -> Document:
         """Return the same conditions as a query over the positions."""
         query: Document = {}
         if self.stream is not None:
             query["aggregateId"] = {"$eq": self.stream}
-        if self.types is not None:
-            query["type"] = {"$in": sorted(self.types)}
+        if self.stored_types is not None:
+            query["type"] = {"$in": sorted(self.stored_types)}
         if self.aggregate_types is not None:
             query["aggregateType"] = {"$in": sorted(self.aggregate_types)}
         if self.tags is not None:
@@ -75,8 +99,8 @@ class EventFilter:
             return [ANY_EVENT if self.key is None else projection_key(self.key)]
         if self.stream is not None:
             return [("aggregateId", self.stream)]
-        if self.types is not None:
-            return [("type", name) for name in self.types]
+        if self.stored_types is not None:
+            return [("type", name) for name in self.stored_types]
         if self.aggregate_types is not None:
             return [("aggregateType", name) for name in self.aggregate_types]
         if self.tags is not None:

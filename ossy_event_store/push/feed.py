@@ -15,7 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, nullcontext
 from time import monotonic
 from typing import Any, ClassVar
@@ -37,14 +44,21 @@ from .feed_reads import (
     has_change_streams,
     raise_if_cancelled,
     read_events,
+    readings,
     version_at,
 )
 from .limits import FeedLimits
 from .listener import Listener
-from .notification import Notification
+from .notification import Notification, Result, chosen_of, notification_of
 from .shutdown import server_is_stopping
 
 logger = logging.getLogger("ossy_event_store")
+
+
+def _results_of(event: Document) -> tuple[Sequence[Result], Document | None]:
+    """Return the results of a stored event, or the event if nothing can read it."""
+    found = readings(event)
+    return ([], event) if found is None else ([(one, ()) for one in found], None)
 
 
 class Feed:
@@ -210,8 +224,8 @@ class Feed:
             events.update((event["position"], event) for event in read)
         for _, event in sorted(events.items()):
             if event is not None:
-                notification = Notification(event["position"], event)
-                self._offer(notification, self._listeners_for(event))
+                listeners = self._listeners_for(event)
+                self._offer_each(event["position"], *_results_of(event), listeners)
         if entries:
             self.position = entries[-1]["_id"]
         return bool(entries)
@@ -219,6 +233,28 @@ class Feed:
     def _offer(self, notification: Notification, listeners: Iterable[Listener]) -> None:
         for listener in listeners:
             listener.offer(notification)
+
+    def _offer_each(
+        self,
+        position: int,
+        results: Sequence[Result],
+        skipped: Document | None,
+        listeners: Iterable[Listener],
+        *,
+        is_late: bool = False,
+    ) -> None:
+        """Offer each listener those of the results that it wants, all at once."""
+        made: dict[tuple[int, ...], Notification] = {}
+        for listener in listeners:
+            chosen = chosen_of(listener.wanted, results)
+            if not chosen and skipped is None:
+                continue
+            if chosen not in made:
+                events = [results[number][0] for number in chosen]
+                made[chosen] = Notification(
+                    position, events, is_late=is_late, skipped=skipped
+                )
+            listener.offer(made[chosen])
 
     def _listeners_for(self, event: Mapping[str, Any]) -> list[Listener]:
         return self._matching(index_keys_of(event), event)
@@ -250,12 +286,11 @@ class Feed:
         is_large = self._pages.expects_large
         few = self._readers_of_large if is_large else nullcontext()
         async with few, self._readers, self._in_session(store) as session:
-            events, reached = await self._missed(store, session, wanted, after, upto)
-        return [Notification(event["position"], event) for event in events], reached
+            return await self._missed(store, session, wanted, after, upto)
 
     async def _missed(
         self, store: Store, session: Any, wanted: EventFilter, after: int, upto: int
-    ) -> tuple[list[Document], int]:
+    ) -> tuple[list[Notification], int]:
         query, sort = wanted.query(), "_id"
         if wanted.stream is None:
             query["_id"] = {"$gt": after}
@@ -280,9 +315,13 @@ class Feed:
         events, last = await read_events(
             store, query, len(found) + 1, session, self._pages
         )
-        if last is not None:
-            return events, last
-        return events, found[-1] if len(found) == limit else max(found[-1], upto)
+        if last is None:
+            last = found[-1] if len(found) == limit else max(found[-1], upto)
+        missed = (
+            notification_of(wanted, event["position"], *_results_of(event))
+            for event in events
+        )
+        return [one for one in missed if one is not None], last
 
     @asynccontextmanager
     async def _in_session(self, store: Store) -> AsyncIterator[Any]:

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from ..documents.bson_types import Document
+from ..documents.catalogue.catalogue import current
+from ..exceptions import UnknownEventVersion, UpcasterError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.topology import is_standalone
+from ..mongodb.write_errors import short_reason
 from ..positions import reader
 from ..positions.event_pages import PageLimit
 
@@ -36,6 +40,19 @@ async def read_events(
         else:
             events.append(event)
     return events, page.last if page.is_full else None
+
+
+def readings(event: Document) -> Sequence[Document] | None:
+    """Return what a stored event is today; None, and a log line, if that is unknown."""
+    try:
+        return current().upcasted([event])
+    except (UnknownEventVersion, UpcasterError) as error:
+        logger.error(
+            "Event feed cannot read position %s, clients get a message skipped: %s",
+            event["position"],
+            short_reason(error),
+        )
+        return None
 
 
 async def version_at(store: Store, session: Any, stream: str, position: int) -> int:

@@ -91,7 +91,7 @@ class Listener:
         here = self.position or 0
         received = [
             # Ids never go back: the feed may be behind its listener.
-            Notification(here, one.event) if one.position < here else one
+            one.at(here) if one.position < here else one
             for one in self._queue
             if one.is_late or one.position > here
         ]
@@ -144,7 +144,7 @@ class Listener:
     def _reset(self, position: int) -> list[Notification]:
         """Continue after a position; the events before it are lost."""
         self.position, self._late_count = position, self._feed.late_count
-        return [Notification(position, None)]
+        return [Notification(position)]
 
     # --- for the feed
 

@@ -13,6 +13,9 @@ from time import monotonic
 from typing import Any
 
 from ..documents.bson_types import Document
+from ..documents.catalogue.catalogue import current
+from ..documents.catalogue.objects import stored_events
+from ..documents.catalogue.reading import current_events
 from ..mongodb.connection import Store
 from ..mongodb.write_errors import short_reason
 from ..positions import reader
@@ -26,11 +29,11 @@ from .event_filter import ANY_EVENT, EventFilter, projection_key
 from .feed import Feed
 from .feed_reads import read_events
 from .listener import Listener
-from .notification import Notification
+from .notification import Notification, Result, notification_of
 
 logger = logging.getLogger("ossy_event_store")
 
-Keyed = tuple[Document, list[str]]  # an event, and the keys that it changes
+Keyed = tuple[Document, list[Result]]  # a stored event, and its results with keys
 
 
 class ProjectionFeed(Feed):
@@ -71,9 +74,9 @@ class ProjectionFeed(Feed):
             return False
         upto = min(now.position, after + self.limits.page_size)
         applied, upto = await self._applied(store, session, after, upto)
-        for event, keys in applied:
-            notification = Notification(event["position"], event)
-            self._offer(notification, self._listeners_for_keys(keys, event))
+        for event, results in applied:
+            listeners = self._listeners_for_results(results, event)
+            self._offer_each(event["position"], results, None, listeners)
         self.position = upto
         return True
 
@@ -92,12 +95,12 @@ class ProjectionFeed(Feed):
         if late is None:
             self.late_count += 1
             everyone = set[Listener]().union(*self._index.values())
-            self._offer(Notification(after, None, is_late=True), everyone)
+            self._offer(Notification(after, is_late=True), everyone)
         elif late:
             self.late_count += 1
-            for event, keys in late:
-                notification = Notification(after, event, is_late=True)
-                self._offer(notification, self._listeners_for_keys(keys, event))
+            for event, results in late:
+                listeners = self._listeners_for_results(results, event)
+                self._offer_each(after, results, None, listeners, is_late=True)
 
     async def _late(
         self,
@@ -124,12 +127,15 @@ class ProjectionFeed(Feed):
             return None  # too large to be announced one by one
         return await self._with_keys(store, session, events)
 
-    def _listeners_for_keys(self, keys: list[str], event: Document) -> list[Listener]:
+    def _listeners_for_results(
+        self, results: list[Result], event: Document
+    ) -> list[Listener]:
+        keys = dict.fromkeys(key for _, keys in results for key in keys)
         return self._matching([ANY_EVENT, *map(projection_key, keys)], event)
 
     def _query(self) -> Document:
         cls = self.projection
-        return reader.wanted(cls.types, cls.aggregate_types, cls.tags)
+        return reader.wanted_by(cls.types, cls.aggregate_types, cls.tags)
 
     async def missed(
         self, wanted: EventFilter, after: int, upto: int
@@ -137,19 +143,20 @@ class ProjectionFeed(Feed):
         """See ``Feed``; a listener that missed too much gets a reset."""
         if upto - after > self.limits.replayed_positions:
             # No index knows the keys, and a page of a projection reloads anyway.
-            return [Notification(upto, None)], upto
+            return [Notification(upto)], upto
         return await super().missed(wanted, after, upto)
 
     async def _missed(
         self, store: Store, session: Any, wanted: EventFilter, after: int, upto: int
-    ) -> tuple[list[Document], int]:
+    ) -> tuple[list[Notification], int]:
         upto = min(upto, after + self.limits.page_size)
         applied, upto = await self._applied(store, session, after, upto)
-        return [
-            event
-            for event, keys in applied
-            if wanted.matches(event) and wanted.key in (None, *keys)
-        ], upto
+        missed = (
+            notification_of(wanted, event["position"], results)
+            for event, results in applied
+            if wanted.matches(event)
+        )
+        return [one for one in missed if one is not None], upto
 
     async def _applied(
         self, store: Store, session: Any, after: int, upto: int
@@ -178,8 +185,8 @@ class ProjectionFeed(Feed):
         self, store: Store, session: Any, events: Iterable[Document]
     ) -> list[Keyed]:
         """Return the events that have keys, each with them, without skipped ones."""
-        keyed = [(event, self._keys_of(event)) for event in events]
-        found = [(event, keys) for event, keys in keyed if keys]
+        keyed = [(event, self._results_of(event)) for event in events]
+        found = [(event, results) for event, results in keyed if results]
         if not found:
             return []
         positions = [event["position"] for event, _ in found]
@@ -187,13 +194,22 @@ class ProjectionFeed(Feed):
         skipped = await applied_events.skipped_among(
             store, session, name, generation, positions
         )
-        return [
-            (event, keys) for event, keys in found if event["position"] not in skipped
-        ]
+        return [one for one in found if one[0]["position"] not in skipped]
 
-    def _keys_of(self, event: Document) -> list[str]:
+    def _results_of(self, event: Document) -> list[Result]:
+        """Return what a stored event is today, each with its keys, if it has any."""
+        cls = self.projection
         try:
-            return [str(key) for key in keys_of(self.projection, event)]
+            # Documents to send, and what the projection gets of each.
+            documents = current().upcasted([event], cls.types)
+            found = current_events(cls, documents)
+            with stored_events(found):
+                keys = [keys_of(cls, one) for one in found]
+            return [
+                (document, list(map(str, its)))
+                for document, its in zip(documents, keys, strict=True)
+                if its
+            ]
         except BaseException as error:
             pass_on_what_ends(error)
             # Not a failure of the feed: the projection parks the stream and reports it.

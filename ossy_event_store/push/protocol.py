@@ -35,15 +35,29 @@ def id_alone(position: int) -> bytes:
     return f"id: {position}\n\n".encode()
 
 
-def message(position: int, data: Mapping[str, Any]) -> bytes:
-    """Return a message, without a name so that ``onmessage`` receives it."""
+def message(position: int | None, data: Mapping[str, Any]) -> bytes:
+    """
+    Return a message, without a name so that ``onmessage`` receives it.
+
+    Args:
+        position: its id: the browser has everything up to there. None if another
+            message with the same position follows.
+        data: what is sent.
+    """
     # JSON escapes line ends, so no value can end its line and start another field.
     line = dumps(encode(dict(data))).encode()
+    if position is None:
+        return b"data: %b\n\n" % line
     return b"id: %d\ndata: %b\n\n" % (position, line)
 
 
+def skipped(position: int, data: Mapping[str, Any]) -> bytes:
+    """Return a message that has a name: the server cannot read an event."""
+    return b"event: skipped\n" + message(position, data)
+
+
 def reset(position: int) -> bytes:
-    """Return the one message that has a name: events were lost."""
+    """Return a message that has a name: events were lost."""
     return b"event: reset\n" + message(position, {"position": position})
 
 

@@ -2,8 +2,9 @@
 The view that pushes new events to browsers as server-sent events.
 
 The browser needs nothing but its own ``EventSource``. Messages have no name, so that
-``onmessage`` receives every event, as one line of JSON. The exception is ``reset``:
-events were lost, and the page has to reload.
+``onmessage`` receives every event, as one line of JSON. The exceptions are ``reset``:
+events were lost, and the page has to reload; and ``skipped``: the server cannot read an
+event, since a newer release wrote it or an upcaster failed.
 """
 
 from __future__ import annotations
@@ -250,18 +251,31 @@ class EventSourceView(UntransactedView):
                     yield protocol.HEARTBEAT
 
     def _render(self, notification: Notification, wanted: EventFilter) -> bytes:
-        if notification.event is None:
-            return protocol.reset(notification.position)
+        position, skipped = notification.position, notification.skipped
+        if skipped is not None:
+            data = {name: skipped.get(name) for name in ("position", *FIELDS)}
+            return protocol.skipped(position, data)
+        if not notification.events:
+            return protocol.reset(position)
         # A function of the class is the same for all instances of the view.
         shared = (self.data, wanted.projection, wanted.key)
         if shared not in notification.rendered:
-            data = self.data(notification.event)
-            if wanted.projection is not None:
-                data = {**data, "projection": wanted.projection, "key": wanted.key}
-            notification.rendered[shared] = protocol.message(
-                notification.position, data
+            *others, last = (self._data(one, wanted) for one in notification.events)
+            # Only the last carries the id, so that a browser that reconnects between
+            # two of them gets all of them again.
+            notification.rendered[shared] = b"".join(
+                (
+                    *(protocol.message(None, data) for data in others),
+                    protocol.message(position, last),
+                )
             )
         return notification.rendered[shared]
+
+    def _data(self, event: Document, wanted: EventFilter) -> Mapping[str, Any]:
+        data = self.data(event)
+        if wanted.projection is not None:
+            return {**data, "projection": wanted.projection, "key": wanted.key}
+        return data
 
 
 class _Parts:

@@ -91,7 +91,7 @@ def _record(using: str, row: Outbox, outcome: Outcome, error: Exception) -> None
 
 
 def _append(text: str, seconds: float) -> None:
-    documents, _ = raw_events([decode(loads(text))], None)
+    documents, _ = raw_events([decode(loads(text))], None, is_encoded=True)
     store: Any = connection.blocking()
     # Not within a transaction of the caller's on MongoDB, which may be rolled back.
     store = store.outside or store

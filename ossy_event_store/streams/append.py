@@ -20,7 +20,8 @@ from pymongo.errors import (
 )
 
 from ..documents.bson_types import Document
-from ..documents.event_document import differences, read_event
+from ..documents.catalogue.appending import changes
+from ..documents.event_document import read_event
 from ..exceptions import (
     AggregateTypeMismatch,
     BoundaryConflict,
@@ -374,7 +375,7 @@ def same_events(found: list[Document], sent: NewEvents) -> list[Document]:
     for event, given in zip(sent, sent.given, strict=True):
         if event["_id"] not in stored:
             raise IdempotencyConflict(next(iter(stored)), ["set of events"])
-        if different := differences(stored[event["_id"]], event, given):
+        if different := changes(stored[event["_id"]], event, given):
             raise IdempotencyConflict(event["_id"], different)
     return [stored[event["_id"]] for event in sent]
 

@@ -19,6 +19,7 @@ from ..documents.event_document import (
     IS_RESERVED,
     RESERVED,
     SET_AT_APPEND,
+    TYPE_VERSION,
     check_fields,
     checked_document,
     from_milliseconds,
@@ -38,7 +39,7 @@ from ..exceptions import InvalidEvent
 
 _INFINITE = struct.pack("<d", math.inf)
 _MINUS_INFINITE = struct.pack("<d", -math.inf)
-_OPTIONAL = ("metadata", "tags", *SET_AT_APPEND)
+_OPTIONAL = ("metadata", "tags", *SET_AT_APPEND, TYPE_VERSION)
 _KNOWN = (*FIELDS, *_OPTIONAL[1:])
 _REQUIRED = ("aggregateId", "aggregateType", "aggregateVersion", "type", "created")
 
@@ -148,6 +149,8 @@ def _event_of(line: Document, created: Any) -> Document:
     event.update((name, line[name]) for name in _OPTIONAL if name in line)
     if event.get("tags") == []:
         del event["tags"]
+    if isinstance(found := event.get(TYPE_VERSION), float):
+        event[TYPE_VERSION] = version_number(found) or found
     return event
 
 

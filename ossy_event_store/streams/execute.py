@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Generic
 
 from ..documents.arguments import check_number
+from ..documents.catalogue.appending import is_event
 from ..documents.event_document import check_id
 from ..exceptions import AggregateNotFound
 from ..mongodb.connection import Store
@@ -94,13 +95,13 @@ def decided_events(decision: Any) -> list[Event]:
     """
     if decision is None:
         return []
-    if isinstance(decision, Mapping):
+    if is_event(decision):
         return [decision]
     if inspect.iscoroutine(decision):
         decision.close()  # it never runs, so Python should not warn of that too
     elif isinstance(decision, Iterable) and not isinstance(decision, (str, bytes)):
         return list(decision)
     raise TypeError(
-        "decide must return an event (a dict), several of them, or None, "
-        f"not {type(decision).__name__}."
+        "decide must return an event (a dict, or an object of a class with @event), "
+        f"several of them, or None, not {type(decision).__name__}."
     )

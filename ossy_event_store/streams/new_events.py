@@ -15,10 +15,17 @@ from ..conf import get_settings
 from ..documents.arguments import check_items, check_number
 from ..documents.boundaries.tags import check_tags, names_of_places
 from ..documents.bson_types import Document
-from ..documents.event_document import build_event, check_event, check_version
+from ..documents.catalogue.appending import CurrentEvent, as_event, current_form
+from ..documents.event_document import (
+    TYPE_VERSION,
+    build_event,
+    check_event,
+    check_version,
+)
 from ..exceptions import InvalidEvent
 
-Event = Mapping[str, Any]
+#: A dict, or an object of a class with ``@event``.
+Event = Any
 
 _SET_BY_THE_STORE = {
     "aggregateVersion": "the store sets it; load the aggregate to append at its end",
@@ -51,12 +58,20 @@ class NewEvents(list[Document]):
         self.names += other.names
         self.take_places = self.take_places or other.take_places
 
-    def build(self, event: Event, **fields: Any) -> None:
+    def build(self, event: Mapping[str, Any], **fields: Any) -> None:
         """Append the document of a checked event; see ``build_event()``."""
+        given = frozenset(event)
+        check = None
+        if isinstance(event, CurrentEvent):
+            check = event.check
+            if event.has_declared_tags:
+                given -= {"tags"}
         document = build_event(event, **fields)
+        if check is not None:
+            check(document)
         names = names_of_places(document, get_settings().TYPE_BOUNDARIES)
         self.append(document)
-        self.given.append(frozenset(event))
+        self.given.append(given)
         self.names.append(names)
         self.take_places = self.take_places or bool(names)
 
@@ -70,6 +85,13 @@ class FirstEvent:
     has_generated_id: bool
 
 
+def _checked(
+    event: Event, allowed: Sequence[str], refused: Mapping[str, str] | None = None
+) -> Mapping[str, Any]:
+    """Return an event as a checked dict, at the current version of its type."""
+    return current_form(check_event(as_event(event), allowed, refused))
+
+
 def first_event(Root: Any, event: Event) -> FirstEvent:
     """
     Return the first event of a new aggregate.
@@ -77,7 +99,8 @@ def first_event(Root: Any, event: Event) -> FirstEvent:
     Raises:
         InvalidEvent: with path and reason.
     """
-    event = check_event(event, ("aggregateId", "aggregateType"), _SET_BY_THE_STORE)
+    allowed = ("aggregateId", "aggregateType")
+    event = _checked(event, allowed, _SET_BY_THE_STORE)
     if event.get("aggregateType", Root.aggregate_type) != Root.aggregate_type:
         raise InvalidEvent(
             "aggregateType",
@@ -120,7 +143,7 @@ def next_events(
     documents = NewEvents()
     for number, event in enumerate(events, version + 1):
         documents.build(
-            check_event(event, (), _SET_BY_THE_STORE),
+            _checked(event, (), _SET_BY_THE_STORE),
             aggregate_id=aggregate_id,
             aggregate_type=Root.aggregate_type,
             version=number,
@@ -132,7 +155,10 @@ def next_events(
 
 
 def raw_events(
-    events: Sequence[Event], expected_version: int | None
+    events: Sequence[Event],
+    expected_version: int | None,
+    *,
+    is_encoded: bool = False,
 ) -> tuple[NewEvents, int | None]:
     """
     Return the documents of raw events of one stream, and the expected version.
@@ -141,6 +167,8 @@ def raw_events(
         events: each with ``aggregateId`` and ``aggregateType``; their versions say
             what is expected too.
         expected_version: the last version of the stream; None for any.
+        is_encoded: whether the events have their stored form already, from an earlier
+            call: the code may know other versions of their types by now.
 
     Raises:
         InvalidEvent: with path and reason.
@@ -149,7 +177,12 @@ def raw_events(
     if not events:
         raise InvalidEvent("", "expected at least one event")
     now = dt.datetime.now(dt.UTC)
-    checked = [check_event(event, _ALLOWED_IN_RAW_EVENTS) for event in events]
+    checked = [
+        check_event(event, (*_ALLOWED_IN_RAW_EVENTS, TYPE_VERSION))
+        if is_encoded
+        else _checked(event, _ALLOWED_IN_RAW_EVENTS)
+        for event in events
+    ]
     first = checked[0]
     if first.get("aggregateId") is None and first.get("tags"):
         checked = [_in_stream_of_tag(event, first) for event in checked]
@@ -170,17 +203,21 @@ def raw_events(
     return documents, expected
 
 
-def _in_stream_of_tag(event: Event, first: Event) -> Event:
+def _in_stream_of_tag(
+    event: Mapping[str, Any], first: Mapping[str, Any]
+) -> Mapping[str, Any]:
     """Return an event; without a stream, in that of the first event's first tag."""
     (tag, *_) = check_tags(first["tags"], "tags", InvalidEvent)
     kind = first.get("aggregateType") or tag.partition(":")[0] or tag
     stream = {"aggregateId": tag, "aggregateType": kind}
     missing = {key: stream[key] for key in stream if event.get(key) is None}
+    if isinstance(event, CurrentEvent):
+        return event.with_stream(missing)
     return {**event, **missing}
 
 
 def _expected_version(
-    events: Sequence[Event], expected_version: int | None
+    events: Sequence[Mapping[str, Any]], expected_version: int | None
 ) -> int | None:
     if expected_version is not None:
         check_number(expected_version, "expected_version")

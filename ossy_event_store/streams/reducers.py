@@ -4,28 +4,30 @@ Reducers: check an aggregate class, name its revision, fold events. Pure.
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import functools
 import hashlib
 import inspect
 import signal
-import sys
 import traceback
-from collections.abc import Hashable, Iterable, Mapping
-from pathlib import Path
-from types import CodeType
+from collections.abc import Hashable, Mapping
 from typing import Any, Protocol
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from ..conf import is_test_run
+from ..documents.arguments import check_flag, check_names
 from ..documents.bson_types import Document
+from ..documents.catalogue.catalogue import current
+from ..documents.catalogue.fingerprint import fingerprint
+from ..documents.catalogue.objects import Objects, stored_events
+from ..documents.catalogue.reading import current_events
+from ..documents.catalogue.source import is_of_project, source_of_module
 from ..documents.event_document import check_id
 from ..documents.masking import mask
 from ..documents.storable import copied
 from ..exceptions import ReducerError
-from ..mongodb.location import is_test_run
 
 
 class Reducer(Protocol):
@@ -36,7 +38,8 @@ class Reducer(Protocol):
     from: ``{}``, or the state of the last snapshot. It returns the new state, a
     dict. It may change ``saved_state``, which is a copy, but never the events. The
     optional attribute ``revision`` (a string) names the revision of the reducer; by
-    default, a fingerprint of its source does.
+    default, a fingerprint of its source does. The optional attribute ``event_types``
+    (names) says which events ``view`` gets; by default, all.
     """
 
     aggregate_type: str
@@ -73,6 +76,11 @@ def check_reducer(Root: Any) -> Any:
             f"{Root.__name__!r}; found {kind!r}: {error}"
         ) from None
     own_revision(Root)
+    try:
+        check_names(getattr(Root, "event_types", None), "event_types")
+        check_flag(getattr(Root, "typed", False), "typed")
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"{name_of(Root)}: {error}") from None
     view = getattr(Root, "view", None)
     if not callable(view):
         raise ImproperlyConfigured(
@@ -114,7 +122,6 @@ def own_revision(Root: Any) -> str | None:
     )
 
 
-@functools.cache
 def revision_of(Root: Any) -> str:
     """
     Return the revision of the reducer, which is stored with each snapshot.
@@ -124,76 +131,25 @@ def revision_of(Root: Any) -> str:
     bases, since the tables and functions that a reducer uses are often in its module.
     Comments, layout and the version of Python do not count, nor do bases of other
     packages, nor what the module imports; set ``revision`` when that matters.
+
+    Where the catalogue of event types changes what the reducer gets, ``+`` and 12 more
+    digits stand for that.
+
+    Raises:
+        ImproperlyConfigured: the declarations of event types contradict each other.
     """
+    own, mark = reducer_revision(Root), fingerprint(Root)
+    return f"{own}+{mark}" if mark else own
+
+
+@functools.cache
+def reducer_revision(Root: Any) -> str:
+    """Return the part of a revision that the class itself decides."""
     if own := own_revision(Root):
         return own
-    parts = [_source(cls) for cls in Root.__mro__ if _is_of_project(cls, Root)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _is_of_project(cls: type, Root: type) -> bool:
-    """Whether a base of an aggregate class is not of Python or another package."""
-    package = cls.__module__.partition(".")[0]
-    if package == Root.__module__.partition(".")[0]:
-        return True  # wherever it is installed
-    if package in (*sys.stdlib_module_names, __name__.partition(".")[0]):
-        return False
-    path = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
-    return not {"site-packages", "dist-packages"} & {*Path(path).parts}
-
-
-def _source(cls: type) -> str:
-    try:
-        source = inspect.getsource(sys.modules[cls.__module__])
-        return _canonical(ast.parse(source))
-    except (OSError, TypeError, KeyError, SyntaxError):
-        # Typed into a shell, or frozen: take the compiled code instead.
-        return "".join(_shape(function.__code__) for function in _functions(cls))
-
-
-# How source is written, not what it does.
-_LAYOUT = {"ctx", "kind", "type_comment", "type_ignores"}
-
-
-def _canonical(node: object) -> str:
-    """
-    Return a syntax tree as text that each version of Python gives the same.
-
-    ``ast.unparse()`` does not: 3.12 writes other quotes into f-strings. Fields that are
-    empty are left out, as a new version may add some.
-    """
-    if isinstance(node, ast.JoinedStr):  # 3.12 adds empty texts
-        node.values = [one for one in node.values if getattr(one, "value", one) != ""]
-    if isinstance(node, ast.AST):
-        fields = ",".join(
-            f"{name}={_canonical(value)}"
-            for name, value in sorted(ast.iter_fields(node))
-            if name not in _LAYOUT and value is not None and value != []
-        )
-        return f"{type(node).__name__}({fields})"
-    if isinstance(node, list):
-        return f"[{','.join(map(_canonical, node))}]"
-    return ascii(node)  # as repr() depends on the version of Unicode
-
-
-def _functions(cls: type) -> Iterable[Any]:
-    for value in vars(cls).values():
-        function = inspect.unwrap(getattr(value, "__func__", value))
-        if inspect.isfunction(function):
-            yield function
-
-
-def _shape(code: CodeType) -> str:
-    constants = [_constant(constant) for constant in code.co_consts]
-    return repr((code.co_code, code.co_names, code.co_varnames, constants))
-
-
-def _constant(value: object) -> str:
-    if isinstance(value, CodeType):
-        return _shape(value)
-    if isinstance(value, frozenset):  # its order differs between processes
-        return repr(sorted(map(repr, value)))
-    return repr(value)
+    bases = [cls for cls in Root.__mro__ if is_of_project(cls, Root)]
+    text = "\0".join(map(source_of_module, bases))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def fold(
@@ -208,14 +164,18 @@ def fold(
 
     Args:
         Root: the aggregate class.
-        events: the events, ascending; the reducer cannot change this list.
+        events: the stored events, ascending. The reducer gets what they are at the
+            versions that the code knows, and cannot change this list.
         state: the state before them; the reducer gets a copy, which it may change.
         aggregate_id: the stream, for an error while there are no events.
         version: its version, likewise.
 
     Raises:
-        ReducerError: names the first event that it cannot fold, or changes.
+        ReducerError: names the first event that it cannot fold, or changes; or that an
+            upcaster cannot read.
+        ImproperlyConfigured: the declarations of event types contradict each other.
     """
+    current()  # no event is to blame for contradicting declarations
     nowhere: Document = {"aggregateId": aggregate_id, "aggregateVersion": version}
     try:
         own = copied(state)
@@ -231,7 +191,7 @@ def fold(
 
 
 def _state(Root: Any, events: list[Document], state: Any) -> Mapping[str, Any]:
-    result = call(Root.view, events, state)
+    result = call(Root.view, current_events(Root, events), state)
     if not isinstance(result, Mapping):
         hint = ": has it a return?" if result is None else ""
         raise TypeError(
@@ -241,7 +201,7 @@ def _state(Root: Any, events: list[Document], state: Any) -> Mapping[str, Any]:
     return result
 
 
-def call(function: Any, events: list[Document], state: Any) -> Any:
+def call(function: Any, events: list[Any], state: Any) -> Any:
     """
     Return what a pure function of events and a state returns.
 
@@ -252,8 +212,12 @@ def call(function: Any, events: list[Document], state: Any) -> Any:
         TypeError: it changed the events, or returned a coroutine.
     """
     is_checked = settings.DEBUG or is_test_run()
-    own = copied(events) if is_checked else list(events)
-    result = function(own, state)
+    if isinstance(events, Objects):
+        own = events.with_own_dicts()
+    else:
+        own = copied(events) if is_checked else list(events)
+    with stored_events(events):
+        result = function(own, state)
     name = getattr(function, "__qualname__", repr(function))
     if inspect.iscoroutine(result):
         result.close()  # it never runs, so Python should not warn of that too

@@ -189,7 +189,7 @@ class Consumer:
                 self.name,
                 declared.start,
                 declared.kind,
-                **declared.document_fields,
+                **declared.document_fields(),
             )
         else:
             found = await checkpoints.find(store, self.name) or {}

@@ -18,7 +18,7 @@ from django.utils.module_loading import autodiscover_modules
 
 from ..documents.arguments import check_all_of, check_flag, check_names, check_number
 from ..documents.event_document import check_id
-from ..positions.reader import wanted
+from ..positions.reader import wanted_by
 from ..streams.reducers import name_of
 
 MODULE = "subscriptions"
@@ -53,13 +53,15 @@ class Subscription:
     batch: int = 100
     session: bool = False
     using: str | None = None
+    #: Whether it gets objects in place of dicts.
+    typed: bool = False
     kind: str = field(default="subscription", repr=False)
     #: The class that delivers its events, if that is not chosen by the options.
     delivery: Any = field(default=None, repr=False)
     #: Whether a process that runs it creates its document; else that has to exist.
     creates_document: bool = field(default=True, repr=False)
-    #: More fields that its document is created with.
-    document_fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: Returns more fields that its document is created with.
+    document_fields: Callable[[], Mapping[str, Any]] = field(default=dict, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -87,9 +89,19 @@ class Subscription:
         called: Callable[..., Any] = self.handler
         return called
 
+    @property
+    def event_types(self) -> tuple[str, ...] | None:
+        """The types of events that it gets, at the versions that the code knows."""
+        return self.types
+
     def query(self) -> dict[str, Any]:
-        """Return the filter for the entries of the events it wants, by position."""
-        return wanted(self.types, self.aggregate_types, self.tags)
+        """
+        Return the filter for the entries of the events it wants, by position.
+
+        Raises:
+            ImproperlyConfigured: the declarations of event types contradict each other.
+        """
+        return wanted_by(self.types, self.aggregate_types, self.tags)
 
 
 def subscription(
@@ -106,16 +118,18 @@ def subscription(
     batch: int = 100,
     session: bool = False,
     using: str | None = None,
+    typed: bool = False,
 ) -> Callable[[H], H]:
     """
     Subscribe a function, or a class with a method ``handle``, to events.
 
-    It is called with each event, a dict as stored with its ``position``: the events of
-    a stream in order, one at a time. It may be a coroutine function.
+    It is called with each event, a dict with its ``position``, at the version of its
+    type that the code knows: the events of a stream in order, one at a time. It may be
+    a coroutine function.
 
     Args:
         name: the name of the subscription and of its checkpoint.
-        types: the event types it wants; None means all.
+        types: the event types it wants, as the code names them; None means all.
         aggregate_types: the types of the streams whose events it wants; None means all.
         tags: it wants only events that have all of these tags; None means all.
         start: where a new subscription starts: at the first event, after the last one
@@ -133,6 +147,8 @@ def subscription(
         using: an alias in ``DATABASES``: it is called inside
             ``transaction.atomic(using)``, in which the checkpoint, a row of that
             database, moves as well, so each event takes effect exactly once.
+        typed: call it with objects of the classes that ``@event`` declares, in place of
+            their events; ``stored_event()`` has the rest of the event.
 
     Without ``session`` and ``using`` each event is delivered at least once: use its
     ``_id`` as idempotency key.
@@ -153,6 +169,7 @@ def subscription(
         "batch": batch,
         "session": session,
         "using": using,
+        "typed": typed,
     }
 
     def decorate(handler: H) -> H:
@@ -200,6 +217,7 @@ def _check(declared: Subscription) -> None:
     try:
         check_id(declared.name, "name")
         check_flag(declared.session, "session")
+        check_flag(declared.typed, "typed")
         if declared.using is not None:
             check_id(declared.using, "using")
     except (TypeError, ValueError) as error:

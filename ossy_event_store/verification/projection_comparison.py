@@ -26,7 +26,7 @@ from ..mongodb.deadline import in_time
 from ..mongodb.ports import Documents
 from ..mongodb.topology import is_standalone
 from ..positions.event_pages import PageLimit
-from ..positions.reader import LostEvent, read, wanted
+from ..positions.reader import LostEvent, read, wanted_by
 from ..projections.generations import (
     LATE_DELETIONS,
     build_name,
@@ -326,7 +326,7 @@ class _OneProjection:
         expected, after, limit = moment.expected, 0, self._sizes.events
         lost: list[Share] = []
         pages = PageLimit()
-        query = wanted(self._cls.types, self._cls.aggregate_types, self._cls.tags)
+        query = wanted_by(self._cls.types, self._cls.aggregate_types, self._cls.tags)
         began = time.monotonic()
         async with self._store.client.session() as session:
             # A member that just became the primary may lack what was read.

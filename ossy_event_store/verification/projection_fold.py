@@ -16,7 +16,8 @@ import bson
 from pymongo.errors import DocumentTooLarge
 
 from ..documents.bson_types import CODEC, Document
-from ..projections.fold import applier, keys_of, own_copy
+from ..documents.catalogue.objects import StoredEvents
+from ..projections.fold import Keys, applier, keyed, own_copy
 from ..streams.reducers import error_text, pass_on_what_ends
 from ..streams.snapshots import MAX_BYTES
 from .options import ProjectionSizes
@@ -131,43 +132,61 @@ class Expected:
 
     def fold(self, events: Sequence[Document]) -> Iterator[Finding]:
         """Fold events, in order of position; yield a finding where a method raises."""
-        keyed: dict[Any, list[Document]] = {}
+        by_key: dict[Any, list[tuple[Document, Any]]] = {}
+        stored = StoredEvents()
         for event in events:
             if self._missing.holds(event):
                 continue
             try:
-                keys = keys_of(self._cls, event)
+                with stored:
+                    results = keyed(self._cls, event, stored)
             except BaseException as error:
                 pass_on_what_ends(error)
                 if event["position"] > self._scanned:
                     yield self._raised("key", event, "a key", error_text(error))
                 continue
-            mine = list(filter(self.share.holds, keys))
-            for key in mine:
-                keyed.setdefault(key, []).append(own_copy(event, keys))
-            if event["position"] in self._missing.deleted_late:
-                self._late.update(mine)
-        yield from self._fold_all(keyed)
-
-    def _fold_all(self, keyed: Mapping[Any, Sequence[Document]]) -> Iterator[Finding]:
-        for key, its_events in keyed.items():
-            if key not in self._broken and (finding := self._fold_key(key, its_events)):
+            with stored:
+                self._add(event, results, by_key)
+        for key, its_events in by_key.items():
+            with stored:
+                finding = self._fold_key(key, its_events)
+            if finding:
                 self._broken.add(key)
                 yield finding
 
-    def _fold_key(self, key: Any, events: Sequence[Document]) -> Finding | None:
+    def _add(
+        self,
+        event: Document,
+        results: Sequence[tuple[Any, Keys]],
+        by_key: dict[Any, list[tuple[Document, Any]]],
+    ) -> None:
+        """Add the results of a stored event to those of their keys."""
+        for one, keys in results:
+            mine = list(filter(self.share.holds, keys))
+            for key in mine:
+                pair = event, own_copy(one, keys)
+                by_key.setdefault(key, []).append(pair)
+            if event["position"] in self._missing.deleted_late:
+                self._late.update(mine)
+
+    def _fold_key(
+        self, key: Any, events: Sequence[tuple[Document, Any]]
+    ) -> Finding | None:
+        """Fold events, each as stored and as it is applied."""
+        if key in self._broken:
+            return None
         old = self._folded.get(key, b"")
         state: Any = bson.decode(old, CODEC)["state"] if old else None
-        for event in events:
+        for event, one in events:
             try:
                 if state is None:
                     state = copy.deepcopy(dict(self._cls.initial_state))
-                state = self._applied(event, state, key)
+                state = self._applied(one, state, key)
             except BaseException as error:
                 pass_on_what_ends(error)
                 expected = f"a state of key {_text_of(key)}"
                 return self._raised("apply", event, expected, error_text(error))
-        last = events[-1]
+        last, _ = events[-1]
         if state is None:
             self._folded.pop(key, None)
             self._bytes["folded"] -= len(old)

@@ -59,7 +59,7 @@ NOT_CHOSEN = "not in the sample"
 # Why a document of a projection was not compared; UNSOUND and NOT_CHOSEN occur too.
 LATE = "a retry applied events late, in an order that is not recorded"
 NEVER_RAN = "the projection has never run"
-CHANGED_CLASS = "the class has changed since they were built"
+CHANGED_CLASS = "the class, or an upcaster, has changed since they were built"
 NO_POSITIONS = "the server is not a replica set, so events have no positions"
 BROKEN_ORDER = "an event that it needs no longer exists"
 TOO_MANY_MISSING = "too many of its streams are parked, or too many events skipped"

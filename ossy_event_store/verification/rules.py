@@ -97,6 +97,7 @@ EVENT_FIELDS = {
     "tags": Field(("array",), required=False),
     "places": Field(("array",), required=False),
     "tick": Field(("int", "long"), required=False, minimum=1),
+    "typeVersion": Field(("int", "long"), required=False, minimum=1),
 }
 
 #: The query for events that break a rule.
@@ -124,7 +125,7 @@ UNPLACED: Document = {
 #: The projection that gives what ``event_findings()`` needs: no payload is sent.
 SHAPE: Document = {
     **dict.fromkeys(("aggregateId", "aggregateType", "aggregateVersion", "type"), 1),
-    **dict.fromkeys(("tags", "places", "tick"), 1),
+    **dict.fromkeys(("tags", "places", "tick", "typeVersion"), 1),
     "bsonTypes": [{"$type": f"${name}"} for name in EVENT_FIELDS],
 }
 

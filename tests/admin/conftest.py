@@ -11,6 +11,7 @@ from ossy_event_store.documents.catalogue.declaration import Declarations
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.library.aggregate import Book
 from tests.support.admin import APP
+from tests.support.catalogue import declarations  # noqa: F401
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, parked, reached, running
 

@@ -1,12 +1,14 @@
 """The feed over all streams, and the page of an event."""
 
 import datetime as dt
+import html
 import json
 
 import pytest
 from bson import ObjectId
 
 from ossy_event_store import EventStore
+from tests.support import old_loans
 from tests.support.admin import ALL, NOT_ON_DJONGO, text_of, url
 
 pytestmark = [pytest.mark.versions, pytest.mark.django_db, NOT_ON_DJONGO]
@@ -172,3 +174,55 @@ def test_a_large_event_is_downloaded_in_full(store, staff):
     assert "Download the full event" in text_of(page)
     event = json.loads(client.get(url("event", "download", "big-1")).content)
     assert event["payload"]["text"] == text
+
+
+# --- what the code makes of an event -----------------------------------------
+
+
+@pytest.fixture
+def old_events(store, declarations):
+    old_loans.declare()
+    stored = old_loans.store_events(
+        "Lent", "Scanned", "Noise", ("Lent", 3), "Other", ("Lent", 9)
+    )
+    return [event["_id"] for event in stored]
+
+
+@pytest.mark.parametrize(
+    ("at", "results", "upcasters"),
+    [(0, 1, ["Lent 1 → 2", "Lent 2 → 3"]), (1, 3, ["Scanned 1 → 2", "Lent 2 → 3"])],
+)
+def test_the_page_of_an_event_shows_what_the_code_makes_of_it(
+    old_events, staff, at, results, upcasters
+):
+    response = staff(*ALL).get(url("event", "change", old_events[at]))
+    text = html.unescape(text_of(response))
+    assert "As read today" in text
+    assert len(response.context["results"]) == results
+    today, _, stored = text.replace(" : ", ": ").partition("As stored")
+    assert '"weeks": 3' in today
+    assert '"who": "ann"' in stored
+    shown = response.context["upcasters"]
+    assert [one[one.index("(") + 1 : -1] for one in shown] == upcasters
+
+
+def test_the_page_of_an_event_says_that_upcasters_drop_it(old_events, staff):
+    text = text_of(staff(*ALL).get(url("event", "change", old_events[2])))
+    assert "Upcasters drop this event" in text
+
+
+def test_the_page_of_a_current_event_shows_it_once(old_events, staff):
+    client = staff(*ALL)
+    for event_id in old_events[3:5]:
+        text = text_of(client.get(url("event", "change", event_id)))
+        assert "As read today" not in text
+
+
+def test_an_event_that_the_code_cannot_read_is_shown_with_the_reason(old_events, staff):
+    client = staff(*ALL)
+    response = client.get(url("event", "change", old_events[5]))
+    text = text_of(response)
+    assert "UnknownEventVersion" in text
+    assert "up to version 3" in text
+    assert "As stored" in text
+    assert client.get(url("stream", "change", "a")).status_code == 200

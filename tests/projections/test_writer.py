@@ -397,17 +397,17 @@ def test_a_changed_class_is_logged(loans, store, lend, monkeypatch, caplog):
         reached(store, "loans", 1)
     assert "has changed" not in caplog.text
     monkeypatch.setattr(Loans, "revision", "2", raising=False)
-    reducers.revision_of.cache_clear()
+    reducers.reducer_revision.cache_clear()
     lend("a", "BookLent")
     with running():
         reached(store, "loans", 2)
     assert (
-        "The class of projection loans has changed since its documents were built; "
-        "new events are added to the old documents. Run manage.py rebuild_projections "
-        "loans."
+        "The class of projection loans, or an upcaster of its events, has changed "
+        "since its documents were built; new events are added to the old documents. "
+        "Run manage.py rebuild_projections loans."
     ) in caplog.text
     assert checkpoint(store, "loans")["revision"] != "2"
-    reducers.revision_of.cache_clear()
+    reducers.reducer_revision.cache_clear()
 
 
 def test_a_process_that_lost_its_claim_parks_nothing(loans, store):

@@ -61,7 +61,7 @@ def test_a_listener_that_lost_a_late_event_with_its_queue_gets_a_reset(
             await until_late(listener._feed)
             assert not listener._is_joined
             (notification,) = await listener.receive(60)
-            assert (notification.position, notification.event) == (3, None)
+            assert (notification.position, notification.events) == (3, ())
             await joined(listener)
             assert listener.position == 3
 
@@ -85,7 +85,7 @@ def test_a_listener_that_received_a_late_event_and_lost_its_queue_reads_on(
             await asyncio.to_thread(until, lambda: not listener._is_joined)
             found = await listener.receive(60)
             assert [notification.position for notification in found] == [2, 3, 4]
-            assert all(notification.event for notification in found)
+            assert all(notification.events for notification in found)
 
     lend("a", "BookLent", "BookLent", "BookLent", "BookLent")
     until(lambda: EventStore.head_position() == 4)
@@ -115,7 +115,7 @@ def test_a_listener_that_misses_a_late_event_while_catching_up_gets_a_reset(
             late = Listener(feed, wanted, 1)
             feed.enter(late)
             found = [notification async for notification in notifications(late)]
-            assert [(n.position, n.event) for n in found][-1] == (3, None)
+            assert [(n.position, n.events) for n in found][-1] == (3, ())
             assert await received(listener, 1) == [3]
             feed.leave(late)
 

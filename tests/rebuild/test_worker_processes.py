@@ -63,12 +63,12 @@ def test_several_processes_report_what_one_does(store, lend, books, small, words
 @pytest.mark.faults
 def test_the_error_of_a_worker_is_raised(store, books, small, monkeypatch):
     monkeypatch.setattr(Book, "revision", "another", raising=False)
-    reducers.revision_of.cache_clear()
+    reducers.reducer_revision.cache_clear()
     try:
         with pytest.raises(ImproperlyConfigured, match="The code of Book changed"):
             AggregateRebuild.build_and_save_all(types=["Book"], workers=2)
     finally:
-        reducers.revision_of.cache_clear()
+        reducers.reducer_revision.cache_clear()
 
 
 @pytest.mark.faults

@@ -15,7 +15,13 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ossy_event_store.exceptions import ReducerError
 from ossy_event_store.streams import reducers
-from ossy_event_store.streams.reducers import check_reducer, fold, name_of, revision_of
+from ossy_event_store.streams.reducers import (
+    check_reducer,
+    fold,
+    name_of,
+    reducer_revision,
+    revision_of,
+)
 from tests.library.aggregate import Book, Reader
 
 pytestmark = pytest.mark.versions
@@ -48,11 +54,11 @@ def module(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
         loaded = importlib.import_module(name)
-        revision_of.cache_clear()
+        reducer_revision.cache_clear()
         return loaded.Fine
 
     yield module
-    revision_of.cache_clear()
+    reducer_revision.cache_clear()
 
 
 def reducer(view, **attributes):
@@ -204,7 +210,7 @@ def test_a_changed_base_class_in_another_module_counts(module):
 def test_a_base_of_another_package_does_not_count(module, monkeypatch):
     source = "import abc\nfrom django.views import View\n" + SOURCE
     Root = module(source.replace("class Fine:", "class Fine(View, abc.ABC):"))
-    parts = [cls for cls in Root.__mro__ if reducers._is_of_project(cls, Root)]
+    parts = [cls for cls in Root.__mro__ if reducers.is_of_project(cls, Root)]
     assert parts == [Root]
 
 

@@ -74,7 +74,7 @@ def writer(loans, store):
             declared = declaration.registered_subscriptions()["loans"]
             drive(
                 find_or_create(
-                    store, "loans", 0, declared.kind, **declared.document_fields
+                    store, "loans", 0, declared.kind, **declared.document_fields()
                 )
             )
             if claims:
@@ -110,10 +110,10 @@ def changed(monkeypatch):
 
     def changed(revision):
         monkeypatch.setattr(Loans, "revision", revision, raising=False)
-        reducers.revision_of.cache_clear()
+        reducers.reducer_revision.cache_clear()
 
     yield changed
-    reducers.revision_of.cache_clear()
+    reducers.reducer_revision.cache_clear()
 
 
 def collections(store):

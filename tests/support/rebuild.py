@@ -45,11 +45,11 @@ def shout(monkeypatch):
 
         monkeypatch.setattr(Book, "view", staticmethod(view))
         monkeypatch.setattr(Book, "revision", "shouted", raising=False)
-        reducers.revision_of.cache_clear()
+        reducers.reducer_revision.cache_clear()
 
     yield shout
     monkeypatch.undo()
-    reducers.revision_of.cache_clear()
+    reducers.reducer_revision.cache_clear()
 
 
 def stored():

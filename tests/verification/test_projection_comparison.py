@@ -293,11 +293,11 @@ def test_a_projection_that_never_ran_is_not_compared(loans, store, lend, face):
 
 def test_a_projection_whose_class_has_changed_is_not_compared(built, face, monkeypatch):
     monkeypatch.setattr(Loans, "revision", "2", raising=False)
-    reducers.revision_of.cache_clear()
+    reducers.reducer_revision.cache_clear()
     try:
         report = look(face)
     finally:
-        reducers.revision_of.cache_clear()
+        reducers.reducer_revision.cache_clear()
     assert report.ok
     assert counts(report) == (
         0,

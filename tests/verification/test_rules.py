@@ -79,6 +79,7 @@ SOUND = {
     "tags": [[], ...],  # of ["x"] there is no place
     "places": [[], ["x"], ...],
     "tick": [1, 2**40, Int64(1), ...],
+    "typeVersion": [1, 2**40, Int64(1), ...],
 }
 
 

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from ..bson_types import Document
 from ..event_document import check_id
 from .query import Item, Query, any_of, check_query, item
 
@@ -35,7 +34,9 @@ class Boundary:
     """
 
     query: ClassVar[Any]
-    view: ClassVar[Callable[[list[Document], dict[str, Any]], Any]]
+    view: ClassVar[Callable[[list[Any], dict[str, Any]], Any]]
+    #: Whether ``view`` gets objects of the classes that ``@event`` declares.
+    typed: ClassVar[bool] = False
 
     def __init__(self, **parameters: Any) -> None:
         cls = type(self)

@@ -8,14 +8,19 @@ later may complete them: ``problems.py`` does that for all of them.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
 from ..arguments import check_names, check_number
 from ..event_document import check_id
+from .codecs.codec import Codec
+from .codecs.rules import Undeclarable
 
 C = TypeVar("C", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,6 +39,33 @@ class EventType:
     aliases: tuple[str, ...] = ()
     #: The tags of each event, or a function of the event that returns them.
     tags: Tags | None = None
+    #: Names of the function in which the class is defined, for its annotations.
+    namespace: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """
+        How its objects are stored, and made again.
+
+        Raises:
+            ImproperlyConfigured: names the class, and the field with no stored form.
+        """
+        try:
+            return self.made_codec()
+        except NameError as error:
+            raise ImproperlyConfigured(
+                f"{where(self.name, self.cls)}: an annotation names what is not "
+                f"defined: {error}"
+            ) from None
+
+    def made_codec(self) -> Codec:
+        """Return ``codec``, or raise NameError if a class is still to be defined."""
+        try:
+            return Codec(self.cls, self.namespace)
+        except Undeclarable as error:
+            raise ImproperlyConfigured(
+                f"{where(self.name, self.cls)}: {error}."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -46,7 +78,7 @@ class Upcaster:
     #: The other types that its results may have, each with their version.
     into: Mapping[str, int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def takes_event(self) -> bool:
         """Whether the function takes the event as its second argument."""
         try:
@@ -78,13 +110,14 @@ class Declarations:
 def _place(declared: EventType | Upcaster) -> tuple[Any, ...]:
     """Return what stays the same when a module is imported again."""
     if isinstance(declared, EventType):
-        code = declared.cls
-        return (declared.name, code.__module__, code.__qualname__)
-    code = declared.function
-    line = getattr(getattr(code, "__code__", None), "co_firstlineno", None)
-    # Upcasters are often all called _ in one module.
-    named = code.__qualname__ if code.__name__ != "_" else line
-    return (declared.type, declared.version, code.__module__, named)
+        cls = declared.cls
+        return (declared.name, cls.__module__, cls.__qualname__)
+    function: Any = declared.function
+    named = getattr(function, "__qualname__", function)
+    if getattr(function, "__name__", "") in ("_", "<lambda>"):  # often all of a module
+        named = function.__code__.co_firstlineno
+    module = getattr(function, "__module__", None)
+    return (declared.type, declared.version, module, named)
 
 
 declarations = Declarations()
@@ -108,14 +141,15 @@ def event(
         tags: the tags of each event, or a function of the event that returns them.
 
     The class is a dataclass, a pydantic model, a msgspec ``Struct``, an attrs class or
-    a ``TypedDict``. Its objects can be appended in place of dicts.
+    a ``TypedDict``. Its objects can be appended in place of dicts, and readers with
+    ``typed = True`` get them.
 
     Raises:
-        ImproperlyConfigured: an argument is wrong; names it and the class.
+        ImproperlyConfigured: an argument is wrong, or a field has no stored form; names
+            it and the class.
     """
 
     def decorate(cls: C) -> C:
-        where = f"@event({name!r}) of {cls.__module__}.{cls.__qualname__}"
         try:
             declared = EventType(
                 check_id(name, "name"),
@@ -123,13 +157,30 @@ def event(
                 check_number(version, "version", 1),
                 check_names(aliases, "aliases") or (),
                 tags if callable(tags) else check_names(tags, "tags"),
+                _namespace_of(cls),
             )
         except (TypeError, ValueError) as error:
-            raise ImproperlyConfigured(f"{where}: {error}") from None
+            raise ImproperlyConfigured(f"{where(name, cls)}: {error}") from None
+        # A class that is defined later may complete it: then the first use does this.
+        with suppress(NameError):
+            declared.__dict__["codec"] = declared.made_codec()
         declarations.add(declared)
         return cls
 
     return decorate
+
+
+def where(name: str, cls: Any) -> str:
+    """Return a declaration, for messages."""
+    module = getattr(cls, "__module__", "?")
+    return f"@event({name!r}) of {module}.{getattr(cls, '__qualname__', cls)}"
+
+
+def _namespace_of(cls: Any) -> Mapping[str, Any]:
+    """Return the names around a class that is defined in a function."""
+    if "<locals>" not in getattr(cls, "__qualname__", ""):
+        return {}
+    return dict(sys._getframe(2).f_locals)
 
 
 def upcaster(
@@ -172,13 +223,25 @@ def upcaster(
     return decorate
 
 
+_NEVER_PLAIN = (
+    inspect.iscoroutinefunction,
+    inspect.isgeneratorfunction,
+    inspect.isasyncgenfunction,
+)
+
+
 def _check_function(function: Any) -> None:
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    if not callable(function) or any(is_one(function) for is_one in _NEVER_PLAIN):
         raise TypeError("must be a plain function that returns its result.")
     try:
-        inspect.signature(function).bind({})
-    except TypeError:
-        inspect.signature(function).bind({}, {})
+        signature = inspect.signature(function)
+    except ValueError:
+        raise TypeError("must be written in Python, so that it can be read.") from None
+    for count in (1, 2):
+        with suppress(TypeError):
+            signature.bind(*[{}] * count)
+            return
+    raise TypeError(f"must take (payload) or (payload, event), not {signature}.")
 
 
 def _check_into(into: Any) -> dict[str, int]:

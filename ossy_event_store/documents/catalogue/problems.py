@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from .declaration import Declarations, Upcaster, name_of_function
+from django.core.exceptions import ImproperlyConfigured
+
+from .declaration import Declarations, EventType, Upcaster, name_of_function
 
 Step = tuple[str, int]  # a type and a version of it
+Kind = Literal["doubled", "alias", "gap", "cycle", "class"]
 
 
-def problems(declared: Declarations) -> Iterator[str]:
+class Problem(str):
+    """A sentence that says what is wrong, and what to change."""
+
+    kind: Kind
+
+
+def problem(kind: Kind, text: str) -> Problem:
+    """Return a problem of one kind."""
+    found = Problem(text)
+    found.kind = kind
+    return found
+
+
+def problems(declared: Declarations) -> Iterator[Problem]:
     """
     Yield what is wrong, each as a sentence that names what to change.
 
@@ -19,11 +35,21 @@ def problems(declared: Declarations) -> Iterator[str]:
     way to the current one, a cycle.
     """
     yield from _taken_names(declared)
+    yield from _unstorable_classes(declared.types)
     yield from _doubled_upcasters(declared.upcasters)
     versions = current_versions(declared)
     yield from _gaps(declared, versions)
-    yield from _wrong_targets(declared.upcasters, versions)
+    yield from _wrong_targets(declared, versions)
     yield from _cycles(declared.upcasters)
+
+
+def _unstorable_classes(types: Iterable[EventType]) -> Iterator[Problem]:
+    """Find classes that another one completed after their declaration."""
+    for one in types:
+        try:
+            _ = one.codec
+        except ImproperlyConfigured as error:
+            yield problem("class", str(error))
 
 
 def current_versions(declared: Declarations) -> dict[str, int]:
@@ -34,15 +60,16 @@ def current_versions(declared: Declarations) -> dict[str, int]:
     return versions | {one.name: one.version for one in declared.types}
 
 
-def _taken_names(declared: Declarations) -> Iterator[str]:
+def _taken_names(declared: Declarations) -> Iterator[Problem]:
     places: dict[str, list[str]] = defaultdict(list)
     for one in declared.types:
         places[one.name].append(_class(one.cls))
     for name, classes in places.items():
         if len(classes) > 1:
-            yield (
+            yield problem(
+                "doubled",
                 f"Event type {name!r} has {len(classes)} classes: "
-                f"{' and '.join(classes)}. Give each class its own name."
+                f"{' and '.join(classes)}. Give each class its own name.",
             )
     taken = {name: f"the name of {classes[0]}" for name, classes in places.items()}
     taken |= {
@@ -53,58 +80,70 @@ def _taken_names(declared: Declarations) -> Iterator[str]:
     for one in declared.types:
         for alias in one.aliases:
             if alias in taken:
-                yield (
+                yield problem(
+                    "alias",
                     f"{_class(one.cls)} has the alias {alias!r}, which is "
-                    f"{taken[alias]}. Remove one of them."
+                    f"{taken[alias]}. Remove one of them.",
                 )
             else:
                 taken[alias] = f"an alias of {_class(one.cls)}"
 
 
-def _doubled_upcasters(upcasters: Iterable[Upcaster]) -> Iterator[str]:
+def _doubled_upcasters(upcasters: Iterable[Upcaster]) -> Iterator[Problem]:
     places: dict[Step, list[str]] = defaultdict(list)
     for one in upcasters:
         places[one.type, one.version].append(name_of_function(one.function))
     for (name, version), functions in places.items():
         if len(functions) > 1:
-            yield (
+            yield problem(
+                "doubled",
                 f"Event type {name!r} has {len(functions)} upcasters from version "
-                f"{version}: {' and '.join(functions)}. Keep one."
+                f"{version}: {' and '.join(functions)}. Keep one.",
             )
 
 
-def _gaps(declared: Declarations, versions: Mapping[str, int]) -> Iterator[str]:
+def _gaps(declared: Declarations, versions: Mapping[str, int]) -> Iterator[Problem]:
     known = {(one.type, one.version) for one in declared.upcasters}
     for name, current in versions.items():
         for version in range(1, current):
             if (name, version) not in known:
-                yield (
+                yield problem(
+                    "gap",
                     f"Event type {name!r} is at version {current}, but has no upcaster "
-                    f"from version {version}. Declare @upcaster({name!r}, {version})."
+                    f"from version {version}. Declare @upcaster({name!r}, {version}).",
                 )
     for one in declared.upcasters:
         if one.version >= versions[one.type]:
-            yield (
+            yield problem(
+                "gap",
                 f"{name_of_function(one.function)} is an upcaster from version "
                 f"{one.version} of {one.type!r}, whose class has version "
-                f"{versions[one.type]}. Raise the version of the class."
+                f"{versions[one.type]}. Raise the version of the class.",
             )
 
 
 def _wrong_targets(
-    upcasters: Sequence[Upcaster], versions: Mapping[str, int]
-) -> Iterator[str]:
-    for one in upcasters:
+    declared: Declarations, versions: Mapping[str, int]
+) -> Iterator[Problem]:
+    aliases = {alias: one.name for one in declared.types for alias in one.aliases}
+    for one in declared.upcasters:
         for name, version in one.into.items():
+            if name in aliases:
+                yield problem(
+                    "alias",
+                    f"{name_of_function(one.function)} leads into {name!r}, which is "
+                    f"an alias. Write {aliases[name]!r}.",
+                )
             # A type that is not in the catalogue has one version only.
-            if version > versions.get(name, 1):
-                yield (
+            elif version > versions.get(name, 1):
+                yield problem(
+                    "gap",
                     f"{name_of_function(one.function)} leads into {name!r} at version "
-                    f"{version}, but that type has version {versions.get(name, 1)}."
+                    f"{version}, but that type has version {versions.get(name, 1)}.",
                 )
 
 
-def _cycles(upcasters: Sequence[Upcaster]) -> Iterator[str]:
+def _cycles(upcasters: Sequence[Upcaster]) -> Iterator[Problem]:
     steps: dict[Step, list[Step]] = defaultdict(list)
     for one in upcasters:
         steps[one.type, one.version] += one.into.items()
@@ -116,7 +155,7 @@ def _cycles(upcasters: Sequence[Upcaster]) -> Iterator[str]:
 
 def _cycles_from(
     start: Step, steps: Mapping[Step, Sequence[Step]], done: set[Step]
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Yield the cycles that can be reached from a step, without recursion."""
     path: list[Step] = []
     work: list[tuple[Step, bool]] = [(start, False)]
@@ -133,9 +172,10 @@ def _cycles_from(
             work += ((after, False) for after in steps.get(step, ()))
 
 
-def _cycle(steps: Sequence[Step]) -> str:
+def _cycle(steps: Sequence[Step]) -> Problem:
     names = " -> ".join(f"{name} version {version}" for name, version in steps)
-    return f"Upcasters form a cycle: {names}. An event would never be current."
+    text = f"Upcasters form a cycle: {names}. An event would never be current."
+    return problem("cycle", text)
 
 
 def _class(cls: Any) -> str:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..bson_types import Document
 from .catalogue import current
+from .objects import objects
+
+
+def gets_as_stored(reader: Any, events: Sequence[Document]) -> bool:
+    """Whether ``current_events()`` would return these events as they are."""
+    if getattr(reader, "typed", False):
+        return False
+    return current().leaves(events, getattr(reader, "event_types", None))
 
 
 def current_events(reader: Any, events: list[Document]) -> list[Any]:
@@ -15,7 +24,8 @@ def current_events(reader: Any, events: list[Document]) -> list[Any]:
     A reader with ``typed = True`` gets objects of the events' classes.
 
     Args:
-        reader: an aggregate class, a projection or a subscription.
+        reader: an aggregate class, a projection or a subscription. It gets only events
+            of its ``event_types``, unless it has none.
         events: as stored, completed by ``read_event()``.
 
     Returns:
@@ -23,7 +33,9 @@ def current_events(reader: Any, events: list[Document]) -> list[Any]:
         and position.
 
     Raises:
+        UndecodableEvent: the class of a type cannot be made of one.
         UnknownEventVersion: one has a version that the code does not know.
         UpcasterError: an upcaster failed.
     """
-    return current().upcasted(events)
+    found = current().upcasted(events, getattr(reader, "event_types", None))
+    return objects(found) if getattr(reader, "typed", False) else found

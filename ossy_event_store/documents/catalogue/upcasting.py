@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from django.conf import settings
 
 from ...conf import is_test_run
 from ...exceptions import UnknownEventVersion, UpcasterError
 from ..bson_types import Document
+from ..masking import mask
 from ..storable import copied
 from .declaration import Upcaster, name_of_function
 
 Step = tuple[str, int, Any]  # a type, a version and a payload
+REASON_CHARACTERS = 500
+
+
+class Ran(NamedTuple):
+    """One call of an upcaster."""
+
+    upcaster: Upcaster
+    payload: Any
+    result: Any
 
 
 def upcast(
@@ -21,9 +31,17 @@ def upcast(
     aliases: Mapping[str, str],
     versions: Mapping[str, int],
     upcasters: Mapping[tuple[str, int], Upcaster],
+    ran: list[Ran] | None = None,
 ) -> list[Document]:
     """
     Return the events that a stored event means, at the versions that the code knows.
+
+    Args:
+        event: as stored; it is not changed.
+        aliases: the name of the type that an alias stands for.
+        versions: the current version of each type that has more than one.
+        upcasters: by type and version.
+        ran: gets each call of an upcaster.
 
     Raises:
         UnknownEventVersion: its version is no number from 1, or above what is known.
@@ -32,22 +50,36 @@ def upcast(
     stored = event["type"]
     name = aliases.get(stored, stored)
     version = event.get("typeVersion", 1)
-    if not _is_version(version) or version > versions.get(name, 1):
-        raise UnknownEventVersion(event["_id"], stored, version, versions.get(name, 1))
+    current = versions.get(name, 1)
+    if not _is_version(version) or version > current:
+        raise UnknownEventVersion(event["_id"], stored, version, current)
+    payload, version = event["payload"], int(version)
+    is_checked = settings.DEBUG or is_test_run()
     found: list[Document] = []
-    # Its copy is the chain's own, so nothing that upcasters do reaches the event.
-    work: list[Step] = [(name, int(version), copied(event["payload"]))]
-    while work:
-        name, version, payload = work.pop()
-        if version == versions.get(name, 1):
+    work: list[Step] = []
+    while True:
+        while version < current:
+            one = upcasters[name, version]
+            result = _result(one, payload, event, is_checked=is_checked)
+            if ran is not None:
+                ran.append(Ran(one, payload, result))
+            version += 1
+            if type(result) is dict:
+                payload = result
+                continue
+            work += reversed(list(_steps(one, event, result)))
+            break
+        else:
             found.append(_with(event, name, version, payload))
-            continue
-        results = list(_results(upcasters[name, version], event, payload))
-        work += reversed(results)
-    return found
+        if not work:
+            return found
+        name, version, payload = work.pop()
+        current = versions.get(name, 1)
 
 
 def _is_version(value: object) -> bool:
+    if type(value) is int:
+        return value >= 1
     return (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
@@ -57,7 +89,9 @@ def _is_version(value: object) -> bool:
 
 
 def _with(event: Document, name: str, version: int, payload: Any) -> Document:
-    found = {**event, "type": name, "payload": payload}
+    # A copy again: a reader may keep parts of the payload in its state and change
+    # them there, which must change no table of an upcaster and no other result.
+    found = {**event, "type": name, "payload": copied(payload)}
     if version > 1:
         found["typeVersion"] = version
     else:
@@ -65,45 +99,60 @@ def _with(event: Document, name: str, version: int, payload: Any) -> Document:
     return found
 
 
-def _results(one: Upcaster, event: Document, payload: Any) -> Iterator[Step]:
-    """Yield what an upcaster makes of a payload."""
-    before = copied(payload) if settings.DEBUG or is_test_run() else None
+def _result(one: Upcaster, payload: Any, event: Document, *, is_checked: bool) -> Any:
+    """Return what an upcaster makes of a payload."""
+    # Its own dict: that the payload stays as it is shows even in production, though
+    # what is nested in it shows only with DEBUG and in tests.
+    own = payload.copy() if type(payload) is dict else copied(payload)
+    before = copied((payload, event)) if is_checked else None
     try:
-        result = (
-            one.function(payload, event) if one.takes_event else one.function(payload)
-        )
+        result = one.function(own, event) if one.takes_event else one.function(own)
     except Exception as error:
-        raise _failed(one, event, f"{type(error).__name__}: {error}") from error
-    if before is not None and before != payload:
-        raise _failed(
+        raise failed(one, event, _text(error)) from error
+    if own != payload or (before is not None and before != (payload, event)):
+        raise failed(
             one,
             event,
-            "it changed the payload that it got. Return a new dict, as "
+            "it changed what it got. Return a new dict, as "
             "{**payload, 'field': value}.",
         )
-    items: Iterable[Any] = result if isinstance(result, list) else (result,)
+    return result
+
+
+def _text(error: Exception) -> str:
+    try:
+        return mask(f"{type(error).__name__}: {error}")[:REASON_CHARACTERS]
+    except Exception:
+        return type(error).__name__  # even printing it fails
+
+
+def _steps(one: Upcaster, event: Document, result: Any) -> Iterator[Step]:
+    """Yield the steps that follow from what an upcaster returned."""
+    items: Sequence[Any] = result if isinstance(result, list) else (result,)
     for item in items:
-        if isinstance(item, tuple) and len(item) == 2 and item[0] in one.into:
-            step = (item[0], one.into[item[0]], item[1])
-        else:
-            step = (one.type, one.version + 1, item)
-        if not isinstance(step[2], dict):
-            raise _failed(one, event, _no_payload(one, item))
-        yield step
+        name, version, payload = one.type, one.version + 1, item
+        if isinstance(item, tuple) and len(item) == 2:
+            name, payload = item
+            if not isinstance(name, str) or name not in one.into:
+                raise failed(
+                    one,
+                    event,
+                    f"it returned an event of type {name!r}, which it does not "
+                    "declare. Add that type to its into.",
+                )
+            version = one.into[name]
+        if not isinstance(payload, dict):
+            hint = " Has it a return?" if payload is None else ""
+            raise failed(
+                one,
+                event,
+                f"it returned {type(payload).__name__}, expected a dict or a list of "
+                f"dicts.{hint}",
+            )
+        yield name, version, payload
 
 
-def _no_payload(one: Upcaster, item: Any) -> str:
-    if isinstance(item, tuple) and len(item) == 2:
-        return (
-            f"it returned an event of type {item[0]!r}, which it does not declare. Add "
-            "that type to its into."
-        )
-    hint = " Has it a return?" if item is None else ""
-    return (
-        f"it returned {type(item).__name__}, expected a dict or a list of dicts.{hint}"
-    )
-
-
-def _failed(one: Upcaster, event: Document, reason: str) -> UpcasterError:
+def failed(one: Upcaster, event: Document, reason: str) -> UpcasterError:
+    """Return the error of an upcaster at a stored event."""
     name = name_of_function(one.function)
     return UpcasterError(event["_id"], one.type, one.version, name, reason)

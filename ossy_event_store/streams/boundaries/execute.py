@@ -13,7 +13,11 @@ from ...conf import get_settings
 from ...documents.arguments import check_function, check_number
 from ...documents.boundaries.condition import Condition
 from ...documents.boundaries.model import Boundary, check_boundary
+from ...documents.boundaries.query import Item, Query
 from ...documents.bson_types import Document
+from ...documents.catalogue.catalogue import current
+from ...documents.catalogue.objects import stored_events
+from ...documents.catalogue.reading import current_events
 from ...exceptions import BoundaryConflict
 from ...mongodb.connection import Store
 from ..append import append_at
@@ -23,6 +27,17 @@ from ..races.repeating import attempts, pause_before
 from .placing import placing_of
 from .reading import each_event, extent_of, order
 from .turns import TagTurn
+
+
+def stored_query(query: Query) -> Query:
+    """Return the query for the stored events of which events of a query are made."""
+    stored_types = current().stored_types
+    return Query(
+        tuple(
+            Item(tuple(sorted(stored_types(one.types) or ())), one.tags)
+            for one in query.items
+        )
+    )
 
 
 class LoadedBoundary:
@@ -35,7 +50,8 @@ class LoadedBoundary:
     def __init__(self, boundary: Boundary, events: list[Document], token: str) -> None:
         #: The decision model with its parameters.
         self.boundary = boundary
-        #: The events that match its query, in the order of their ticks.
+        #: The events that match its query, as stored, in the order of their ticks;
+        #: also those of which an upcaster makes events that may match.
         self.events = events
         #: What a condition takes as ``after``.
         self.token = token
@@ -46,8 +62,17 @@ class LoadedBoundary:
         return f"<LoadedBoundary {self.boundary!r}, {len(self.events)} events>"
 
     def view(self) -> Any:
-        """Return the state: ``view(events, {})`` of the decision model."""
-        return type(self.boundary).view(self.events, {})
+        """
+        Return the state: ``view(events, {})`` of the decision model.
+
+        The events are ``self.events`` at the versions that the code knows.
+        """
+        model = type(self.boundary)
+        matches = self.boundary.bounds.matches
+        events = [e for e in current().upcasted(self.events) if matches(e)]
+        found = current_events(model, events)
+        with stored_events(found):
+            return model.view(found, {})
 
 
 class BoundaryExecution:
@@ -67,7 +92,8 @@ class BoundaryExecution:
 
     async def run(self, store: Store) -> LoadedBoundary:
         """Return the boundary with the events that were decided and appended."""
-        guards = self.boundary.bounds.guards(get_settings().TYPE_BOUNDARIES)
+        query = stored_query(self.boundary.bounds)
+        guards = query.guards(get_settings().TYPE_BOUNDARIES)
         names = [name for guard in guards for name in guard.names]
         lost: BoundaryConflict | None = None
         async with TagTurn(store, names) as turn:
@@ -87,7 +113,7 @@ class BoundaryExecution:
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def _attempt(self, store: Store) -> LoadedBoundary:
-        query = self.boundary.bounds
+        query = stored_query(self.boundary.bounds)
         extent = await extent_of(store, query)
         events = [event async for event in each_event(store, extent)]
         loaded = LoadedBoundary(self.boundary, events, extent.token)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...documents.arguments import check_items, check_number
 from ...documents.bson_types import Document
+from ...documents.catalogue.appending import as_event
 from ...documents.event_document import check_id
 from ...exceptions import (
     ConcurrencyError,
@@ -144,7 +145,7 @@ def _events_of(
     where = f"streams[{stream!r}]"
     own: Sequence[Any] = [
         {"aggregateId": stream, **event} if isinstance(event, Mapping) else event
-        for event in check_items(events, where, "events")
+        for event in map(as_event, check_items(events, where, "events"))
     ]
     try:
         documents, version = raw_events(own, expected)

@@ -28,7 +28,7 @@ class AtLeastOnce(Delivery):
     async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
         """Call the handler with each event."""
         for event in events:
-            await call(self._handle, self._is_async, event)
+            await call(self._declared, self._handle, self._is_async, event)
         return Delivered(moved=False)
 
     async def redeliver(
@@ -42,7 +42,7 @@ class AtLeastOnce(Delivery):
         done, failed = 0, None
         for event in events:
             try:
-                await call(self._handle, self._is_async, event)
+                await call(self._declared, self._handle, self._is_async, event)
             except HandlerFailed as error:
                 failed = HandlerFailed(error.error, done)
                 break

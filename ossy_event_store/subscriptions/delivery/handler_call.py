@@ -11,35 +11,62 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.db import connections
 
+from ...documents.bson_types import Document
+from ...documents.catalogue.objects import stored_events
+from ...documents.catalogue.reading import current_events
 from ...streams.reducers import pass_on_what_ends
+from ..declaration import Subscription
 from ..transactions import HandlerFailed, is_away, is_overtaken
 
 
-async def call(handle: Callable[..., Any], is_async: bool, *arguments: Any) -> None:
+async def call(
+    declared: Subscription,
+    handle: Callable[..., Any],
+    is_async: bool,
+    event: Document,
+    *more: Any,
+) -> None:
     """
-    Call a handler.
+    Call a handler with what a stored event is at the version that the code knows.
+
+    Upcasters may make several events of it, or none.
+
+    Args:
+        declared: the subscription.
+        handle: its handler.
+        is_async: whether to await it.
+        event: as stored.
+        more: arguments after the event.
 
     Raises:
-        HandlerFailed: the handler raised an error.
+        HandlerFailed: the handler or an upcaster raised an error.
         PyMongoError, StoreUnavailable: MongoDB is away; the event is not to blame.
     """
     try:
-        result = handle(*arguments)
-        if is_async:
-            await result
-        elif inspect.iscoroutine(result) or inspect.isgenerator(result):
-            result.close()
-            raise TypeError(
-                f"The handler returned a {type(result).__name__}, which was not run. "
-                "Write a coroutine function, or a function that does the work itself."
-            )
+        events = current_events(declared, [event])
+        with stored_events(events):
+            for one in events:
+                result = handle(one, *more)
+                if is_async:
+                    await result
+                else:
+                    _check_result(result)
     except BaseException as error:
         pass_on_what_ends(error)
         await _drop_broken_connections(is_async)
         # A transaction that conflicts with another one is tried again in full.
-        if is_away(error) or (len(arguments) > 1 and is_overtaken(error)):
+        if is_away(error) or (more and is_overtaken(error)):
             raise
         raise HandlerFailed(error) from error
+
+
+def _check_result(result: Any) -> None:
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+        raise TypeError(
+            f"The handler returned a {type(result).__name__}, which was not run. "
+            "Write a coroutine function, or a function that does the work itself."
+        )
 
 
 async def _drop_broken_connections(is_async: bool) -> None:

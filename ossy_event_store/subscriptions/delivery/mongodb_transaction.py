@@ -26,6 +26,9 @@ class InMongoDBTransaction(Delivery):
         self._is_async = declared.is_async
         self.size = self.retry_size = declared.batch
 
+    async def _call(self, event: Document) -> None:
+        await call(self._declared, self._handle, self._is_async, event, self._session)
+
     async def deliver(self, events: Sequence[Document], after: int) -> Delivered:
         """Call the handler with each event, in one transaction."""
 
@@ -43,7 +46,7 @@ class InMongoDBTransaction(Delivery):
                     self._session,
                 )
             for event in events:
-                await call(self._handle, self._is_async, event, self._session)
+                await self._call(event)
 
         async def again() -> None:
             await checkpoints.check_fence(self._store, self._name, self._fence)
@@ -58,7 +61,7 @@ class InMongoDBTransaction(Delivery):
 
         async def work() -> None:
             for event in events:
-                await call(self._handle, self._is_async, event, self._session)
+                await self._call(event)
             await self._advance(parked, events[-1], self._session)
 
         await in_transaction(self._store, self._session, work, handler=True)

@@ -121,7 +121,7 @@ class InSQLTransaction(Delivery):
         with _Atomic(self._using):
             self._hold(after)
             for event in events:
-                await call(self._handle, False, event)
+                await call(self._declared, self._handle, False, event)
         self._position = after
         return Delivered(moved=False)
 
@@ -165,7 +165,7 @@ class InSQLTransaction(Delivery):
             self._rows.advance(self._name, stream, last["position"], self._using)
             for event in events:
                 if event["position"] > handled:
-                    await call(self._handle, False, event)
+                    await call(self._declared, self._handle, False, event)
         await self._advance(parked, last)
 
     async def release(self, parked: Document, seen: int) -> bool:

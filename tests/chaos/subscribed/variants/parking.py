@@ -122,7 +122,7 @@ class Projected(Scene):
             cls,
             kind="projection",
             delivery=dying(Kind, self),
-            document_fields={"generation": 1, "revision": cls.revision},
+            document_fields=lambda: {"generation": 1, "revision": cls.revision},
         )
         super().__init__(store, seed, declared)
         self.documents = connection.raw(store.events).database[f"projection_{CHAINS}"]

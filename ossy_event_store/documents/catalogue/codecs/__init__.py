@@ -1,0 +1,1 @@
+"""How objects of event classes are stored, and made again. Pure."""
