@@ -125,9 +125,9 @@ class Settings:
     ADMIN_INDEXES: bool = field(
         default=True,
         metadata={
-            "doc": "Whether to create the indexes that only the admin's list of events "
-            "uses. Without them its filters are slow in a large store, and each append "
-            "has six indexes fewer to write."
+            "doc": "Whether to create the indexes that only the admin's pages of "
+            "events and ``event_catalog --stored`` use. Without them these are slow in "
+            "a large store, and each append has up to seven indexes fewer to write."
         },
     )
     TYPE_BOUNDARIES: Collection[str] = field(

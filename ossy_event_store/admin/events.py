@@ -23,12 +23,13 @@ from ..streams.event_lines import line_of
 from ..streams.reducers import error_text
 from . import event_lookups
 from .addresses import from_address
-from .base import StoreModelAdmin, download, may, text_of
+from .base import download, may, text_of
+from .catalogue import CataloguePages
 from .event_fields import text_in_metadata
 from .query_string import ListQuery
 
 
-class EventAdmin(StoreModelAdmin):
+class EventAdmin(CataloguePages):
     """The feed over all streams, and each event as stored."""
 
     def get_urls(self) -> list[Any]:
@@ -36,6 +37,7 @@ class EventAdmin(StoreModelAdmin):
         one = "<path:object_id>/"
         return [
             self._path("", "changelist", self.changelist_view, "view_event"),
+            *self.catalogue_urls(),
             self._path(f"{one}change/", "change", self.change_view, "view_event"),
             self._path(f"{one}download/", "download", self.download_view, "view_event"),
         ]
@@ -68,6 +70,7 @@ class EventAdmin(StoreModelAdmin):
             "streams_url": self.url_of("stream", "changelist")
             if may(request, "view_stream")
             else None,
+            "catalogue_url": self.url_of("event", "catalogue"),
             **(extra_context or {}),
         }
         return self._render(request, "events", _("Events"), context)

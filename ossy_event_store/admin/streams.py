@@ -134,6 +134,9 @@ class StreamAdmin(StoreModelAdmin):
             "days": days,
             "is_quiet": last != today,
             "chart": overview.chart(days),
+            "catalogue_url": self.url_of("event", "catalogue")
+            if may(request, "view_event")
+            else None,
         }
         return self._render(request, "overview", _("Overview"), context)
 

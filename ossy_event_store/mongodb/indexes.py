@@ -144,6 +144,13 @@ EVENT_TYPE_TIME = Index(
     "The event feed of one event type; which event types exist.",
     kind=Kind.ADMIN,
 )
+EVENT_TYPE_VERSIONS = Index(
+    EVENTS,
+    [("type", 1), ("typeVersion", 1), ("created", 1)],
+    "Which versions of each event type are stored; events of version 1 are not in it.",
+    partial={"typeVersion": {"$gt": 1}},
+    kind=Kind.ADMIN,
+)
 WHO_TIME = Index(
     EVENTS,
     [("createdBy", 1), ("created", 1), ("_id", 1)],
@@ -239,6 +246,7 @@ INDEXES = (
     TIME,
     TYPE_TIME,
     EVENT_TYPE_TIME,
+    EVENT_TYPE_VERSIONS,
     WHO_TIME,
     TAG_TIME,
     CORRELATION,
@@ -321,14 +329,10 @@ async def is_sharded(store: Store) -> bool:
 
 
 def _collections(store: Store) -> list[tuple[str, Documents]]:
-    return [
-        (EVENTS, store.events),
-        (SNAPSHOTS, store.snapshots),
-        (POSITIONS, store.positions),
-        (PARKED, store.parked),
-        (SKIPPED, store.skipped),
-        (DAMAGED, store.damaged),
-    ]
+    names = (EVENTS, SNAPSHOTS, POSITIONS, PARKED, SKIPPED, DAMAGED)
+    of_events = store.events, store.snapshots, store.positions
+    of_subscriptions = store.parked, store.skipped, store.damaged
+    return list(zip(names, of_events + of_subscriptions, strict=True))
 
 
 async def _listed(collection: Documents) -> dict[Any, Any]:

@@ -1,15 +1,21 @@
 """Users with some permissions, and streams and subscriptions to look at."""
 
+import dataclasses
+
 import pytest
 from django.contrib.auth.models import Permission, User
 
-from ossy_event_store import Aggregate
+from ossy_event_store import Aggregate, event, upcaster
+from ossy_event_store.documents.catalogue import declaration
+from ossy_event_store.documents.catalogue.declaration import Declarations
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.library.aggregate import Book
 from tests.support.admin import APP
 from tests.support.catalogue import declarations  # noqa: F401
 from tests.support.servers import until
 from tests.support.subscriptions import checkpoint, parked, reached, running
+
+MARKUP = "<script>alert(1)</script>\u202e"
 
 
 @pytest.fixture
@@ -88,3 +94,24 @@ def stopped(store, lend):
     lend("emma", "BookBought", "BookLent")
     with running("bills"):
         until(lambda: (checkpoint(store, "bills") or {}).get("stopped"))
+
+
+@pytest.fixture
+def event_types(monkeypatch, quick):
+    """Two event types, of which one has a name that no page may run."""
+    monkeypatch.setattr(declaration, "declarations", Declarations())
+
+    @event("BookLent", version=2, aliases=["book_lent"])
+    @dataclasses.dataclass
+    class BookLent:
+        """A book was lent. <b>"""
+
+        title: str = "<i>"
+        days: int | None = None
+
+    @upcaster("BookLent", 1, into={MARKUP: 1})
+    def with_days(payload):
+        return payload
+
+    event(MARKUP)(dataclasses.make_dataclass("Evil", []))
+    subscription("mails", types=["BookLent"])(print)

@@ -50,7 +50,7 @@ def every_url(book):
 def test_every_url_is_forbidden_without_its_permission(book, staff):
     client = staff()
     addresses = list(every_url(book))
-    assert len(addresses) == 9
+    assert len(addresses) == 10
     for address in addresses:
         assert client.get(address).status_code == 403, address
         assert client.post(address).status_code == 403, address

@@ -75,6 +75,7 @@ def pages(*ids):
     """Return the addresses of all lists, and of streams and their first events."""
     return [
         *(url("stream"), url("stream", "overview"), url("event"), url("subscription")),
+        f"{url('event', 'catalogue')}?stored",
         *(url("stream", page, i) for page in ("change", "state") for i in ids),
         *(url("event", page, i) for page in ("change", "download") for i in ids),
     ]

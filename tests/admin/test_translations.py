@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils import translation
 
 from ossy_event_store import Aggregate, AggregateRebuild, EventStore
+from ossy_event_store.documents.catalogue import declaration as event_declaration
 from ossy_event_store.subscriptions import declaration
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.library.aggregate import Book
@@ -145,6 +146,17 @@ def test_every_text_on_the_pages_of_streams_and_events_is_translated(
         response = client.get(address, follow=True)
         assert response.status_code == 200, address
         assert untranslated(response.content.decode()) == [], address
+
+
+def test_every_text_on_the_page_of_the_event_types_is_translated(
+    event_types, pages, client, marking
+):
+    page = url("event", "catalogue")
+    for address in (page, f"{page}?stored"):
+        html = client.get(address).content.decode()
+        assert untranslated(html) == [], address
+    event_declaration.declarations.upcasters.clear()
+    assert untranslated(client.get(page).content.decode()) == []
 
 
 @pytest.mark.usefixtures("quick")

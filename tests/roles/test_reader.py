@@ -93,6 +93,10 @@ def test_the_reader_verifies_the_store(reader):
     assert said("verify_event_store")
 
 
+def test_the_reader_asks_which_event_types_are_stored(reader):
+    assert "BookLent" in said("event_catalog", "--stored")
+
+
 def test_the_reader_reads_a_stream_whose_snapshot_is_ahead_of_it(reader, guarded):
     guarded.database.eventstore.delete_one({"aggregateVersion": 2})
     assert Aggregate.of(Book, "b-1").version == 1

@@ -13,13 +13,23 @@ from ossy_event_store.admin.paging import Cursor
 
 PAGES = {
     "stream": ("", "overview/", "{}/change/", "{}/state/", "{}/download/"),
-    "event": ("", "{}/change/", "{}/download/"),
+    "event": ("", "catalogue/", "{}/change/", "{}/download/"),
     "subscription": ("", "{}/change/"),
 }
 ACTIONS = {"stream": ("{}/rebuild/",), "subscription": ("{}/retry/", "{}/skip/")}
 PARAMETERS = (
     *("q", "type", "event_type", "by", "correlation", "since", "until", "older"),
-    *("newer", "after", "version", "at", "order", "fresh", "stream", "position"),
+    *(
+        "newer",
+        "after",
+        "version",
+        "at",
+        "order",
+        "fresh",
+        "stream",
+        "position",
+        "stored",
+    ),
 )
 TEXTS = (
     *("", "\x00", "\n", "a\x00b", "x" * 2000, "9" * 34, "9" * 18, '{"$gt": ""}'),

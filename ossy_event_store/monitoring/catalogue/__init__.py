@@ -1,0 +1,1 @@
+"""The catalogue of event types as people read it, and beside what is stored."""
