@@ -46,6 +46,7 @@ if _TYPE_CHECKING:
     from .documents.boundaries.condition import Condition
     from .documents.boundaries.model import Boundary
     from .documents.boundaries.query import Query, all_events, any_of, item
+    from .documents.context.event_context import event_context
     from .event_store import EventStore
     from .mongodb.connection import Mongo
     from .projections.empty import empty_test_database
@@ -81,6 +82,7 @@ _MODULE_OF = {
     "any_of": "documents.boundaries.query",
     "append_on_commit": "relational.on_commit",
     "empty_test_database": "projections.empty",
+    "event_context": "documents.context.event_context",
     "item": "documents.boundaries.query",
     "register_aggregate": "registry",
     "register_projection": "projections.projection",
@@ -135,6 +137,7 @@ __all__ = [
     "any_of",
     "append_on_commit",
     "empty_test_database",
+    "event_context",
     "item",
     "register_aggregate",
     "register_projection",

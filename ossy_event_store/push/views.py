@@ -27,6 +27,7 @@ from pymongo.errors import PyMongoError
 
 from ..documents.arguments import check_names
 from ..documents.bson_types import Document
+from ..documents.context.current import active, context_of
 from ..documents.event_document import check_id
 from ..documents.extended_json import iso
 from ..exceptions import StoreUnavailable
@@ -255,7 +256,8 @@ class EventSourceView(UntransactedView):
         # A function of the class is the same for all instances of the view.
         shared = (self.data, wanted.projection, wanted.key)
         if shared not in notification.rendered:
-            data = self.data(notification.event)
+            with active(context_of(notification.event)):
+                data = self.data(notification.event)
             if wanted.projection is not None:
                 data = {**data, "projection": wanted.projection, "key": wanted.key}
             notification.rendered[shared] = protocol.message(

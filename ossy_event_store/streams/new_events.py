@@ -1,5 +1,5 @@
 """
-Build the documents of events that are about to be appended. Pure.
+Build the documents of events that are about to be appended. Pure, but for the context.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from ..conf import get_settings
 from ..documents.arguments import check_items, check_number
 from ..documents.boundaries.tags import check_tags, names_of_places
 from ..documents.bson_types import Document
+from ..documents.context.current import UNSET, current
+from ..documents.context.filling import filled, names_given
+from ..documents.context.requests import AskedRequest
 from ..documents.event_document import build_event, check_event, check_version
 from ..exceptions import InvalidEvent
 
@@ -32,12 +35,14 @@ class NewEvents(list[Document]):
 
     def __init__(self) -> None:
         super().__init__()
-        #: For each document, those of its event.
+        #: For each document, those of its event, and those of its metadata.
         self.given: list[frozenset[str]] = []
         #: For each document, the names in which it takes a place.
         self.names: list[tuple[str, ...]] = []
         #: Whether one of them takes a place.
         self.take_places = False
+        #: The documents without ``createdBy`` whose request knows it; see ``sign()``.
+        self.unsigned: list[tuple[Document, AskedRequest]] = []
 
     @property
     def have_own_ids(self) -> bool:
@@ -50,13 +55,20 @@ class NewEvents(list[Document]):
         self.given += other.given
         self.names += other.names
         self.take_places = self.take_places or other.take_places
+        self.unsigned += other.unsigned
 
     def build(self, event: Event, **fields: Any) -> None:
         """Append the document of a checked event; see ``build_event()``."""
+        given, context = names_given(event), current()
+        if context is not None:
+            event = filled(event, context)
         document = build_event(event, **fields)
+        if context is not None and context.request and "createdBy" not in given:
+            if context.created_by is UNSET:
+                self.unsigned.append((document, context.request))
         names = names_of_places(document, get_settings().TYPE_BOUNDARIES)
         self.append(document)
-        self.given.append(frozenset(event))
+        self.given.append(given)
         self.names.append(names)
         self.take_places = self.take_places or bool(names)
 

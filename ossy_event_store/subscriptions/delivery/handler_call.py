@@ -11,23 +11,27 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.db import connections
 
+from ...documents.context.current import active, context_of
 from ...streams.reducers import pass_on_what_ends
 from ..transactions import HandlerFailed, is_away, is_overtaken
 
 
 async def call(handle: Callable[..., Any], is_async: bool, *arguments: Any) -> None:
     """
-    Call a handler.
+    Call a handler, in the context of the event that it handles.
 
     Raises:
         HandlerFailed: the handler raised an error.
         PyMongoError, StoreUnavailable: MongoDB is away; the event is not to blame.
     """
     try:
-        result = handle(*arguments)
+        with active(context_of(arguments[0])):
+            result = handle(*arguments)
+            if is_async:
+                await result
         if is_async:
-            await result
-        elif inspect.iscoroutine(result) or inspect.isgenerator(result):
+            return
+        if inspect.iscoroutine(result) or inspect.isgenerator(result):
             result.close()
             raise TypeError(
                 f"The handler returned a {type(result).__name__}, which was not run. "
