@@ -69,16 +69,17 @@ class ContextOptions:
     USER: str | None = field(
         default="username",
         metadata={
-            "doc": "What ``createdBy`` says of the user of a request: ``'username'`` (what "
-            "``get_username()`` returns), ``'pk'``, another attribute of your users, or "
-            "``None`` for nothing."
+            "doc": "What ``createdBy`` says of the user of a request: ``'username'`` "
+            "(what ``get_username()`` returns), ``'pk'``, another attribute of your "
+            "users, or ``None`` for nothing."
         },
     )
     TRUST_HEADERS: bool = field(
         default=True,
         metadata={
             "doc": "Whether the headers ``X-Correlation-ID``, ``traceparent`` and "
-            "``X-Request-ID`` of a request count. What they hold is bounded and checked."
+            "``X-Request-ID`` of a request count. What they hold is bounded and "
+            "checked."
         },
     )
     REQUEST_ID: bool = field(
@@ -88,7 +89,7 @@ class ContextOptions:
     ADDRESS: bool = field(
         default=False,
         metadata={
-            "doc": "Whether ``metadata.ip`` holds the network of ``REMOTE_ADDR``, cut to "
+            "doc": "Whether ``metadata.ip`` holds the network of ``REMOTE_ADDR``: "
             "``/24``, or ``/48`` for IPv6. It is personal data all the same."
         },
     )

@@ -27,10 +27,10 @@ class EventContext:
     """
     Fill in ``createdBy`` and ``metadata`` of the events that a request appends.
 
-    ``createdBy`` is the request's user at the moment of the append; the middleware itself
-    does no query. ``metadata.correlationId`` is that of the header ``X-Correlation-ID``,
-    the trace id of ``traceparent``, or a new one; the response has it in its header. The
-    setting ``CONTEXT`` says more.
+    ``createdBy`` is the request's user at the moment of the append; the middleware
+    itself makes no query. ``metadata.correlationId`` is that of the header
+    ``X-Correlation-ID``, the trace id of ``traceparent``, or a new one; the response has
+    it in its header. The setting ``CONTEXT`` says more.
     """
 
     sync_capable = True
@@ -104,7 +104,7 @@ _END = object()
 
 
 def _each(parts: Iterator[bytes], context: Context) -> Iterator[bytes]:
-    """Yield the parts of a body, each of which is made in the context of its request."""
+    """Yield the parts of a body, each made in the context of its request."""
     while True:
         with active(context):
             part = next(parts, _END)

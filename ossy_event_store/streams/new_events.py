@@ -15,7 +15,7 @@ from ..conf import get_settings
 from ..documents.arguments import check_items, check_number
 from ..documents.boundaries.tags import check_tags, names_of_places
 from ..documents.bson_types import Document
-from ..documents.context.current import UNSET, current
+from ..documents.context.current import current
 from ..documents.context.filling import filled, names_given
 from ..documents.context.requests import AskedRequest
 from ..documents.event_document import build_event, check_event, check_version
@@ -63,9 +63,9 @@ class NewEvents(list[Document]):
         if context is not None:
             event = filled(event, context)
         document = build_event(event, **fields)
-        if context is not None and context.request and "createdBy" not in given:
-            if context.created_by is UNSET:
-                self.unsigned.append((document, context.request))
+        asked = None if context is None else context.asked
+        if asked is not None and "createdBy" not in given:
+            self.unsigned.append((document, asked))
         names = names_of_places(document, get_settings().TYPE_BOUNDARIES)
         self.append(document)
         self.given.append(given)

@@ -1,8 +1,8 @@
 """
 The context of this thread or task: an immutable value in a context variable.
 
-``sync_to_async``, ``async_to_sync`` and tasks of an event loop copy context variables, so
-they have it too. A thread that the project starts itself has none.
+``sync_to_async``, ``async_to_sync`` and tasks of an event loop copy context variables,
+so they have it too. A thread that the project starts itself has none.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Context:
     """What is filled in where an event does not say it itself."""
 
     #: Keys of ``metadata``, among them ``correlationId``.
-    metadata: Mapping[str, Any] = _NOTHING
+    metadata: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     #: ``createdBy``; unless it is ``UNSET``, the request is not asked.
-    created_by: str | None | Unset = UNSET
+    created_by: str | Unset | None = UNSET
     #: What knows the user.
     request: AskedRequest | None = None
     #: ``traceparent``, unless OpenTelemetry has a span at the append.
@@ -49,6 +49,11 @@ class Context:
     #: What has set it, and the context before that; ``event_context`` leaves by these.
     owner: Any = field(default=None, repr=False)
     outer: Context | None = field(default=None, repr=False)
+
+    @property
+    def asked(self) -> AskedRequest | None:
+        """The request, if it is what says who appends."""
+        return self.request if self.created_by is UNSET else None
 
     def metadata_now(self) -> dict[str, Any]:
         """Return the keys of ``metadata`` to fill in, at the moment of an append."""

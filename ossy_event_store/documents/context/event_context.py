@@ -35,23 +35,23 @@ class event_context:  # noqa: N801 - used like a function
 
     ``with event_context(createdBy="import", note="import 7"):`` or
     ``@event_context(createdBy="import")``, in coroutines too. Blocks nest: an inner one
-    adds to the outer one and wins. What an event says itself wins over both. Do not yield
-    inside of the block.
+    adds to the outer one and wins. What an event says itself wins over both. Do not
+    yield inside of the block.
 
     Args:
         createdBy: who; ``None`` says that nobody does, in a request too.
-        metadata: keys of the events' ``metadata``. ``correlationId`` is made up, once for
-            the outermost block, if nothing gives one; ``causationId`` is the id of the
-            event because of which these are appended.
+        metadata: keys of the events' ``metadata``. If nothing gives a
+            ``correlationId``, the outermost block makes one up; ``causationId`` is the
+            id of the event because of which these are appended.
 
     Raises:
         InvalidEvent: MongoDB cannot store a value.
         TypeError, ValueError: ``createdBy`` or an id is not a string, or is too long.
     """
 
-    def __init__(self, *, createdBy: Any = UNSET, **metadata: Any) -> None:  # noqa: N803
+    def __init__(self, *, createdBy: Any = UNSET, **metadata: Any) -> None:
         if createdBy is not UNSET:
-            createdBy = check_created_by(createdBy)  # noqa: N806
+            createdBy = check_created_by(createdBy)
         for name in ("correlationId", "causationId"):
             if name in metadata:
                 check_link(metadata[name], name)
@@ -76,7 +76,8 @@ class event_context:  # noqa: N801 - used like a function
         Raises:
             TypeError: it is not a stored event.
         """
-        if not isinstance(event, Mapping) or "_id" not in event:
+        known: Any = event
+        if not isinstance(known, Mapping) or "_id" not in known:
             raise TypeError(
                 "event must be an event as it is stored, a dict with an _id, not "
                 f"{type(event).__name__}."
@@ -89,8 +90,8 @@ class event_context:  # noqa: N801 - used like a function
         Return the context that ``carry()`` returned elsewhere, for a task of a queue.
 
         Args:
-            value: what came with the task; None or ``{}`` fills in nothing, whatever the
-                context around it is.
+            value: what came with the task; None or ``{}`` fills in nothing, whatever
+                the context around it is.
 
         Raises:
             TypeError, ValueError: it is not what ``carry()`` returns.
@@ -105,15 +106,16 @@ class event_context:  # noqa: N801 - used like a function
         In a request it asks ``request.user``. Without a context it is ``{}``.
         """
         context = current()
-        asks = context is not None and context.created_by is UNSET and context.request
-        return carrying.packed(context, asks.who() if asks else None)
+        asked = None if context is None else context.asked
+        return carrying.packed(context, None if asked is None else asked.who())
 
     @staticmethod
     async def acarry() -> dict[str, Any]:
         """See ``carry()``; it asks ``request.auser()``."""
         context = current()
-        asks = context is not None and context.created_by is UNSET and context.request
-        return carrying.packed(context, await asks.awho() if asks else None)
+        asked = None if context is None else context.asked
+        who = None if asked is None else await asked.awho()
+        return carrying.packed(context, who)
 
     @classmethod
     def _made(cls, context: Context) -> Self:

@@ -1,8 +1,8 @@
 """
 A request in whose context events are appended: it is asked for its user at the append.
 
-Before the append nobody is asked, as that may query the database: the middleware makes no
-query, and neither does a request that appends nothing. Django caches the user in the
+Before the append nobody is asked, as that may query the database: the middleware makes
+no query, and neither does a request that appends nothing. Django caches the user in the
 request, and a view may log somebody in between two appends.
 """
 
@@ -19,8 +19,8 @@ from ...exceptions import InvalidEvent
 from ..event_document import check_id
 
 _IN_A_LOOP = (
-    "createdBy is filled in from request.user, which may query the database, and this is "
-    "a coroutine. Use the awaitable face here, such as await "
+    "createdBy is filled in from request.user, which may query the database, and this "
+    "is a coroutine. Use the awaitable face here, such as await "
     "EventStore.aappend_event(...), or give createdBy."
 )
 
@@ -38,8 +38,8 @@ class AskedRequest:
         Return the name of the request's user, None if it has none.
 
         Raises:
-            SynchronousOnlyOperation: the user has to be read from the database, and this
-                is a coroutine.
+            SynchronousOnlyOperation: the user has to be read from the database, and
+                this is a coroutine.
         """
         user = getattr(self._request, "user", None)
         try:
@@ -80,8 +80,8 @@ def name_of(user: Any) -> str | None:
         )
     except AttributeError as error:
         raise ImproperlyConfigured(
-            f"OSSY_EVENT_STORE['CONTEXT']['USER'] is {attribute!r}, but the user of this "
-            f"request, a {type(user).__name__}, lacks it: {error}."
+            f"OSSY_EVENT_STORE['CONTEXT']['USER'] is {attribute!r}, but the user of "
+            f"this request, a {type(user).__name__}, lacks it: {error}."
         ) from error
     if found is None or found == "":
         return None
@@ -90,6 +90,6 @@ def name_of(user: Any) -> str | None:
     except ValueError as error:
         raise InvalidEvent(
             "createdBy",
-            f"cannot hold the {attribute} of the request's user: {error} Give createdBy "
-            "in the event, or set OSSY_EVENT_STORE['CONTEXT']['USER'] to 'pk'",
+            f"cannot hold the {attribute} of the request's user: {error} Give "
+            "createdBy in the event, or set OSSY_EVENT_STORE['CONTEXT']['USER'] to 'pk'",
         ) from None
