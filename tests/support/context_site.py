@@ -3,7 +3,7 @@
 import threading
 
 from asgiref.sync import async_to_sync, sync_to_async
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 
 from ossy_event_store import Aggregate, EventStore, event_context
@@ -70,9 +70,16 @@ def in_loop(request):
     return HttpResponse("stored")
 
 
-async def blocking_in_loop(request):
-    EventStore.append_event(event_of(request))
-    return HttpResponse("stored")
+async def carried_in_loop(request):
+    return JsonResponse(event_context.carry())
+
+
+def carried(request):
+    return JsonResponse(event_context.carry())
+
+
+async def carried_async(request):
+    return JsonResponse(await event_context.acarry())
 
 
 def rest(request):
@@ -161,12 +168,13 @@ def logs_in(request):
     from django.contrib.auth.models import User
 
     EventStore.append_event(event_of(request))
-    user = User.objects.get(username=request.GET["user"])
+    user = User.objects.get(username=request.GET["name"])
     login(request, user, "django.contrib.auth.backends.ModelBackend")
     EventStore.append_event(event_of(request))
     return HttpResponse("stored")
 
 
 VIEWS = [blocking, awaitable, in_thread, in_loop, rest, nothing, streamed]
-VIEWS += [streamed_async, executed, executed_async, explicit, logs_in, blocking_in_loop]
+VIEWS += [streamed_async, executed, executed_async, explicit, logs_in]
+VIEWS += [carried, carried_async, carried_in_loop]
 urlpatterns = [path(f"{view.__name__}/", view) for view in VIEWS]

@@ -19,9 +19,8 @@ from ...exceptions import InvalidEvent
 from ..event_document import check_id
 
 _IN_A_LOOP = (
-    "createdBy is filled in from request.user, which may query the database, and this "
-    "is a coroutine. Use the awaitable face here, such as await "
-    "EventStore.aappend_event(...), or give createdBy."
+    "request.user may query the database, and this is a coroutine: use await "
+    "event_context.acarry(), or sync_to_async."
 )
 
 
