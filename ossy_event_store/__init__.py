@@ -57,6 +57,7 @@ if _TYPE_CHECKING:
     from .relational.on_commit import append_on_commit
     from .streams.boundaries.execute import LoadedBoundary
     from .streams.boundaries.reading import AwaitableBoundaryRead, BoundaryRead
+    from .streams.context.tree import CauseChain, Trace, TraceNode
     from .streams.transactions.transaction import Transaction
     from .subscriptions.declaration import subscription
 
@@ -70,6 +71,7 @@ _MODULE_OF = {
     "AwaitableBoundaryRead": "streams.boundaries.reading",
     "Boundary": "documents.boundaries.model",
     "BoundaryRead": "streams.boundaries.reading",
+    "CauseChain": "streams.context.tree",
     "Condition": "documents.boundaries.condition",
     "EventStore": "event_store",
     "LoadedBoundary": "streams.boundaries.execute",
@@ -77,6 +79,8 @@ _MODULE_OF = {
     "Projection": "projections.projection",
     "Query": "documents.boundaries.query",
     "RebuildReport": "rebuild.report",
+    "Trace": "streams.context.tree",
+    "TraceNode": "streams.context.tree",
     "Transaction": "streams.transactions.transaction",
     "all_events": "documents.boundaries.query",
     "any_of": "documents.boundaries.query",
@@ -99,6 +103,7 @@ __all__ = [
     "BoundaryConflict",
     "BoundaryRead",
     "BuiltMeanwhile",
+    "CauseChain",
     "CheckpointMissing",
     "ConcurrencyError",
     "Condition",
@@ -126,6 +131,8 @@ __all__ = [
     "ReducerError",
     "StoreUnavailable",
     "StreamClosed",
+    "Trace",
+    "TraceNode",
     "Transaction",
     "TransactionAborted",
     "TransactionsUnavailable",

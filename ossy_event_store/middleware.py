@@ -29,8 +29,8 @@ class EventContext:
 
     ``createdBy`` is the request's user at the moment of the append; the middleware
     itself makes no query. ``metadata.correlationId`` is that of the header
-    ``X-Correlation-ID``, the trace id of ``traceparent``, or a new one; the response has
-    it in its header. The setting ``CONTEXT`` says more.
+    ``X-Correlation-ID``, the trace id of ``traceparent``, or a new one; the response
+    has it in its header. The setting ``CONTEXT`` says more.
     """
 
     sync_capable = True

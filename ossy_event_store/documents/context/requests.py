@@ -89,6 +89,6 @@ def name_of(user: Any) -> str | None:
     except ValueError as error:
         raise InvalidEvent(
             "createdBy",
-            f"cannot hold the {attribute} of the request's user: {error} Give "
-            "createdBy in the event, or set OSSY_EVENT_STORE['CONTEXT']['USER'] to 'pk'",
+            f"cannot hold the {attribute} of the request's user: {error} Give createdBy"
+            " in the event, or set OSSY_EVENT_STORE['CONTEXT']['USER'] to 'pk'",
         ) from None
