@@ -57,6 +57,16 @@ def test_effects_of_another_correlation_are_found(family):
     assert EventStore.trace("other").roots[0].lacks_cause
 
 
+def test_effects_lead_through_another_correlation_and_back(family):
+    first, *_ = family
+    with event_context(correlationId="other", causationId=str(first["_id"])):
+        apart = caused()
+    with event_context(correlationId=str(first["_id"]), causationId=str(apart["_id"])):
+        back = caused()
+    found = ids(EventStore.effects(first["_id"]))
+    assert found[-2:] == [(2, apart["_id"]), (3, back["_id"])]
+
+
 def test_a_cut_is_marked(family, face):
     first, child, _, grandchild = family
     correlation = child["metadata"]["correlationId"]

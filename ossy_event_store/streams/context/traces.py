@@ -110,25 +110,25 @@ async def effects(store: Store, event_id: Any, limit: int) -> Trace:
     """
     subject = await _existing(store, event_id)
     correlation = correlation_of(subject) or id_of(subject)
-    correlated, _ = await _correlated(store, correlation, limit)
-    found = below(subject, correlated)
-    seen = {id_of(event) for event in found}
-    done, is_cut = 0, False
+    known, is_partial = await _correlated(store, correlation, limit)
+    elsewhere: Document = {"metadata.correlationId": {"$ne": correlation}}
+    found = below(subject, known)
+    asked: set[str] = set()
     for _ in range(MOST_QUERIES):
-        ids = [id_of(event) for event in found[done : done + IDS_PER_QUERY]]
-        if not ids:
+        ids = [id_of(event) for event in found if id_of(event) not in asked]
+        ids = ids[:IDS_PER_QUERY]
+        if not ids or len(found) > limit:
             break
-        done += len(ids)
+        asked.update(ids)
         query = {"metadata.causationId": {"$in": ids, "$type": "string"}}
+        query |= {} if is_partial else elsewhere
         caused, is_more = await _read(store, query, CAUSATION, limit + 1)
-        new = [event for event in caused if id_of(event) not in seen]
-        seen |= {id_of(event) for event in new}
-        found += new
-        if is_more or len(found) > limit:
-            is_cut = True
-            break
-    else:
-        is_cut = done < len(found)
+        if caused:
+            known += caused
+            found = below(subject, known)
+        if is_more:
+            return tree(found[:limit], root=subject, is_cut=True)
+    is_cut = len(found) > limit or len(asked) < len(found)
     return tree(found[:limit], root=subject, is_cut=is_cut)
 
 

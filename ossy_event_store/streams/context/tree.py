@@ -166,7 +166,7 @@ def _heads_of_circles(causes: Mapping[str, str | None], cut: set[str]) -> set[st
         if at is not None and at in way:
             names = list(way)
             heads.add(min(names[names.index(at) :], key=order.__getitem__))
-        done |= way.keys()
+        done.update(way)
     return heads
 
 
