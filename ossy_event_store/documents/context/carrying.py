@@ -76,7 +76,10 @@ def _metadata(carried: Any) -> dict[str, Any]:
     try:
         if not isinstance(carried, Mapping):
             raise ValueError(f"a dict expected, not {type(carried).__name__}")
-        metadata = stored_mapping(decode(dict(carried)), NEW)
+        decoded = decode(dict(carried))
+        if not isinstance(decoded, dict):  # but another type of Extended JSON
+            raise ValueError(f"a dict expected, not {type(decoded).__name__}")
+        metadata = stored_mapping(decoded, NEW)
         for name in ("correlationId", "causationId"):
             if name in metadata:
                 check_link(metadata[name], name)
