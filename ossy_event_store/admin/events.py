@@ -18,6 +18,7 @@ from ..streams.event_lines import line_of
 from . import event_lookups
 from .addresses import from_address
 from .base import StoreModelAdmin, download, may, text_of
+from .context import trees
 from .event_fields import text_in_metadata
 from .query_string import ListQuery
 
@@ -76,7 +77,8 @@ class EventAdmin(StoreModelAdmin):
         """Show an event as stored, and the events related to it."""
         store = connection.blocking()
         event = _stored_event(store, from_address(object_id))
-        related = drive(event_lookups.relations(store, event))
+        related = drive(event_lookups.neighbours(store, event))
+        around = drive(trees.tree_of(store, event))
 
         def row(other: Document | None) -> dict[str, Any] | None:
             return None if other is None else self.event_row(request, other)
@@ -88,9 +90,13 @@ class EventAdmin(StoreModelAdmin):
             "download_url": self.url_of("event", "download", event["_id"]),
             "previous": row(related.previous),
             "next": row(related.next),
-            "cause": row(related.cause),
-            "caused": [row(other) for other in related.caused],
-            "correlated": [row(other) for other in related.correlated],
+            "tree": trees.rows_of(
+                around.trace, event, lambda other: self.event_row(request, other)
+            )
+            if around.trace.count > 1 or around.trace.roots[0].lacks_cause
+            else None,
+            "tree_is_cut": around.trace.is_cut,
+            "tree_lacks_index": around.lacks_index,
             "correlation_url": self.url_of(
                 "event", "changelist", correlation=correlation
             )
