@@ -158,8 +158,9 @@ class Settings:
         default=True,
         metadata={
             "doc": "Whether to create the indexes that only the admin's list of events "
-            "uses. Without them its filters are slow in a large store, and each append "
-            "has six indexes fewer to write."
+            "and traces use. Without them its filters are slow in a large store, "
+            "``trace()`` and ``effects()`` raise ``IndexMissing``, and each append has "
+            "six indexes fewer to write."
         },
     )
     TYPE_BOUNDARIES: Collection[str] = field(

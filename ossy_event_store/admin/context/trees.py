@@ -11,7 +11,14 @@ from ...exceptions import IndexMissing
 from ...mongodb.connection import Store
 from ...mongodb.deadline import in_time
 from ...streams.context import traces
-from ...streams.context.tree import Trace, correlation_of, id_of, in_order, tree
+from ...streams.context.tree import (
+    Trace,
+    cause_of,
+    correlation_of,
+    id_of,
+    in_order,
+    tree,
+)
 
 MOST_EVENTS = 100  # each: of a correlation, and of the effects
 MOST_CAUSES = 20
@@ -30,11 +37,11 @@ async def tree_of(store: Store, subject: Document) -> EventTree:
     """Return the tree around an event."""
     with in_time():
         chain = await traces.causes(store, subject["_id"], MOST_CAUSES)
-        known, is_cut, lacks_index = [*chain.events, subject], chain.is_cut, False
+        known, is_cut, lacks_index = [*chain.events, subject], False, False
         try:
             effects = await traces.effects(store, subject["_id"], MOST_EVENTS)
             known += [node.event for _, node in effects.walk()]
-            is_cut = is_cut or effects.is_cut
+            is_cut = effects.is_cut
             first = chain.events[-1] if chain.events else subject
             correlation = correlation_of(subject) or id_of(first)
             beside = await traces.trace(store, correlation, MOST_EVENTS)
@@ -43,6 +50,9 @@ async def tree_of(store: Store, subject: Document) -> EventTree:
                 known += [node.event for _, node in beside.walk()]
         except IndexMissing:
             lacks_index = True
+    if chain.is_cut:
+        names = {id_of(event) for event in known}
+        is_cut = is_cut or cause_of(chain.events[-1]) not in names
     return EventTree(tree(in_order(known), is_cut=is_cut), lacks_index)
 
 

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ..event_document import check_id
+from ..storable import HALF_A_SURROGATE, is_text
 from .headers import traceparent_of
 from .requests import AskedRequest
 
@@ -120,6 +121,8 @@ def check_link(value: Any, name: str) -> None:
         raise ValueError(
             f"{name} must have 1 to {MAX_LINK_LENGTH} characters, not {len(value)}."
         )
+    if not is_text(value):
+        raise ValueError(f"{name} {HALF_A_SURROGATE}.")
 
 
 def check_created_by(value: Any, name: str = "createdBy") -> str | None:

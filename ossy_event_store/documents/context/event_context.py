@@ -85,18 +85,18 @@ class event_context:  # noqa: N801 - used like a function
         return cls._made(context_of(event))
 
     @classmethod
-    def carried(cls, value: Mapping[str, Any] | None) -> Self:
+    def carried(cls, carried: Mapping[str, Any] | None) -> Self:
         """
         Return the context that ``carry()`` returned elsewhere, for a task of a queue.
 
         Args:
-            value: what came with the task; None or ``{}`` fills in nothing, whatever
+            carried: what came with the task; None or ``{}`` fills in nothing, whatever
                 the context around it is.
 
         Raises:
             TypeError, ValueError: it is not what ``carry()`` returns.
         """
-        return cls._made(carrying.unpacked(value))
+        return cls._made(carrying.unpacked(carried))
 
     @staticmethod
     def carry() -> dict[str, Any]:
