@@ -38,7 +38,9 @@ from .exceptions import (
     TransactionsUnavailable,
     UnexpectedState,
     UnknownAggregateType,
+    UnknownEventVersion,
     UnknownSubscription,
+    UpcasterError,
 )
 
 if _TYPE_CHECKING:
@@ -46,6 +48,7 @@ if _TYPE_CHECKING:
     from .documents.boundaries.condition import Condition
     from .documents.boundaries.model import Boundary
     from .documents.boundaries.query import Query, all_events, any_of, item
+    from .documents.catalogue.declaration import event, upcaster
     from .documents.context.event_context import event_context
     from .event_store import EventStore
     from .mongodb.connection import Mongo
@@ -86,11 +89,13 @@ _MODULE_OF = {
     "any_of": "documents.boundaries.query",
     "append_on_commit": "relational.on_commit",
     "empty_test_database": "projections.empty",
+    "event": "documents.catalogue.declaration",
     "event_context": "documents.context.event_context",
     "item": "documents.boundaries.query",
     "register_aggregate": "registry",
     "register_projection": "projections.projection",
     "subscription": "subscriptions.declaration",
+    "upcaster": "documents.catalogue.declaration",
 }
 
 __all__ = [
@@ -138,17 +143,21 @@ __all__ = [
     "TransactionsUnavailable",
     "UnexpectedState",
     "UnknownAggregateType",
+    "UnknownEventVersion",
     "UnknownSubscription",
+    "UpcasterError",
     "__version__",
     "all_events",
     "any_of",
     "append_on_commit",
     "empty_test_database",
+    "event",
     "event_context",
     "item",
     "register_aggregate",
     "register_projection",
     "subscription",
+    "upcaster",
 ]
 
 

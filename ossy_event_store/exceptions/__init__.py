@@ -31,7 +31,9 @@ The errors of the store, in one tree.
     ├── TransactionsUnavailable  several events or streams at once need a replica set
     ├── UnexpectedState          the server or a thread did what it never should
     ├── UnknownAggregateType     no class is registered under this type (LookupError)
-    └── UnknownSubscription      no subscription has this name (LookupError)
+    ├── UnknownEventVersion      the code does not know this version of the type
+    ├── UnknownSubscription      no subscription has this name (LookupError)
+    └── UpcasterError            an upcaster failed on an event
 
 Each carries its facts as attributes and can be pickled. Wrong settings raise Django's
 ``ImproperlyConfigured``; an id that is not a string raises ``TypeError``, as any wrong
@@ -39,6 +41,7 @@ argument does.
 """
 
 from .boundaries import BoundaryConflict, InvalidBoundary
+from .catalogue import UnknownEventVersion, UpcasterError
 from .errors import (
     AggregateNotFound,
     AggregateTypeMismatch,
@@ -100,5 +103,7 @@ __all__ = [
     "TransactionsUnavailable",
     "UnexpectedState",
     "UnknownAggregateType",
+    "UnknownEventVersion",
     "UnknownSubscription",
+    "UpcasterError",
 ]

@@ -26,6 +26,7 @@ from pymongo.errors import ConfigurationError, InvalidName
 from pymongo.uri_parser import parse_uri
 
 from ..conf import SETTING, Settings, get_settings
+from ..conf import is_test_run as is_test_run
 from .write_errors import short_reason
 
 DEFAULT_NAME = "event_store"
@@ -338,14 +339,6 @@ def _check_test_name(alias: str, origin: str) -> None:
             "test database: inherit from django.test.TestCase, or mark the test with "
             "pytest.mark.django_db."
         )
-
-
-def is_test_run() -> bool:
-    """Whether Django runs tests in this process."""
-    # setup_test_environment() sets it, which Django's runner and pytest-django call.
-    # A process that has not imported the module runs no tests.
-    test_utils = sys.modules.get("django.test.utils")
-    return test_utils is not None and hasattr(test_utils._TestState, "saved_data")
 
 
 def use(url: str | None) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 from ..documents.bson_types import Document
 from ..documents.event_document import read_whole_event
 from ..documents.passed_over import is_event
+from ..documents.storable import copied
 from ..exceptions import ReducerError
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from .reducers import copied, error_at, fold, pass_on_what_ends
+from .reducers import error_at, fold, pass_on_what_ends
 from .snapshots import is_usable
 
 EVENTS_PER_BATCH = 1000  # a round trip, and a fold

@@ -190,7 +190,9 @@ def test_a_waiting_reader_gets_the_next_event(recorder):
     event = {"type": "type1", "tags": ["tagX"]}
     stored = recorder(EventStore.append_event, event)
     assert recorder(EventStore.position_of, stored) is None
-    threading.Timer(0.05, position_all).start()
+    later = threading.Timer(0.05, position_all)
+    later.start()
     assert until(lambda: recorder(EventStore.wait_for, stored))
+    later.join()  # or it would assign positions in the store of the next test
     (found,) = recorder.list(EventStore.read_all, 3, tags=["tagX"])
     assert found["_id"] == stored["_id"]

@@ -11,7 +11,16 @@ from bson import ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossy_event_store import EventStore, InvalidEvent, event_context
+from ossy_event_store import (
+    Aggregate,
+    Boundary,
+    Condition,
+    EventStore,
+    InvalidEvent,
+    any_of,
+    event_context,
+    item,
+)
 from ossy_event_store.documents.context.current import current
 from ossy_event_store.documents.context.headers import (
     id_of,
@@ -287,3 +296,57 @@ def test_what_the_store_filled_in_makes_no_repetition_a_conflict(store, face):
     with event_context(createdBy="second", other="second"):
         assert face(EventStore.append_event, again) == stored
     assert face(EventStore.append_event, again) == stored
+
+
+class Reader:
+    aggregate_type = "Reader"
+    view = staticmethod(lambda events, state: {})
+
+
+class Cards(Boundary):
+    def __init__(self, card):
+        self.query = any_of(item(tags=[f"card:{card}"]))
+
+    @staticmethod
+    def view(events, state):
+        return len(events)
+
+
+NEW = {"type": "T", "id": "e", "payload": {"a": 1}}
+WAYS = {
+    "of": lambda face: face(Aggregate.of, Reader, {**NEW, "aggregateId": "s"}),
+    "append_streams": lambda face: face(
+        EventStore.append_streams, {"s": [{**NEW, "aggregateType": "Reader"}]}
+    ),
+    "execute": lambda face: face(Aggregate.execute, Reader, "s", lambda _: NEW),
+    "boundary": lambda face: face(
+        EventStore.execute, Cards(1), lambda _: {**NEW, "tags": ["card:1"]}
+    ),
+    "unless": lambda face: face(
+        EventStore.append_events,
+        [{**NEW, "tags": ["card:1"]}],
+        unless=Condition(Cards(1).query, after=0),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_whatever_appends_again_in_another_context_stores_once(store, face, way):
+    for name in ("first", "second"):
+        with event_context(createdBy=name, metadata_of=name):
+            way(face)
+    (event,) = EventStore.find_events({})
+    assert (event["createdBy"], event["metadata"]["metadata_of"]) == ("first", "first")
+
+
+def test_a_closing_event_says_who_closed_the_stream(store, face):
+    def closed(stream, **given):
+        reader = Aggregate.of(Reader, {"type": "T", "aggregateId": stream})
+        if face.runner is None:
+            return reader.close(**given).events[-1]["createdBy"]
+        return face.runner.run(reader.aclose(**given)).events[-1]["createdBy"]
+
+    with event_context(createdBy="ann"):
+        assert closed("a") == "ann"
+        assert closed("b", created_by="ben") == "ben"
+    assert closed("c") is None

@@ -1,5 +1,7 @@
 """An event of the Node package, for what goes out and comes in."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from bson import ObjectId
 
@@ -21,3 +23,10 @@ def node_event(store):
     }
     EventStore.collection.insert_one(event)
     return event
+
+
+@pytest.fixture
+def elsewhere():
+    """Call a function as another writer would: in a thread, outside of the block."""
+    with ThreadPoolExecutor(1) as thread:
+        yield lambda fn, *args, **kwargs: thread.submit(fn, *args, **kwargs).result(30)

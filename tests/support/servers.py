@@ -96,7 +96,7 @@ class Member:
             stderr=subprocess.DEVNULL,
             preexec_fn=keeper.die_with_parent(),
         )
-        until(self.answers)
+        until(self.answers, 120)  # it may have a long journal to replay
 
     def answers(self) -> bool:
         assert self.process is not None

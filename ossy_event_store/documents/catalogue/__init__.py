@@ -1,0 +1,1 @@
+"""The catalogue of event types: their versions, classes and upcasters. Pure."""
