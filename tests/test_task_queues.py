@@ -9,9 +9,9 @@ import pytest
 
 from ossy_event_store import EventStore, event_context
 from ossy_event_store.subscriptions.declaration import subscription
+from tests.support.docs import blocks_of
 from tests.support.servers import until
 from tests.support.subscriptions import running
-from tests.test_docs import blocks_of
 
 pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("store", "quick")]
 
@@ -74,7 +74,7 @@ def test_a_celery_task_has_the_context_of_what_sent_it(app):
     with event_context.of(cause):
         app.note.delay("caused")
     app.note.delay("alone")
-    until(lambda: EventStore.count() == 8)
+    until(lambda: EventStore.count() == 9)
     for stream in ("by ann", "again", "chain-1", "chain-2", "eager"):
         for event in EventStore.get_event_stream(stream):
             assert (event["createdBy"], event["metadata"]) == (
