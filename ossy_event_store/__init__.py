@@ -56,6 +56,7 @@ if _TYPE_CHECKING:
         events_from,
         stored_event,
     )
+    from .documents.context.event_context import event_context
     from .event_store import EventStore
     from .mongodb.connection import Mongo
     from .projections.empty import empty_test_database
@@ -66,6 +67,7 @@ if _TYPE_CHECKING:
     from .relational.on_commit import append_on_commit
     from .streams.boundaries.execute import LoadedBoundary
     from .streams.boundaries.reading import AwaitableBoundaryRead, BoundaryRead
+    from .streams.context.tree import CauseChain, Trace, TraceNode
     from .streams.transactions.transaction import Transaction
     from .subscriptions.declaration import subscription
 
@@ -79,6 +81,7 @@ _MODULE_OF = {
     "AwaitableBoundaryRead": "streams.boundaries.reading",
     "Boundary": "documents.boundaries.model",
     "BoundaryRead": "streams.boundaries.reading",
+    "CauseChain": "streams.context.tree",
     "Condition": "documents.boundaries.condition",
     "EventStore": "event_store",
     "LoadedBoundary": "streams.boundaries.execute",
@@ -86,6 +89,8 @@ _MODULE_OF = {
     "Projection": "projections.projection",
     "Query": "documents.boundaries.query",
     "RebuildReport": "rebuild.report",
+    "Trace": "streams.context.tree",
+    "TraceNode": "streams.context.tree",
     "Transaction": "streams.transactions.transaction",
     "all_events": "documents.boundaries.query",
     "any_of": "documents.boundaries.query",
@@ -95,6 +100,7 @@ _MODULE_OF = {
     "event": "documents.catalogue.declaration",
     "event_from": "documents.catalogue.objects",
     "events_from": "documents.catalogue.objects",
+    "event_context": "documents.context.event_context",
     "item": "documents.boundaries.query",
     "register_aggregate": "registry",
     "register_projection": "projections.projection",
@@ -113,6 +119,7 @@ __all__ = [
     "BoundaryConflict",
     "BoundaryRead",
     "BuiltMeanwhile",
+    "CauseChain",
     "CheckpointMissing",
     "ConcurrencyError",
     "Condition",
@@ -140,6 +147,8 @@ __all__ = [
     "ReducerError",
     "StoreUnavailable",
     "StreamClosed",
+    "Trace",
+    "TraceNode",
     "Transaction",
     "TransactionAborted",
     "TransactionsUnavailable",
@@ -156,6 +165,7 @@ __all__ = [
     "document_of",
     "empty_test_database",
     "event",
+    "event_context",
     "event_from",
     "events_from",
     "item",

@@ -64,6 +64,39 @@ class HealthLimits:
 
 
 @dataclass(frozen=True)
+class ContextOptions:
+    """The keys of ``CONTEXT``: what is filled in where an event does not say it."""
+
+    USER: str | None = field(
+        default="username",
+        metadata={
+            "doc": "What ``createdBy`` says of the user of a request: ``'username'`` "
+            "(what ``get_username()`` returns), ``'pk'``, another attribute of your "
+            "users, or ``None`` for nothing."
+        },
+    )
+    TRUST_HEADERS: bool = field(
+        default=True,
+        metadata={
+            "doc": "Whether the headers ``X-Correlation-ID``, ``traceparent`` and "
+            "``X-Request-ID`` of a request count. What they hold is bounded and "
+            "checked."
+        },
+    )
+    REQUEST_ID: bool = field(
+        default=False,
+        metadata={"doc": "Whether ``metadata.requestId`` holds ``X-Request-ID``."},
+    )
+    ADDRESS: bool = field(
+        default=False,
+        metadata={
+            "doc": "Whether ``metadata.ip`` holds the network of ``REMOTE_ADDR``: "
+            "``/24``, or ``/48`` for IPv6. It is personal data all the same."
+        },
+    )
+
+
+@dataclass(frozen=True)
 class Settings:
     """
     The keys of ``OSSY_EVENT_STORE``, with their defaults.
@@ -126,8 +159,9 @@ class Settings:
         default=True,
         metadata={
             "doc": "Whether to create the indexes that only the admin's pages of "
-            "events and ``event_catalog --stored`` use. Without them these are slow in "
-            "a large store, and each append has up to seven indexes fewer to write."
+            "events, traces and ``event_catalog --stored`` use. Without them these are "
+            "slow in a large store, ``trace()`` and ``effects()`` raise "
+            "``IndexMissing``, and each append has up to seven indexes fewer to write."
         },
     )
     TYPE_BOUNDARIES: Collection[str] = field(
@@ -137,6 +171,13 @@ class Settings:
             "tag, and ``'*'`` for conditions on all events. All appends of such a type "
             "take turns. Deploy a new entry everywhere before a condition uses it: "
             "see :doc:`/howto/boundaries`."
+        },
+    )
+    CONTEXT: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "doc": "What requests fill in to the events that they append, see "
+            ":doc:`/howto/who-did-it`, a dict of the keys below."
         },
     )
     HEALTH: Mapping[str, Any] = field(
@@ -191,6 +232,7 @@ _EXPECTED: _Expected = {
     "MONGOD": ("a string", lambda v: v is None or isinstance(v, str)),
     "ADMIN_INDEXES": ("True or False", lambda v: isinstance(v, bool)),
     "TYPE_BOUNDARIES": ("a list of event types", _is_names),
+    "CONTEXT": ("a dict", lambda v: isinstance(v, Mapping)),
     "HEALTH": ("a dict", lambda v: isinstance(v, Mapping)),
 }
 _NUMBER = ("a number from 0, or None", lambda v: v is None or _is_number(v))
@@ -203,6 +245,16 @@ _EXPECTED_OF_HEALTH: _Expected = {
     "RUNNING": ("True, False or None", lambda v: v is None or isinstance(v, bool)),
     "TIMEOUT": ("a number of seconds above 0", _is_seconds),
 }
+_FLAG = ("True or False", lambda v: isinstance(v, bool))
+_EXPECTED_OF_CONTEXT: _Expected = {
+    "USER": (
+        "'username', 'pk', another attribute of the user, or None",
+        lambda v: v is None or (isinstance(v, str) and v.isidentifier()),
+    ),
+    "TRUST_HEADERS": _FLAG,
+    "REQUEST_ID": _FLAG,
+    "ADDRESS": _FLAG,
+}
 
 
 def problems(value: object) -> Iterator[Problem]:
@@ -211,9 +263,10 @@ def problems(value: object) -> Iterator[Problem]:
         yield Problem("", f"{SETTING} must be a dict, not {type(value).__name__}.")
         return
     yield from _problems(SETTING, value, _EXPECTED)
-    health = value.get("HEALTH")
-    if isinstance(health, Mapping):
-        yield from _problems(f"{SETTING}['HEALTH']", health, _EXPECTED_OF_HEALTH)
+    inner = {"CONTEXT": _EXPECTED_OF_CONTEXT, "HEALTH": _EXPECTED_OF_HEALTH}
+    for key, expected in inner.items():
+        if isinstance(found := value.get(key), Mapping):
+            yield from _problems(f"{SETTING}[{key!r}]", found, expected)
 
 
 def _problems(
@@ -251,6 +304,12 @@ def get_settings() -> Settings:
     return Settings(**value)
 
 
+@functools.cache
+def context_options() -> ContextOptions:
+    """Return the keys of ``CONTEXT``; see ``get_settings()``."""
+    return ContextOptions(**get_settings().CONTEXT)
+
+
 def is_test_run() -> bool:
     """Whether Django runs tests in this process."""
     # setup_test_environment() sets it, which Django's runner and pytest-django call.
@@ -262,6 +321,7 @@ def is_test_run() -> bool:
 def _forget(*, setting: str, **kwargs: Any) -> None:
     if setting == SETTING:
         get_settings.cache_clear()
+        context_options.cache_clear()
 
 
 setting_changed.connect(_forget, dispatch_uid="ossy_event_store.conf")

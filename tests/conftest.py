@@ -3,6 +3,7 @@ One server a run, one database a worker, emptied before each test that asks for 
 """
 
 import asyncio
+import contextvars
 import os
 import re
 import shutil
@@ -284,7 +285,11 @@ class Face:
         if self.runner is None:
             return method(*args, **kwargs)
         twin = getattr(method.__self__, f"a{method.__name__}")
-        return self.runner.run(twin(*args, **kwargs))
+        return self.run(twin(*args, **kwargs))
+
+    def run(self, coroutine):
+        """Run a coroutine in the context of the test, not in that of the first one."""
+        return self.runner.run(coroutine, context=contextvars.copy_context())
 
     def list(self, method, *args, **kwargs):
         """Call a method that iterates, and return all of its items."""
@@ -295,7 +300,7 @@ class Face:
         async def items():
             return [item async for item in twin(*args, **kwargs)]
 
-        return self.runner.run(items())
+        return self.run(items())
 
 
 @pytest.fixture(params=["blocking", "awaitable"])

@@ -67,6 +67,7 @@ FITTING = {
     "str": {"text"},
     "int": {"number"},
     "float": {"number", "fraction"},
+    "ObjectId": set(),
     "str | int": {"text", "empty text", "number", "negative number"},
     "bool": {"bool"},
     "None": {"None"},
@@ -125,6 +126,10 @@ GOOD = {
     "add event": {"type": "BookBought"},
     "add more": {"type": "BookBought"},
     "wait_for event": 1,
+    "of event": {"_id": "e"},
+    "correlation_id": "c",
+    "event_id": "e",
+    "carried": {},
     "query": {},
     "Condition query": item(tags=["course:c1"]),
     "read_boundary query": item(tags=["course:c1"]),
@@ -154,6 +159,7 @@ MODULES = (
 NOT_CALLED = {
     *("AwaitableBoundaryRead", "BoundaryRead", "EventSourceView", "HealthView"),
     *("Boundary", "LoadedBoundary", "Query", "RebuildReport", "Transaction"),
+    *("CauseChain", "Trace", "TraceNode"),
 }
 # Classes whose arguments are swept, as those of a function.
 CALLED = {"Condition", "EventFilter"}

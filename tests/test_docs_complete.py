@@ -37,8 +37,8 @@ def test_the_settings_page_names_every_setting():
     for setting in fields(conf.Settings):
         assert f".. confval:: {setting.name}\n" in text
         assert setting.metadata["doc"] in text
-    for limit in fields(conf.HealthLimits):
-        assert limit.metadata["doc"] in text
+    for key in (*fields(conf.HealthLimits), *fields(conf.ContextOptions)):
+        assert key.metadata["doc"] in text
 
 
 def test_the_checks_page_names_every_check_that_the_source_can_report():

@@ -47,15 +47,18 @@ def settings_lines():
             *_indented(setting.metadata["doc"]),
             "",
         ]
-        if setting.name == "HEALTH":
-            lines += _indented("\n".join(_limits()))
+        if setting.name in _INNER:
+            lines += _indented("\n".join(_keys(_INNER[setting.name])))
     return lines
 
 
-def _limits():
+_INNER = {"CONTEXT": conf.ContextOptions, "HEALTH": conf.HealthLimits}
+
+
+def _keys(options):
     rows = [
-        (f"``{limit.name}``", f"``{limit.default!r}``", limit.metadata["doc"])
-        for limit in fields(conf.HealthLimits)
+        (f"``{key.name}``", f"``{key.default!r}``", key.metadata["doc"])
+        for key in fields(options)
     ]
     return [*_table(("Key", "Default", "Meaning"), rows), ""]
 

@@ -10,8 +10,8 @@ BOXES = {
     "commands": ("manage.py", {"management"}),
     "admin": ("pages, template tag", {"admin", "models", "templatetags"}),
     "Django hooks": (
-        "apps, checks, post_migrate",
-        {"apps", "checks", "post_migrate"},
+        "apps, checks, middleware",
+        {"apps", "checks", "middleware", "post_migrate"},
     ),
     "push": ("server-sent events", {"push"}),
     "monitoring": ("status, health, metrics", {"health", "metrics", "monitoring"}),

@@ -11,7 +11,10 @@ PACKAGE = Path(ossy_event_store.__file__).parent
 # The rooms of the package, from the top down. A module imports only from its own room
 # and from the floors below it. Nothing inside imports the top floor.
 FLOORS = (
-    ("__init__", "health", "management", "metrics", "templatetags", "verify"),
+    (
+        *("__init__", "health", "management", "metrics", "middleware"),
+        *("templatetags", "verify"),
+    ),
     ("admin", "apps"),
     ("checks", "monitoring", "post_migrate", "push", "verification"),
     ("projections",),

@@ -30,7 +30,7 @@ class ApplyForm(forms.Form):
         super().__init__(*args, label_suffix="", **kwargs)
         self.fields["key"].initial = generate
 
-    def event(self, created_by):
+    def event(self):
         """Return the first event of the new application's stream."""
         data = self.cleaned_data
         event = {
@@ -40,6 +40,5 @@ class ApplyForm(forms.Form):
                 "amountRequested": data["amount"],
                 "applicant": data["applicant"],
             },
-            "createdBy": created_by,
         }
         return event | ({"id": data["key"]} if data["key"] else {})

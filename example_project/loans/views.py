@@ -32,11 +32,6 @@ CLERKS = 20
 LAST = "\U0010ffff"  # sorts after every other character
 
 
-def who(request):
-    """Return the name to store as an event's ``createdBy``."""
-    return request.user.get_username() or "web"
-
-
 def not_found_page(view):
     """Respond with the site's own 404 page if the application does not exist."""
 
@@ -98,7 +93,7 @@ def apply(request):
     if not form.is_valid():
         return render(request, "loans/apply.html", {"form": form})
     try:
-        application = Aggregate.of(LoanApplication, form.event(who(request))).save()
+        application = Aggregate.of(LoanApplication, form.event()).save()
     except IdempotencyConflict:
         messages.error(request, "You already sent this form. Please fill in a new one.")
         return redirect("loans:apply")
@@ -166,7 +161,6 @@ def withdraw(request, application_id):
     event = {
         "type": "A_CANCELLED",
         "payload": {"lifecycle": "COMPLETE", "reason": "withdrawn by the applicant"},
-        "createdBy": who(request),
     }
     try:
         application = Aggregate.of(LoanApplication, application_id)

@@ -11,11 +11,18 @@ from typing import Any
 from django.contrib import admin
 
 from ..models import Event, Stream, Subscription
+from .context.users import UserEventsMixin
 from .events import EventAdmin
 from .streams import StreamAdmin
 from .subscriptions import SubscriptionAdmin
 
-__all__ = ["EventAdmin", "StreamAdmin", "StreamHistoryMixin", "SubscriptionAdmin"]
+__all__ = [
+    "EventAdmin",
+    "StreamAdmin",
+    "StreamHistoryMixin",
+    "SubscriptionAdmin",
+    "UserEventsMixin",
+]
 
 admin.site.register(Stream, StreamAdmin)
 admin.site.register(Event, EventAdmin)

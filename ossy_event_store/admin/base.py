@@ -186,6 +186,9 @@ class StoreModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "version": version or text_of(event.get("aggregateVersion")),
             "created": event.get("created"),
             "by": text_of(event.get("createdBy")),
+            "by_url": self.url_of("event", "changelist", by=event["createdBy"])
+            if may_open and isinstance(event.get("createdBy"), str)
+            else None,
             "tags": [
                 (visible(tag), self.url_of("event", "changelist", tag=tag))
                 for tag in (tags_of(event) if may_open else ())

@@ -1,10 +1,9 @@
-"""Bounded look-ups of events: a page of the feed, one event, and related events."""
+"""Bounded look-ups of events: a page of the feed, one event, and its neighbours."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from bson import ObjectId
 from bson.errors import InvalidId
@@ -13,10 +12,8 @@ from ..documents.bson_types import Document
 from ..documents.event_document import check_id, read_event, version_number
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from .event_fields import LISTED_FIELDS, add_payloads, collect, text_in_metadata
+from .event_fields import LISTED_FIELDS, add_payloads, collect
 from .paging import PAGE_SIZE, Cursor, Page, Search, read_page
-
-RELATED_EVENTS = 50  # on the page of an event
 
 
 async def events(
@@ -63,52 +60,26 @@ async def event(store: Store, event_id: str) -> Document | None:
     return None
 
 
-@dataclass
-class Relations:
-    """The events related to one event; each list ends at ``RELATED_EVENTS``."""
+class Neighbours(NamedTuple):
+    """The events before and after an event in its stream."""
 
     previous: Document | None = None
     next: Document | None = None
-    cause: Document | None = None
-    caused: list[Document] = field(default_factory=list)
-    correlated: list[Document] = field(default_factory=list)
 
 
-async def relations(store: Store, subject: Document) -> Relations:
-    """Return an event's neighbours in its stream, its cause, and what it caused."""
-    found = Relations()
-    await _add_neighbours(store, subject, found)
-    if cause := text_in_metadata(subject, "causationId"):
-        with contextlib.suppress(ValueError):  # no event can have such an id
-            found.cause = await event(store, cause)
-    found.caused = await _others(
-        store, Search(causation_id=str(subject["_id"])), subject
-    )
-    if correlation := text_in_metadata(subject, "correlationId"):
-        search = Search(correlation_id=correlation)
-        found.correlated = await _others(store, search, subject)
-    return found
-
-
-async def _add_neighbours(store: Store, subject: Document, found: Relations) -> None:
+async def neighbours(store: Store, subject: Document) -> Neighbours:
+    """Return an event's neighbours in its stream."""
     version = version_number(subject.get("aggregateVersion"))
     if version is None or type(subject.get("aggregateId")) is not str:
-        return
+        return Neighbours()
     query = {
         "aggregateId": {"$eq": subject["aggregateId"]},
         "aggregateVersion": {"$in": [version - 1, version + 1]},
     }
     with in_time():
-        for neighbour in await store.events.find(query, projection=LISTED_FIELDS):
-            if neighbour["aggregateVersion"] < version:
-                found.previous = read_event(neighbour)
-            else:
-                found.next = read_event(neighbour)
-
-
-async def _others(store: Store, search: Search, subject: Document) -> list[Document]:
-    page = await events(store, search, size=RELATED_EVENTS)
-    return [other for other in page.items if other["_id"] != subject["_id"]]
+        found = await store.events.find(query, projection=LISTED_FIELDS)
+    events = {event["aggregateVersion"]: read_event(event) for event in found}
+    return Neighbours(events.get(version - 1), events.get(version + 1))
 
 
 async def event_types(store: Store) -> list[str]:

@@ -25,6 +25,7 @@ from . import event_lookups
 from .addresses import from_address
 from .base import download, may, text_of
 from .catalogue import CataloguePages
+from .context import trees
 from .event_fields import text_in_metadata
 from .query_string import ListQuery
 
@@ -85,7 +86,8 @@ class EventAdmin(CataloguePages):
         """Show an event as read today and as stored, and the events related to it."""
         store = connection.blocking()
         event = _stored_event(store, from_address(object_id))
-        related = drive(event_lookups.relations(store, event))
+        related = drive(event_lookups.neighbours(store, event))
+        around = drive(trees.tree_of(store, event))
 
         def row(other: Document | None) -> dict[str, Any] | None:
             return None if other is None else self.event_row(request, other)
@@ -98,9 +100,13 @@ class EventAdmin(CataloguePages):
             "download_url": self.url_of("event", "download", event["_id"]),
             "previous": row(related.previous),
             "next": row(related.next),
-            "cause": row(related.cause),
-            "caused": [row(other) for other in related.caused],
-            "correlated": [row(other) for other in related.correlated],
+            "tree": trees.rows_of(
+                around.trace, event, lambda other: self.event_row(request, other)
+            )
+            if around.trace.count > 1 or around.trace.roots[0].lacks_cause
+            else None,
+            "tree_is_cut": around.trace.is_cut,
+            "tree_lacks_index": around.lacks_index,
             "correlation_url": self.url_of(
                 "event", "changelist", correlation=correlation
             )

@@ -187,7 +187,9 @@ async def timeline(
     store: Store, aggregate_id: str, first: int, last: int, payloads: bool
 ) -> list[Document]:
     """Return a range of a stream's events, with short payloads if asked for."""
-    fields: Document = {**LISTED_FIELDS, **(SHORT_PAYLOAD if payloads else {})}
+    fields: Document = dict(LISTED_FIELDS)
+    if payloads:
+        fields |= {**SHORT_PAYLOAD, "metadata.causationId": 1}
     pipeline: list[Document] = [
         {
             "$match": {

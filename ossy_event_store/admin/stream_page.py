@@ -14,9 +14,11 @@ from ..documents.event_document import stored_state
 from ..exceptions import InvalidState
 from ..mongodb.connection import Store
 from ..mongodb.ports import drive
+from ..streams.context.tree import cause_of
 from ..streams.state_at_version import StateAtVersion, load_state_at
 from . import stream_lookups
 from .base import SNAPSHOT_STATUS, StoreModelAdmin, may
+from .context.causes import causes_of
 from .query_string import version_of
 
 TIMELINE_SIZE = 100  # versions on one page of the timeline
@@ -96,7 +98,10 @@ class StreamPage:
             )
         )
         rows = [self.admin.event_row(self.request, event) for event in events]
-        for row in rows:
+        causes = drive(causes_of(self.store, events)) if self.may_open else {}
+        for row, event in zip(rows, events, strict=True):
+            if cause := causes.get(cause_of(event) or ""):
+                row["cause"] = self.admin.event_row(self.request, cause)
             row["is_current"] = row["version"] == self.version
             row["version_url"] = self._version_url(row["version"])
         other_order = "oldest" if self.newest_first else "newest"

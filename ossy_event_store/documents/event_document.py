@@ -355,17 +355,28 @@ def differences(
     Args:
         stored: the event that has the id.
         sent: the event of another attempt.
-        given: the fields that its caller gave. What the store filled in for the others
-            does not count.
+        given: the fields that its caller gave, and with ``metadata.`` in front of them
+            the keys of its metadata. What the store filled in beside these does not
+            count.
     """
     ignored = {*FIXED_AT_APPEND, *(name for name in _FILLED_IN if name not in given)}
     if "metadata" not in stored:  # by the Node package
         ignored.add("metadata")
+    elif "metadata" not in ignored and "metadata" in sent:
+        stored = {**stored, "metadata": _keys_given(stored["metadata"], given)}
+        sent = {**sent, "metadata": _keys_given(sent["metadata"], given)}
     return [
         name
         for name in (*FIELDS, "tags")
         if name not in ignored and not is_same_value(stored.get(name), sent.get(name))
     ]
+
+
+def _keys_given(metadata: Any, given: Collection[str]) -> Any:
+    """Return the part of some metadata that a caller gave; all of it by default."""
+    if given is FIELDS or not isinstance(metadata, Mapping):
+        return metadata
+    return {key: item for key, item in metadata.items() if f"metadata.{key}" in given}
 
 
 def is_same_value(one: Any, other: Any) -> bool:

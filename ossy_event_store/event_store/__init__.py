@@ -18,10 +18,13 @@ from .boundaries import Boundaries
 from .global_order import GlobalOrder
 from .queries import Queries
 from .streams import Streams
+from .tracing import Tracing
 from .transactions import Transactions
 
 
-class EventStore(Appending, Streams, Boundaries, Transactions, Queries, GlobalOrder):
+class EventStore(
+    Appending, Streams, Boundaries, Transactions, Queries, GlobalOrder, Tracing
+):
     """The ``eventstore`` collection: all events ever appended, none ever changed."""
 
     @classproperty

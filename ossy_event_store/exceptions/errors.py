@@ -122,7 +122,7 @@ class IndexConflict(EventStoreError):
 
 class IndexMissing(EventStoreError):
     """
-    ``collection`` of ``database`` has no unique index ``name``; nothing was written.
+    ``collection`` of ``database`` has no index ``name``; nothing was written.
 
     ``is_installed``: whether ``INSTALLED_APPS`` has the app, and so its commands.
     """
@@ -138,6 +138,13 @@ class IndexMissing(EventStoreError):
 
     def __str__(self) -> str:
         first = "Add 'ossy_event_store' to INSTALLED_APPS. "
+        if self.name.startswith("metadata."):
+            return (
+                f"The collection {self.collection} of the database {self.database!r} "
+                f"has no index {self.name}, without which a trace would read every "
+                "event. Run manage.py ensure_event_store, without "
+                "OSSY_EVENT_STORE['ADMIN_INDEXES'] = False."
+            )
         what = "number in a tag" if self.name.startswith("places.") else "version"
         return (
             f"The collection {self.collection} of the database {self.database!r} has "

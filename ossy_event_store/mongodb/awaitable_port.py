@@ -9,7 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from typing import Any, TypeAlias, TypeVar
 
 import pymongo
@@ -234,6 +241,12 @@ class AwaitableClient:
 
     def __init__(self, raw: AsyncMongoClient[Document]) -> None:
         self.raw = raw
+
+    async def either(
+        self, blocking: Callable[[], T], awaitable: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Return what the coroutine function of this face returns."""
+        return await awaitable()
 
     async def command(self, name: str, **options: Any) -> Mapping[str, Any]:
         with bound():

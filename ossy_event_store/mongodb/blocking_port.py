@@ -10,7 +10,14 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, TypeVar
 
@@ -252,6 +259,12 @@ class BlockingClient:
 
     def __init__(self, raw: MongoClient[Document]) -> None:
         self.raw = raw
+
+    async def either(
+        self, blocking: Callable[[], T], awaitable: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Return what the function of this face returns."""
+        return blocking()
 
     async def command(self, name: str, **options: Any) -> Mapping[str, Any]:
         with bound():

@@ -50,7 +50,7 @@ class Kind(enum.Enum):
 
     SAFETY = "safety: without it, the store refuses to write"
     SPEED = "speed"
-    ADMIN = "the admin: ``ADMIN_INDEXES`` leaves it out"
+    ADMIN = "the admin and traces: ``ADMIN_INDEXES`` leaves it out"
 
 
 @dataclass(frozen=True)

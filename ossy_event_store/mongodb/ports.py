@@ -17,6 +17,7 @@ import logging
 import struct
 from collections.abc import (
     AsyncGenerator,
+    Awaitable,
     Callable,
     Coroutine,
     Iterator,
@@ -235,6 +236,9 @@ class Done(Protocol[T_co]):
 class Client(Protocol):
     """A client through either face: sessions, transactions, commands, waiting."""
 
+    async def either(
+        self, blocking: Callable[[], T], awaitable: Callable[[], Awaitable[T]]
+    ) -> T: ...
     async def command(self, name: str, **options: Any) -> Mapping[str, Any]: ...
     async def pause(self, seconds: float) -> None: ...
     def meanwhile(

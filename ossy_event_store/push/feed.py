@@ -30,6 +30,7 @@ from typing import Any, ClassVar
 from pymongo.errors import PyMongoError
 
 from ..documents.bson_types import Document
+from ..documents.context import current as context
 from ..exceptions import StoreUnavailable
 from ..mongodb import connection
 from ..mongodb.connection import Store
@@ -124,6 +125,7 @@ class Feed:
     # --- the task
 
     async def _run(self) -> None:
+        context.enter(None)  # not that of the request that happened to be the first
         limits = self.limits
         pause = limits.retry_seconds
         ending = asyncio.create_task(self._end_with_the_server())

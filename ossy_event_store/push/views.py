@@ -28,6 +28,7 @@ from pymongo.errors import PyMongoError
 
 from ..documents.arguments import check_names
 from ..documents.bson_types import Document
+from ..documents.context.current import active, context_of
 from ..documents.event_document import check_id
 from ..documents.extended_json import iso
 from ..exceptions import StoreUnavailable
@@ -272,7 +273,8 @@ class EventSourceView(UntransactedView):
         return notification.rendered[shared]
 
     def _data(self, event: Document, wanted: EventFilter) -> Mapping[str, Any]:
-        data = self.data(event)
+        with active(context_of(event)):
+            data = self.data(event)
         if wanted.projection is not None:
             return {**data, "projection": wanted.projection, "key": wanted.key}
         return data

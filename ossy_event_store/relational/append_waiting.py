@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ImproperlyConfigured
 from pymongo.errors import OperationFailure, PyMongoError
 
-from ..documents.extended_json import decode, loads
+from ..documents.context.event_context import event_context
 from ..documents.masking import mask
 from ..exceptions import (
     ConcurrencyError,
@@ -71,7 +71,7 @@ def try_to_append(using: str, number: int, seconds: float = math.inf) -> Outcome
         if row is None:
             return Outcome.NOT_TRIED
         try:
-            _append(row.event, seconds)
+            _append(row, seconds)
         except Exception as error:
             outcome = _outcome_of(error)
             _record(using, row, outcome, error)
@@ -90,8 +90,10 @@ def _record(using: str, row: Outbox, outcome: Outcome, error: Exception) -> None
         logger.warning("Delayed in the outbox of %s: %s. %s", using, row, reason)
 
 
-def _append(text: str, seconds: float) -> None:
-    documents, _ = raw_events([decode(loads(text))], None, is_encoded=True)
+def _append(row: Outbox, seconds: float) -> None:
+    event, context = outbox.kept_event(row)
+    with event_context.carried(context):
+        documents, _ = raw_events([event], None, is_encoded=True)
     store: Any = connection.blocking()
     # Not within a transaction of the caller's on MongoDB, which may be rolled back.
     store = store.outside or store

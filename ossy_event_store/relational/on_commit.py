@@ -16,8 +16,9 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
 
 from ..documents.bson_types import Document
 from ..documents.catalogue.appending import as_event, as_known_now
+from ..documents.context.current import active
+from ..documents.context.event_context import event_context
 from ..documents.event_document import FIXED_AT_APPEND, TYPE_VERSION, is_same_value
-from ..documents.extended_json import decode, loads
 from ..exceptions import IdempotencyConflict, InvalidEvent
 from ..mongodb.location import engine_of
 from ..mongodb.write_errors import short_reason
@@ -54,6 +55,8 @@ def append_on_commit(event: Any, using: str = DEFAULT_DB_ALIAS) -> ObjectId | st
     before it called this. Outside of a transaction, the row is committed at once, and
     the event appended before this returns, if MongoDB answers.
 
+    What the context adds, such as ``createdBy``, is that of this call.
+
     There is no awaitable twin, as Django has no asynchronous transactions: call it in
     the function with the ``atomic()`` block, which ``sync_to_async`` runs.
 
@@ -78,8 +81,10 @@ def append_on_commit(event: Any, using: str = DEFAULT_DB_ALIAS) -> ObjectId | st
     event = as_event(event)
     new = _checked(event)
     _check_using(using)
-    row = outbox.add(using, new, is_new=event.get("id") is None)
-    if differing := _differences(decode(loads(row.event)), new):
+    context = event_context.carry()
+    row = outbox.add(using, new, context, is_new=event.get("id") is None)
+    kept, _ = outbox.kept_event(row)
+    if differing := _differences(kept, new):
         raise IdempotencyConflict(new["id"], differing)
     transaction.on_commit(partial(_append_now, using, row.pk), using=using, robust=True)
     event_id: ObjectId | str = new["id"]
@@ -91,7 +96,8 @@ def _checked(event: Any) -> Document:
     for name in _VERSIONS:
         if isinstance(event, Mapping) and name in event:
             raise InvalidEvent(name, _TOO_LATE)
-    (document,), _ = raw_events([event], None)
+    with active(None):  # what its context adds is kept beside it, not as given
+        (document,), _ = raw_events([event], None)
     given = {name for name in event if event[name] is not None}
     # The first tag may have named the stream; an empty list of tags is not stored. The
     # class of the event may have given it tags, and its version.

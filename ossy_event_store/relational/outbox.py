@@ -17,7 +17,7 @@ goes on to the next row before that.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +30,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from ..documents.bson_types import Document
-from ..documents.extended_json import dumps, encode
+from ..documents.extended_json import decode, dumps, encode, loads
 from ..mongodb.location import engine_of
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 APP = "ossy_event_store.relational"
 LABEL = "ossy_event_store_relational"
 TABLE = "ossy_event_store_relational_outbox"
+# The key beside those of the event, in the JSON of a row.
+CONTEXT = "context"
 ROWS_PER_READ = 500
 # Of a row whose id another transaction takes and gives back at the same moment.
 INSERT_TRIES = 5
@@ -120,13 +122,16 @@ def had_table(using: str) -> bool:
 # --- writing ------------------------------------------------------------------
 
 
-def add(using: str, event: Document, *, is_new: bool) -> Outbox:
+def add(
+    using: str, event: Document, context: Mapping[str, Any], *, is_new: bool
+) -> Outbox:
     """
     Write the row of an event in the open transaction.
 
     Args:
         using: the alias of the database.
         event: the event, with ``id`` and ``created``.
+        context: what ``event_context.carry()`` returned.
         is_new: whether its id is new, so that no other row can have it.
 
     Returns:
@@ -141,7 +146,7 @@ def add(using: str, event: Document, *, is_new: bool) -> Outbox:
         "event_id": str(event["id"]),
         "aggregate_id": event["aggregateId"],
         "type": event["type"],
-        "event": dumps(encode(event)),
+        "event": dumps(encode(event) | ({CONTEXT: dict(context)} if context else {})),
         "created": timezone.now(),
     }
     try:
@@ -155,6 +160,13 @@ def add(using: str, event: Document, *, is_new: bool) -> Outbox:
                 f"manage.py migrate --database {using}."
             ) from error
         raise
+
+
+def kept_event(row: Outbox) -> tuple[Document, Mapping[str, Any] | None]:
+    """Return the event of a row as its caller gave it, and the context of the call."""
+    kept = loads(row.event)
+    context = kept.pop(CONTEXT, None)
+    return decode(kept), context
 
 
 def _add_unless_it_exists(using: str, fields: dict[str, Any]) -> Outbox:

@@ -49,6 +49,7 @@ from ..mongodb.write_errors import (
 from .boundaries.placing import Placing
 from .boundaries.turns import TagTurn
 from .closing.checks import is_closing, raise_if_closed
+from .context.signing import sign
 from .new_events import NewEvents
 from .races.repeating import attempts, pause_before, until_won
 
@@ -113,6 +114,7 @@ async def append_at(
         tick = (last or {}).get("tick")
         return await append(store, _numbered(documents, version, tick), placing)
 
+    await sign(store, documents)
     try:
         if expected_version is not None:
             return await append_once()
@@ -180,6 +182,7 @@ async def append(
         TransactionsUnavailable: several events, and the server has no transactions.
     """
     check_ids(documents)
+    await sign(store, documents)
     if placing is None and documents.take_places:
         placing = Placing(documents)
     if store.outside:

@@ -1,5 +1,5 @@
 """
-Build the documents of events that are about to be appended. Pure.
+Build the documents of events that are about to be appended. Pure, but for the context.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from ..documents.arguments import check_items, check_number
 from ..documents.boundaries.tags import check_tags, names_of_places
 from ..documents.bson_types import Document
 from ..documents.catalogue.appending import CurrentEvent, as_event, current_form
+from ..documents.context.current import current
+from ..documents.context.filling import filled, names_given
+from ..documents.context.requests import AskedRequest
 from ..documents.event_document import (
     TYPE_VERSION,
     build_event,
@@ -39,12 +42,14 @@ class NewEvents(list[Document]):
 
     def __init__(self) -> None:
         super().__init__()
-        #: For each document, those of its event.
+        #: For each document, those of its event, and those of its metadata.
         self.given: list[frozenset[str]] = []
         #: For each document, the names in which it takes a place.
         self.names: list[tuple[str, ...]] = []
         #: Whether one of them takes a place.
         self.take_places = False
+        #: The documents without ``createdBy`` whose request knows it; see ``sign()``.
+        self.unsigned: list[tuple[Document, AskedRequest]] = []
 
     @property
     def have_own_ids(self) -> bool:
@@ -57,18 +62,24 @@ class NewEvents(list[Document]):
         self.given += other.given
         self.names += other.names
         self.take_places = self.take_places or other.take_places
+        self.unsigned += other.unsigned
 
     def build(self, event: Mapping[str, Any], **fields: Any) -> None:
         """Append the document of a checked event; see ``build_event()``."""
-        given = frozenset(event)
+        given, context = names_given(event), current()
         check = None
         if isinstance(event, CurrentEvent):
             check = event.check
             if event.has_declared_tags:
                 given -= {"tags"}
+        if context is not None:
+            event = filled(event, context)
         document = build_event(event, **fields)
         if check is not None:
             check(document)
+        asked = None if context is None else context.asked
+        if asked is not None and "createdBy" not in given:
+            self.unsigned.append((document, asked))
         names = names_of_places(document, get_settings().TYPE_BOUNDARIES)
         self.append(document)
         self.given.append(given)

@@ -1,8 +1,8 @@
 """
 Tags and filters of templates.
 
-``stream_history`` shows the history of a stream on your own pages; the pages of the
-admin use ``local_time``.
+``stream_history`` shows the history of a stream on your own pages, ``user_events`` what
+a user did; the pages of the admin use ``local_time``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from django import template
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from pymongo.errors import PyMongoError
 
 from ..admin import site_time
 from ..admin.addresses import in_address
 from ..admin.base import text_of
+from ..admin.context.users import events_of, name_in_events
 from ..admin.event_fields import LISTED_FIELDS, VERSIONS, is_in_stream
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, read_event
@@ -80,7 +82,51 @@ def stream_history(context: template.Context, aggregate_id: object) -> dict[str,
         return {"is_unavailable": True}
     return {
         "rows": [_row(event) for event in events],
-        "url": _url(getattr(request, "current_app", None), str(aggregate_id)),
+        "url": _address(
+            "stream_change", getattr(request, "current_app", None), str(aggregate_id)
+        ),
+    }
+
+
+@register.inclusion_tag("admin/ossy_event_store/user_events.html", takes_context=True)
+def user_events(context: template.Context, user: Any) -> dict[str, Any]:
+    """
+    Show the latest events that a user appended, with a link to all of them.
+
+    Shows nothing to users without the permission ``view_event``. ``request`` must be in
+    the context. Where the store cannot be read, the page says so, and the log says why.
+
+    Args:
+        context: the context of the page.
+        user: whose events; found by what the setting ``CONTEXT`` says of a user.
+    """
+    request = context.get("request")
+    viewer = getattr(request, "user", None)
+    if viewer is None or not viewer.has_perm("ossy_event_store.view_event"):
+        return {}
+    try:
+        name = name_in_events(user)
+        if name is None:
+            return {}
+        with in_time():
+            events = drive(events_of(connection.blocking(), name))
+    except (EventStoreError, ImproperlyConfigured, PyMongoError) as error:
+        logger.warning("Cannot show the events of a user: %s", short_reason(error))
+        return {"is_unavailable": True}
+    app = getattr(request, "current_app", None)
+    url = _address("event_changelist", app)
+    return {
+        "rows": [
+            {
+                **_row(event),
+                "stream": text_of(event.get("aggregateId")),
+                "stream_type": text_of(event.get("aggregateType")),
+                "url": _address("event_change", app, event["_id"]),
+            }
+            for event in events
+        ],
+        "url": None if url is None else f"{url}?{urlencode({'by': name})}",
+        "is_empty": not events,
     }
 
 
@@ -100,15 +146,16 @@ async def _latest(store: connection.Store, aggregate_id: str) -> list[Document]:
 def _row(event: Document) -> dict[str, Any]:
     return {
         "type": text_of(event.get("type")),
-        "version": event["aggregateVersion"],
+        "version": text_of(event.get("aggregateVersion")),
         "created": event.get("created"),
         "by": text_of(event.get("createdBy")),
     }
 
 
-def _url(current_app: str | None, aggregate_id: str) -> str | None:
-    name = "admin:ossy_event_store_stream_change"
+def _address(page: str, current_app: str | None, *ids: Any) -> str | None:
+    """Return the URL of a page of the admin; None if the site does not have it."""
+    name = f"admin:ossy_event_store_{page}"
     try:
-        return reverse(name, args=[in_address(aggregate_id)], current_app=current_app)
+        return reverse(name, args=list(map(in_address, ids)), current_app=current_app)
     except NoReverseMatch:
         return None

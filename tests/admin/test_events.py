@@ -8,6 +8,8 @@ import pytest
 from bson import ObjectId
 
 from ossy_event_store import EventStore
+from ossy_event_store.admin.context import trees
+from ossy_event_store.mongodb.indexes import CAUSATION
 from tests.support import old_loans
 from tests.support.admin import ALL, NOT_ON_DJONGO, text_of, url
 
@@ -125,7 +127,7 @@ def test_an_event_is_found_by_its_id(book, staff):
     assert client.get(url("event", "change", str(ObjectId()))).status_code == 404
 
 
-def test_an_event_shows_related_events(store, staff):
+def test_an_event_shows_what_led_to_what(store, staff):
     def append(stream, event_id, **metadata):
         EventStore.append_event(
             {
@@ -142,15 +144,66 @@ def test_an_event_shows_related_events(store, staff):
     append("c", "beside", correlationId="visit-7")
     append("c", "other", correlationId="visit-8")
     client = staff(*ALL)
-    cause = client.get(url("event", "change", "cause")).context
-    assert [event["id"] for event in cause["caused"]] == ["effect"]
-    assert {event["id"] for event in cause["correlated"]} == {"effect", "beside"}
-    effect = client.get(url("event", "change", "effect")).context
-    assert effect["cause"]["id"] == "cause"
+
+    def shown(event_id):
+        rows = client.get(url("event", "change", event_id)).context["tree"]
+        return [(row["id"], row["opens"], len(row["closes"])) for row in rows]
+
+    tree = [("cause", True, 0), ("effect", False, 1), ("beside", False, 0)]
+    assert shown("cause") == shown("effect") == shown("beside") == tree
+    page = client.get(url("event", "change", "effect"))
+    assert 'aria-current="page"><bdi>Typeeffect</bdi>' in page.content.decode()
+    assert client.get(url("event", "change", "other")).context["tree"] is None
     beside = client.get(url("event", "change", "beside")).context
     assert (beside["previous"], beside["next"]["id"]) == (None, "other")
-    feed = client.get(cause["correlation_url"])
+    feed = client.get(page.context["correlation_url"])
     assert len(feed.context["rows"]) == 3
+
+
+def chain_of(*links, **fields):
+    """Append events of one correlation, each with an id and the id of its cause."""
+    for event_id, cause in links:
+        metadata = {"correlationId": "c", "causationId": cause}
+        event = {"aggregateId": "a", "aggregateType": "Book", "type": "Type<b>"}
+        EventStore.append_event(
+            {**event, "id": event_id, "metadata": metadata, **fields}
+        )
+
+
+def test_a_tree_of_forged_ids_is_safe_and_bounded(store, staff, monkeypatch):
+    monkeypatch.setattr(trees, "MOST_EVENTS", 5)
+    forged = "<script>alert(1)</script>"
+    chain_of(("a", "b"), ("b", "a"), ("late", forged))
+    client = staff(*ALL)
+    page = client.get(url("event", "change", "a"))
+    assert [row["is_circular"] for row in page.context["tree"]] == [True, False, False]
+    assert page.context["tree"][2]["lacks_cause"]
+    assert b"Type<b>" not in page.content
+    chain_of(*((str(number), "late") for number in range(9)))
+    page = client.get(url("event", "change", "late"))
+    assert len(page.context["tree"]) == 5
+    assert "Truncated: there are more" in text_of(page)
+    assert b"<script>alert" not in page.content
+
+
+def test_a_long_chain_of_causes_closes_its_lists(store, staff):
+    chain_of(("0", "gone"), *((str(n), str(n - 1)) for n in range(1, 40)))
+    html = staff(*ALL).get(url("event", "change", "39")).content.decode()
+    tree = html[html.index('<ul class="es-tree">') : html.index("All events with")]
+    assert tree.count("<ul") == tree.count("</ul>") == 40
+    assert tree.count("<li") == tree.count("</li>") == 40
+    assert "Truncated" not in tree
+
+
+def test_without_the_indexes_the_page_shows_causes_only(store, staff, history):
+    chain_of(("a", "gone"), ("b", "a"))
+    history.drop_index(CAUSATION.name)
+    try:
+        page = staff(*ALL).get(url("event", "change", "b"))
+    finally:
+        history.create_index(list(CAUSATION.keys), **CAUSATION.options)
+    assert [row["id"] for row in page.context["tree"]] == ["a", "b"]
+    assert "because an index is missing" in text_of(page)
 
 
 def test_a_large_event_is_downloaded_in_full(store, staff):

@@ -6,7 +6,7 @@ import re
 import pytest
 from django.contrib.admin.models import LogEntry
 
-from ossy_event_store import Aggregate, EventStore, registry
+from ossy_event_store import Aggregate, EventStore, event_context, registry
 from ossy_event_store.admin import stream_page, streams
 from tests.library.aggregate import Book
 from tests.support.admin import ALL, NOT_ON_DJONGO, text_of, url
@@ -236,3 +236,28 @@ def test_a_page_folds_only_so_many_events_and_uses_the_snapshot(
     assert page.context["snapshot"]["rebuild_url"] is None
     assert "rebuild_aggregates --id" in text_of(page)
     assert client.post(url("stream", "rebuild", "long")).status_code == 404
+
+
+def test_the_timeline_says_who_did_it_and_because_of_what(store, lend, staff):
+    (cause,) = lend("emma", "BookBought")
+    with event_context.of(cause), event_context(createdBy="ann & <b>"):
+        lend("card", "BookLent")
+    with event_context(causationId="gone"):
+        lend("card", "BookLent")
+    client, address = staff(*ALL), url("stream", "change", "card")
+    page = client.get(address)
+    assert "by ann &amp; &lt;b&gt; because of BookBought of emma" in text_of(page)
+    assert text_of(page).count("because of") == 1
+    assert url("event", "change", cause["_id"]) in page.content.decode()
+    (row,) = [row for row in page.context["events"] if row["by"]]
+    feed = client.get(row["by_url"]).context["rows"]
+    assert [event["type"] for event in feed] == ["BookLent"]
+
+
+def test_who_may_not_see_events_sees_no_cause(store, lend, staff):
+    (cause,) = lend("emma", "BookBought")
+    with event_context.of(cause):
+        lend("card", "BookLent")
+    page = staff("view_stream").get(url("stream", "change", "card"))
+    assert "because of" not in text_of(page)
+    assert str(cause["_id"]) not in page.content.decode()

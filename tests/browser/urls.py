@@ -1,8 +1,20 @@
 """The admin, and pages with faults for the harness to find."""
 
 from django.contrib import admin
+from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.models import User
 from django.http import HttpResponse
 from django.urls import path
+
+from ossy_event_store.admin import UserEventsMixin
+
+admin.site.unregister(User)
+
+
+@admin.register(User)
+class UserWithEventsAdmin(UserEventsMixin, UserAdmin):
+    """Lists what a user did on the user's page."""
+
 
 WRONG = {
     "inline-script": "<script>document.title = 'it ran'</script>",

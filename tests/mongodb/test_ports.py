@@ -21,6 +21,7 @@ PAIRS = [
 ]
 # Where the twins are meant to differ.
 DIFFERENT = {
+    ("BlockingClient", "either"): "it chooses between the faces",
     ("BlockingClient", "pause"): "sleeping is another call in a loop",
     ("BlockingClient", "meanwhile"): "a thread here, a task there",
     ("BlockingClient", "end_transaction"): "so is running in a context of its own",

@@ -26,6 +26,7 @@ from ossy_event_store import (
     IdempotencyConflict,
     InvalidEvent,
     append_on_commit,
+    event_context,
     item,
 )
 from ossy_event_store.relational import on_commit, outbox
@@ -489,3 +490,40 @@ def test_what_is_saved_in_the_admin_is_appended(site, client):
         Group.objects.create(name="c")
         raise ZeroDivisionError
     assert not EventStore.exists("group-c")
+
+
+# --- who, and because of what -------------------------------------------------
+
+
+def test_an_event_has_the_context_of_the_call_and_not_of_the_relay(monkeypatch):
+    with away(monkeypatch):
+        with event_context(createdBy="ann", correlationId="c", note="n"):
+            commit(lent(to="a", metadata={"own": 1}))
+        commit(lent(to="b", metadata={"own": 2}))
+    with event_context(createdBy="operator", correlationId="relay"):
+        assert relay(SQL, threading.Event()) == 2
+        with transaction.atomic(using=SQL), event_context.carried({}):
+            append_on_commit(lent(to="c"), using=SQL)
+    assert [
+        (event["createdBy"], event["metadata"])
+        for event in EventStore.get_event_stream("b-1")
+    ] == [
+        ("ann", {"own": 1, "correlationId": "c", "note": "n"}),
+        (None, {"own": 2}),
+        (None, {}),
+    ]
+
+
+def test_the_same_call_in_another_context_appends_once(monkeypatch):
+    for number in (1, 2):
+        with event_context(createdBy=f"user-{number}", request=number):
+            commit(lent(id="once", metadata={"own": 1.0, "a": {"b": 1, "c": 2}}))
+    with away(monkeypatch):
+        for number in (3, 4):
+            with event_context(createdBy=f"user-{number}"):
+                commit(lent(id="once", metadata={"a": {"c": 2, "b": 1}, "own": 1}))
+    assert relay(SQL, threading.Event()) == 1
+    (event,) = EventStore.get_event_stream("b-1")
+    assert event["createdBy"] == "user-1"
+    assert event["metadata"]["request"] == 1
+    assert waiting() == []

@@ -91,7 +91,7 @@ class Command(StoreCommand):
     def run(self, **options: Any) -> None:
         """List, or do what the options say."""
         _check_options(options)
-        wrong = list(problems(declaration.declarations))
+        wrong: list[str] = [*problems(declaration.declarations)]
         if options["write"] is not None:
             self.write(options, wrong)
         elif any(options[name] for name in _TOGETHER):

@@ -109,8 +109,11 @@ def _build(
     payload: dict[str, Any],
     created_by: str | None,
 ) -> None:
+    event: dict[str, Any] = {"type": kind, "payload": payload}
+    if created_by is not None:
+        event["createdBy"] = created_by
     documents.build(
-        {"type": kind, "payload": payload, "createdBy": created_by},
+        event,
         aggregate_id=aggregate_id,
         aggregate_type=Root.aggregate_type,
         version=version,

@@ -40,6 +40,7 @@ from ..append import event_ids, refuse_foreign, same_events
 from ..boundaries.guarding import Guarding
 from ..boundaries.heads import read_heads
 from ..closing.checks import check_end, raise_if_closed
+from ..context.signing import sign
 from ..new_events import NewEvents
 from ..races.repeating import attempts, pause_before
 from .reads import EventsAfterFlush
@@ -116,6 +117,7 @@ class UnitOfWork:
             IdempotencyConflict: an id is stored with other content.
             StreamClosed: the transaction itself has closed the stream.
         """
+        await sign(self.outside, documents)
         if documents.have_own_ids and (found := await self.find(documents)):
             return found
         for document in documents:

@@ -14,6 +14,7 @@ from django.db import connections
 from ...documents.bson_types import Document
 from ...documents.catalogue.objects import stored_events
 from ...documents.catalogue.reading import current_events
+from ...documents.context.current import active, context_of
 from ...streams.reducers import pass_on_what_ends
 from ..declaration import Subscription
 from ..transactions import HandlerFailed, is_away, is_overtaken
@@ -29,7 +30,8 @@ async def call(
     """
     Call a handler with what a stored event is at the version that the code knows.
 
-    Upcasters may make several events of it, or none.
+    It runs in the context of the event. Upcasters may make several events of it, or
+    none.
 
     Args:
         declared: the subscription.
@@ -44,7 +46,7 @@ async def call(
     """
     try:
         events = current_events(declared, [event])
-        with stored_events(events):
+        with active(context_of(event)), stored_events(events):
             for one in events:
                 result = handle(one, *more)
                 if is_async:

@@ -1,9 +1,12 @@
 """What handlers return and raise, and how they end."""
 
 import asyncio
+import threading
 
 import pytest
+from asgiref.sync import sync_to_async
 
+from ossy_event_store import EventStore, event_context
 from ossy_event_store.subscriptions.declaration import subscription
 from tests.support.servers import until
 from tests.support.subscriptions import parked, reached, running
@@ -101,3 +104,45 @@ def test_an_error_without_a_message_parks_its_stream(store, lend):
     with running():
         reached(store, "reader", 1)
     assert parked(store)[0]["error"].startswith("Speechless: ")
+
+
+# --- in the context of the event ----------------------------------------------
+
+CARD = {"type": "Noted", "aggregateId": "card", "aggregateType": "Reader"}
+together = threading.Barrier(2)
+
+
+def function(event):
+    EventStore.append_event(CARD)
+
+
+async def at_once(event):
+    await sync_to_async(together.wait, thread_sensitive=False)(30)
+    await EventStore.aappend_event(CARD)
+
+
+def in_transaction(event, session):
+    EventStore.append_event(CARD, session=session)
+
+
+@pytest.mark.parametrize(
+    ("handler", "options"),
+    [
+        (function, {}),
+        (at_once, {"concurrency": 2}),
+        (in_transaction, {"session": True}),
+    ],
+)
+def test_what_a_handler_appends_has_its_event_as_cause(store, lend, handler, options):
+    subscription("reader", aggregate_types=["Book"], **options)(handler)
+    with event_context(createdBy="ann", correlationId="c"):
+        (first,) = lend("a", "BookBought")
+    (other,) = lend("b", "BookBought")
+    with running("reader"):
+        until(lambda: EventStore.count("card") == 2)
+    events = EventStore.get_event_stream("card")
+    links = {event["metadata"]["causationId"]: event for event in events}
+    assert [event["createdBy"] for event in events] == [None, None]
+    assert links[str(first["_id"])]["metadata"]["correlationId"] == "c"
+    other_id = str(other["_id"])
+    assert links[other_id]["metadata"]["correlationId"] == other_id

@@ -1,0 +1,1 @@
+"""Who did what, and because of what, on the pages: trees, causes, a user's events."""

@@ -1,0 +1,1 @@
+"""Who appends, in events that are stored; and which events led to which."""
