@@ -112,10 +112,10 @@ def ci(_):
     ):
         codes.append(timed(took, BIN / "tox", "run", "-e", names, *options))
     del os.environ["PYTEST_ADDOPTS"]
-    codes.append(timed(took, BIN / "tox", "run", "-e", "lowest,short-chaos,browser"))
+    codes.append(timed(took, BIN / "tox", "run", "-e", "lowest,browser"))
     # Two at a time: one computes while the other waits or is set up.
     together = (BIN / "tox", "run-parallel", "--parallel", "2", "--parallel-no-spinner")
-    codes.append(timed(took, *together, "-e", "docs,package,types,lint"))
+    codes.append(timed(took, *together, "-e", "short-chaos,docs,package,types,lint"))
     newest = [pair for python, pair in NEWEST.items() if is_there(python)]
     os.environ["TOX_SKIP_ENV"] = "|".join(newest[:1] or ["py311-dj52"])
     pairs = ("-m", "pairs", "--", "-m", "versions and not faults")

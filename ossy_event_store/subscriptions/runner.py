@@ -101,7 +101,8 @@ class Runner:
             while not self.stop.wait(SIGNAL_CHECK_SECONDS):
                 if until is not None and until():
                     break
-                if not all(thread.is_alive() for thread in [*threads, renewing]):
+                are_alive = all(thread.is_alive() for thread in [*threads, renewing])
+                if not are_alive and not self.stop.is_set():
                     # They retry whatever happens, so this process is broken.
                     raise UnexpectedState(
                         "A subscription thread ended unexpectedly; see the log. "

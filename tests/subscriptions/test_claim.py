@@ -134,6 +134,22 @@ def test_a_process_without_its_renewal_thread_ends(store, lend, monkeypatch):
         Runner().run()
 
 
+def test_threads_that_end_since_they_are_told_to_are_no_failure(store):
+    subscription("reader")(lambda event: None)
+    runner = Runner()
+
+    def stopped_between_two_looks():
+        runner.stop.set()
+        until(lambda: "ossy_event_store.reader" not in names_of_threads())
+        return False
+
+    runner.run(stopped_between_two_looks)
+
+
+def names_of_threads():
+    return {thread.name for thread in threading.enumerate()}
+
+
 def test_a_lease_that_another_process_has_is_not_acquired(store, claim):
     other = Claim("reader", "another", threading.Event())
     assert drive(other.acquire_lease(store))

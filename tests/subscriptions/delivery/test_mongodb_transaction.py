@@ -57,7 +57,7 @@ def test_no_process_takes_over_before_the_open_transaction_has_ended(
             drive(checkpoints.claim(store, "pages", "second", None))
 
     deliver(handler)
-    assert checkpoint(store, "pages")["owner"] == "first"
+    # Its first attempt may still be waiting on the server, and succeed now.
     assert drive(checkpoints.claim(store, "pages", "second", None))["position"] == 1
 
 
