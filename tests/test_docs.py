@@ -24,9 +24,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
 from ossy_event_store import EventStore, conf, embedded, registry
-from ossy_event_store.documents.catalogue import catalogue
+from ossy_event_store.documents.catalogue import catalogue, discovery
 from ossy_event_store.documents.catalogue import declaration as event_types
-from ossy_event_store.documents.catalogue import discovery
 from ossy_event_store.management.commands import run_subscriptions
 from ossy_event_store.mongodb import connection, indexes, schema_validator
 from ossy_event_store.mongodb.ports import drive
