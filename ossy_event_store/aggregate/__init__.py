@@ -116,9 +116,10 @@ class Aggregate(Ending):
         Args:
             Root: the aggregate class.
             subject: the id of an existing stream; or the first event of a new one,
-                a dict with ``type`` and, optionally, ``payload``, ``createdBy``,
-                ``metadata``, ``id`` (the idempotency key) and ``aggregateId``
-                (default: a ``nanoid``).
+                an object of a class with ``@event``, or a dict with ``type`` and,
+                optionally, ``payload`` (an object too), ``createdBy``, ``metadata``,
+                ``id`` (the idempotency key) and ``aggregateId`` (default: a
+                ``nanoid``).
             snapshot: False ignores the snapshot and loads every event, for a
                 ``view(fn)`` that needs the whole history.
             session: the session of an open transaction in which to load or create it,
@@ -232,9 +233,10 @@ class Aggregate(Ending):
         Append one event, or several (all or none), and return the aggregate.
 
         Args:
-            event: ``type`` and, optionally, ``payload``, ``createdBy``,
-                ``metadata`` and ``id``. If the same event is stored under this id
-                already, it is not stored again; this is not an error.
+            event: an object of a class with ``@event``; or a dict with ``type`` and,
+                optionally, ``payload`` (an object too), ``createdBy``, ``metadata``
+                and ``id``. If the same event is stored under this id already, it is not
+                stored again; this is not an error.
             more: further events, stored in the same transaction.
             session: see ``of()``; by default the one with which it was loaded.
 

@@ -36,12 +36,14 @@ class Appending:
         Append one event and return it as stored.
 
         Args:
-            event: ``type``, ``aggregateId`` and ``aggregateType``; optionally
-                ``payload``, ``createdBy``, ``metadata``, ``id`` (the idempotency
-                key), ``created`` (an aware datetime), ``tags`` (16 strings at most)
-                and ``aggregateVersion`` (which then has to be ``expected_version``
-                plus one). With tags, ``aggregateId`` defaults to the first one, and
-                ``aggregateType`` to the part of it before the colon.
+            event: a dict with ``type``, ``aggregateId`` and ``aggregateType``;
+                optionally ``payload`` (a dict, or an object of a class with ``@event``,
+                which says the ``type``), ``createdBy``, ``metadata``, ``id`` (the
+                idempotency key), ``created`` (an aware datetime), ``tags`` (16 strings
+                at most) and ``aggregateVersion`` (which then has to be
+                ``expected_version`` plus one). With tags, ``aggregateId`` defaults to
+                the first one, and ``aggregateType`` to the part of it before the colon;
+                so an object whose class declares tags is enough.
             expected_version: 0 if the stream must not exist yet, n if it must end
                 there; None appends at its end, wherever that is.
             wait: also wait until the event has its position, at most the setting

@@ -21,7 +21,7 @@ from ..documents.arguments import check_flag, check_names
 from ..documents.bson_types import Document
 from ..documents.catalogue.catalogue import current
 from ..documents.catalogue.fingerprint import fingerprint
-from ..documents.catalogue.objects import stored_events
+from ..documents.catalogue.objects import Objects, stored_events
 from ..documents.catalogue.reading import current_events
 from ..documents.catalogue.source import is_of_project, source_of_module
 from ..documents.event_document import check_id
@@ -211,9 +211,11 @@ def call(function: Any, events: list[Any], state: Any) -> Any:
     Raises:
         TypeError: it changed the events, or returned a coroutine.
     """
-    # Objects are made for each call, so nobody else gets these.
-    is_checked = type(events) is list and (settings.DEBUG or is_test_run())
-    own = copied(events) if is_checked else list(events)
+    is_checked = settings.DEBUG or is_test_run()
+    if isinstance(events, Objects):
+        own = events.with_own_dicts()
+    else:
+        own = copied(events) if is_checked else list(events)
     with stored_events(events):
         result = function(own, state)
     name = getattr(function, "__qualname__", repr(function))

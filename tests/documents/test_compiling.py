@@ -30,6 +30,7 @@ from bson.decimal128 import Decimal128
 from django.core.exceptions import ImproperlyConfigured
 
 from ossy_event_store import event
+from ossy_event_store.documents.catalogue.catalogue import current
 from ossy_event_store.documents.catalogue.codecs.codec import Codec
 from ossy_event_store.documents.catalogue.codecs.rules import Undecodable
 from tests.support.typed_events import declared_only, make
@@ -185,6 +186,9 @@ class Shared:
     books: list[str] = attrs.field(default=[])
 
 
+Misspelt = dataclasses.make_dataclass("Misspelt", [("book", "list[str]]")])
+
+
 @attrs.define
 class Untyped:
     book = attrs.field()
@@ -226,6 +230,7 @@ class Row(msgspec.Struct, array_like=True):
     [
         (Shared, "field books: all objects share its default, which can be changed"),
         (Untyped, "field book: has no type"),
+        (Misspelt, "the annotations of Misspelt cannot be read"),
         (WithInitVar, "field book: an InitVar is not kept"),
         (Nested, "field inner.book: an InitVar is not kept"),
         (OddModel, "field odd: pydantic knows no plain form of this type"),
@@ -255,7 +260,7 @@ def test_a_class_may_name_those_around_it_in_a_function():
             inner: Inner
             after: Happened | None = None
 
-    codec = Codec(Happened, {"Inner": Inner})
+        codec = current().of_class[Happened].codec
     assert codec.encode(Happened(Inner(DAY)))["inner"] == {"day": "2027-01-31"}
 
 

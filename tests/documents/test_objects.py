@@ -150,6 +150,14 @@ def test_what_a_reader_changes_reaches_nobody_else(store):
     assert book.view(lambda events, state: events[0].readers) == ["ann"]
 
 
+def test_a_typed_reducer_may_not_change_an_event_that_is_a_dict(store):
+    noted = {"type": "Noted", "payload": {"tags": []}, "aggregateId": "b"}
+    book = Aggregate.of(Book, noted)
+    with pytest.raises(TypeError, match="changed the events that it got"):
+        book.view(lambda events, state: events[0]["payload"]["tags"].append(1))
+    assert book.events[0]["payload"] == {"tags": []}
+
+
 # --- payloads that do not fit -------------------------------------------------
 
 

@@ -53,6 +53,9 @@ def without(name):
         (line("x" * 256), "aggregateId", "not 256"),
         (line("a\0"), "aggregateId", "NUL"),
         (line("\ud800"), "aggregateId", "surrogate"),
+        (line(typeVersion=0), "typeVersion", "must be an integer from 1, not 0"),
+        (line(typeVersion=1.5), "typeVersion", "must be an integer from 1, not 1.5"),
+        (line(subjects=[]), "subjects", "reserved for a later version"),
         (line(_id=5), "_id", "must be a string, not int"),
         (line(_id={"$oid": "x"}), "_id", "not a valid ObjectId"),
         (line(payload=[]), "payload", "a dict, not list"),
@@ -221,3 +224,10 @@ def test_milliseconds_in_a_line_are_a_date(store):
 def test_a_line_with_a_reserved_field_is_refused():
     with pytest.raises(Malformed, match="reserved for a later version"):
         read_line(line(subjects=["a"]))
+
+
+@pytest.mark.parametrize("version", [1, 2, 3.0])
+def test_the_version_of_a_type_is_kept(version):
+    found = read_line(line(typeVersion=version))
+    assert (found["typeVersion"], type(found["typeVersion"])) == (version, int)
+    assert read_line(line_of(found)) == found

@@ -36,6 +36,10 @@ class StoredEvents:
         """Remember the stored event of an object."""
         self._known[id(event)] = event, document
 
+    def has(self, event: Any) -> bool:
+        """Whether an object is known."""
+        return id(event) in self._known
+
     def include(self, events: Sequence[Any]) -> None:
         """Remember the stored events of what a reader gets."""
         if isinstance(events, Objects):
@@ -54,6 +58,10 @@ class Objects(list[Any]):
     def __init__(self) -> None:
         super().__init__()
         self.stored = StoredEvents()
+
+    def with_own_dicts(self) -> list[Any]:
+        """Return a list with copies of the dicts; the objects belong to the reader."""
+        return [one if self.stored.has(one) else copied(one) for one in self]
 
 
 def stored_events(events: Sequence[Any]) -> AbstractContextManager[None]:

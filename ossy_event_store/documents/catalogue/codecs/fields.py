@@ -56,15 +56,17 @@ def fields_of(cls: Any, namespace: Mapping[str, Any]) -> list[Field] | None:
 
 def _hints(cls: Any, namespace: Mapping[str, Any]) -> dict[str, Any]:
     names = {**namespace, cls.__name__: cls}
-    return typing.get_type_hints(cls, localns=names, include_extras=True)
+    try:
+        return typing.get_type_hints(cls, localns=names, include_extras=True)
+    except (TypeError, SyntaxError) as error:
+        raise Undeclarable(
+            f"the annotations of {cls.__name__} cannot be read: {error}"
+        ) from None
 
 
 def _of_dataclass(cls: Any, hints: Mapping[str, Any]) -> list[Field]:
-    # fields() hides those of InitVar.
-    for name, one in cls.__dataclass_fields__.items():
-        if isinstance(hints.get(name), dataclasses.InitVar) or (
-            one._field_type is dataclasses._FIELD_INITVAR  # type: ignore[attr-defined]
-        ):
+    for name, kind in hints.items():  # fields() hides these
+        if isinstance(kind, dataclasses.InitVar) or kind is dataclasses.InitVar:
             raise Undeclarable(
                 "an InitVar is not kept, so the object cannot be made again; make it a "
                 "field",
