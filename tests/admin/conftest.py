@@ -99,6 +99,7 @@ def stopped(store, lend):
 @pytest.fixture
 def event_types(monkeypatch, quick):
     """Two event types, of which one has a name that no page may run."""
+    # Appends know none of them: these tests store what the classes refuse.
     monkeypatch.setattr(declaration, "declarations", Declarations())
 
     @event("BookLent", version=2, aliases=["book_lent"])

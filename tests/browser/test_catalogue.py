@@ -22,6 +22,7 @@ WIDE = "document.documentElement.scrollWidth > window.innerWidth"
 
 @pytest.fixture
 def declared(store, quick, monkeypatch):
+    # Appends know none of them: these tests store what the classes refuse.
     monkeypatch.setattr(declaration, "declarations", Declarations())
 
     @event("BookLent", version=3, aliases=["book_lent"])

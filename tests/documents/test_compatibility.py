@@ -1,13 +1,18 @@
 """What a change of event types breaks: the checker, and a lock that is changed."""
 
 import dataclasses
+import datetime as dt
+import enum
 import json
 from dataclasses import field, make_dataclass
 from decimal import Decimal
+from itertools import product
 from typing import Any, Literal
 
 import pytest
 
+from ossy_event_store.documents.catalogue.codecs.codec import Codec
+from ossy_event_store.documents.catalogue.codecs.rules import Undecodable
 from ossy_event_store.documents.catalogue.compatibility import lock as lock_file
 from ossy_event_store.documents.catalogue.compatibility.accepting import problems_of
 from ossy_event_store.documents.catalogue.compatibility.event_types import known_types
@@ -265,6 +270,11 @@ class Wood:
     trees: dict[str, Tree]
 
 
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
 def test_classes_that_contain_themselves_are_compared_once():
     schema = schema_of_class(Wood)
     assert problems_of(schema, schema) == []
@@ -302,6 +312,62 @@ def test_a_type_reads_what_another_wrote(reader, writer, can):
         for one in (reader, writer)
     )
     assert (problems_of(reading, writing) == []) is can
+
+
+VALUES = {
+    int: [0, 7],
+    int | None: [1, None],
+    float: [1.5, 2.0],
+    float | None: [1.5, None],
+    float | str: [1.5, "a"],
+    Decimal | None: [Decimal("1.5"), None],
+    Decimal: [Decimal("1.5")],
+    str: ["", "a"],
+    int | str: [1, "a"],
+    bool: [True],
+    dt.date: [dt.date(2026, 1, 2)],
+    Literal["a", "b"]: ["a", "b"],
+    Literal["a", 1]: ["a", 1],
+    Level: list(Level),
+    Decimal | Literal["a"]: ["a", Decimal("1.5")],
+    list[int]: [[], [1, 1]],
+    list[int | None]: [[None]],
+    set[int]: [{1}],
+    tuple[int, int]: [(1, 1)],
+    tuple[int, ...]: [(), (1,)],
+    dict[str, int]: [{}, {"a": 1}],
+    Tree: [Tree("a", [Tree("b", [])])],
+    Wood: [Wood({"a": Tree("b", [])})],
+    Any: [1, "x"],
+}
+
+
+def test_what_the_checker_lets_pass_the_codecs_read():
+    codecs, schemas = {}, {}
+    for hint in VALUES:
+        cls = make_dataclass("Event", [("field", hint)])
+        codecs[hint], schemas[hint] = Codec(cls), schema_of_class(cls)
+    passed, refused = 0, []
+    for reader, writer in product(VALUES, repeat=2):
+        codec = codecs[writer]
+        stored = [codec.encode(codec.cls(value)) for value in VALUES[writer]]
+        if problems_of(schemas[reader], schemas[writer]):
+            refused.append(all(can_read(codecs[reader], one) for one in stored))
+        else:
+            passed += 1
+            for one in stored:
+                codecs[reader].decode(one)
+    # It is of use only if it lets pass much of what can be read.
+    assert passed > 3 * sum(refused)
+    assert len(refused) > passed
+
+
+def can_read(codec, stored):
+    try:
+        codec.decode(stored)
+    except Undecodable:
+        return False
+    return True
 
 
 LIMITS = [

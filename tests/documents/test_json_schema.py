@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
+import attrs
+import msgspec
+import pydantic
 import pytest
 from bson import ObjectId
 from django.core.exceptions import ImproperlyConfigured
 
+from ossy_event_store.documents.catalogue.codecs.codec import Codec
 from ossy_event_store.documents.catalogue.compatibility.class_fields import (
     docstring_of,
     fields_of,
@@ -22,6 +26,8 @@ from ossy_event_store.documents.catalogue.compatibility.class_fields import (
 from ossy_event_store.documents.catalogue.compatibility.json_schema import (
     schema_of_class,
 )
+from ossy_event_store.documents.extended_json import encode
+from tests.support.typed_events import KINDS, full_class, made_up
 
 TEXT, WHOLE = {"type": "string"}, {"type": "integer"}
 
@@ -203,12 +209,31 @@ def test_a_type_is_spelled_as_in_code_and_a_docstring_is_the_authors():
     assert docstring_of(Tree) == ""  # a dataclass writes its signature
 
 
+# --- beside what is stored ----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_schema_accepts_what_is_stored_and_nothing_else(kind):
+    jsonschema = pytest.importorskip("jsonschema")
+    cls, of = full_class(kind)
+    schema = schema_of_class(cls)
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    codec, wrong = Codec(cls), set()
+    for values in made_up(30):
+        payload = encode(codec.encode(of(values)))
+        assert validator.is_valid(payload)
+        for name in payload:
+            if validator.is_valid({**payload, name: {"other": 1}}):
+                wrong.add(name)
+    # Any object may be a dict, if it holds what its values may be.
+    assert not wrong
+
+
 # --- classes of other packages ------------------------------------------------
 
 
 def test_pydantic_describes_its_constraints_and_its_own_types():
-    pydantic = pytest.importorskip("pydantic")
-
     class Order(pydantic.BaseModel, extra="forbid"):
         """An order."""
 
@@ -237,8 +262,6 @@ def test_pydantic_describes_its_constraints_and_its_own_types():
 
 
 def test_msgspec_describes_its_constraints_names_and_tags():
-    msgspec = pytest.importorskip("msgspec")
-
     class Order(msgspec.Struct, rename="camel", tag="o", forbid_unknown_fields=True):
         item_count: typing.Annotated[int, msgspec.Meta(ge=1)]
         tags: set[str] = set()
@@ -259,8 +282,6 @@ def test_msgspec_describes_its_constraints_names_and_tags():
 
 
 def test_attrs_classes_are_described_like_dataclasses():
-    attrs = pytest.importorskip("attrs")
-
     @attrs.define
     class Order:
         count: int

@@ -25,6 +25,7 @@ def nothing(monkeypatch):
     """No event type is declared; returns what begins again, as another release."""
 
     def begin():
+        # Appends know none of them: these tests store what the classes refuse.
         monkeypatch.setattr(declaration, "declarations", Declarations())
 
     begin()

@@ -91,7 +91,7 @@ class Command(StoreCommand):
     def run(self, **options: Any) -> None:
         """List, or do what the options say."""
         _check_options(options)
-        wrong: list[str] = [*problems(declaration.declarations)]
+        wrong: list[str] = list(problems(declaration.declarations))
         if options["write"] is not None:
             self.write(options, wrong)
         elif any(options[name] for name in _TOGETHER):
@@ -108,7 +108,7 @@ class Command(StoreCommand):
         elif not types and not options["markdown"]:
             self.stdout.write(
                 "The code declares no event types. Decorate their classes with @event, "
-                "in a module that Django imports."
+                "in a module events of an installed app."
             )
         else:
             lines = markdown_lines if options["markdown"] else text_lines

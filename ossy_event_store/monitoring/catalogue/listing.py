@@ -107,7 +107,7 @@ def _path(cls: Any) -> str:
 
 
 def _fields(declared: EventType) -> Iterator[ListedField]:
-    for one in fields_of(declared.cls, getattr(declared, "namespace", None)) or ():
+    for one in fields_of(declared.cls, declared.namespace) or ():
         default = None if one.default is NOTHING else repr(one.default)
         yield ListedField(one.name, spelled(one.hint), one.required, default)
 

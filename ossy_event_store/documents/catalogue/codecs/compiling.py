@@ -182,7 +182,7 @@ def _listed(value: Any, kind: object) -> Any:
 
 def _key(value: Any) -> tuple[type, Any]:
     """Return the key of a stored value; a whole number may be stored as a double."""
-    if isinstance(value, (list, dict)):
+    if not isinstance(value, abc.Hashable):  # a list, a dict, a Decimal128
         return type(value), None
     if isinstance(value, int) and not isinstance(value, bool):
         return int, int(value)

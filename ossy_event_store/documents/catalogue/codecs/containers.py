@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from ...storable import Unstorable
@@ -188,7 +188,7 @@ def _decoder(rules: Sequence[Rule], expected: str) -> Callable[[Any], Any]:
         if decode_one is None:
             form = next((one for one in form.__mro__ if one in by_form), form)
             decode_one = by_form.get(form)
-        if listed and not isinstance(value, (list, dict)):
+        if listed and isinstance(value, Hashable):
             decode_one = listed.get((type(value), value), decode_one)
         if decode_one is None:
             raise misfit(expected, value)

@@ -112,8 +112,19 @@ class _Comparison:
         # Pairs that are being compared: a recursive class meets itself.
         self.begun: set[tuple[str, str]] = set()
 
-    def of(self, reader: Any, writer: Any, path: str) -> Iterator[Problem]:
-        """Yield what a reader cannot read of what a writer may have written."""
+    def of(
+        self, reader: Any, writer: Any, path: str, *, exact: bool = False
+    ) -> Iterator[Problem]:
+        """
+        Yield what a reader cannot read of what a writer may have written.
+
+        Args:
+            reader: the schema by which it is read.
+            writer: the schema by which it was written.
+            path: of the field.
+            exact: whether an integer is read only as such: among several types, the
+                one that is stored decides which it is.
+        """
         if writer is False or self._is_begun(reader, writer):
             return
         reader, writer = _target(reader, self.reader), _target(writer, self.writer)
@@ -127,9 +138,9 @@ class _Comparison:
         elif "anyOf" in reader:
             yield from self._any_of(reader, writer, path)
         elif (values := _values(writer)) is not None:
-            yield from self._enum(reader, values, path)
+            yield from self._enum(reader, values, path, exact)
         else:
-            yield from self._one_type(reader, writer, path)
+            yield from self._one_type(reader, writer, path, exact)
 
     def _is_begun(self, reader: Any, writer: Any) -> bool:
         """Whether two recursive classes have met; only references can recur."""
@@ -142,9 +153,9 @@ class _Comparison:
         return False
 
     def _enum(
-        self, reader: Document, values: list[Any], path: str
+        self, reader: Document, values: list[Any], path: str, exact: bool
     ) -> Iterator[Problem]:
-        missing = [one for one in values if not self.holds(reader, one)]
+        missing = [one for one in values if not self.holds(reader, one, exact=exact)]
         if missing:
             names = ", ".join(json.dumps(one, ensure_ascii=False) for one in missing)
             yield path, f"{names} is no longer allowed, only {described(reader)}"
@@ -158,7 +169,8 @@ class _Comparison:
         best: list[Problem] | None = None
         for choice in reader["anyOf"]:
             begun = set(self.begun)
-            found = list(self.of(choice, writer, path))
+            exact = _is_choice(reader)
+            found = list(self.of(choice, writer, path, exact=exact))
             if not found:
                 return
             self.begun = begun
@@ -167,11 +179,14 @@ class _Comparison:
                 best = found
         yield from best or [(path, _changed(reader, writer))]
 
-    def _one_type(self, reader: Document, writer: Document, path: str) -> Any:
+    def _one_type(
+        self, reader: Document, writer: Document, path: str, exact: bool
+    ) -> Any:
         kinds = (reader.get("type"), writer.get("type"))
-        if kinds[1] == "integer" and "$numberDecimal" in reader.get("properties", ()):
+        of_integer = kinds[1] == "integer" and not exact
+        if of_integer and "$numberDecimal" in reader.get("properties", ()):
             return  # a Decimal is read of an integer as well
-        is_wider = kinds == ("number", "integer")
+        is_wider = kinds[0] == "number" and of_integer
         if (kinds[0] != kinds[1] and not is_wider) or _names(reader) != _names(writer):
             yield path, _changed(reader, writer)
         elif kinds[0] == "object":
@@ -212,18 +227,21 @@ class _Comparison:
             yield from self.of(value, written, f"{path}[{number}]")
         yield from self.of(rest, others, place)
 
-    def holds(self, schema: Any, value: Any) -> bool:
+    def holds(self, schema: Any, value: Any, *, exact: bool = False) -> bool:
         """Whether a value fits a schema; only what an ``enum`` can hold."""
         schema = _target(schema, self.reader)
         if isinstance(schema, bool) or _allows_anything(schema):
             return schema is not False
         if "anyOf" in schema:
-            return any(self.holds(one, value) for one in schema["anyOf"])
+            several = _is_choice(schema)
+            return any(self.holds(one, value, exact=several) for one in schema["anyOf"])
         allowed = _values(schema)
         if allowed is not None:
             return any(type(one) is type(value) and one == value for one in allowed)
         kinds = _JSON_TYPES.get(str(schema.get("type")), ())
-        return type(value) in kinds and _is_within(schema, value)
+        return type(value) in kinds[exact and len(kinds) > 1 :] and _is_within(
+            schema, value
+        )
 
 
 def _target(schema: Any, root: Document) -> Any:
@@ -231,6 +249,12 @@ def _target(schema: Any, root: Document) -> Any:
         name = schema["$ref"].removeprefix("#").removeprefix("/$defs/")
         schema = root.get("$defs", {}).get(name, {}) if name else root
     return schema
+
+
+def _is_choice(schema: Document) -> bool:
+    """Whether a union has several types, besides None."""
+    choices = [one for one in schema["anyOf"] if one != {"type": "null"}]
+    return len(choices) > 1
 
 
 def _allows_anything(schema: Any) -> bool:

@@ -102,4 +102,4 @@ def known_types(declared: Declarations) -> KnownTypes:
 
 
 def _schema(declared: EventType) -> Document:
-    return schema_of_class(declared.cls, getattr(declared, "namespace", None))
+    return schema_of_class(declared.cls, declared.namespace)
