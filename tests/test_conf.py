@@ -19,7 +19,13 @@ from pymongo.uri_parser import parse_uri
 
 from ossy_event_store import Mongo, conf
 from ossy_event_store.checks import check_deployment, check_server, check_settings
-from ossy_event_store.conf import HealthLimits, Settings, get_settings, problems
+from ossy_event_store.conf import (
+    ContextOptions,
+    HealthLimits,
+    Settings,
+    get_settings,
+    problems,
+)
 from ossy_event_store.exceptions import StoreUnavailable
 from ossy_event_store.mongodb import location
 from tests.support.bson_values import ANY
@@ -121,9 +127,29 @@ def test_a_wrong_health_limit_is_a_problem(health, expected):
     assert expected in problem
 
 
-@pytest.mark.parametrize("kind", [Settings, HealthLimits])
-def test_every_key_is_checked_in_the_order_of_the_docs(kind):
-    given = conf._EXPECTED if kind is Settings else conf._EXPECTED_OF_HEALTH
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        (5, "OSSY_EVENT_STORE['CONTEXT'] must be a dict, not int."),
+        ({"USERS": "pk"}, "OSSY_EVENT_STORE['CONTEXT'] has no key 'USERS'. Did you"),
+        ({"USER": "a b"}, "['CONTEXT']['USER'] must be 'username', 'pk', another attr"),
+        ({"ADDRESS": 1}, "['CONTEXT']['ADDRESS'] must be True or False, not int."),
+    ],
+)
+def test_a_wrong_option_of_the_context_is_a_problem(context, expected):
+    (problem,) = problems_of({"CONTEXT": context})
+    assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (Settings, conf._EXPECTED),
+        (HealthLimits, conf._EXPECTED_OF_HEALTH),
+        (ContextOptions, conf._EXPECTED_OF_CONTEXT),
+    ],
+)
+def test_every_key_is_checked_in_the_order_of_the_docs(kind, given):
     assert list(given) == [field.name for field in fields(kind)]
 
 

@@ -111,6 +111,10 @@ def test_the_admin_lets_the_superuser_in(site):
         "/admin/login/?next=/admin/", form, username="admin", password="admin"
     )
     assert "Log out" in page
+    # From now on, what the person does says who did it, without a line in the views.
+    form = browser.get("/apply/")
+    page = browser.post("/apply/", form, applicant="Jane", amount="12000")
+    assert "by admin" in page
 
 
 def test_a_command_beside_the_server_exports_its_events(site):

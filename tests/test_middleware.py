@@ -80,9 +80,10 @@ def wsgi():
         thread.join()
 
 
-def sends(port, paths, name, cookie):
+def sends(port, paths, together, name, cookie):
     """Send the requests of one user, and return what was wrong with the responses."""
     for number, path in enumerate(paths):
+        together.wait(60)  # so that as many are at a path as wait for each other there
         correlation = f"{name}/{number}"
         expected = {"user": name, "correlation": correlation, "stream": name}
         url = f"http://127.0.0.1:{port}/{path}/?{urlencode(expected)}"
@@ -109,17 +110,21 @@ def wrong_events():
 def all_at_once(server, monkeypatch, paths=PATHS):
     """Let all users send their requests at once; return what went wrong."""
     monkeypatch.setattr(context_site.meeting, "is_on", True)
+    monkeypatch.setattr(context_site.meeting, "barriers", {})
     cookies = {}
     for number in range(USERS):
         client = Client()
         user = User.objects.create(username=f"user-{number}")
         client.force_login(user)
         cookies[user.username] = f"sessionid={client.cookies['sessionid'].value}"
+    together = threading.Barrier(USERS)
     with server() as port, ThreadPoolExecutor(USERS) as pool:
-        sending = [
-            pool.submit(lambda *args: list(sends(*args)), port, paths, name, cookie)
-            for name, cookie in cookies.items()
-        ]
+        sending = []
+        for number, (name, cookie) in enumerate(cookies.items()):
+            first = number // context_site.TOGETHER % len(paths)
+            own = [*paths[first:], *paths[:first]]
+            args = (port, own, together, name, cookie)
+            sending.append(pool.submit(lambda *args: list(sends(*args)), *args))
         wrong = [problem for one in sending for problem in one.result()]
     assert EventStore.count() == USERS * len(paths)
     return wrong + wrong_events()
