@@ -62,6 +62,8 @@ def upcast(
     if not _is_version(version) or version > current:
         raise UnknownEventVersion(event["_id"], stored, version, current)
     payload, version = event["payload"], int(version)
+    if type(payload) is dict:
+        payload = payload.copy()
     call = _checked_result if checked else _result
     found: list[Document] = []
     work: list[Step] = []
@@ -99,7 +101,8 @@ def _is_version(value: object) -> bool:
 def _with(event: Document, name: str, version: int, payload: Any) -> Document:
     # A copy again: a reader may keep parts of the payload in its state and change
     # them there, which must change no table of an upcaster and no other result.
-    found = {**event, "type": name, "payload": copied(payload)}
+    found = event.copy()
+    found["type"], found["payload"] = name, copied(payload)
     if version > 1:
         found["typeVersion"] = version
     else:
@@ -108,19 +111,21 @@ def _with(event: Document, name: str, version: int, payload: Any) -> Document:
 
 
 def _result(one: Upcaster, payload: Any, event: Document) -> Any:
-    """Return what an upcaster makes of a payload, of which it gets a copy."""
-    own = payload.copy() if type(payload) is dict else copied(payload)
+    """Return what an upcaster makes of a payload."""
     try:
-        return one.function(own, event) if one.takes_event else one.function(own)
+        if one.takes_event:
+            return one.function(payload, event)
+        return one.function(payload)
     except Exception as error:
         raise failed(one, event, _text(error)) from error
 
 
 def _checked_result(one: Upcaster, payload: Any, event: Document) -> Any:
     """
-    Return the same, from an upcaster that changes nothing.
+    Return what an upcaster makes of a payload, if it changes nothing.
 
-    A change of the copy does no harm, but one of what is nested changes the event.
+    Else a change of the payload does no harm, as it is a copy, but one of what is
+    nested in it changes the event.
     """
     given, its_event = copied(payload), copied(event)
     try:
