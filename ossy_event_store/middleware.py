@@ -6,7 +6,7 @@ The middleware: what a request appends says who did it, and belongs together.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -114,11 +114,15 @@ def _each(parts: Iterator[bytes], context: Context) -> Iterator[bytes]:
 
 
 async def _each_awaited(
-    parts: AsyncIterator[bytes], context: Context
-) -> AsyncIterator[bytes]:
-    while True:
+    parts: AsyncGenerator[bytes, None], context: Context
+) -> AsyncGenerator[bytes, None]:
+    try:
+        while True:
+            with active(context):
+                part = await anext(parts, _END)
+            if part is _END:
+                return
+            yield cast(bytes, part)
+    finally:  # also if the browser disconnects
         with active(context):
-            part = await anext(parts, _END)
-        if part is _END:
-            return
-        yield cast(bytes, part)
+            await parts.aclose()

@@ -9,6 +9,7 @@ import pytest
 
 from ossy_event_store import EventStore, event_context
 from ossy_event_store.subscriptions.declaration import subscription
+from tests.support.admin import NOT_ON_DJONGO
 from tests.support.docs import blocks_of
 from tests.support.servers import until
 from tests.support.subscriptions import running
@@ -122,6 +123,7 @@ def test_from_a_request_over_handlers_and_a_task_it_is_one_tree(app):
     assert chain == kinds[-2::-1]
 
 
+@NOT_ON_DJONGO
 @pytest.mark.django_db
 def test_a_task_of_django_has_the_context_of_what_enqueued_it(settings):
     backend = "django_tasks.backends.immediate.ImmediateBackend"

@@ -16,8 +16,8 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
 
 from ..documents.bson_types import Document
 from ..documents.catalogue.appending import as_event, as_known_now
-from ..documents.context.current import active
-from ..documents.context.event_context import event_context
+from ..documents.context.carrying import packed
+from ..documents.context.current import active, current
 from ..documents.event_document import FIXED_AT_APPEND, TYPE_VERSION, is_same_value
 from ..exceptions import IdempotencyConflict, InvalidEvent
 from ..mongodb.location import engine_of
@@ -81,8 +81,7 @@ def append_on_commit(event: Any, using: str = DEFAULT_DB_ALIAS) -> ObjectId | st
     event = as_event(event)
     new = _checked(event)
     _check_using(using)
-    context = event_context.carry()
-    row = outbox.add(using, new, context, is_new=event.get("id") is None)
+    row = outbox.add(using, new, _context_of(event), is_new=event.get("id") is None)
     kept, _ = outbox.kept_event(row)
     if differing := _differences(kept, new):
         raise IdempotencyConflict(new["id"], differing)
@@ -104,6 +103,13 @@ def _checked(event: Any) -> Document:
     kept = given | {"aggregateId", "aggregateType", "created", "tags", TYPE_VERSION}
     fields = {name: value for name, value in document.items() if name in kept}
     return {"id": document["_id"], **fields}
+
+
+def _context_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the context adds to an event, and who unless the event says it."""
+    context = current()
+    asked = None if context is None or "createdBy" in event else context.asked
+    return packed(context, None if asked is None else asked.who())
 
 
 def _check_using(using: str) -> None:

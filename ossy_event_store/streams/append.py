@@ -51,44 +51,12 @@ from .boundaries.turns import TagTurn
 from .closing.checks import is_closing, raise_if_closed
 from .context.signing import sign
 from .new_events import NewEvents
+from .races.ends import settled_head, stream_head
 from .races.repeating import attempts, pause_before, until_won
 
 _VERSION = {"aggregateId", "aggregateVersion"}
 _PLACES = {"places.t", "places.n"}
 _OWN_INDEXES = ({"_id"}, _VERSION, _PLACES)
-_HEAD = {
-    "_id": 0,
-    "aggregateId": 1,
-    "aggregateVersion": 1,
-    "aggregateType": 1,
-    "type": 1,
-    "tick": 1,
-}
-
-
-async def stream_head(store: Store, aggregate_id: str) -> Document | None:
-    """Return id, version, types and tick of a stream's last event, or None."""
-    if store.unit is not None and (own := store.unit.ends.get(aggregate_id)):
-        return own  # type: ignore[no-any-return]
-    return await store.events.find_one(
-        {"aggregateId": {"$eq": aggregate_id}},
-        projection=_HEAD,
-        sort=[("aggregateVersion", -1)],
-    )
-
-
-async def _settled_head(store: Store, aggregate_id: str) -> Document | None:
-    """
-    Return a stream's last event after every write that the primary has now.
-
-    A primary that was just elected may not know for seconds what a majority has.
-    """
-    query = {"aggregateId": {"$eq": aggregate_id}}
-    order = [("aggregateVersion", -1)]
-    found = await store.client.find_after_all_writes(
-        store.events, query, projection=_HEAD, sort=order, limit=1
-    )
-    return found[0] if found else None
 
 
 async def append_at(
@@ -124,7 +92,7 @@ async def append_at(
             last = await stream_head(store, first["aggregateId"])
         is_short = (last or {}).get("aggregateVersion", 0) < (expected_version or 0)
         if is_short and not store.outside:
-            last = await _settled_head(store, first["aggregateId"])
+            last = await settled_head(store, first["aggregateId"])
         if is_closing(last):
             await raise_if_closed(store, last)
         version = _version_before(first, expected_version, last)

@@ -24,9 +24,10 @@ from ..exceptions import (
 )
 from ..mongodb.connection import Store
 from ..mongodb.resumable_scan import scan
-from .append import append, stored_before, stream_head
+from .append import append, stored_before
 from .closing.checks import is_closing, raise_if_closed
 from .new_events import FirstEvent, NewEvents
+from .races.ends import stream_head
 from .reducers import fold
 from .snapshots import discard_if_ahead, is_usable
 

@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import AsyncClient, Client
 
 from ossy_event_store import EventStore
+from ossy_event_store.documents.context.current import current
 from ossy_event_store.push.event_filter import EventFilter
 from ossy_event_store.push.views import EventSourceView
 from tests.support.event_source import Source
@@ -277,3 +278,31 @@ def test_a_slow_browser_receives_every_event(connect, limit_feeds):
         EventStore.append_event({**BOOK, "payload": payload})
     assert len(quick.take(20)) == 20
     assert [int(message.id) for message in slow.take(20)] == list(range(1, 21))
+
+
+# --- beside the middleware of the context -------------------------------------
+
+
+@pytest.fixture
+def beside_the_context(settings):
+    own = "ossy_event_store.middleware.EventContext"
+    settings.MIDDLEWARE = [own, *settings.MIDDLEWARE]
+
+
+def test_events_are_pushed_through_the_middleware_of_the_context(
+    beside_the_context, connect, lend, monkeypatch
+):
+    contexts = []
+    data = EventSourceView.data
+    monkeypatch.setattr(
+        EventSourceView,
+        "data",
+        staticmethod(lambda event: contexts.append(current()) or data(event)),
+    )
+    source = connect("all/").begin()
+    (event,) = lend("a", "BookBought")
+    assert len(source.take(1)) == 1
+    assert contexts[0].metadata["causationId"] == str(event["_id"])
+    assert contexts[0].request is None
+    source.close()
+    until(lambda: not listeners())

@@ -7,10 +7,11 @@ from __future__ import annotations
 from ...documents.bson_types import Document
 from ...exceptions import TransactionAborted
 from ...mongodb.connection import Store
-from ..append import append, stream_head
+from ..append import append
 from ..closing.checks import raise_if_closed
 from ..load import A, check_is_stored, extend, note_doubt
 from ..new_events import NewEvents
+from ..races.ends import stream_head
 from .repeating import until_committed
 from .unit_of_work import open_unit
 
