@@ -40,7 +40,9 @@ from ossy_event_store.exceptions import (
     UndecodableEvent,
     UnexpectedState,
     UnknownAggregateType,
+    UnknownEventVersion,
     UnknownSubscription,
+    UpcasterError,
 )
 
 pytestmark = pytest.mark.versions
@@ -200,6 +202,18 @@ ERRORS = [
         {"event_id": 7, "path": "due", "cls": "shop.events.BookLent"},
         "shop.events.BookLent cannot be made of event 7 of type 'BookLent' at version "
         "2: payload.due: missing. Give a new field a default",
+    ),
+    (
+        UnknownEventVersion(7, "BookLent", 4, 3),
+        {"event_id": 7, "event_type": "BookLent", "found": 4, "known": 3},
+        "Event 7 is of type 'BookLent' at version 4, but the code knows that type up "
+        "to version 3. Deploy the release that knows the version",
+    ),
+    (
+        UpcasterError(7, "BookLent", 2, "shop.events.later", "KeyError: 'due'"),
+        {"event_id": 7, "version": 2, "upcaster": "shop.events.later"},
+        "The upcaster shop.events.later of BookLent from version 2 failed on event 7: "
+        "KeyError: 'due'",
     ),
     (UnexpectedState("out of order"), {"reason": "out of order"}, "out of order"),
     (TransactionsUnavailable(), {}, "Several events in one append, and rules over"),

@@ -123,7 +123,7 @@ def _read_today(event: Document) -> dict[str, Any]:
     whole: Document = {**event, "payload": payload}
     ran: list[Ran] = []
     try:
-        found = current().of(whole, ran)
+        found = current().of(whole, ran=ran)
     except (UnknownEventVersion, UpcasterError, ImproperlyConfigured) as error:
         return {"unreadable": visible(error_text(error)), "is_upcasted": True}
     return {

@@ -346,7 +346,11 @@ def copied(value: Any) -> Any:
     if kind in _IMMUTABLE:
         return value
     if kind is dict:
-        return {key: copied(item) for key, item in value.items()}
+        own = value.copy()
+        for key, item in value.items():
+            if type(item) not in _IMMUTABLE:
+                own[key] = copied(item)
+        return own
     if kind is list:
-        return [copied(item) for item in value]
+        return [item if type(item) in _IMMUTABLE else copied(item) for item in value]
     return copy.deepcopy(value)

@@ -74,7 +74,11 @@ class UndecodableEvent(EventStoreError):
 
 
 class UpcasterError(EventStoreError):
-    """An upcaster raised, or returned what is no payload."""
+    """
+    An upcaster raised, or returned what is no payload.
+
+    With ``DEBUG`` and in tests, also if it changed what it got.
+    """
 
     def __init__(
         self, event_id: Any, event_type: str, version: int, upcaster: str, reason: str

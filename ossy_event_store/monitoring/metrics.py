@@ -34,7 +34,8 @@ SUBSCRIPTION_METRICS: Mapping[str, tuple[str, Any]] = {
     ),
     "parked": ("Streams parked after a failure.", lambda one: one["parked"]),
     "changed": (
-        "Whether the class of a projection has changed since it was built.",
+        "Whether a projection, or an upcaster of its events, has changed since it was "
+        "built.",
         lambda one: one["changed"],
     ),
 }

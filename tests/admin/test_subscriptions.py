@@ -234,7 +234,7 @@ def test_a_projection_whose_class_has_changed_says_so(store, lend, staff, monkey
         reached(store, "loans", 1)
     client = staff(SEE)
     assert "Kind projection" in text_of(client.get(one_url("change", "loans")))
-    changed = "its class has changed since it was built"
+    changed = "its class, or an upcaster, has changed since it was built"
     assert changed not in text_of(client.get(one_url("change", "loans")))
     documents = connection.raw(store.subscriptions)
     documents.update_one({"_id": "loans"}, {"$set": {"revision": "old"}})

@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..bson_types import Document
 from .declaration import Declarations, EventType, Upcaster, declarations
 from .problems import current_versions, problems
-from .upcasting import Ran, upcast
+from .upcasting import Ran, is_checked, upcast
 
 
 class Catalogue:
@@ -76,7 +76,8 @@ class Catalogue:
             return self.selection(types).upcasted(events)
         if self.leaves(events):  # nearly always
             return events
-        return [one for event in events for one in self.of(event)]
+        checked = is_checked()
+        return [one for event in events for one in self.of(event, checked)]
 
     def leaves(
         self, events: Iterable[Document], types: Iterable[str] | None = None
@@ -92,17 +93,27 @@ class Catalogue:
                 return False
         return True
 
-    def of(self, event: Document, ran: list[Ran] | None = None) -> Sequence[Document]:
+    def of(
+        self, event: Document, checked: bool = True, ran: list[Ran] | None = None
+    ) -> Sequence[Document]:
         """
         Return what one stored event means; see ``upcasted()``.
 
         Args:
             event: as stored.
+            checked: see ``is_checked()``.
             ran: gets each call of an upcaster.
         """
         if self._as_is.get(event["type"], 1) == event.get("typeVersion", 1):
             return (event,)
-        return upcast(event, self.aliases, self.versions, self.upcasters, ran)
+        return upcast(
+            event,
+            self.aliases,
+            self.versions,
+            self.upcasters,
+            checked=checked,
+            ran=ran,
+        )
 
     def selection(self, types: Iterable[str]) -> Selection:
         """Return the events of some types, of which it makes events of these types."""
@@ -155,11 +166,12 @@ class Selection:
     def upcasted(self, events: Iterable[Document]) -> list[Document]:
         """Return the events of these types; see ``Catalogue.upcasted()``."""
         of, names, stored = self._catalogue.of, self.names, self.stored
+        checked = is_checked()
         return [
             one
             for event in events
             if event["type"] in stored
-            for one in of(event)
+            for one in of(event, checked)
             if one["type"] in names
         ]
 

@@ -45,5 +45,5 @@ def check_upcasters(events: Iterable[Document]) -> int:
 def _calls(event: Document) -> list[Ran]:
     """Return the calls of upcasters that an event needs, with copies of the results."""
     ran: list[Ran] = []
-    current().of(event, ran)
+    current().of(event, ran=ran)
     return [one._replace(result=copied(one.result)) for one in ran]

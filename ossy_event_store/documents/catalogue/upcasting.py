@@ -26,11 +26,18 @@ class Ran(NamedTuple):
     result: Any
 
 
+def is_checked() -> bool:
+    """Whether upcasters are checked that thoroughly: it takes longer."""
+    return settings.DEBUG or is_test_run()
+
+
 def upcast(
     event: Document,
     aliases: Mapping[str, str],
     versions: Mapping[str, int],
     upcasters: Mapping[tuple[str, int], Upcaster],
+    *,
+    checked: bool,
     ran: list[Ran] | None = None,
 ) -> list[Document]:
     """
@@ -41,6 +48,7 @@ def upcast(
         aliases: the name of the type that an alias stands for.
         versions: the current version of each type that has more than one.
         upcasters: by type and version.
+        checked: whether upcasters are refused that change what is nested in a payload.
         ran: gets each call of an upcaster.
 
     Raises:
@@ -54,13 +62,15 @@ def upcast(
     if not _is_version(version) or version > current:
         raise UnknownEventVersion(event["_id"], stored, version, current)
     payload, version = event["payload"], int(version)
-    is_checked = settings.DEBUG or is_test_run()
+    if type(payload) is dict:
+        payload = payload.copy()
+    call = _checked_result if checked else _result
     found: list[Document] = []
     work: list[Step] = []
     while True:
         while version < current:
             one = upcasters[name, version]
-            result = _result(one, payload, event, is_checked=is_checked)
+            result = call(one, payload, event)
             if ran is not None:
                 ran.append(Ran(one, payload, result))
             version += 1
@@ -91,7 +101,8 @@ def _is_version(value: object) -> bool:
 def _with(event: Document, name: str, version: int, payload: Any) -> Document:
     # A copy again: a reader may keep parts of the payload in its state and change
     # them there, which must change no table of an upcaster and no other result.
-    found = {**event, "type": name, "payload": copied(payload)}
+    found = event.copy()
+    found["type"], found["payload"] = name, copied(payload)
     if version > 1:
         found["typeVersion"] = version
     else:
@@ -99,23 +110,31 @@ def _with(event: Document, name: str, version: int, payload: Any) -> Document:
     return found
 
 
-def _result(one: Upcaster, payload: Any, event: Document, *, is_checked: bool) -> Any:
+def _result(one: Upcaster, payload: Any, event: Document) -> Any:
     """Return what an upcaster makes of a payload."""
-    # Its own dict: that the payload stays as it is shows even in production, though
-    # what is nested in it shows only with DEBUG and in tests.
-    own = payload.copy() if type(payload) is dict else copied(payload)
-    before = copied((payload, event)) if is_checked else None
     try:
-        result = one.function(own, event) if one.takes_event else one.function(own)
+        if one.takes_event:
+            return one.function(payload, event)
+        return one.function(payload)
     except Exception as error:
         raise failed(one, event, _text(error)) from error
-    if own != payload or (before is not None and before != (payload, event)):
-        raise failed(
-            one,
-            event,
-            "it changed what it got. Return a new dict, as "
-            "{**payload, 'field': value}.",
-        )
+
+
+def _checked_result(one: Upcaster, payload: Any, event: Document) -> Any:
+    """
+    Return what an upcaster makes of a payload, if it changes nothing.
+
+    Else a change of the payload does no harm, as it is a copy, but one of what is
+    nested in it changes the event.
+    """
+    given, its_event = copied(payload), copied(event)
+    try:
+        result = one.function(*((given, its_event) if one.takes_event else (given,)))
+    except Exception as error:
+        raise failed(one, event, _text(error)) from error
+    if given != payload or its_event != event:
+        hint = "Return a new dict, as {**payload, 'field': value}."
+        raise failed(one, event, f"it changed what it got. {hint}")
     return result
 
 
