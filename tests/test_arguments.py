@@ -9,7 +9,9 @@ import asyncio
 import datetime as dt
 import inspect
 import re
+from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -22,6 +24,7 @@ from ossy_event_store import (
     Projection,
     item,
 )
+from ossy_event_store.documents.catalogue import declaration as event_types
 from ossy_event_store.projections import projection
 from ossy_event_store.subscriptions import declaration
 from tests.library.aggregate import Book
@@ -35,6 +38,16 @@ class Nothing(Boundary):
 
     query = item(tags=["course:c1"])
     view = dict
+
+
+@dataclass
+class Declared:
+    """What any decorator takes: events, a handler, a function of one argument."""
+
+    event: Any = None
+
+    def handle(self, event):
+        """Handle an event."""
 
 
 async def coroutine():
@@ -77,7 +90,9 @@ FITTING = {
     "list[Document]": {"list", "list of numbers"},
     "Mapping[str, Any]": {"dict"},
     "Event": {"dict"},
+    "Sequence[Event]": set(),
     "Sequence[Mapping[str, Any]]": set(),
+    "Tags": {"list"},
     "Sort": set(),
     "tuple[int, int]": set(),
     "tuple[float, float]": set(),
@@ -105,6 +120,7 @@ ANYTHING = {
     "event": {"number"},
     "items": set(),
     "EventStore.position_of event": {"text"},
+    "stored_event event": set(SAMPLES),  # a LookupError for any but those given out
 }
 
 # What each required argument gets while another is swept.
@@ -138,6 +154,7 @@ GOOD = {
     "pipeline": [],
     "key": "ann",
     "name": "mail",
+    "version": 1,
 }
 # How a message may call an argument otherwise.
 OTHER_NAMES = {
@@ -236,7 +253,7 @@ def run(runner, result):
     elif inspect.isgenerator(result):
         list(result)
     elif inspect.isfunction(result):  # a decorator
-        result(lambda event: None)
+        result(Declared)
 
 
 async def first_of(generator):
@@ -271,6 +288,7 @@ def test_a_wrong_argument_is_refused_by_its_name(
 ):
     monkeypatch.setattr(declaration, "_registered", {})
     monkeypatch.setattr(projection, "_registered", {})
+    monkeypatch.setattr(event_types, "declarations", event_types.Declarations())
     label = request.node.callspec.id
     problems = []
     for name in SAMPLES.keys() - fitting(label, argument):

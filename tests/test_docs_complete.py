@@ -45,7 +45,8 @@ def test_the_checks_page_names_every_check_that_the_source_can_report():
     files = (ROOT / "ossy_event_store/checks").glob("*.py")
     source = "\n".join(file.read_text() for file in files)
     text = "\n".join(from_code.checks_lines())
-    reported = set(re.findall(r'\b(?:error|warning)\(\s*"([EW]\d+)"', source))
+    # In a call, or as the value of a dict.
+    reported = set(re.findall(r'(?:\b(?:error|warning)\(\s*|: )"([EW]\d+)"', source))
     assert reported
     assert reported == set(re.findall(r"ossy_event_store\.([EW]\d+)", text))
 

@@ -155,7 +155,7 @@ def event(
                 check_id(name, "name"),
                 cls,
                 check_number(version, "version", 1),
-                check_names(aliases, "aliases") or (),
+                _aliases(aliases),
                 tags if callable(tags) else check_names(tags, "tags"),
                 _namespace_of(cls),
             )
@@ -168,6 +168,12 @@ def event(
         return cls
 
     return decorate
+
+
+def _aliases(value: Any) -> tuple[str, ...]:
+    if value is None:
+        raise TypeError("aliases must be a list of strings, not None.")
+    return check_names(value, "aliases") or ()
 
 
 def where(name: str, cls: Any) -> str:
