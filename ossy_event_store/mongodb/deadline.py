@@ -34,6 +34,7 @@ from .write_errors import (
     ILLEGAL_OPERATION,
     Fault,
     classify,
+    is_from_secondary,
     short_reason,
 )
 
@@ -78,6 +79,8 @@ class _Explained:
         # PyMongo raises the latter if Mongo.connect() or Mongo.close() closes a client
         # that another thread uses.
         is_gone = isinstance(error, (ConnectionFailure, InvalidOperation))
+        # The driver raises no ConnectionFailure if only a write in a command failed.
+        is_gone = is_gone or is_from_secondary(error)
         if in_transaction_of_caller.get():
             raise_if_aborted(error)
         if error.timeout or is_refusal or is_gone:

@@ -97,6 +97,14 @@ def _may_be_stored(error: PyMongoError) -> bool:
     )
 
 
+def is_from_secondary(error: PyMongoError) -> bool:
+    """Whether a write was refused by a member that is no longer the primary."""
+    if isinstance(error, BulkWriteError):
+        failures = (error.details or {}).get("writeErrors", ())
+        return any(failure.get("code") in NOT_PRIMARY for failure in failures)
+    return isinstance(error, OperationFailure) and error.code in NOT_PRIMARY
+
+
 def key_pattern(error: PyMongoError) -> Mapping[str, Any] | None:
     """Return the keys of the unique index that refused the write, or None."""
     pattern: Mapping[str, Any]

@@ -76,6 +76,20 @@ async def stream_head(store: Store, aggregate_id: str) -> Document | None:
     )
 
 
+async def _settled_head(store: Store, aggregate_id: str) -> Document | None:
+    """
+    Return a stream's last event after every write that the primary has now.
+
+    A primary that was just elected may not know for seconds what a majority has.
+    """
+    query = {"aggregateId": {"$eq": aggregate_id}}
+    order = [("aggregateVersion", -1)]
+    found = await store.client.find_after_all_writes(
+        store.events, query, projection=_HEAD, sort=order, limit=1
+    )
+    return found[0] if found else None
+
+
 async def append_at(
     store: Store,
     documents: NewEvents,
@@ -107,6 +121,9 @@ async def append_at(
             last = await placing.read_stream(store, guess=guess)
         elif expected_version != 0:
             last = await stream_head(store, first["aggregateId"])
+        is_short = (last or {}).get("aggregateVersion", 0) < (expected_version or 0)
+        if is_short and not store.outside:
+            last = await _settled_head(store, first["aggregateId"])
         if is_closing(last):
             await raise_if_closed(store, last)
         version = _version_before(first, expected_version, last)
@@ -357,7 +374,7 @@ async def _settle(
     lost = refused == _VERSION
     try:
         if lost:
-            await _check_race(store, documents[0])
+            await _check_race(store, documents[0], is_settled=False)
             # The event that has the version is not on a majority yet.
         if (found := await find_stored(store, documents)) is not None:
             return found
@@ -382,11 +399,11 @@ def same_events(found: list[Document], sent: NewEvents) -> list[Document]:
     return [stored[event["_id"]] for event in sent]
 
 
-async def _check_race(store: Store, first: Document) -> None:
+async def _check_race(store: Store, first: Document, is_settled: bool = True) -> None:
     last = await stream_head(store, first["aggregateId"])
     actual = last["aggregateVersion"] if last else 0
     expected = first["aggregateVersion"] - 1
-    if actual != expected:
+    if actual > expected or (is_settled and actual < expected):
         await raise_if_closed(store, last)
         raise ConcurrencyError(first["aggregateId"], expected, actual)
 

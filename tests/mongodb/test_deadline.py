@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from django.conf import settings as django_settings
 from pymongo import AsyncMongoClient, MongoClient, UpdateOne
-from pymongo.errors import NetworkTimeout, PyMongoError
+from pymongo.errors import BulkWriteError, NetworkTimeout, PyMongoError, WriteError
 from pymongo.uri_parser import parse_uri
 
 from ossy_event_store import StoreUnavailable
@@ -369,3 +369,22 @@ def test_the_cause_of_an_error_is_kept():
     with pytest.raises(StoreUnavailable) as error, in_time():
         raise cause
     assert error.value.__cause__ is cause
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        WriteError("Not primary while writing", 189),
+        BulkWriteError({"writeErrors": [{"index": 0, "code": 189}]}),
+    ],
+    ids=["single", "bulk"],
+)
+def test_a_write_that_a_member_refuses_as_it_steps_down_is_explained(error):
+    """Seen when a primary stepped down while a snapshot was saved."""
+    with pytest.raises(StoreUnavailable), in_time():
+        raise error
+
+
+def test_a_write_that_is_refused_for_its_content_is_not_explained_away():
+    with pytest.raises(WriteError), in_time():
+        raise WriteError("Document failed validation", 121)

@@ -102,7 +102,7 @@ def stored(member, stream, read="majority"):
     return [event["_id"] for event in found]
 
 
-def write_as_another(member, stream, version, event_id, write=MAJORITY):
+def write_as_another(member, stream, version, event_id, write=MAJORITY, **more):
     with collection(member, write=write) as events:
         events.insert_one(
             {
@@ -112,6 +112,7 @@ def write_as_another(member, stream, version, event_id, write=MAJORITY):
                 "aggregateVersion": version,
                 "type": "BookReturned",
                 "payload": {},
+                **more,
             }
         )
 
