@@ -68,7 +68,10 @@ def wsgi():
         def log_message(self, *arguments):
             pass
 
-    server = ThreadedWSGIServer(("127.0.0.1", 0), Quiet)
+    class Server(ThreadedWSGIServer):
+        request_queue_size = 2 * USERS  # else some of them wait for a second
+
+    server = Server(("127.0.0.1", 0), Quiet)
     server.set_app(WSGIHandler())
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()

@@ -235,7 +235,8 @@ CASES_OF_CLIENT = {
     "end_transaction": [end_transaction],
     "find_after_all_writes": [find_after_all_writes, find_once_pinged],
 }
-NO_CALLS = {"pause", "meanwhile", "drop_connections"}  # nothing is sent to a server
+# Nothing is sent to a server.
+NO_CALLS = {"either", "pause", "meanwhile", "drop_connections"}
 # Those that fail silently, or send nothing.
 SILENT = {end_transaction, *CASES_OF_CLIENT["session"]}
 SILENT |= {*CASES_OF_CLIENT["snapshot_session"]}
