@@ -14,7 +14,9 @@ from contextlib import nullcontext
 from functools import cache
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.db import connections
 from pymongo import MongoClient
 
 from ossy_event_store import EventStore
@@ -178,6 +180,18 @@ def _no_thread_is_left(monkeypatch):
         thread.join(30)
     left = [one.name for one in threading.enumerate() if one not in before]
     assert [name for name in left if not name.startswith(SERVE_ALL)] == []
+
+
+@pytest.fixture(autouse=True)
+def _no_connection_is_left(request):
+    """
+    Close what an async view has opened in the thread in which asgiref calls the ORM.
+
+    A later test that may not use the database would meet it there.
+    """
+    yield
+    if request.node.get_closest_marker("django_db") or "db" in request.fixturenames:
+        asyncio.run(sync_to_async(connections.close_all)())
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,10 @@ def noted(stream, kind="Noted"):
     return EventStore.append_event(event)
 
 
+def _leave_logging_alone(**kwargs):
+    pass
+
+
 @pytest.fixture(scope="module")
 def app():
     """An app of Celery with a worker in a thread, and a broker in memory."""
@@ -43,11 +47,13 @@ def app():
     from celery import signals
     from celery.contrib.testing.worker import start_worker
 
-    names = ("before_task_publish", "task_prerun", "task_postrun")
+    names = ("before_task_publish", "setup_logging", "task_prerun", "task_postrun")
     before = {name: list(getattr(signals, name).receivers or ()) for name in names}
+    # Else the worker sets the level of the root logger, for all later tests too.
+    signals.setup_logging.connect(_leave_logging_alone)
     kept = module("mysite/celery_context.py")
     app = celery.Celery("page", broker="memory://", backend="cache+memory://")
-    app.conf.update(worker_hijack_root_logger=False, broker_connection_retry=False)
+    app.conf.update(broker_connection_retry=False)
     app.conf.broker_transport_options = {"polling_interval": 0.02}
     app.kept = kept  # signals only refer to it weakly
 
