@@ -55,14 +55,8 @@ from .races.repeating import attempts, pause_before, until_won
 _VERSION = {"aggregateId", "aggregateVersion"}
 _PLACES = {"places.t", "places.n"}
 _OWN_INDEXES = ({"_id"}, _VERSION, _PLACES)
-_HEAD = {
-    "_id": 0,
-    "aggregateId": 1,
-    "aggregateVersion": 1,
-    "aggregateType": 1,
-    "type": 1,
-    "tick": 1,
-}
+_OF_HEAD = ("aggregateId", "aggregateVersion", "aggregateType", "type", "tick")
+_HEAD = {"_id": 0, **dict.fromkeys(_OF_HEAD, 1)}
 
 
 async def stream_head(store: Store, aggregate_id: str) -> Document | None:
