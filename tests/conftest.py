@@ -164,7 +164,7 @@ def quick(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_is_left(monkeypatch):
+def _no_thread_is_left(request, monkeypatch):
     """
     Let the thread that follows the positions end with the test that began it.
 
@@ -178,8 +178,9 @@ def _no_thread_is_left(monkeypatch):
     watcher.close()
     if thread is not None:
         thread.join(30)
-    left = [one.name for one in threading.enumerate() if one not in before]
-    assert [name for name in left if not name.startswith(SERVE_ALL)] == []
+    if "live_server" not in request.fixturenames:  # its threads serve all tests
+        left = [one.name for one in threading.enumerate() if one not in before]
+        assert [name for name in left if not name.startswith(SERVE_ALL)] == []
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +191,10 @@ def _no_connection_is_left(request):
     A later test that may not use the database would meet it there.
     """
     yield
-    if request.node.get_closest_marker("django_db") or "db" in request.fixturenames:
+    uses_database = {"db", "transactional_db"} & set(request.fixturenames)
+    if "live_server" in request.fixturenames:
+        return  # the driver of the browser runs a loop in this thread
+    if uses_database or request.node.get_closest_marker("django_db"):
         asyncio.run(sync_to_async(connections.close_all)())
 
 
