@@ -216,7 +216,7 @@ def test_the_keyboard_alone_is_enough(page, log):
     press_when_loaded(page, "ArrowRight")
     at_version(page, last - 1)
 
-    press_until_focused(page, ".es-timeline .es-selected div a")
+    press_until_focused(page, ".es-timeline .es-selected div a >> nth=0")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="As stored")).to_be_visible()
     page.go_back()
