@@ -1,6 +1,7 @@
 """The modules ``events`` of apps are imported at the start of a process."""
 
 import importlib
+import sys
 
 import pytest
 from django.apps import AppConfig, apps
@@ -23,7 +24,10 @@ def app(tmp_path, monkeypatch):
     """Install an app with a module ``events``."""
     monkeypatch.syspath_prepend(tmp_path)
 
+    names = []
+
     def app(name, source):
+        names.append(name)
         folder = tmp_path / name
         folder.mkdir()
         (folder / "__init__.py").touch()
@@ -32,7 +36,9 @@ def app(tmp_path, monkeypatch):
         config = AppConfig(name, importlib.import_module(name))
         monkeypatch.setitem(apps.app_configs, name, config)
 
-    return app
+    yield app
+    for module in [one for one in sys.modules if one.partition(".")[0] in names]:
+        del sys.modules[module]
 
 
 def test_the_module_events_of_an_app_is_imported(declarations, app):

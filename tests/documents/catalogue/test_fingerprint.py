@@ -64,7 +64,7 @@ def _(payload):
 
 @pytest.fixture
 def module(tmp_path, monkeypatch, declarations):
-    """Return a function that writes a module of events and imports it."""
+    """Give a function that writes a module of events and imports it."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
@@ -73,15 +73,16 @@ def module(tmp_path, monkeypatch, declarations):
         for before, after in replaced:
             assert before in source
             source = source.replace(before, after)
-        (tmp_path / "shelves.py").write_text(source, "utf-8")
+        (tmp_path / "loans_of_shelves.py").write_text(source, "utf-8")
         importlib.invalidate_caches()
         linecache.clearcache()
-        monkeypatch.delitem(sys.modules, "shelves", raising=False)
+        sys.modules.pop("loans_of_shelves", None)
         declarations.types.clear(), declarations.upcasters.clear()
         declarations.edition += 1
-        return importlib.import_module("shelves")
+        return importlib.import_module("loans_of_shelves")
 
-    return module
+    yield module
+    sys.modules.pop("loans_of_shelves", None)  # or it would hide others of its name
 
 
 class Reader:
@@ -253,9 +254,9 @@ def test_each_version_of_python_gives_the_same_source(module):
 
 
 def test_every_process_gives_the_same_fingerprint(tmp_path):
-    (tmp_path / "shelves.py").write_text(SOURCE, "utf-8")
+    (tmp_path / "loans_of_shelves.py").write_text(SOURCE, "utf-8")
     code = (
-        "import shelves\n"
+        "import loans_of_shelves as shelves\n"
         "from ossy_event_store.documents.catalogue.fingerprint import fingerprint\n"
         "print(fingerprint(shelves.Lent))"
     )
