@@ -1,9 +1,10 @@
 """Weaker outboxes: the checker has to find out what is wrong with each."""
 
+import copy
 from contextlib import contextmanager
 
 from ossy_event_store import EventStore
-from ossy_event_store.documents.extended_json import decode, dumps, encode, loads
+from ossy_event_store.documents.extended_json import dumps, loads
 from ossy_event_store.relational import append_waiting, on_commit, outbox
 from ossy_event_store.relational.models import Outbox
 
@@ -28,10 +29,12 @@ def delete_before_the_append():
 def new_id_for_each_try():
     append = append_waiting._append
 
-    def append_as_another(text, seconds):
-        event = decode(loads(text))
+    def append_as_another(row, seconds):
+        event = loads(row.event)
         del event["id"]
-        append(dumps(encode(event)), seconds)
+        another = copy.copy(row)
+        another.event = dumps(event)
+        append(another, seconds)
 
     append_waiting._append = append_as_another
 
