@@ -9,10 +9,13 @@ from pymongo.write_concern import WriteConcern
 from ossy_event_store import (
     Aggregate,
     ConcurrencyError,
+    Condition,
     EventStore,
+    InvalidBoundary,
     Mongo,
     OutcomeUnknown,
     StoreUnavailable,
+    item,
 )
 from ossy_event_store.mongodb import connection
 from ossy_event_store.mongodb.ports import drive
@@ -153,6 +156,27 @@ def test_a_repetition_is_not_refused_while_the_end_of_the_stream_is_in_doubt(
             call(EventStore.append_event, again(book), expected_version=4)
         assert caught.value.actual_version == 3
         same_everywhere(replicated, book.id, [book.id, before, ours])
+
+
+def test_a_position_that_a_new_primary_does_not_know_yet_is_waited_for(
+    replicated, limit
+):
+    one = WriteConcern(1)
+    event = raw(new_ids()[0], {**lent(*new_ids())[0], "tags": ["reader:ann"]})
+    unless = Condition(item(tags=["reader:ann"]), after=1)
+    limit(1)
+    with replication_stopped(replicated):
+        positions = collection(replicated.primary, name=connection.POSITIONS, write=one)
+        with positions as entries:
+            entries.replace_one({"_id": 1}, {"eventId": "e"}, upsert=True)
+        with pytest.raises(StoreUnavailable):
+            EventStore.append_events([event], unless=unless)
+    limit(15)
+    assert EventStore.append_events([event], unless=unless)
+    unknown = Condition(item(tags=["reader:ann"]), after=2)
+    with pytest.raises(InvalidBoundary, match="position 2 is not assigned"):
+        EventStore.append_events([event], unless=unknown)
+    connection.raw(connection.blocking().positions).delete_many({})
 
 
 def again(book, event_id=None):

@@ -137,7 +137,12 @@ class Guarding:
         """Make sure that a position is assigned."""
         order = [("_id", -1)]
         head = await store.positions.find_one({}, projection=["_id"], sort=order)
-        if (last := head["_id"] if head else 0) < position:
+        if (last := head["_id"] if head else 0) >= position:
+            return
+        # A primary that was just elected may not know it yet.
+        later = {"_id": {"$gte": position}}
+        settled = store.client.find_after_all_writes
+        if not await settled(store.positions, later, projection={"_id": 1}, limit=1):
             reason = f"position {position} is not assigned; the last one is {last}"
             raise InvalidBoundary("after", reason)
 
