@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from ossy_event_store.mongodb import connection
 
-MB = 1024 * 1024
+KB = 1024
+MB = 1024 * KB
 
 
 class Held(NamedTuple):
