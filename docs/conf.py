@@ -54,7 +54,7 @@ nitpick_ignore_regex = [
     (
         "py:.*",
         r"(ImproperlyConfigured"
-        r"|ossy_event_store\.(registry\.R|subscriptions\.declaration\.H|projections\.projection\.P"
+        r"|ossy_event_store\.(aggregate\.registry\.R|subscriptions\.declaration\.H|projections\.projection\.P"
         r"|event_store\.transactions\.T|documents\.catalogue\.declaration\.[CF])"
         r"|(collections|contextlib|typing|datetime|django|pymongo|bson)\..*)",
     ),

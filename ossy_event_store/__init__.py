@@ -46,6 +46,7 @@ from .exceptions import (
 
 if _TYPE_CHECKING:
     from .aggregate import Aggregate
+    from .aggregate.registry import register_aggregate
     from .documents.boundaries.condition import Condition
     from .documents.boundaries.model import Boundary
     from .documents.boundaries.query import Query, all_events, any_of, item
@@ -63,7 +64,6 @@ if _TYPE_CHECKING:
     from .projections.projection import Projection, register_projection
     from .rebuild.api import AggregateRebuild
     from .rebuild.report import RebuildReport
-    from .registry import register_aggregate
     from .relational.on_commit import append_on_commit
     from .streams.boundaries.execute import LoadedBoundary
     from .streams.boundaries.reading import AwaitableBoundaryRead, BoundaryRead
@@ -102,7 +102,7 @@ _MODULE_OF = {
     "events_from": "documents.catalogue.objects",
     "event_context": "documents.context.event_context",
     "item": "documents.boundaries.query",
-    "register_aggregate": "registry",
+    "register_aggregate": "aggregate.registry",
     "register_projection": "projections.projection",
     "stored_event": "documents.catalogue.objects",
     "subscription": "subscriptions.declaration",

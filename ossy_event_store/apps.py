@@ -18,7 +18,8 @@ class OssyEventStoreConfig(AppConfig):
 
     def ready(self) -> None:
         """Discover what the project declares; no I/O."""
-        from . import checks, registry
+        from . import checks
+        from .aggregate import registry
         from .documents.catalogue import discovery
         from .documents.masking import MaskingFilter
         from .mongodb import location

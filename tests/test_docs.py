@@ -23,7 +23,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
-from ossy_event_store import EventStore, conf, embedded, registry
+from ossy_event_store import EventStore, conf, embedded
+from ossy_event_store.aggregate import registry
 from ossy_event_store.documents.catalogue import catalogue, discovery
 from ossy_event_store.documents.catalogue import declaration as event_types
 from ossy_event_store.management.commands import run_subscriptions

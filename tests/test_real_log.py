@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from django.core.management import call_command
 
-from ossy_event_store import Aggregate, AggregateRebuild, EventStore, registry
+from ossy_event_store import Aggregate, AggregateRebuild, EventStore
+from ossy_event_store.aggregate import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = ROOT.parent / "shared" / "data" / "loan-applications.jsonl.gz"

@@ -8,14 +8,15 @@ import traceback
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from ossy_event_store import AggregateRebuild, registry
-from ossy_event_store.exceptions import UnknownAggregateType
-from ossy_event_store.registry import (
+from ossy_event_store import AggregateRebuild
+from ossy_event_store.aggregate import registry
+from ossy_event_store.aggregate.registry import (
     discover,
     register_aggregate,
     registered_aggregates,
     root_of,
 )
+from ossy_event_store.exceptions import UnknownAggregateType
 from tests.library.aggregate import Book, Reader
 
 pytestmark = pytest.mark.versions

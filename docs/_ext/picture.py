@@ -20,8 +20,8 @@ BOXES = {
     "subscriptions": ("handlers, checkpoints", {"relational", "subscriptions"}),
     "rebuild": ("snapshots from events", {"rebuild"}),
     "aggregates": (
-        "aggregate, event_store, registry",
-        {"aggregate", "event_store", "registry"},
+        "aggregate, event_store",
+        {"aggregate", "event_store"},
     ),
     "positions": ("the global order", {"positions"}),
     "streams": ("append, load, transactions", {"streams"}),

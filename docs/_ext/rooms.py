@@ -19,7 +19,6 @@ FLOORS = (
     ("checks", "monitoring", "post_migrate", "push", "verification"),
     ("projections",),
     ("rebuild", "subscriptions"),
-    ("registry",),
     ("aggregate",),
     ("event_store", "relational"),
     ("positions", "streams"),

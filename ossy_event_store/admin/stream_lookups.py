@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from ..aggregate.registry import registered_aggregates
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, read_event
 from ..documents.event_query import as_stored
@@ -13,7 +14,6 @@ from ..documents.passed_over import TYPED
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.indexes import FIRST_EVENTS, SNAPSHOT_HEADS, STREAM_VERSIONS
-from ..registry import registered_aggregates
 from ..streams.reducers import revision_of
 from .event_fields import LISTED_FIELDS, SHORT_PAYLOAD, VERSIONS, collect, is_in_stream
 from .paging import PAGE_SIZE, Cursor, Page, Search, read_page

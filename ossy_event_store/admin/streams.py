@@ -18,6 +18,7 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
+from ..aggregate.registry import registered_aggregates
 from ..documents import extended_json
 from ..documents.bson_types import Document
 from ..documents.display import visible
@@ -28,7 +29,6 @@ from ..mongodb import connection
 from ..mongodb.ports import drive, drive_each
 from ..rebuild.api import AggregateRebuild
 from ..rebuild.tallies import Tally, tallies
-from ..registry import registered_aggregates
 from ..streams import lookup
 from ..streams.export_events import export_events
 from ..streams.state_at_version import load_state_at

@@ -8,10 +8,10 @@ from typing import Any
 
 from django.core.checks import CheckMessage
 
+from ..aggregate.registry import registered_aggregates
 from ..documents.catalogue import declaration as event_types
 from ..documents.catalogue.catalogue import Catalogue
 from ..documents.catalogue.problems import Kind, problems
-from ..registry import registered_aggregates
 from ..streams.reducers import name_of
 from ..subscriptions import declaration
 from .messages import error, warning

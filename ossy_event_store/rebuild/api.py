@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..aggregate.registry import register_aggregate, root_of
 from ..documents.arguments import check_function
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id
@@ -18,7 +19,6 @@ from ..mongodb import connection
 from ..mongodb.connection import Store
 from ..mongodb.deadline import explained, in_time
 from ..mongodb.ports import drive
-from ..registry import register_aggregate, root_of
 from .coordinator import rebuild
 from .options import RebuildOptions
 from .ranges import Partition

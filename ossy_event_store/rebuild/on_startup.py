@@ -29,6 +29,7 @@ from django.core.signals import request_started
 from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 from pymongo.errors import OperationFailure, PyMongoError
 
+from ..aggregate.registry import registered_aggregates
 from ..conf import get_settings
 from ..documents.collections import STARTUP_LEASE
 from ..exceptions import EventStoreError
@@ -37,7 +38,6 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..mongodb.write_errors import short_reason
-from ..registry import registered_aggregates
 from ..streams.reducers import revision_of
 from .api import AggregateRebuild
 from .report import RebuildReport

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..aggregate.registry import registered_aggregates, root_of
 from ..documents.arguments import check_flag, check_names, check_number
-from ..registry import registered_aggregates, root_of
 from .ranges import Partition
 
 

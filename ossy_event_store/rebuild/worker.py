@@ -18,11 +18,11 @@ from typing import Any
 import django
 from django.core.exceptions import ImproperlyConfigured
 
+from ..aggregate.registry import root_of
 from ..exceptions import UnexpectedState
 from ..mongodb import connection as mongodb_connection
 from ..mongodb import location
 from ..mongodb.ports import drive
-from ..registry import root_of
 from ..streams.gc_pause import collect_less_often
 from ..streams.reducers import revision_of
 from .dry_run import DryRunBuilder

@@ -14,6 +14,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+from ..aggregate.registry import registered_aggregates
 from ..documents.bson_types import Document
 from ..documents.collections import SNAPSHOTS
 from ..exceptions import InvalidState, ReducerError
@@ -22,7 +23,6 @@ from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import ONE_BATCH
 from ..positions.reader import wanted
-from ..registry import registered_aggregates
 from ..streams.load import fold_stream
 from ..streams.reducers import fold as fold_events
 from ..streams.reducers import name_of

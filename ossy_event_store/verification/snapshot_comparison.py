@@ -10,6 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from ..aggregate.registry import registered_aggregates
 from ..documents.bson_types import Document
 from ..documents.event_document import read_whole_event, version_number
 from ..exceptions import ReducerError
@@ -18,7 +19,6 @@ from ..mongodb.deadline import in_time
 from ..mongodb.ports import ONE_BATCH
 from ..mongodb.resumable_scan import scan
 from ..rebuild.fold_streams import StreamFold
-from ..registry import registered_aggregates
 from ..streams.reducers import revision_of
 from .options import Sizes
 from .report import (

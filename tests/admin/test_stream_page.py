@@ -6,8 +6,9 @@ import re
 import pytest
 from django.contrib.admin.models import LogEntry
 
-from ossy_event_store import Aggregate, EventStore, event_context, registry
+from ossy_event_store import Aggregate, EventStore, event_context
 from ossy_event_store.admin import stream_page, streams
+from ossy_event_store.aggregate import registry
 from tests.library.aggregate import Book
 from tests.support.admin import ALL, NOT_ON_DJONGO, text_of, url
 

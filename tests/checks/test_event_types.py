@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from ossy_event_store import event, registry, upcaster
+from ossy_event_store import event, upcaster
+from ossy_event_store.aggregate import registry
 from ossy_event_store.checks import check_event_types
 from tests.support.catalogue import declarations, event_class  # noqa: F401
 from tests.support.checks import ids

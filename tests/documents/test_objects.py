@@ -21,10 +21,10 @@ from ossy_event_store import (
     item,
     register_aggregate,
     register_projection,
-    registry,
     stored_event,
     subscription,
 )
+from ossy_event_store.aggregate import registry
 from ossy_event_store.documents.catalogue.declaration import EventType, Upcaster
 from ossy_event_store.exceptions import ReducerError
 from ossy_event_store.mongodb.ports import drive

@@ -17,7 +17,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from ossy_event_store import EventStore, registry
+from ossy_event_store import EventStore
+from ossy_event_store.aggregate import registry
 from ossy_event_store.documents.collections import subscription_lease
 from ossy_event_store.mongodb import connection
 from ossy_event_store.positions import head_watcher

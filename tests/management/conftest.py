@@ -2,7 +2,8 @@
 
 import pytest
 
-from ossy_event_store import EventStore, registry
+from ossy_event_store import EventStore
+from ossy_event_store.aggregate import registry
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
-from ossy_event_store import event, registry, upcaster
+from ossy_event_store import event, upcaster
+from ossy_event_store.aggregate import registry
 from ossy_event_store.documents.catalogue import declaration
 from ossy_event_store.documents.catalogue.compatibility.file_names import file_names
 from ossy_event_store.documents.catalogue.declaration import Declarations

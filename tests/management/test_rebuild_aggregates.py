@@ -10,7 +10,8 @@ import sys
 import pytest
 from django.core.management import CommandError, call_command
 
-from ossy_event_store import Aggregate, AggregateRebuild, EventStore, registry
+from ossy_event_store import Aggregate, AggregateRebuild, EventStore
+from ossy_event_store.aggregate import registry
 from ossy_event_store.management.commands import rebuild_aggregates as rebuild_command
 from ossy_event_store.management.commands._base import (
     INTERRUPTED,

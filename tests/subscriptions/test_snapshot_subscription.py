@@ -11,8 +11,8 @@ from ossy_event_store import (
     AggregateRebuild,
     EventStore,
     StoreUnavailable,
-    registry,
 )
+from ossy_event_store.aggregate import registry
 from ossy_event_store.mongodb import connection, resumable_scan
 from ossy_event_store.streams import load
 from ossy_event_store.streams.reducers import revision_of

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ossy_event_store import Projection, register_projection, registry
+from ossy_event_store import Projection, register_projection
+from ossy_event_store.aggregate import registry
 from ossy_event_store.mongodb import connection
 from ossy_event_store.projections import projection
 from ossy_event_store.projections.generations import in_use

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from pymongo.errors import PyMongoError
 
+from ...aggregate.registry import registered_aggregates
 from ...documents.catalogue import declaration
 from ...documents.catalogue.compatibility.event_types import known_types
 from ...documents.catalogue.problems import problems
@@ -19,7 +20,6 @@ from ...mongodb.ports import drive
 from ...monitoring.catalogue.listing import ListedType, listed_types
 from ...monitoring.catalogue.stored import Standing, StoredVersion, stored_types
 from ...monitoring.catalogue.text import visible_lines
-from ...registry import registered_aggregates
 from ..base import StoreModelAdmin, may
 
 STORED_SECONDS = 5.0  # for which the page waits while it counts

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from ...aggregate.registry import registered_aggregates
 from ...documents.display import counted
 from ...mongodb import connection
 from ...mongodb.ports import drive
@@ -17,7 +18,6 @@ from ...rebuild.api import run_rebuild
 from ...rebuild.options import OptionsConflict, RebuildOptions
 from ...rebuild.ranges import Partition
 from ...rebuild.report import Altered, DryRun, RebuildReport
-from ...registry import registered_aggregates
 from ...streams import lookup
 from ._base import (
     WRONG_USE,

@@ -11,13 +11,13 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from ...aggregate.registry import registered_aggregates
 from ...documents.arguments import check_number
 from ...documents.bson_types import Document
 from ...documents.display import counted
 from ...documents.event_document import check_id
 from ...mongodb import connection, deadline
 from ...mongodb.ports import drive
-from ...registry import registered_aggregates
 from ...streams import lookup
 from ...subscriptions import operator_actions
 from ...verification.options import SAMPLE_SIZE

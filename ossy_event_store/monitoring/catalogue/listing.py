@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...aggregate.registry import registered_aggregates
 from ...documents.bson_types import Document
 from ...documents.catalogue import declaration
 from ...documents.catalogue.compatibility.class_fields import (
@@ -17,7 +18,6 @@ from ...documents.catalogue.compatibility.class_fields import (
 from ...documents.catalogue.declaration import Declarations, EventType, name_of_function
 from ...documents.catalogue.problems import current_versions
 from ...projections.projection import registered_projections
-from ...registry import registered_aggregates
 from ...subscriptions.declaration import registered_subscriptions
 
 

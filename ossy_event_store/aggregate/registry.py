@@ -13,10 +13,10 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import autodiscover_modules
 
-from .aggregate import Aggregate
-from .documents.event_document import check_id
-from .exceptions import UnknownAggregateType
-from .streams.reducers import check_reducer, name_of
+from ..documents.event_document import check_id
+from ..exceptions import UnknownAggregateType
+from ..streams.reducers import check_reducer, name_of
+from . import Aggregate
 
 MODULE = "aggregate"
 
