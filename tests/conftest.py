@@ -144,14 +144,16 @@ def _unbound():
 
 
 @pytest.fixture
-def store(_store_ready, _unbound):
+def store(_store_ready, _unbound, pytestconfig):
     """The blocking face of an empty store with its indexes."""
     store = connection.blocking()
     for name in connection.COLLECTION_OPTIONS:
         _unbound(store.events).database[name].delete_many({})
     if settings.STORE == "djongo" and (lost := drive(indexes.ensure(store))):
         # Seen in one run, and in none of the eleven that followed.
-        print("Lost:", lost, *_drops(store), sep="\n", file=sys.__stderr__)
+        capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            print("Lost:", lost, *_drops(store), sep="\n", file=sys.stderr)
     return store
 
 
