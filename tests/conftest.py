@@ -153,7 +153,7 @@ def store(_store_ready, _unbound, pytestconfig):
         # Seen in one run, and in none of the eleven that followed.
         capture = pytestconfig.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():
-            print("Lost:", lost, *_drops(store), sep="\n", file=sys.stderr)
+            sys.stderr.write("\n".join(["Lost:", str(lost), *_drops(store), ""]))
     return store
 
 
