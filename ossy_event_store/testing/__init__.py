@@ -5,15 +5,26 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 if _TYPE_CHECKING:
+    from .as_fixture import as_fixture
+    from .factories import event_factory, events_of
+    from .given import given
     from .matching import event
 
 # Each name loads its module on first use, so a test pays only for what it uses.
 _MODULE_OF = {
+    "as_fixture": "as_fixture",
     "event": "matching",
+    "event_factory": "factories",
+    "events_of": "factories",
+    "given": "given",
 }
 
 __all__ = [
+    "as_fixture",
     "event",
+    "event_factory",
+    "events_of",
+    "given",
 ]
 
 
