@@ -45,7 +45,7 @@ def source_of_test(Root: Any, events: Sequence[Document]) -> str:
         events: from the first one of a stream, as stored.
     """
     source = Source()
-    source.name("given", "from ossy_event_store.testing import given")
+    source.name("given", "ossy_event_store.testing")
     name = source.cls(Root)
     indent = 2 * _STEP
     lines = [
