@@ -86,6 +86,7 @@ FITTING = {
     "None": {"None"},
     "dt.datetime": {"date"},
     "Sequence[str]": {"list"},
+    "Iterable[str]": {"list"},
     "frozenset[str]": {"list"},
     "list[Document]": {"list", "list of numbers"},
     "Mapping[str, Any]": {"dict"},
@@ -128,6 +129,9 @@ GOOD = {
     "Root": Book,
     "cls": Loans,
     "aggregate_id": "b-1",
+    "aggregate_ids": ["b-1"],
+    "old": 1,
+    "new": 1,
     "aggregate_type": "Book",
     "subject": "b-1",
     "decide": lambda aggregate: None,
@@ -176,7 +180,7 @@ MODULES = (
 NOT_CALLED = {
     *("AwaitableBoundaryRead", "BoundaryRead", "EventSourceView", "HealthView"),
     *("Boundary", "LoadedBoundary", "Query", "RebuildReport", "Transaction"),
-    *("CauseChain", "Trace", "TraceNode"),
+    *("CauseChain", "Change", "Trace", "TraceNode"),
 }
 # Classes whose arguments are swept, as those of a function.
 CALLED = {"Condition", "EventFilter"}
