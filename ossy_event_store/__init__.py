@@ -59,6 +59,7 @@ if _TYPE_CHECKING:
     )
     from .documents.context.event_context import event_context
     from .event_store import EventStore
+    from .event_store.query.lazy_query import EventQuery, EventsPage
     from .mongodb.connection import Mongo
     from .projections.empty import empty_test_database
     from .projections.projection import Projection, register_projection
@@ -83,7 +84,9 @@ _MODULE_OF = {
     "BoundaryRead": "streams.boundaries.reading",
     "CauseChain": "streams.context.tree",
     "Condition": "documents.boundaries.condition",
+    "EventQuery": "event_store.query.lazy_query",
     "EventStore": "event_store",
+    "EventsPage": "event_store.query.lazy_query",
     "LoadedBoundary": "streams.boundaries.execute",
     "Mongo": "mongodb.connection",
     "Projection": "projections.projection",
@@ -124,8 +127,10 @@ __all__ = [
     "ConcurrencyError",
     "Condition",
     "EventNotFound",
+    "EventQuery",
     "EventStore",
     "EventStoreError",
+    "EventsPage",
     "ForeignCollection",
     "IdempotencyConflict",
     "IndexConflict",

@@ -40,6 +40,9 @@ class PageLimit:
         #: Whether to ask for the sizes first. The server sends up to 16 MB at a time,
         #: which is too much if every reader of a process gets it at once.
         self.expects_large = True
+        #: Whether neighbours in the order were recorded at about the same time, as far
+        #: as the last page has shown; imported events were not.
+        self.along_time = True
 
     def learn(self, events: int, size: int) -> None:
         """Take note of how many bytes some events had."""
@@ -65,12 +68,18 @@ async def events_of(
     if limit.expects_large and len(entries) > 1:
         return events, await _fitting(store, entries, events, session, limit)
     most = round(len(entries) * SPARE_FACTOR)
-    span = entries[-1]["_id"] - entries[0]["_id"] if entries else 0
+    span = abs(entries[-1]["_id"] - entries[0]["_id"]) if entries else 0
     is_dense = len(entries) >= TIME_SCAN_EVENTS and span < most
     size = 0
-    if is_dense and (times := await _time_span(store, entries, session)):
+    if (
+        limit.along_time
+        and is_dense
+        and (times := await _time_span(store, entries, session))
+    ):
         # Without a sort, the server picks the one index on the time alone.
         size = await _add(store, times, events, session, limit.bytes, limit=most)
+        known = sum(id_key(entry["eventId"]) in events for entry in entries)
+        limit.along_time = size > limit.bytes or 2 * known >= len(entries)
     ids = [entry["eventId"] for entry in entries]
     missing = [one for one in ids if id_key(one) not in events]
     if missing and size <= limit.bytes:
