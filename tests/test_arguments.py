@@ -20,6 +20,8 @@ import ossy_event_store
 from ossy_event_store import (
     Aggregate,
     Boundary,
+    EventQuery,
+    EventStore,
     EventStoreError,
     Projection,
     item,
@@ -88,6 +90,9 @@ FITTING = {
     "Sequence[str]": {"list"},
     "frozenset[str]": {"list"},
     "list[Document]": {"list", "list of numbers"},
+    "ObjectId | str": {"text"},
+    "str | type[Any]": {"text"},
+    "Order": set(),
     "Mapping[str, Any]": {"dict"},
     "Event": {"dict"},
     "Sequence[Event]": set(),
@@ -152,6 +157,13 @@ GOOD = {
     "item types": "A",
     "items": item(tags=["course:c1"]),
     "pipeline": [],
+    "in_batches size": 5,
+    "ain_batches size": 5,
+    "page size": 5,
+    "apage size": 5,
+    "moment": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    "first": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    "end": dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
     "key": "ann",
     "name": "mail",
     "version": 1,
@@ -176,7 +188,7 @@ MODULES = (
 NOT_CALLED = {
     *("AwaitableBoundaryRead", "BoundaryRead", "EventSourceView", "HealthView"),
     *("Boundary", "LoadedBoundary", "Query", "RebuildReport", "Transaction"),
-    *("CauseChain", "Trace", "TraceNode"),
+    *("CauseChain", "EventsPage", "Trace", "TraceNode"),
 }
 # Classes whose arguments are swept, as those of a function.
 CALLED = {"Condition", "EventFilter"}
@@ -186,7 +198,9 @@ WRITTEN_BY_PROJECTS = {"Projection.apply", "Projection.key"}
 
 def of_class(name, cls):
     """Yield the public methods of a class, bound to something that works."""
-    subject = Aggregate(Book, "b-1", [{**BOUGHT, "aggregateVersion": 1}])
+    subject: Any = Aggregate(Book, "b-1", [{**BOUGHT, "aggregateVersion": 1}])
+    if cls is EventQuery:
+        subject = EventStore.query()
     bases = reversed([base for base in cls.__mro__ if base is not object])
     members = {k: v for base in bases for k, v in vars(base).items()}
     for member, value in members.items():
@@ -196,7 +210,11 @@ def of_class(name, cls):
         if isinstance(value, (classmethod, staticmethod)):
             yield label, getattr(Loans if cls is Projection else cls, member)
         elif inspect.isfunction(value):
-            yield label, getattr(subject, member)
+            of_stream = cls is EventQuery and member == "after_version"
+            yield (
+                label,
+                getattr(subject.stream("b-1") if of_stream else subject, member),
+            )
 
 
 def callables():
