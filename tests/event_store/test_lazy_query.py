@@ -38,9 +38,14 @@ def at(minute):
 
 
 @pytest.fixture
-def ten(store, history, _unbound):
+def entries(store, _unbound):
+    return _unbound(store.positions)
+
+
+@pytest.fixture
+def ten(history, entries):
     """Ten events of three streams, each with its position."""
-    events, entries = [], []
+    events, placed = [], []
     for number, (name, kind, who, tags) in enumerate(EVENTS):
         event = {
             "_id": IDS[name],
@@ -59,10 +64,10 @@ def ten(store, history, _unbound):
             event["tags"] = tags
         fields = ("aggregateId", "aggregateVersion", "aggregateType", "type", "tags")
         entry = {key: event[key] for key in fields if key in event}
-        entries.append({"_id": number + 1, "eventId": event["_id"], **entry})
+        placed.append({"_id": number + 1, "eventId": event["_id"], **entry})
         events.append(event)
     history.insert_many(events)
-    _unbound(store.positions).insert_many(entries)
+    entries.insert_many(placed)
     return events
 
 
@@ -295,32 +300,35 @@ def test_documents_of_another_program_are_no_events(face, ten, history):
 
 
 def test_a_lost_event_is_reported_and_an_accepted_loss_passed_over(
-    face, ten, history, _unbound, store
+    face, ten, history, entries
 ):
     history.delete_one({"_id": IDS["b2"]})
     for query in (q(), q().types("Lent"), q().streams("a", "b")):
         with pytest.raises(PositionsBroken):
             listed(face, query)
-    _unbound(store.positions).update_one(
-        {"_id": 5}, {"$set": {"lost": 2, "aggregateVersion": -5}}
-    )
+    entries.update_one({"_id": 5}, {"$set": {"lost": 2, "aggregateVersion": -5}})
     assert names(listed(face, q())) == [name for name in ALL if name != "b2"]
     assert face(q().count) == 9
     assert names(listed(face, q().streams("b", "c"))) == ["b1", "c1", "b3", "c2"]
 
 
-def test_large_events_are_read_in_small_pages(face, store, history, _unbound):
+def test_large_events_are_read_in_small_pages(face, history, entries):
     large = [("big", n, {"payload": {"text": "x" * 1_500_000}}) for n in range(1, 9)]
     events = [
         {
-            "_id": f"{stream}-{n}", "aggregateId": stream, "aggregateVersion": n,
-            "aggregateType": "Book", "type": "Lent", "created": at(n), **more,
+            "_id": f"{stream}-{n}",
+            "aggregateId": stream,
+            "aggregateVersion": n,
+            "aggregateType": "Book",
+            "type": "Lent",
+            "created": at(n),
+            **more,
         }
         for stream, n, more in large
     ]
     history.insert_many(events)
     fields = ("aggregateId", "aggregateVersion", "aggregateType", "type")
-    _unbound(store.positions).insert_many(
+    entries.insert_many(
         {"_id": n, "eventId": one["_id"], **{key: one[key] for key in fields}}
         for n, one in enumerate(events, 1)
     )
@@ -420,8 +428,11 @@ def test_a_filter_that_finds_too_little_is_refused_unless_it_may_scan(
 ):
     history.insert_many(
         {
-            "_id": f"e-{n}", "aggregateId": "a", "aggregateVersion": n,
-            "aggregateType": "Book", "type": "Rare" if n == 390 else "Usual",
+            "_id": f"e-{n}",
+            "aggregateId": "a",
+            "aggregateVersion": n,
+            "aggregateType": "Book",
+            "type": "Rare" if n == 390 else "Usual",
             "created": at(n),
         }
         for n in range(1, 401)
