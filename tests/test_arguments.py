@@ -10,25 +10,33 @@ import datetime as dt
 import inspect
 import re
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
 
 import ossy_event_store
 from ossy_event_store import (
     Aggregate,
+    AggregateRebuild,
     Boundary,
     EventQuery,
     EventStore,
     EventStoreError,
     Projection,
+    conf,
     item,
+    register_projection,
 )
 from ossy_event_store.documents.catalogue import declaration as event_types
 from ossy_event_store.projections import projection
+from ossy_event_store.push import EventSourceView
 from ossy_event_store.subscriptions import declaration
+from ossy_event_store.verify import verify_event_store
 from tests.library.aggregate import Book
 from tests.support.projections import Loans
 
@@ -322,6 +330,58 @@ def test_a_wrong_argument_is_refused_by_its_name(
         if problem:
             problems.append(f"{name} {problem}")
     assert not problems, "\n".join(sorted(problems))
+
+
+def declared_with(**attributes):
+    """Declare a projection, of which nothing is kept."""
+    return register_projection(type("Strings", (Loans,), {"name": "s", **attributes}))
+
+
+def view_with(**attributes):
+    return EventSourceView.as_view(may_see=lambda request, wanted: True, **attributes)
+
+
+def setting_with(**changed):
+    with override_settings(OSSY_EVENT_STORE={**settings.OSSY_EVENT_STORE, **changed}):
+        return conf.get_settings()
+
+
+def root_with(**attributes):
+    kept = {"aggregate_type": "S", "view": staticmethod(dict), **attributes}
+    return Aggregate.of(type("Strings", (), kept), {"type": "Begun"})
+
+
+# The sweep above does so for each argument of a function that is annotated as a list.
+@pytest.mark.parametrize(
+    "give",
+    [
+        *(
+            pytest.param(partial(give, **{name: "text"}), id=f"{give.__name__} {name}")
+            for give, *names in (
+                (declared_with, "types", "aggregate_types", "tags"),
+                (view_with, "types", "aggregate_types", "tags", "query"),
+                (root_with, "event_types"),
+                (setting_with, "TYPE_BOUNDARIES"),
+                (EventStore.query().tags, "any"),
+                (EventStore.read_all, "types", "aggregate_types", "tags"),
+                (AggregateRebuild.build_and_save_all, "types", "ids"),
+                (verify_event_store, "types", "ids"),
+            )
+            for name in names
+        ),
+        partial(EventStore.append_events, "text"),
+        partial(EventStore.append_streams, {"b-1": "text"}),
+        partial(EventStore.append_event, {**BOUGHT, "tags": "text"}),
+        partial(EventStore.find_events, {}, default="text"),
+        partial(EventStore.find_events, {}, sort="text"),
+        partial(EventStore.aggregate, "text"),
+    ],
+    ids=lambda give: give.func.__name__,
+)
+def test_a_string_where_a_list_belongs_is_refused(store, monkeypatch, give):
+    monkeypatch.setattr(projection, "_registered", {})
+    with pytest.raises(ALLOWED, match=r"must be a list.*, not str"):
+        give()
 
 
 def test_the_sweep_finds_what_users_call():
