@@ -65,6 +65,7 @@ if _TYPE_CHECKING:
     from .documents.context.event_context import event_context
     from .documents.diff import Change
     from .event_store import EventStore
+    from .event_store.query.lazy_query import EventQuery, EventsPage
     from .mongodb.connection import Mongo
     from .projections.empty import empty_test_database
     from .projections.projection import Projection, register_projection
@@ -90,7 +91,9 @@ _MODULE_OF = {
     "CauseChain": "streams.context.tree",
     "Change": "documents.diff",
     "Condition": "documents.boundaries.condition",
+    "EventQuery": "event_store.query.lazy_query",
     "EventStore": "event_store",
+    "EventsPage": "event_store.query.lazy_query",
     "LoadedBoundary": "streams.boundaries.execute",
     "Mongo": "mongodb.connection",
     "Projection": "projections.projection",
@@ -134,8 +137,10 @@ __all__ = [
     "ConcurrencyError",
     "Condition",
     "EventNotFound",
+    "EventQuery",
     "EventStore",
     "EventStoreError",
+    "EventsPage",
     "ForeignCollection",
     "IdempotencyConflict",
     "IndexConflict",

@@ -18,10 +18,20 @@ from ..mongodb.ports import drive
 from ..streams import lookup
 from ..streams.lookup import Sort
 from ..streams.transactions.joining import awaitable_store, blocking_store
+from .query.lazy_query import EventQuery
 
 
 class Queries:
     """The methods of ``EventStore`` that run queries."""
+
+    @classmethod
+    def query(cls) -> EventQuery:
+        """
+        Return a lazy query for all events, which its methods narrow.
+
+        Nothing connects until it is read; see ``EventQuery``.
+        """
+        return EventQuery()
 
     @classmethod
     def find_event(

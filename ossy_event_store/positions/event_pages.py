@@ -30,9 +30,17 @@ class PageLimit:
     Args:
         most: bytes of the events of a page, about. A page has one event at least.
         first: how many events the first page has, at most.
+        along_time: whether neighbours in the order are looked for along the index of
+            time. That is quick, and in vain if they were imported.
     """
 
-    def __init__(self, most: int = PAGE_BYTES, first: int = SIZED_EVENTS) -> None:
+    def __init__(
+        self,
+        most: int = PAGE_BYTES,
+        first: int = SIZED_EVENTS,
+        *,
+        along_time: bool = True,
+    ) -> None:
         self.bytes = most
         #: How many events the next page has, at most; as large as the last ones, they
         #: fit.
@@ -40,6 +48,7 @@ class PageLimit:
         #: Whether to ask for the sizes first. The server sends up to 16 MB at a time,
         #: which is too much if every reader of a process gets it at once.
         self.expects_large = True
+        self.along_time = along_time
 
     def learn(self, events: int, size: int) -> None:
         """Take note of how many bytes some events had."""
@@ -68,7 +77,11 @@ async def events_of(
     span = entries[-1]["_id"] - entries[0]["_id"] if entries else 0
     is_dense = len(entries) >= TIME_SCAN_EVENTS and span < most
     size = 0
-    if is_dense and (times := await _time_span(store, entries, session)):
+    if (
+        limit.along_time
+        and is_dense
+        and (times := await _time_span(store, entries, session))
+    ):
         # Without a sort, the server picks the one index on the time alone.
         size = await _add(store, times, events, session, limit.bytes, limit=most)
     ids = [entry["eventId"] for entry in entries]

@@ -385,14 +385,14 @@ async def read(
             event["position"] = entry["_id"]
     missing = [entry["_id"] for entry in read if entry["_id"] not in events]
     if missing:
-        events |= await _lost_events(store, missing, session)
+        events |= await lost_events(store, missing, session)
     page = [events[position] for position in sorted(events)]
     return EventPage(page, last or (entries[-1]["_id"] if entries else 0), is_full)
 
 
-async def _lost_events(
+async def lost_events(
     store: Store, positions: Sequence[int], session: Any
-) -> dict[int, Document]:
+) -> dict[int, LostEvent]:
     """Return what the entries of some events say that no longer exist."""
     with in_time():
         entries = await store.positions.find(
@@ -400,7 +400,7 @@ async def _lost_events(
             projection=_ENTRY_FIELDS,
             session=session,
         )
-    lost: dict[int, Document] = {}
+    lost: dict[int, LostEvent] = {}
     for entry in entries:
         position, event_id = entry.pop("_id"), entry.pop("eventId")
         lost[position] = LostEvent(entry, _id=event_id, position=position)

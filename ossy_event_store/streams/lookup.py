@@ -204,7 +204,7 @@ async def find_events(
     store: Store, query: Mapping[str, Any], sort: Sort | None, limit: int
 ) -> list[Document]:
     """Return the events that match a checked query."""
-    with _explained("query"):
+    with explained_query("query"):
         events = await store.events.find(as_stored(query), sort=sort, limit=limit)
     return [read_whole_event(event) for event in events]
 
@@ -214,14 +214,14 @@ async def run_pipeline(
 ) -> list[Document]:
     """Return the results of a checked pipeline over the events."""
     results: list[Document] = []
-    with _explained("pipeline"):
+    with explained_query("pipeline"):
         async for batch in store.events.aggregate(pipeline, RESULTS_PER_BATCH):
             results += batch
     return results
 
 
 @contextmanager
-def _explained(argument: str) -> Iterator[None]:
+def explained_query(argument: str) -> Iterator[None]:
     """Turn the server's refusal of a malformed query into ``InvalidQuery``."""
     try:
         yield

@@ -1,0 +1,1 @@
+"""Lazy queries over events: what they ask, how they are read, their cursors."""
