@@ -5,15 +5,41 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 if _TYPE_CHECKING:
+    from .appended import AppendedEvents, appended
+    from .cases import (
+        EventStoreMixin,
+        EventStoreTestCase,
+        EventStoreTransactionTestCase,
+    )
+    from .clock import at, travel
     from .matching import event
+    from .running import arun_subscriptions, run_subscriptions
 
 # Each name loads its module on first use, so a test pays only for what it uses.
 _MODULE_OF = {
+    "AppendedEvents": "appended",
+    "EventStoreMixin": "cases",
+    "EventStoreTestCase": "cases",
+    "EventStoreTransactionTestCase": "cases",
+    "appended": "appended",
+    "arun_subscriptions": "running",
+    "at": "clock",
     "event": "matching",
+    "run_subscriptions": "running",
+    "travel": "clock",
 }
 
 __all__ = [
+    "AppendedEvents",
+    "EventStoreMixin",
+    "EventStoreTestCase",
+    "EventStoreTransactionTestCase",
+    "appended",
+    "arun_subscriptions",
+    "at",
     "event",
+    "run_subscriptions",
+    "travel",
 ]
 
 
