@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 if _TYPE_CHECKING:
-    from .appended import AppendedEvents, appended
+    from .appended_events import AppendedEvents, appended
     from .cases import (
         EventStoreMixin,
         EventStoreTestCase,
@@ -17,11 +17,11 @@ if _TYPE_CHECKING:
 
 # Each name loads its module on first use, so a test pays only for what it uses.
 _MODULE_OF = {
-    "AppendedEvents": "appended",
+    "AppendedEvents": "appended_events",
     "EventStoreMixin": "cases",
     "EventStoreTestCase": "cases",
     "EventStoreTransactionTestCase": "cases",
-    "appended": "appended",
+    "appended": "appended_events",
     "arun_subscriptions": "running",
     "at": "clock",
     "event": "matching",

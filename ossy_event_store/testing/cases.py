@@ -8,7 +8,7 @@ from typing import Any
 
 from django.test import TestCase, TransactionTestCase
 
-from .appended import appended
+from .appended_events import appended
 from .database import prepare
 from .running import arun_subscriptions, run_subscriptions
 

@@ -19,8 +19,11 @@ from contextvars import Context
 from typing import Any, Self
 from unittest import mock
 
+from django.conf import settings
+from django.test import override_settings
 from pymongo.errors import AutoReconnect, NetworkTimeout
 
+from ..conf import SETTING
 from ..documents.bson_types import Document, Filter
 from ..documents.catalogue.appending import as_event
 from ..documents.collections import EVENTS
@@ -36,7 +39,7 @@ from .database import check_test_run
 
 __all__ = ["away", "lost_acknowledgement", "outcome_unknown", "race"]
 
-AWAY_MILLISECONDS = 20  # until a server that is away is given up
+AWAY_SECONDS = 0.1  # until a server that is away is given up
 
 # How the driver tells of a commit whose answer did not arrive.
 _UNKNOWN_COMMIT = {"errorLabels": ["UnknownTransactionCommitResult"]}
@@ -156,10 +159,11 @@ def away() -> Iterator[None]:
     check_test_run("away()")
     with socket.socket() as taken:  # nothing else can listen there meanwhile
         taken.bind(("127.0.0.1", 0))
-        url = f"mongodb://127.0.0.1:{taken.getsockname()[1]}/"
-        before = location.use(f"{url}?serverSelectionTimeoutMS={AWAY_MILLISECONDS}")
+        before = location.use(f"mongodb://127.0.0.1:{taken.getsockname()[1]}/")
+        options = {**getattr(settings, SETTING, {}), "TIMEOUT": AWAY_SECONDS}
         try:
-            yield
+            with override_settings(**{SETTING: options}):
+                yield
         finally:
             location.use(before)
 

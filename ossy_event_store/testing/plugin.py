@@ -23,7 +23,7 @@ def event_store() -> Any:
 
 def pytest_assertrepr_compare(op: str, left: Any, right: Any) -> list[str] | None:
     """Say where the events of ``appended()`` are not as a test expects them."""
-    module = sys.modules.get(f"{__package__}.appended")
+    module = sys.modules.get(f"{__package__}.appended_events")
     if module is None or op != "==":
         return None
     if isinstance(right, module.AppendedEvents):

@@ -18,4 +18,5 @@ def kit(store):
         pytest.skip("tests that empty a store need every right")
     prepare()
     yield store
-    connection.raw(store.events).database.drop_collection(TEST_RUN)
+    events = connection.raw(connection.blocking().events)  # of a new client, perhaps
+    events.database.drop_collection(TEST_RUN)

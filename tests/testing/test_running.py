@@ -30,7 +30,8 @@ from ossy_event_store.testing import (
 )
 from tests.library.aggregate import Book
 from tests.support.relational import SQL, effects, take_effect
-from tests.support.subscriptions import checkpoint, parked, places, running as threads
+from tests.support.subscriptions import checkpoint, parked, places
+from tests.support.subscriptions import running as threads
 
 pytestmark = pytest.mark.usefixtures("kit", "quick")
 
@@ -54,8 +55,9 @@ def test_each_event_is_delivered_once_in_the_order_of_the_appends(run, lend):
         lend("b-2", "BookBought", "BookLent")
         lend("b-1", "BookBought")
         run()
-    assert places(got) == [("b-2", 1), ("b-2", 2), ("b-1", 1)] + [
-        *(("b-2", 3), ("b-2", 4), ("b-1", 2))
+    assert places(got) == [
+        *(("b-2", 1), ("b-2", 2), ("b-1", 1)),
+        *(("b-2", 3), ("b-2", 4), ("b-1", 2)),
     ]
     assert [event["position"] for event in got] == [1, 2, 3, 4, 5, 6]
 
@@ -158,7 +160,7 @@ def test_until_says_after_which_event_to_end(run, lend):
     run("all", until=Aggregate.of(Book, "b-1"))
     assert len(got) == 4
     for unknown in (9, {**second, "aggregateVersion": 9}):
-        with pytest.raises(ValueError, match="no position; the last event has pos.* 3"):
+        with pytest.raises(ValueError, match="the last event has position 3"):
             run(until=unknown)
     with pytest.raises(TypeError, match="must be a position, an event"):
         run(until=object())
@@ -202,7 +204,7 @@ def test_projections_and_snapshots_are_kept(run, kit, loans, lend, monkeypatch):
     assert Aggregate.find("b-1")["aggregateVersion"] == 2
     monkeypatch.setattr(loans, "broken", {"b-2"})
     lend("b-2", "BookLent")
-    with pytest.raises(ValueError, match="^broken$"):
+    with pytest.raises(ValueError, match="broken"):
         run("loans")
     assert parked(kit) == []
     monkeypatch.setattr(Book, "view", lambda events, saved_state: 1 / 0)
