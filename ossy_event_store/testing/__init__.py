@@ -6,12 +6,15 @@ from typing import Any as _Any
 
 if _TYPE_CHECKING:
     from .appended_events import AppendedEvents, appended
+    from .as_fixture import as_fixture
     from .cases import (
         EventStoreMixin,
         EventStoreTestCase,
         EventStoreTransactionTestCase,
     )
     from .clock import at, travel
+    from .factories import event_factory, events_of
+    from .given import given
     from .matching import event
     from .running import arun_subscriptions, run_subscriptions
 
@@ -23,8 +26,12 @@ _MODULE_OF = {
     "EventStoreTransactionTestCase": "cases",
     "appended": "appended_events",
     "arun_subscriptions": "running",
+    "as_fixture": "as_fixture",
     "at": "clock",
     "event": "matching",
+    "event_factory": "factories",
+    "events_of": "factories",
+    "given": "given",
     "run_subscriptions": "running",
     "travel": "clock",
 }
@@ -36,8 +43,12 @@ __all__ = [
     "EventStoreTransactionTestCase",
     "appended",
     "arun_subscriptions",
+    "as_fixture",
     "at",
     "event",
+    "event_factory",
+    "events_of",
+    "given",
     "run_subscriptions",
     "travel",
 ]

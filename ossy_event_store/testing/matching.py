@@ -13,6 +13,7 @@ from ..documents.catalogue.appending import as_event
 from ..documents.catalogue.catalogue import current
 from ..documents.catalogue.codecs.plain import plain
 from ..documents.catalogue.objects import document_of
+from ..documents.diff import changes
 from ..documents.display import brief, type_note, visible
 from ..documents.event_document import (
     FIELDS,
@@ -24,6 +25,7 @@ from ..documents.event_document import (
 from ..documents.storable import Unstorable
 
 _SHOWN = 200  # characters of a value
+_MOST_CHANGES = 10  # of a state
 _SAME = 40  # characters that are shown before two texts begin to differ
 _KNOWN = ("id", *FIELDS, "tags", TYPE_VERSION, "position")
 
@@ -212,14 +214,14 @@ def _is_same(want: Any, got: Any) -> bool:
 def _difference(path: _Path, want: Any, got: Any) -> Difference:
     if isinstance(want, str) and isinstance(got, str):
         want, got = _from_where_they_differ(want, got)
-    texts = _text(want), _text(got)
+    texts = shown(want), shown(got)
     if texts[0] == texts[1]:
         texts = _with_type(want, texts[0]), _with_type(got, texts[1])
     steps = (f"[{one}]" if isinstance(one, int) else f".{one}" for one in path)
     return Difference(visible("".join(steps).removeprefix(".")), *texts)
 
 
-def _text(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value on one line, with all its characters visible."""
     if value is _NOTHING:
         return "nothing"
@@ -318,5 +320,24 @@ class _Report:
 def _event(one: EventPattern | Mapping[str, Any]) -> str:
     """Return an event on one line."""
     if isinstance(one, EventPattern):
-        return f"{visible(one.type)} {_text(one.payload)}"
-    return f"{visible(str(one.get('type')))} {_text(one.get('payload') or {})}"
+        return f"{visible(one.type)} {shown(one.payload)}"
+    return f"{visible(str(one.get('type')))} {shown(one.get('payload') or {})}"
+
+
+def listed(found: Sequence[Difference]) -> str:
+    """Return differences on lines of their own."""
+    return "\n".join(
+        f"  {one.path}\n    want {one.want}\n    got  {one.got}" for one in found
+    )
+
+
+def changed(whole: Mapping[Any, Any], other: Mapping[Any, Any]) -> list[Difference]:
+    """Return the first differences of two states, with the types of their values."""
+    return [
+        Difference(
+            one.where,
+            "nothing" if one.kind == "added" else shown(one.old),
+            "nothing" if one.kind == "removed" else shown(one.new),
+        )
+        for one in changes(whole, other, limit=_MOST_CHANGES).items
+    ]
