@@ -14,7 +14,7 @@ import pytest
 def event_store() -> Any:
     """Empty the store for a test, and return the class ``EventStore``."""
     # Here, as pytest loads this in every project in which the package is installed.
-    from .. import EventStore
+    from ..event_store import EventStore
     from .database import prepare
 
     prepare()
