@@ -61,6 +61,7 @@ class _Maker(Protocol):
     def several(self, item: Made, build: Callable[[Any], Any]) -> Any: ...
     def pairs(self, key: Made, value: Made) -> Any: ...
     def built(self, build: Callable[..., Any], parts: Mapping[str, Made]) -> Any: ...
+    def nested(self, cls: Any, make: Made) -> Any: ...
 
 
 class _Fixed:
@@ -86,6 +87,9 @@ class _Fixed:
     def built(self, build: Callable[..., Any], parts: Mapping[str, Made]) -> Any:
         return build(**{name: make() for name, make in parts.items()})
 
+    def nested(self, cls: Any, make: Made) -> Any:
+        return make()
+
 
 class _Strategies:
     """Strategies of Hypothesis for values that can be stored."""
@@ -96,6 +100,7 @@ class _Strategies:
         from hypothesis import strategies
 
         self.st = st = strategies
+        self._nested: dict[Any, Any] = {}
         milliseconds = st.integers(0, 999).map(lambda ms: 1000 * ms)
         self._leaves = {
             bool: st.booleans(),
@@ -126,14 +131,19 @@ class _Strategies:
         return self.st.one_of([make() for make in makes])
 
     def several(self, item: Made, build: Callable[[Any], Any]) -> Any:
-        return self.st.lists(self.st.deferred(item), max_size=3).map(build)
+        return self.st.lists(item(), max_size=3).map(build)
 
     def pairs(self, key: Made, value: Made) -> Any:
         names = key().filter(lambda one: "\0" not in str(one))
-        return self.st.dictionaries(names, self.st.deferred(value), max_size=3)
+        return self.st.dictionaries(names, value(), max_size=3)
 
     def built(self, build: Callable[..., Any], parts: Mapping[str, Made]) -> Any:
         return self.st.builds(build, **{n: make() for n, make in parts.items()})
+
+    def nested(self, cls: Any, make: Made) -> Any:
+        if cls not in self._nested:
+            self._nested[cls] = self.st.deferred(lambda: make())
+        return self._nested[cls]
 
 
 class _Types:
@@ -199,7 +209,7 @@ class _Types:
             hints = typing.get_type_hints(kind)
             parts = {n: partial(self.value, hints[n], n) for n in kind._fields}
             return self._maker.built(kind, parts)
-        return self.object(kind, {})
+        return self._maker.nested(kind, partial(self.object, kind, {}))
 
 
 def _declared(cls: type[T]) -> Mapping[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from bson.decimal128 import Decimal128
+
 from ..documents.arguments import check_items
 from ..documents.bson_types import Document
 from ..documents.catalogue.appending import as_event
@@ -205,6 +207,9 @@ def _is_same(want: Any, got: Any) -> bool:
         stored = plain(want, _unknown)
     except (_Unknown, Unstorable):
         return bool(want == got)
+    if isinstance(stored, Decimal128) and isinstance(got, Decimal128):
+        one, other = stored.to_decimal(), got.to_decimal()
+        return one.is_finite() and other.is_finite() and one == other
     return is_same_value(stored, got)
 
 

@@ -10,7 +10,7 @@ from ...documents.bson_types import Document
 from ...documents.display import counted
 from ...documents.event_document import check_id
 from ...documents.storable import copied
-from ...exceptions import AggregateTypeMismatch
+from ...exceptions import AggregateTypeMismatch, InvalidEvent
 from ...streams.closing.checks import is_closing
 from ...streams.execute import decided_events
 from ...streams.new_events import Event, NewEvents
@@ -19,6 +19,8 @@ from .events import appended, given_events
 from .folds import check_folds
 from .isolation import without_store
 from .scenario import Scenario
+
+_MORE_THAN_ONE = "the events are of more than one stream; an aggregate has one"
 
 
 class DetachedAggregate(Aggregate):
@@ -86,6 +88,8 @@ class AggregateScenario(Scenario):
         stream = {"aggregateId": aggregate_id, "aggregateType": Root.aggregate_type}
         documents = given_events(events, stream, of_one_stream=True)
         for one in documents:
+            if one["aggregateId"] != documents[0]["aggregateId"]:
+                raise InvalidEvent("aggregateId", _MORE_THAN_ONE)
             if one["aggregateType"] != Root.aggregate_type:
                 kinds = (Root.aggregate_type, one["aggregateType"])
                 raise AggregateTypeMismatch(one["aggregateId"], *kinds)

@@ -148,6 +148,8 @@ def _follow(end: Document | None, document: Document) -> None:
             raise AggregateTypeMismatch(stream, kind, end["aggregateType"])
         if is_closing(end):
             raise StreamClosed(stream, end["aggregateVersion"], successor_of(end))
+        if "tick" in end:
+            document["tick"] = end["tick"] + 1
     document["aggregateVersion"] = end["aggregateVersion"] + 1 if end else 1
 
 

@@ -45,7 +45,7 @@ def source_of_test(Root: Any, events: Sequence[Document]) -> str:
         events: from the first one of a stream, as stored.
     """
     source = Source()
-    source.name("given", "from ossy_event_store.testing import given")
+    source.name("given", "ossy_event_store.testing")
     name = source.cls(Root)
     indent = 2 * _STEP
     lines = [
@@ -108,8 +108,9 @@ def _more(
             implied = form.get("tags") or ()
     else:
         more[TYPE_VERSION] = event.get(TYPE_VERSION, 1)
-    tags = event.get("tags") or []
-    if list(tags) != list(implied):
+    tags = event.get("tags")
+    tags = tags if isinstance(tags, list) else []
+    if tags != list(implied):
         more["tags"] = tags
     if context:
         some = {"id": event.get("_id"), **{key: event.get(key) for key in CONTEXT}}

@@ -85,12 +85,22 @@ class Source:
     """
 
     def __init__(self, *reserved: str) -> None:
-        # By name: the import that defines it.
+        # By name: the module that has it; or the line that imports a module.
         self._imports: dict[str, str] = dict.fromkeys(reserved, "")
 
     def imports(self) -> list[str]:
         """Return the lines that import what the expressions name, sorted."""
-        return sorted(filter(None, set(self._imports.values())), key=_import_order)
+        modules: dict[str, list[str]] = {}
+        for name, origin in sorted(self._imports.items()):
+            modules.setdefault(origin, []).append(name)
+        modules.pop("", None)
+        lines = [
+            origin
+            if origin.startswith("import ")
+            else f"from {origin} import {', '.join(names)}"
+            for origin, names in modules.items()
+        ]
+        return sorted(lines, key=lambda line: (line.startswith("from "), line))
 
     def value(self, value: Any) -> Expression:
         """
@@ -113,9 +123,9 @@ class Source:
             self._imports = before
             return None
 
-    def name(self, name: str, line: str) -> str:
-        """Return a name that a line imports."""
-        if self._imports.setdefault(name, line) != line:
+    def name(self, name: str, origin: str) -> str:
+        """Return a name that is imported from a module, or by a line."""
+        if self._imports.setdefault(name, origin) != origin:
             raise NoSource(f"{name} is the name of two things")
         return name
 
@@ -125,7 +135,7 @@ class Source:
         if "<locals>" in name or module in ("__main__", "builtins"):
             raise NoSource(f"{name} cannot be imported")
         first = name.partition(".")[0]
-        self.name(first, f"from {module} import {first}")
+        self.name(first, module)
         return name
 
     def call(self, name: str, *arguments: Any, **named: Any) -> Group:
@@ -136,7 +146,7 @@ class Source:
 
     def bson(self, name: str, *arguments: Any) -> Group:
         """Return the call of a class of ``bson``."""
-        return self.call(self.name(name, f"from bson import {name}"), *arguments)
+        return self.call(self.name(name, "bson"), *arguments)
 
     def dt(self) -> str:
         """Return the name of the module ``datetime``."""
@@ -177,10 +187,6 @@ class Source:
         return self.call(name, value.value)  # flags combine
 
 
-def _import_order(line: str) -> tuple[bool, str]:
-    return line.startswith("from "), line
-
-
 # --- the types --------------------------------------------------------------
 
 
@@ -197,7 +203,7 @@ def _bytes(source: Source, value: bytes) -> Expression:
     plain = f'b"{found[2:-1]}"' if found[1] == "'" and '"' not in found else found
     if not isinstance(value, bson.Binary):
         return plain
-    name = source.name("Binary", "from bson import Binary")
+    name = source.name("Binary", "bson")
     return Group(f"{name}(", (("", plain), ("", str(value.subtype))), ")")
 
 
@@ -272,12 +278,12 @@ def _span(source: Source, value: dt.timedelta) -> Expression:
 
 
 def _decimal(source: Source, value: Decimal) -> Expression:
-    name = source.name("Decimal", "from decimal import Decimal")
+    name = source.name("Decimal", "decimal")
     return source.call(name, str(value))
 
 
 def _uuid(source: Source, value: uuid.UUID) -> Expression:
-    return source.call(source.name("UUID", "from uuid import UUID"), str(value))
+    return source.call(source.name("UUID", "uuid"), str(value))
 
 
 def _regex(source: Source, value: Any) -> Expression:
