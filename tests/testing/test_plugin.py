@@ -4,20 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 from django.conf import settings
 from pymongo import MongoClient
 
-from ossy_event_store.testing import plugin
+from tests.support.plugin import LOAD_PLUGIN
 from tests.support.processes import ON_URL
 
 ROOT = Path(__file__).parents[2]
 PROJECT = ROOT / "tests" / "support" / "shop_project"
-PLUGIN = plugin.__name__
-IS_INSTALLED = any(one.value == PLUGIN for one in entry_points(group="pytest11"))
 
 pytestmark = [pytest.mark.faults, ON_URL]
 
@@ -55,9 +52,8 @@ def shop(tmp_path):
 
 
 def test_pytest_with_two_workers(shop):
-    load = [] if IS_INSTALLED else ["-p", PLUGIN]
     options = ("-n", "2", "--rootdir", ".", "-c", os.devnull, "-p", "no:cacheprovider")
-    _, output = shop("pytest", *options, *load, "for_pytest.py")
+    _, output = shop("pytest", *options, *LOAD_PLUGIN, "for_pytest.py")
     assert "1 failed, 6 passed" in output, output
     # The one that is to fail, readable.
     assert "the appended events are not as expected" in output
