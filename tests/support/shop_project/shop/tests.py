@@ -2,7 +2,7 @@
 
 from django.test import SimpleTestCase
 
-from ossy_event_store import Aggregate
+from ossy_event_store import Aggregate, append_on_commit
 from ossy_event_store.testing import (
     EventStoreMixin,
     EventStoreTestCase,
@@ -51,7 +51,12 @@ class Cases:
 
 
 class Tests(Cases, EventStoreTestCase):
-    pass
+
+    def test_an_event_of_the_outbox(self):
+        lent = {"type": "BookLent", "payload": {"to": "ann"}}
+        with self.appended() as log, self.captureOnCommitCallbacks(execute=True):
+            append_on_commit({**lent, "aggregateId": "b", "aggregateType": "Book"})
+        assert log == [event("BookLent")]
 
 
 class TransactionTests(Cases, EventStoreTransactionTestCase):
