@@ -51,7 +51,6 @@ class Cases:
 
 
 class Tests(Cases, EventStoreTestCase):
-
     def test_an_event_of_the_outbox(self):
         lent = {"type": "BookLent", "payload": {"to": "ann"}}
         with self.appended() as log, self.captureOnCommitCallbacks(execute=True):
