@@ -40,6 +40,7 @@ from ossy_event_store.subscriptions import (
 )
 from ossy_event_store.subscriptions.runner import Runner, assign_positions
 from tests.support.docs import DOCS, PAGES, Block, blocks_of, commands_of, is_like, run
+from tests.support.plugin import LOAD_PLUGIN
 from tests.support.servers import until
 
 IN_SQL = "sql-models"  # the page whose code writes to an SQL database
@@ -302,14 +303,18 @@ def test_the_tests_on_the_testing_page_pass(tmp_path):
         tmp_path,
         "docs_settings.py",
         "INSTALLED_APPS = ['ossy_event_store', 'library']\n"
+        "SQLITE = 'django.db.backends.sqlite3'\n"
+        "DATABASES = {'default': {'ENGINE': SQLITE, 'NAME': ':memory:'}}\n"
         f"OSSY_EVENT_STORE = {{'URL': {settings.SERVER!r}, 'NAME': 'docs'}}\n",
     )
     out = run(
         *("-m", "pytest", "-q", "--ds=docs_settings", "-p", "no:cacheprovider"),
-        *("test_library.py", "test_mails.py", "library/tests.py"),
+        *LOAD_PLUGIN,
+        *("test_views.py", "test_mails.py", "test_faults.py", "test_time.py"),
+        "library/tests.py",
         cwd=tmp_path,
     )
-    assert "6 passed" in out
+    assert "9 passed" in out
 
 
 @pytest.mark.docs

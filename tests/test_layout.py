@@ -34,6 +34,7 @@ WITHOUT_MODULE = {
     "mongodb/test_walk.py": "the other scan of resumable_scan",
     "relational/test_parked_streams.py": "subscriptions.parked_streams in SQL",
     "subscriptions/test_takeover.py": "what one process leaves to the next one",
+    "testing/test_example_faults.py": "what tests with the kit find",
     "verification/test_verify_event_store.py": "the command, with this room's fixtures",
 }
 

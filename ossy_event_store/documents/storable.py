@@ -218,8 +218,13 @@ _SIGNS_OF_CLASSES = ("__pydantic_validator__", "__struct_fields__", "__attrs_att
 _METHODS = ("model_dump", "isoformat", "tolist", "item", "to_dict", "as_dict")
 
 
+# Classes derived from these are stored as these. Named here, not at each call: while
+# freezegun is active, the module datetime has another class, which is derived from it.
+_BASES = (str, bson.Int64, bool, int, float, bytes, dt.datetime, uuid.UUID)
+
+
 def _rule(kind: type) -> Callable[[Any, Walk], Any] | None:
-    for known in (str, bson.Int64, bool, int, float, bytes, dt.datetime, uuid.UUID):
+    for known in _BASES:
         if issubclass(kind, known):
             return _RULES[known]
     return None

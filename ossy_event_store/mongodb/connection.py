@@ -252,6 +252,7 @@ def _borrowed(source: Source) -> Store:
     if held is None or held[1] is not client or held[0].name != name:
         if pymongo.version_tuple >= (4, 14):  # older clients have no such method
             client.append_metadata(driver_info())
+        _close_own_client()  # of a URL that was used before
         source = Source("", alias=alias, name=name)
         held = (source, client, _blocking_store(client, source, name))
         _process.blocking = held

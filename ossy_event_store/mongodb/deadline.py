@@ -13,6 +13,7 @@ import math
 import time
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
+from types import BuiltinFunctionType
 from typing import Any
 
 import pymongo
@@ -24,6 +25,7 @@ from pymongo.errors import (
 )
 
 from ..conf import get_settings
+from ..documents.context.replaced_clock import check_clock
 from ..exceptions import (
     StoreUnavailable,
     TransactionAborted,
@@ -61,6 +63,8 @@ def bound(unbounded: bool = False) -> AbstractContextManager[Any]:
     """
     if unbounded or _deadline.get() != math.inf:
         return _NO_BOUND
+    if type(time.monotonic) is not BuiltinFunctionType:
+        check_clock()
     return pymongo.timeout(get_settings().TIMEOUT)
 
 
@@ -106,6 +110,8 @@ class _InTime(_Explained):
         self.most = most
 
     def __enter__(self) -> None:
+        if type(time.monotonic) is not BuiltinFunctionType:
+            check_clock()
         seconds = min(self.most, get_settings().TIMEOUT)
         end = min(_deadline.get(), time.monotonic() + seconds)
         self.token = _deadline.set(end)
@@ -140,3 +146,9 @@ def in_time(most: float = math.inf) -> AbstractContextManager[None]:
 def time_is_up() -> bool:
     """Whether the time of ``in_time()`` is over."""
     return time.monotonic() >= _deadline.get()
+
+
+def let_time_be_up() -> None:
+    """End the time of the ``in_time()`` around this now, for tests of what follows."""
+    if _deadline.get() != math.inf:
+        _deadline.set(-math.inf)

@@ -341,14 +341,20 @@ def _check_test_name(alias: str, origin: str) -> None:
         )
 
 
-def use(url: str | None) -> None:
-    """Use ``url`` in this process, or the settings again if it is None."""
+def use(url: str | None) -> str | None:
+    """
+    Use ``url`` in this process, or the settings again if it is None.
+
+    Returns:
+        The URL that was used before, None for the settings.
+    """
     global _connected
     if url is not None:
         if not isinstance(url, str):
             raise TypeError(f"url must be a string, not {type(url).__name__}.")
         _of_url(url, "The URL passed to Mongo.connect()")
-    _connected = url
+    before, _connected = _connected, url
+    return before
 
 
 def adopt(url: str | None, name: str) -> None:

@@ -107,7 +107,7 @@ class Writer(Delivery):
         if size > self.transaction_bytes and len(events) > 1:
             self.size = len(events) // 2
             raise TooLarge
-        parked = list(fold.failed.values())
+        parked = self.before_parking(fold.failed.values())
         changes: Document = {"position": after}
         if parked:
             last = parked[-1]

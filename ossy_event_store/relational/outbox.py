@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bson import ObjectId
 from django.apps import apps
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, IntegrityError, connections, router, transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from ..documents.bson_types import Document
+from ..documents.context import clock
 from ..documents.extended_json import decode, dumps, encode, loads
 from ..mongodb.location import engine_of
 
@@ -147,7 +149,7 @@ def add(
         "aggregate_id": event["aggregateId"],
         "type": event["type"],
         "event": dumps(encode(event) | ({CONTEXT: dict(context)} if context else {})),
-        "created": timezone.now(),
+        "created": _now(),
     }
     try:
         if is_new:
@@ -237,6 +239,13 @@ def claimed(using: str, number: int) -> Iterator[Outbox | None]:
         yield row.select_for_update(skip_locked=True).first()
 
 
+def _now() -> dt.datetime:
+    """Return the current time as the columns of this site have it."""
+    if settings.USE_TZ:
+        return clock.now()
+    return timezone.make_naive(clock.now(), timezone.get_default_timezone())
+
+
 def _firsts(using: str) -> QuerySet[Outbox]:
     """Return the rows that wait and are the first of their stream."""
     state = _model().State
@@ -271,7 +280,7 @@ def figures(using: str) -> Figures:
     waiting = rows(using).filter(state=state.WAITING)
     moving = waiting.exclude(stream__in=parked.values("stream"))
     oldest = moving.order_by("id").values_list("created", flat=True).first()
-    lag = timezone.now() - oldest if oldest else dt.timedelta()
+    lag = _now() - oldest if oldest else dt.timedelta()
     return Figures(
         using, waiting.count(), parked.count(), max(0.0, lag.total_seconds())
     )

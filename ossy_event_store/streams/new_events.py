@@ -4,7 +4,6 @@ Build the documents of events that are about to be appended. Pure, but for the c
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,6 +15,7 @@ from ..documents.arguments import check_items, check_number
 from ..documents.boundaries.tags import check_tags, names_of_places
 from ..documents.bson_types import Document
 from ..documents.catalogue.appending import CurrentEvent, as_event, current_form
+from ..documents.context import clock
 from ..documents.context.current import current
 from ..documents.context.filling import filled, names_given
 from ..documents.context.requests import AskedRequest
@@ -125,7 +125,7 @@ def first_event(Root: Any, event: Event) -> FirstEvent:
         aggregate_id=generate() if has_generated_id else event["aggregateId"],
         aggregate_type=Root.aggregate_type,
         version=1,
-        created=dt.datetime.now(dt.UTC),
+        created=clock.now(),
     )
     return FirstEvent(documents, has_generated_id)
 
@@ -150,7 +150,7 @@ def next_events(
     Raises:
         InvalidEvent: with path and reason.
     """
-    now = dt.datetime.now(dt.UTC)
+    now = clock.now()
     documents = NewEvents()
     for number, event in enumerate(events, version + 1):
         documents.build(
@@ -187,7 +187,7 @@ def raw_events(
     events = check_items(events, "events", "events")
     if not events:
         raise InvalidEvent("", "expected at least one event")
-    now = dt.datetime.now(dt.UTC)
+    now = clock.now()
     checked = [
         check_event(event, (*_ALLOWED_IN_RAW_EVENTS, TYPE_VERSION))
         if is_encoded

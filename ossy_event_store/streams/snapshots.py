@@ -18,6 +18,7 @@ from pymongo import InsertOne, ReplaceOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
 from ..documents.bson_types import CODEC, Document
+from ..documents.context import clock
 from ..documents.event_document import stored_state
 from ..exceptions import InvalidState
 from ..mongodb.connection import Store
@@ -64,7 +65,7 @@ def build_snapshot(
         aggregateVersion=version,
         revision=revision,
         state=stored_state(state, Root.aggregate_type),
-        saved=now,
+        saved=clock.now(),
     )
     document.rivals_before = max(
         _first_use(Root, revision), now - dt.timedelta(seconds=RIVAL_SECONDS)

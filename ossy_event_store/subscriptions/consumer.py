@@ -90,6 +90,8 @@ class Consumer:
         self.claim = Claim(declared.name, owner, stop, timings, clock)
         self.page_events = page_events
         self.page_limit = PageLimit(page_bytes)
+        #: The last position whose event is delivered; None for all.
+        self.until: int | None = None
         self._stop = stop
         self._clock = clock
         self._reach: Reach | None = None
@@ -198,7 +200,7 @@ class Consumer:
     async def _work(self, store: Store, session: Any) -> None:
         claim, declared = self.claim, self.declared
         claimed = await claim.take_over(store, session)
-        delivery = delivery_of(store, session, declared)
+        delivery = self._delivery(store, session)
         position, seen = claimed["position"], await delivery.begin(claimed)
         if seen < position:  # that database was restored to an earlier time
             await claim.move(store, {"position": seen}, back=True)
@@ -267,19 +269,25 @@ class Consumer:
             quote(self.name),
         )
 
+    def _delivery(self, store: Store, session: Any) -> Delivery:
+        return delivery_of(store, session, self.declared)
+
     # --- reading
 
     async def _read(self, store: Store, after: int) -> Page:
         """Return the next events after a position."""
         query = self.declared.query()
+        until = {} if self.until is None else {"$lte": self.until}
         # A session of its own: the other one may be at work in another thread.
         async with store.client.session() as session:
             if not query:
-                query["_id"] = {"$gt": after}
+                query["_id"] = {"$gt": after, **until}
                 found = await self._page(store, query, session)
                 return Page(found.events, found.last or after, found.is_full)
             # The session lets the second read see all that the first one saw.
             head = await head_position(store, session)
+            if self.until is not None:
+                head = min(head, self.until)
             if head <= after:
                 return Page([], after, is_full=False)
             query["_id"] = {"$gt": after, "$lte": head}

@@ -228,11 +228,22 @@ class UntilCaughtUp:
         return self.position >= self.target
 
 
-def assign_positions(stop: threading.Event) -> None:
-    """Assign positions to all events, even if another process does so too."""
+def assign_positions(stop: threading.Event, wait: float | None = None) -> int:
+    """
+    Assign positions to all events, even if another process does so too.
+
+    Args:
+        stop: ends this early.
+        wait: seconds without a new event after which there is none; a replica set of
+            one member has no event on its way that is acknowledged.
+
+    Returns:
+        The last position.
+    """
     sequencer = Sequencer(connection.blocking())
     try:
         while not (sequencer.is_caught_up or stop.is_set()):
-            sequencer.advance()
+            sequencer.advance(wait)
     finally:
         sequencer.close()
+    return sequencer.last

@@ -5,26 +5,52 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 if _TYPE_CHECKING:
+    from .appended_events import AppendedEvents, appended
     from .as_fixture import as_fixture
+    from .cases import (
+        EventStoreMixin,
+        EventStoreTestCase,
+        EventStoreTransactionTestCase,
+    )
+    from .clock import at, travel
     from .factories import event_factory, events_of
     from .given import given
     from .matching import event
+    from .running import arun_subscriptions, run_subscriptions
 
 # Each name loads its module on first use, so a test pays only for what it uses.
 _MODULE_OF = {
+    "AppendedEvents": "appended_events",
+    "EventStoreMixin": "cases",
+    "EventStoreTestCase": "cases",
+    "EventStoreTransactionTestCase": "cases",
+    "appended": "appended_events",
+    "arun_subscriptions": "running",
     "as_fixture": "as_fixture",
+    "at": "clock",
     "event": "matching",
     "event_factory": "factories",
     "events_of": "factories",
     "given": "given",
+    "run_subscriptions": "running",
+    "travel": "clock",
 }
 
 __all__ = [
+    "AppendedEvents",
+    "EventStoreMixin",
+    "EventStoreTestCase",
+    "EventStoreTransactionTestCase",
+    "appended",
+    "arun_subscriptions",
     "as_fixture",
+    "at",
     "event",
     "event_factory",
     "events_of",
     "given",
+    "run_subscriptions",
+    "travel",
 ]
 
 

@@ -4,10 +4,10 @@ Build the events that end a stream, and that begin the one which continues it. P
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
+from ...documents.context import clock
 from ...documents.event_document import STREAM_CLOSED, STREAM_CONTINUED, check_id
 from ...exceptions import InvalidEvent
 from ..new_events import Event, NewEvents, next_events
@@ -117,5 +117,5 @@ def _build(
         aggregate_id=aggregate_id,
         aggregate_type=Root.aggregate_type,
         version=version,
-        created=dt.datetime.now(dt.UTC),
+        created=clock.now(),
     )

@@ -4,7 +4,7 @@ The interface of a delivery strategy, and what all strategies share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...documents.bson_types import Document
@@ -44,6 +44,8 @@ class Delivery:
     size: int | None = None
     #: Parked streams that are held in memory; more are looked up, page by page.
     held_parked: float = 100_000
+    #: Called with the events at which streams would be parked; if it raises, they stay.
+    before_parking: Callable[[Iterable[Failed]], list[Failed]] = list
     #: The most events of a parked stream in one redelivery.
     retry_size = 100
 
@@ -165,6 +167,7 @@ class Delivery:
         Returns:
             Whether the checkpoint in MongoDB moved in the same transaction.
         """
+        self.before_parking([failed])
         changes = {} if after is None else {"position": after}
         await parked_streams.park(
             self._store, self._session, self._name, self._fence, failed, changes
