@@ -6,7 +6,6 @@ from typing import Any as _Any
 
 if _TYPE_CHECKING:
     from .appended_events import AppendedEvents, appended
-    from .as_fixture import as_fixture
     from .cases import (
         EventStoreMixin,
         EventStoreTestCase,
@@ -14,8 +13,9 @@ if _TYPE_CHECKING:
     )
     from .clock import at, travel
     from .factories import event_factory, events_of
-    from .given import given
+    from .given_events import given
     from .matching import event
+    from .python_source import as_fixture
     from .running import arun_subscriptions, run_subscriptions
 
 # Each name loads its module on first use, so a test pays only for what it uses.
@@ -26,12 +26,12 @@ _MODULE_OF = {
     "EventStoreTransactionTestCase": "cases",
     "appended": "appended_events",
     "arun_subscriptions": "running",
-    "as_fixture": "as_fixture",
+    "as_fixture": "python_source",
     "at": "clock",
     "event": "matching",
     "event_factory": "factories",
     "events_of": "factories",
-    "given": "given",
+    "given": "given_events",
     "run_subscriptions": "running",
     "travel": "clock",
 }
