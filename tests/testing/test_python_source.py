@@ -66,7 +66,7 @@ SCANNED = Scanned("ann", dt.date(2027, 1, 31), Decimal("1.50"), Part(1, "x"), Ma
 HEAD = (
     "import datetime as dt\n"
     "from decimal import Decimal\n"
-    "from tests.testing.test_as_fixture import Marks, Part, Scanned\n\n"
+    "from tests.testing.test_python_source import Marks, Part, Scanned\n\n"
 )
 
 
