@@ -11,7 +11,9 @@ from typing import Any as _Any
 
 from .exceptions import (
     AggregateNotFound,
+    AggregatesNotFound,
     AggregateTypeMismatch,
+    BeforeFirstEvent,
     BoundaryConflict,
     BuiltMeanwhile,
     CheckpointMissing,
@@ -29,6 +31,8 @@ from .exceptions import (
     InvalidState,
     InvalidTransaction,
     OutcomeUnknown,
+    PastAggregate,
+    PositionNotAssigned,
     PositionsBroken,
     RebuildBroken,
     ReducerError,
@@ -42,6 +46,7 @@ from .exceptions import (
     UnknownEventVersion,
     UnknownSubscription,
     UpcasterError,
+    VersionNotFound,
 )
 
 if _TYPE_CHECKING:
@@ -58,6 +63,7 @@ if _TYPE_CHECKING:
         stored_event,
     )
     from .documents.context.event_context import event_context
+    from .documents.diff import Change
     from .event_store import EventStore
     from .event_store.query.lazy_query import EventQuery, EventsPage
     from .mongodb.connection import Mongo
@@ -83,6 +89,7 @@ _MODULE_OF = {
     "Boundary": "documents.boundaries.model",
     "BoundaryRead": "streams.boundaries.reading",
     "CauseChain": "streams.context.tree",
+    "Change": "documents.diff",
     "Condition": "documents.boundaries.condition",
     "EventQuery": "event_store.query.lazy_query",
     "EventStore": "event_store",
@@ -117,12 +124,15 @@ __all__ = [
     "AggregateNotFound",
     "AggregateRebuild",
     "AggregateTypeMismatch",
+    "AggregatesNotFound",
     "AwaitableBoundaryRead",
+    "BeforeFirstEvent",
     "Boundary",
     "BoundaryConflict",
     "BoundaryRead",
     "BuiltMeanwhile",
     "CauseChain",
+    "Change",
     "CheckpointMissing",
     "ConcurrencyError",
     "Condition",
@@ -144,6 +154,8 @@ __all__ = [
     "LoadedBoundary",
     "Mongo",
     "OutcomeUnknown",
+    "PastAggregate",
+    "PositionNotAssigned",
     "PositionsBroken",
     "Projection",
     "Query",
@@ -163,6 +175,7 @@ __all__ = [
     "UnknownEventVersion",
     "UnknownSubscription",
     "UpcasterError",
+    "VersionNotFound",
     "__version__",
     "all_events",
     "any_of",

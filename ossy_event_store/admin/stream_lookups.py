@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..aggregate.registry import registered_aggregates
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, read_event
-from ..documents.event_query import as_stored
 from ..documents.passed_over import TYPED
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
@@ -202,16 +200,3 @@ async def timeline(
     ]
     with in_time():
         return [read_event(event) for event in await collect(store, pipeline)]
-
-
-async def version_at(store: Store, aggregate_id: str, at: dt.datetime) -> int:
-    """Return the version that a stream had at a time; 0 before its first event."""
-    query = {"aggregateId": {"$eq": aggregate_id}, "created": {"$lte": at}}
-    with in_time():
-        found = await store.events.find_one(
-            as_stored(query),
-            projection={"_id": 0, "aggregateVersion": 1},
-            sort=[("aggregateVersion", -1)],
-            hint=list(STREAM_VERSIONS.keys),
-        )
-    return found["aggregateVersion"] if found else 0

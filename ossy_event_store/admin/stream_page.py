@@ -15,7 +15,7 @@ from ..exceptions import InvalidState
 from ..mongodb.connection import Store
 from ..mongodb.ports import drive
 from ..streams.context.tree import cause_of
-from ..streams.state_at_version import StateAtVersion, load_state_at
+from ..streams.past.state_at_version import StateAtVersion, load_state_at
 from . import stream_lookups
 from .base import SNAPSHOT_STATUS, StoreModelAdmin, may
 from .context.causes import causes_of

@@ -26,12 +26,14 @@ from ..documents.event_document import stored_state
 from ..exceptions import InvalidState, ReducerError
 from ..models import Stream
 from ..mongodb import connection
+from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive, drive_each
 from ..rebuild.api import AggregateRebuild
 from ..rebuild.tallies import Tally, tallies
 from ..streams import lookup
 from ..streams.export_events import export_events
-from ..streams.state_at_version import load_state_at
+from ..streams.past.state_at_version import load_state_at
+from ..streams.past.versions import version_at
 from . import overview, site_time, stream_lookups
 from .addresses import from_address
 from .base import StoreModelAdmin, attachment, download, may
@@ -171,7 +173,7 @@ class StreamAdmin(StoreModelAdmin):
         store = connection.blocking()
         head = _head(store, from_address(object_id))
         if request.GET.get("at"):
-            return self._go_to_time(request, store, head["aggregateId"])
+            return self._go_to_time(request, store, head)
         context = StreamPage(self, request, store, head).context()
         title = visible(head["aggregateId"])
         return self._render(
@@ -179,9 +181,10 @@ class StreamAdmin(StoreModelAdmin):
         )
 
     def _go_to_time(
-        self, request: HttpRequest, store: connection.Store, aggregate_id: str
+        self, request: HttpRequest, store: connection.Store, head: Document
     ) -> HttpResponse:
         """Redirect to the version that the stream had at a time."""
+        aggregate_id, last = head["aggregateId"], head["aggregateVersion"]
         text = request.GET["at"]
         at = time_of(text)
         version = None
@@ -189,7 +192,8 @@ class StreamAdmin(StoreModelAdmin):
             message = _("“%(text)s” is not a valid time. Write it as 2026-03-31T10:15.")
             messages.error(request, message % {"text": visible(text)})
         else:
-            version = drive(stream_lookups.version_at(store, aggregate_id, at))
+            with in_time():
+                version = drive(version_at(store, aggregate_id, at, last))
             if not version:
                 messages.warning(request, _("The stream had no events at that time."))
                 version = 1

@@ -4,6 +4,7 @@ Aggregates: load a stream, decide, append to it, save its snapshot.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -40,15 +41,18 @@ from ..streams.new_events import (
     first_event,
     next_events,
 )
+from ..streams.past.moment import Moment, check_moments
 from ..streams.reducers import call, check_reducer, fold
 from ..streams.snapshots import Snapshot, build_snapshot, save_snapshot
 from ..streams.transactions.joining import awaitable_store, blocking_store, origin_of
 from .ending import Ending
+from .past import Past, load_past
+from .several import Several
 
 View = Callable[[list[Document], dict[str, Any]], Any]
 
 
-class Aggregate(Ending):
+class Aggregate(Ending, Past, Several):
     """
     One loaded stream: the events since its snapshot, and the methods to extend it.
 
@@ -109,6 +113,9 @@ class Aggregate(Ending):
         *,
         snapshot: bool = True,
         session: ClientSession | None = None,
+        at_version: int | None = None,
+        at: dt.datetime | None = None,
+        at_position: int | None = None,
     ) -> Self:
         """
         Load an aggregate by its id, or create one from its first event.
@@ -124,9 +131,19 @@ class Aggregate(Ending):
                 ``view(fn)`` that needs the whole history.
             session: the session of an open transaction in which to load or create it,
                 as ``t.session``. Its later calls take part in that one as well.
+            at_version: load it as it was at this version. With any of these three it
+                is read-only, and ``is_past`` is True.
+            at: load it as it was at this time, a datetime with a time zone: with the
+                events before the first one whose ``created`` is later.
+            at_position: load it as it was when the event at this position was the last
+                one; 0 is before all events. Positions are read outside of ``session``.
 
         Raises:
-            AggregateNotFound: no stream has this id.
+            AggregateNotFound: no stream has this id; as ``BeforeFirstEvent``, none
+                had it at that moment.
+            VersionNotFound: the stream has no event at ``at_version``.
+            PositionNotAssigned: no event has ``at_position`` yet.
+            PositionsBroken: the event at a position was deleted outside of the store.
             AggregateTypeMismatch: the stream is of another type than ``Root``.
             ConcurrencyError: a stream with the new aggregate's id exists.
             InvalidTransaction: the session is not one of an open transaction of the
@@ -137,11 +154,12 @@ class Aggregate(Ending):
             StoreUnavailable: no server answered in time; nothing was stored.
         """
         check_reducer(Root)
-        checked = _subject(Root, subject)
+        moment = check_moments(at_version, at, at_position)
+        checked = _subject(Root, subject, moment)
         check_flag(snapshot, "snapshot")
         with in_time():
             store = blocking_store(session)
-            found = drive(_of(cls, store, Root, checked, snapshot))
+            found = drive(_of(cls, store, Root, checked, moment, snapshot))
         found.origin = origin_of(session, store)
         return found
 
@@ -153,14 +171,18 @@ class Aggregate(Ending):
         *,
         snapshot: bool = True,
         session: AsyncClientSession | None = None,
+        at_version: int | None = None,
+        at: dt.datetime | None = None,
+        at_position: int | None = None,
     ) -> Self:
         """See ``of()``."""
         check_reducer(Root)
-        checked = _subject(Root, subject)
+        moment = check_moments(at_version, at, at_position)
+        checked = _subject(Root, subject, moment)
         check_flag(snapshot, "snapshot")
         with in_time():
             store = await awaitable_store(session)
-            found = await _of(cls, store, Root, checked, snapshot)
+            found = await _of(cls, store, Root, checked, moment, snapshot)
         found.origin = origin_of(session, store)
         return found
 
@@ -245,6 +267,7 @@ class Aggregate(Ending):
             ConcurrencyError: another writer has appended since this aggregate was
                 loaded; nothing was written and the aggregate is unchanged.
             StreamClosed: the stream has ended.
+            PastAggregate: it was loaded as of the past.
             InvalidTransaction: the session is not one of an open transaction, or that
                 in which the aggregate was loaded was rolled back.
             IdempotencyConflict: the id is stored with other content.
@@ -264,6 +287,7 @@ class Aggregate(Ending):
         return await self._aappend(documents, session)
 
     def _next(self, *events: Event) -> NewEvents:
+        self._refuse_past()
         tick = last_tick(self)
         return next_events(self.Root, self.id, self.version, events, tick)
 
@@ -306,6 +330,7 @@ class Aggregate(Ending):
 
         Raises:
             ReducerError: see ``view()``.
+            PastAggregate: it was loaded as of the past.
             InvalidState: MongoDB cannot store the reducer's state.
         """
         snapshot = self._snapshot()
@@ -327,6 +352,7 @@ class Aggregate(Ending):
         await save_snapshot(store, snapshot)
 
     def _snapshot(self) -> Snapshot:
+        self._refuse_past()
         return build_snapshot(self.Root, self.id, self.version, self.view())
 
     # --- snapshots as documents
@@ -356,10 +382,15 @@ class Aggregate(Ending):
         return connection.async_raw((await connection.awaitable()).snapshots)
 
 
-def _subject(Root: Any, subject: object) -> str | FirstEvent:
+def _subject(Root: Any, subject: object, moment: Moment | None) -> str | FirstEvent:
     """Return the id to load, or the first event to append."""
     if isinstance(subject, str):
         return check_id(subject)
+    if moment is not None:
+        raise TypeError(
+            f"With {moment.argument}, subject must be the id of a stream (a string), "
+            f"not {type(subject).__name__}."
+        )
     if is_event(subject):
         return first_event(Root, subject)
     raise TypeError(
@@ -369,8 +400,15 @@ def _subject(Root: Any, subject: object) -> str | FirstEvent:
 
 
 async def _of(
-    cls: type[A], store: Store, Root: Any, subject: str | FirstEvent, snapshot: bool
+    cls: type[A],
+    store: Store,
+    Root: Any,
+    subject: str | FirstEvent,
+    moment: Moment | None,
+    snapshot: bool,
 ) -> A:
-    if isinstance(subject, str):
-        return await load_aggregate(cls, store, Root, subject, snapshot)
-    return await create_aggregate(cls, store, Root, subject, snapshot)
+    if not isinstance(subject, str):
+        return await create_aggregate(cls, store, Root, subject, snapshot)
+    if moment is not None:
+        return await load_past(cls, store, Root, subject, moment, snapshot)
+    return await load_aggregate(cls, store, Root, subject, snapshot)

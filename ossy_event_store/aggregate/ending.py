@@ -10,6 +10,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.client_session import ClientSession
 
 from ..documents.bson_types import Document
+from ..exceptions import PastAggregate
 from ..mongodb.deadline import in_time
 from ..mongodb.ports import drive
 from ..streams.closing.documents import closing_event, continuing_events
@@ -30,6 +31,8 @@ class TakingPart:
     Root: Any
     id: str
     events: list[Document]
+    #: Whether it was loaded as of the past: then nothing can be appended or saved.
+    is_past: bool = False
     #: Whether the stream has ended; see ``close()``.
     is_closed: bool = False
     unsure_of: Any = None
@@ -45,6 +48,10 @@ class TakingPart:
         """Return the session in which to continue, or None."""
         own = self.origin.session() if self.origin is not None else None
         return own if session is None else session
+
+    def _refuse_past(self) -> None:
+        if self.is_past:
+            raise PastAggregate(self.Root.aggregate_type, self.id, self.version)
 
     def _append(self, documents: NewEvents, session: Any) -> Self:
         session = self._session(session)
@@ -103,6 +110,7 @@ class Ending(TakingPart):
         return await self._aappend(self._closing(reason, created_by), session)
 
     def _closing(self, reason: Any, created_by: Any) -> NewEvents:
+        self._refuse_past()
         return closing_event(
             self.Root,
             self.id,
@@ -171,6 +179,7 @@ class Ending(TakingPart):
     def _continuing(
         self, successor_id: Any, summary: Any, reason: Any, created_by: Any
     ) -> NewEvents:
+        self._refuse_past()
         return continuing_events(
             self.Root,
             self.id,

@@ -38,6 +38,13 @@ def as_stored(query: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"$and": [*([rest] if rest else ()), *_for_both(condition)]}
 
 
+def later_than(time: dt.datetime) -> Document:
+    """Return the query for events that were created after a time, as they are read."""
+    # Read, a number loses its fraction; a date has none.
+    least = _as_number(time) + 1
+    return {"$or": [{"created": {"$gt": time}}, {"created": {"$gte": least}}]}
+
+
 def _for_both(condition: Any) -> list[Document]:
     """Return the clauses for a condition on the time, as a date or as a number."""
     if not _has_operators(condition):

@@ -5,6 +5,8 @@ The errors of the store, in one tree.
 
     EventStoreError
     ├── AggregateNotFound        no stream has this id (ObjectDoesNotExist)
+    │   ├── AggregatesNotFound   of several streams, these do not exist
+    │   └── BeforeFirstEvent     the stream began after the moment that was asked for
     ├── AggregateTypeMismatch    the stream is of another type
     ├── BoundaryConflict         an event matches that the decision did not know
     ├── BuiltMeanwhile           another process has rebuilt the projection
@@ -22,6 +24,8 @@ The errors of the store, in one tree.
     ├── InvalidState             a reducer's state cannot be stored (ValueError)
     ├── InvalidTransaction       a session or transaction is used wrongly (ValueError)
     ├── OutcomeUnknown           stored or not; append again with the same event ids
+    ├── PastAggregate            it was loaded as of the past, so it is read-only
+    ├── PositionNotAssigned      no event has this position yet
     ├── PositionsBroken          a position refers to an event that no longer exists
     ├── RebuildBroken            a worker process of a rebuild ended too early
     ├── ReducerError             a reducer raised on an event
@@ -34,7 +38,8 @@ The errors of the store, in one tree.
     ├── UnknownAggregateType     no class is registered under this type (LookupError)
     ├── UnknownEventVersion      the code does not know this version of the type
     ├── UnknownSubscription      no subscription has this name (LookupError)
-    └── UpcasterError            an upcaster failed on an event
+    ├── UpcasterError            an upcaster failed on an event
+    └── VersionNotFound          the stream has no event at this version
 
 Each carries its facts as attributes and can be pickled. Wrong settings raise Django's
 ``ImproperlyConfigured``; an id that is not a string raises ``TypeError``, as any wrong
@@ -67,6 +72,13 @@ from .errors import (
     UnknownAggregateType,
     UnknownSubscription,
 )
+from .past import (
+    AggregatesNotFound,
+    BeforeFirstEvent,
+    PastAggregate,
+    PositionNotAssigned,
+    VersionNotFound,
+)
 from .transactions import (
     ConcurrencyError,
     InvalidTransaction,
@@ -78,6 +90,8 @@ from .transactions import (
 __all__ = [
     "AggregateNotFound",
     "AggregateTypeMismatch",
+    "AggregatesNotFound",
+    "BeforeFirstEvent",
     "BoundaryConflict",
     "BuiltMeanwhile",
     "CheckpointMissing",
@@ -95,6 +109,8 @@ __all__ = [
     "InvalidState",
     "InvalidTransaction",
     "OutcomeUnknown",
+    "PastAggregate",
+    "PositionNotAssigned",
     "PositionsBroken",
     "RebuildBroken",
     "ReducerError",
@@ -108,4 +124,5 @@ __all__ = [
     "UnknownEventVersion",
     "UnknownSubscription",
     "UpcasterError",
+    "VersionNotFound",
 ]

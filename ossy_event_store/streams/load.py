@@ -43,6 +43,7 @@ class LoadedAggregate(Protocol):
     # The tick of the event at the snapshot's version, if it has one.
     saved_tick: int | None
     is_closed: bool
+    is_past: bool
     #: The id of its last event, as long as a transaction of the caller may have been
     #: rolled back after it.
     unsure_of: Any
@@ -66,10 +67,16 @@ A = TypeVar("A", bound=LoadedAggregate)
 
 
 async def load_stream(
-    store: Store, aggregate_id: str, from_version: int
+    store: Store, aggregate_id: str, from_version: int, until: int | None = None
 ) -> list[Document]:
     """
     Return the events of a stream after a version, majority-read on the primary.
+
+    Args:
+        store: one face of the store.
+        aggregate_id: the stream.
+        from_version: the version.
+        until: the last version to read; None reads to the end.
 
     Raises:
         StoreUnavailable: the stream is too long to be read in time.
@@ -77,10 +84,8 @@ async def load_stream(
     events: list[Document] = []
     after, is_full = from_version, True
     while is_full:
-        query = {
-            "aggregateId": {"$eq": aggregate_id},
-            "aggregateVersion": {"$gt": after},
-        }
+        versions = {"$gt": after} if until is None else {"$gt": after, "$lte": until}
+        query = {"aggregateId": {"$eq": aggregate_id}, "aggregateVersion": versions}
         try:
             found = await store.events.find(query, sort=_BY_VERSION, limit=PAGE_SIZE)
         except PyMongoError as error:
@@ -147,11 +152,35 @@ async def find_snapshot(store: Store, aggregate_id: str) -> Document | None:
     return await store.snapshots.find_one({"_id": aggregate_id})
 
 
+async def usable_snapshot(
+    store: Store, Root: Any, aggregate_id: str, until: int | None = None
+) -> Document | None:
+    """Return the snapshot of a stream if it may begin a fold up to a version."""
+    snapshot = await find_snapshot(store, aggregate_id)
+    if snapshot is None or not is_usable(snapshot, Root):
+        return None
+    is_newer = until is not None and snapshot["aggregateVersion"] > until
+    return None if is_newer else snapshot
+
+
 async def load_aggregate(
-    cls: type[A], store: Store, Root: Any, aggregate_id: str, use_snapshot: bool = True
+    cls: type[A],
+    store: Store,
+    Root: Any,
+    aggregate_id: str,
+    use_snapshot: bool = True,
+    until: int | None = None,
 ) -> A:
     """
     Return the aggregate of a stream, from its snapshot where that is usable.
+
+    Args:
+        cls: the class of the result.
+        store: one face of the store.
+        Root: the aggregate class.
+        aggregate_id: the stream.
+        use_snapshot: whether it may begin with the snapshot.
+        until: the last version to load; None loads all.
 
     Raises:
         AggregateNotFound: the stream has no events.
@@ -159,14 +188,42 @@ async def load_aggregate(
     """
     snapshot = None
     if use_snapshot:
-        snapshot = await find_snapshot(store, aggregate_id)
-        snapshot = snapshot if is_usable(snapshot, Root) else None
-    version = snapshot["aggregateVersion"] if snapshot else 0
-    # With the event at the snapshot's own version, to see that it really exists.
-    events = await load_stream(store, aggregate_id, max(0, version - 1))
-    if snapshot and (not events or events[0]["aggregateVersion"] != version):
+        snapshot = await usable_snapshot(store, Root, aggregate_id, until)
+    events = await load_stream(store, aggregate_id, first_needed(snapshot) - 1, until)
+    loaded = assembled(cls, Root, aggregate_id, snapshot, events)
+    if loaded is None:
         await discard_if_ahead(store, aggregate_id)
-        return await load_aggregate(cls, store, Root, aggregate_id, use_snapshot=False)
+        return await load_aggregate(cls, store, Root, aggregate_id, False, until)
+    return loaded
+
+
+def first_needed(snapshot: Document | None) -> int:
+    """
+    Return the first version to read: that of the snapshot, or 1.
+
+    The event at the snapshot's own version shows that it really exists.
+    """
+    return max(1, snapshot["aggregateVersion"]) if snapshot else 1
+
+
+def assembled(
+    cls: type[A],
+    Root: Any,
+    aggregate_id: str,
+    snapshot: Document | None,
+    events: list[Document],
+) -> A | None:
+    """
+    Return the aggregate of what was read of a stream.
+
+    It is None if the snapshot is of an event that does not exist.
+
+    Raises:
+        AggregateNotFound, AggregateTypeMismatch: see ``load_aggregate()``.
+    """
+    version = snapshot["aggregateVersion"] if snapshot else 0
+    if snapshot and (not events or events[0]["aggregateVersion"] != version):
+        return None
     if not events:
         raise AggregateNotFound(Root.aggregate_type, aggregate_id)
     if events[0]["aggregateType"] != Root.aggregate_type:

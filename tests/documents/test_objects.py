@@ -30,7 +30,7 @@ from ossy_event_store.exceptions import ReducerError
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.projections import projection
 from ossy_event_store.projections.fold import Fold
-from ossy_event_store.streams.state_at_version import load_state_at
+from ossy_event_store.streams.past.state_at_version import load_state_at
 from ossy_event_store.verification.verify import verify_event_store
 from tests.support.subscriptions import parked, reached, running
 from tests.support.typed_events import declared_only

@@ -19,23 +19,9 @@ from ossy_event_store.mongodb.leases import new_owner
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.positions import event_pages, reader
 from ossy_event_store.positions.leased_sequencer import run_sequencer
-from ossy_event_store.positions.sequencer import Sequencer
 from tests.library.aggregate import Book
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def assign(store, entries, history):
-    """Assign positions to all events that exist."""
-    sequencer = Sequencer(store)
-
-    def assign():
-        while entries.count_documents({}) < history.count_documents({}):
-            sequencer.advance(0.01)
-
-    yield assign
-    sequencer.close()
 
 
 def test_all_events_are_read_in_global_order(face, lend, assign):

@@ -10,7 +10,7 @@ from ossy_event_store import (
     UnknownEventVersion,
 )
 from ossy_event_store.mongodb.ports import drive
-from ossy_event_store.streams.state_at_version import load_state_at
+from ossy_event_store.streams.past.state_at_version import load_state_at
 from ossy_event_store.verify import verify_event_store
 from tests.support.old_loans import KINDS, NEW, STATE, Broken, Shelf, store_events
 

@@ -5,6 +5,7 @@ Reads inside of a transaction, which have to find what it has appended itself.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from ...documents.bson_types import Document, Filter
@@ -45,6 +46,15 @@ class EventsAfterFlush:
         """Find documents; see ``Documents``."""
         await self._flush_for(query)
         return await self._events.find(query, **options)
+
+    async def batches(
+        self, query: Filter, size: int, **options: Any
+    ) -> AsyncGenerator[list[Document], None]:
+        """Find documents in batches; see ``Documents``."""
+        await self._flush_for(query)
+        async with aclosing(self._events.batches(query, size, **options)) as batches:
+            async for batch in batches:
+                yield batch
 
     async def count_where(self, query: Filter, **options: Any) -> int:
         """Count documents; see ``Documents``."""

@@ -9,21 +9,22 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from ..documents.bson_types import Document
-from ..documents.event_document import read_whole_event
-from ..documents.passed_over import is_event
-from ..documents.storable import copied
-from ..exceptions import ReducerError
-from ..mongodb.connection import Store
-from ..mongodb.deadline import in_time
-from .reducers import error_at, fold, pass_on_what_ends
-from .snapshots import is_usable
+from ...documents.bson_types import Document
+from ...documents.event_document import read_whole_event
+from ...documents.passed_over import is_event
+from ...documents.storable import copied
+from ...exceptions import ReducerError
+from ...mongodb.connection import Store
+from ...mongodb.deadline import in_time
+from ..load import usable_snapshot
+from ..reducers import error_at, fold, pass_on_what_ends
 
 EVENTS_PER_BATCH = 1000  # a round trip, and a fold
 
 State = Mapping[str, Any]
 
-_NOTHING: tuple[int, State] = (0, {})
+#: Before the first event.
+NOTHING: tuple[int, State] = (0, {})
 
 
 @dataclass(frozen=True)
@@ -68,28 +69,25 @@ async def load_state_at(
         most: how many events it may fold.
     """
     with in_time():
-        start, state = _NOTHING
+        start, state = NOTHING
+        snapshot = None
         if not ignore_snapshot:
-            start, state = await _snapshot(store, Root, aggregate_id)
+            snapshot = await usable_snapshot(store, Root, aggregate_id, version)
+        if snapshot is not None:
+            start, state = snapshot["aggregateVersion"], snapshot["state"]
         if start == version and version > most:
             return StateAtVersion(version, version, version, None, state)
-        if start >= version:
-            start, state = _NOTHING
+        if start == version:  # to know the state before it
+            start, state = NOTHING
         if version - start > most:
             return None
-        return await _fold(store, Root, aggregate_id, start, state, version)
+        return await fold_up_to(store, Root, aggregate_id, start, state, version)
 
 
-async def _snapshot(store: Store, Root: Any, aggregate_id: str) -> tuple[int, State]:
-    snapshot = await store.snapshots.find_one({"_id": {"$eq": aggregate_id}})
-    if snapshot is None or not is_usable(snapshot, Root):
-        return _NOTHING
-    return snapshot["aggregateVersion"], snapshot["state"]
-
-
-async def _fold(
+async def fold_up_to(
     store: Store, Root: Any, aggregate_id: str, start: int, state: State, version: int
 ) -> StateAtVersion:
+    """Fold the events of a stream after one version, up to another, onto a state."""
     query = {
         "aggregateId": {"$eq": aggregate_id},
         "aggregateVersion": {"$gt": start, "$lte": version},

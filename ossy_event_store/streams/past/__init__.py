@@ -1,0 +1,1 @@
+"""What a stream was like: at a version, at a time, and what changed in between."""
