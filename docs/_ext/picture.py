@@ -8,6 +8,7 @@ from rooms import grouped, layers, rooms
 # The boxes of the picture: what each is about, and its rooms.
 BOXES = {
     "commands": ("manage.py", {"management"}),
+    "testing": ("test kit", {"testing"}),
     "admin": ("pages, template tag", {"admin", "models", "templatetags"}),
     "Django hooks": (
         "apps, checks, middleware",

@@ -13,7 +13,7 @@ PACKAGE = Path(ossy_event_store.__file__).parent
 FLOORS = (
     (
         *("__init__", "health", "management", "metrics", "middleware"),
-        *("templatetags", "verify"),
+        *("templatetags", "testing", "verify"),
     ),
     ("admin", "apps"),
     ("checks", "monitoring", "post_migrate", "push", "verification"),

@@ -57,7 +57,7 @@ def rule_of(kind: Any, nested: Nested) -> Rule:
     Raises:
         Undeclarable: it has no stored form.
     """
-    kind = _unwrapped(kind)
+    kind = unwrapped(kind)
     if kind is None:
         kind = type(None)
     if kind is Any or kind is object:
@@ -76,7 +76,8 @@ def rule_of(kind: Any, nested: Nested) -> Rule:
     return found or _class(kind, nested)
 
 
-def _unwrapped(kind: Any) -> Any:
+def unwrapped(kind: Any) -> Any:
+    """Return the type of an annotation, without what says nothing of its values."""
     while True:
         origin = typing.get_origin(kind)
         if origin is typing.Annotated or origin in _WRAPPERS:

@@ -1,0 +1,1 @@
+"""Events as the Python that makes them, for tests. Pure."""

@@ -1,0 +1,1 @@
+"""What ``given()`` returns: rules, boundaries and projections without a store."""
