@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import io
+import os
 import signal
 import sys
 import time
@@ -33,7 +34,7 @@ WRONG_USE = 2
 INTERRUPTED = 130
 
 
-class _Parser(CommandParser):
+class Parser(CommandParser):
     """Takes what follows an option with one value as that value, dash or not."""
 
     def parse_known_args(  # type: ignore[override]
@@ -94,7 +95,7 @@ class StoreCommand(BaseCommand):
     ) -> CommandParser:
         """Return the parser; an id that begins with a dash is no option to it."""
         parser = super().create_parser(prog_name, subcommand, **kwargs)
-        parser.__class__ = _Parser  # Django offers no way to choose the class
+        parser.__class__ = Parser  # Django offers no way to choose the class
         return parser
 
     def run(self, **options: Any) -> None:
@@ -111,6 +112,11 @@ def _other_shape() -> str | None:
         return drive(schema_validator.other_shape(connection.blocking()))
     except (EventStoreError, PyMongoError):
         return None
+
+
+def discard_stdout() -> None:
+    """Let Python flush stdout at its end, though nothing can be written there."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
