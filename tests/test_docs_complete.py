@@ -78,8 +78,7 @@ def test_an_option_that_any_page_uses_exists():
     own = [(name, words) for name, *words in uses if name in from_code.command_names()]
     assert own
     for name, words in own:
-        actions = from_code.own_options(name)
-        known = {option for action in actions for option in action.option_strings}
+        known = from_code.option_strings(name)
         assert {word for word in words if word.startswith("-")} <= known, name
 
 

@@ -30,9 +30,17 @@ class PageLimit:
     Args:
         most: bytes of the events of a page, about. A page has one event at least.
         first: how many events the first page has, at most.
+        along_time: whether neighbours in the order are looked for along the index of
+            time. That is quick, and in vain if they were imported.
     """
 
-    def __init__(self, most: int = PAGE_BYTES, first: int = SIZED_EVENTS) -> None:
+    def __init__(
+        self,
+        most: int = PAGE_BYTES,
+        first: int = SIZED_EVENTS,
+        *,
+        along_time: bool = True,
+    ) -> None:
         self.bytes = most
         #: How many events the next page has, at most; as large as the last ones, they
         #: fit.
@@ -40,9 +48,7 @@ class PageLimit:
         #: Whether to ask for the sizes first. The server sends up to 16 MB at a time,
         #: which is too much if every reader of a process gets it at once.
         self.expects_large = True
-        #: Whether neighbours in the order were recorded at about the same time, as far
-        #: as the last page has shown; imported events were not.
-        self.along_time = True
+        self.along_time = along_time
 
     def learn(self, events: int, size: int) -> None:
         """Take note of how many bytes some events had."""
@@ -68,7 +74,7 @@ async def events_of(
     if limit.expects_large and len(entries) > 1:
         return events, await _fitting(store, entries, events, session, limit)
     most = round(len(entries) * SPARE_FACTOR)
-    span = abs(entries[-1]["_id"] - entries[0]["_id"]) if entries else 0
+    span = entries[-1]["_id"] - entries[0]["_id"] if entries else 0
     is_dense = len(entries) >= TIME_SCAN_EVENTS and span < most
     size = 0
     if (
@@ -78,8 +84,6 @@ async def events_of(
     ):
         # Without a sort, the server picks the one index on the time alone.
         size = await _add(store, times, events, session, limit.bytes, limit=most)
-        known = sum(id_key(entry["eventId"]) in events for entry in entries)
-        limit.along_time = size > limit.bytes or 2 * known >= len(entries)
     ids = [entry["eventId"] for entry in entries]
     missing = [one for one in ids if id_key(one) not in events]
     if missing and size <= limit.bytes:

@@ -13,8 +13,8 @@ from ...mongodb.connection import Store
 from ...mongodb.ports import drive_each
 from ...positions.head_watcher import watcher
 from ...positions.reader import head_position
+from .building import plan_of
 from .lazy_query import EventQuery
-from .plan import plan
 from .reading import each_event
 
 
@@ -49,7 +49,7 @@ class Following:
             if head <= self.position:
                 return
             query = self.query.after(self.position).until_position(head)
-            wanted = plan(query._conditions, "position", may_scan=True)
+            wanted = plan_of(query, "position")
             events = each_event(store, wanted, session=session)
             async with aclosing(events) as found:
                 async for event, _, _ in found:

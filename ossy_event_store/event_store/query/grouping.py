@@ -15,8 +15,9 @@ from ...mongodb import connection
 from ...mongodb.connection import Store
 from ...mongodb.deadline import explained
 from ...mongodb.ports import drive
+from .building import plan_of
 from .lazy_query import EventQuery
-from .plan import Plan, plan
+from .plan import Plan
 from .reading import IS_EVENT
 from .rows import documents_of, raise_if_missing
 
@@ -55,7 +56,7 @@ def counts(
         StoreUnavailable: the time was over.
     """
     query = query.order("created")
-    wanted = plan(query._conditions, "created", may_scan=query._may_scan)
+    wanted = plan_of(query, "created")
     with explained(), pymongo.timeout(seconds):
         found = drive(_counts(connection.blocking(), wanted, _key(by, zone)))
     counted = [Counted(value, events) for value, events in found.items()]

@@ -18,7 +18,7 @@ from . import cursor as cursors
 from . import reading
 from .building import BuiltQuery
 from .plan import Plan, plan
-from .reading import KEYS_PER_EVENT, SPARE_KEYS
+from .reading import SPARE_KEYS
 from .rows import Place
 
 MOST_EVENTS = 1000  # of a page or a batch, which are held in memory
@@ -209,8 +209,7 @@ class EventQuery(BuiltQuery):
             stop = self._start + index.stop
             stop = stop if self._stop is None else min(stop, self._stop)
             stop = max(stop, start)
-        wanted = 0 if stop is None else stop - start
-        if start > KEYS_PER_EVENT * wanted + SPARE_KEYS and not self._may_scan:
+        if start > SPARE_KEYS and not self._may_scan:
             raise InvalidQuery(
                 "index",
                 f"{start} events would be read and left out; use page(), or conditions "

@@ -124,6 +124,11 @@ class Source:
         return {**found, "$expr": {"$and": ties}} if ties else found
 
     @property
+    def searches(self) -> int:
+        """How often the index is searched for the first events."""
+        return sum(len(one.get("$in", "1")) for one in self.equal.values()) or 1
+
+    @property
     def everything(self) -> Document:
         """The filter for all that is in it."""
         return {**self.equal, **self.between(self.low, self.high)}
@@ -162,6 +167,11 @@ class Plan:
         return self.order == "position"
 
     @property
+    def asks_again(self) -> bool:
+        """Whether the server is asked which of the events match; a scan did already."""
+        return "match" in self.left and (self.is_of_entries or not self.is_scan)
+
+    @property
     def is_exact(self) -> bool:
         """Whether the index finds the events, and no others."""
         return not self.left
@@ -174,7 +184,7 @@ class Plan:
             "reverse": self.backwards,
             "collection": first.collection,
             "index": index_name(first),
-            "searches": len(self.sources),
+            "searches": sum(source.searches for source in self.sources),
             "filters": sorted(self.left),
             "scan": self.is_scan,
         }

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from typing import Any, NamedTuple
 
 from pymongo.errors import OperationFailure
@@ -17,6 +17,7 @@ from ...documents.passed_over import TYPED, VERSIONED, is_event
 from ...exceptions import InvalidQuery
 from ...mongodb.connection import Store
 from ...mongodb.deadline import in_time
+from ...mongodb.ports import ONE_BATCH, bytes_of
 from ...positions.event_pages import PageLimit, events_of, id_key
 from ...positions.reader import lost_events
 from ...streams.lookup import explained_query
@@ -27,6 +28,7 @@ from .rows import Place, Row, Rows, documents_of, raise_if_missing
 PAGE_EVENTS = 1000  # events a round trip
 KEYS_PER_EVENT = 3  # read for each that is found; a query may read ``SPARE_KEYS`` more
 SPARE_KEYS = 100
+KEYS_PER_ID = 2  # that the server looks at to find one of some ids
 
 
 IS_EVENT: Document = {
@@ -64,8 +66,8 @@ class Budget:
         """
         if self.is_free:
             return int(min(PAGE_EVENTS, limit.events, most))
-        # Each entry, and then its event.
-        left = self.left / 3 if self.plan.is_of_entries else self.left
+        lookups = self.plan.is_of_entries + self.plan.asks_again
+        left = self.left / (1 + lookups * KEYS_PER_ID)
         if left < 1:
             asked = ", ".join(sorted(self.plan.left))
             index = helpful_index(self.plan.conditions, self.plan.order)
@@ -103,8 +105,8 @@ async def each_event(
         InvalidQuery: too much was read for what was found.
         PositionsBroken: an event was deleted outside of the event store.
     """
-    budget, at_once = Budget(plan), PageLimit()
-    at_once.along_time = budget.is_free
+    budget, at_once = Budget(plan), PageLimit(along_time=False)
+    at_once.expects_large = False
     left = math.inf if limit is None else skip + limit
     rows = Rows(plan, place or {})
     opened = store.client.session() if session is None else nullcontext(session)
@@ -116,17 +118,20 @@ async def each_event(
             with in_time(), explained_query("query"):
                 found, read = await rows.next(store, size, session, at_once)
             budget.spend(read, 0)
+            found = _admitted(plan, found)
+            if plan.left <= _told_by_rows(plan):  # what is left out need not be read
+                skipped = min(skip, len(found))
+                found, skip, left = found[skipped:], skip - skipped, left - skipped
             while found and left > 0:
                 with in_time(), explained_query("query"):
                     page = await _events(store, plan, found, session, at_once)
-                budget.spend(page.looked_up, len(page.events))
                 found = page.left
-                for event, number, key in page.events[: _most(left)]:
-                    left -= 1
-                    if skip:
-                        skip -= 1
-                    else:
-                        yield event, number, key
+                skipped = min(skip, len(page.events))
+                events = page.events[skipped : _most(left)]
+                skip, left = skip - skipped, left - skipped - len(events)
+                budget.spend(page.looked_up, len(events))
+                for one in events:
+                    yield one
 
 
 def _most(left: float) -> int | None:
@@ -145,31 +150,37 @@ class _Page(NamedTuple):
     left: list[Row]
 
 
+def _told_by_rows(plan: Plan) -> frozenset[str]:
+    """Return the conditions that can be decided from the rows."""
+    return OF_ENTRIES if plan.is_of_entries else plan.left - {"match"}
+
+
+def _admitted(plan: Plan, rows: list[Row]) -> list[Row]:
+    """Return the rows that are events, as far as they say whether they are wanted."""
+    told, admits = plan.left & _told_by_rows(plan), plan.conditions.admits
+    if plan.is_of_entries:
+        rows = [row for row in rows if "lost" not in row[0]]
+    else:
+        rows = [row for row in rows if is_event(row[0])]
+    return [row for row in rows if admits(row[0], told)]
+
+
 async def _events(
     store: Store, plan: Plan, rows: list[Row], session: Any, limit: PageLimit
 ) -> _Page:
     """Return the events of some rows that meet the plan."""
     conditions, looked_up, left = plan.conditions, 0, rows[:0]
     if plan.is_of_entries:
-        of_entries = plan.left & OF_ENTRIES
-        wanted = [
-            row
-            for row in rows
-            if "lost" not in row[0] and conditions.admits(row[0], of_entries)
-        ]
-        events, left = await _of_entries(store, plan, wanted, session, limit)
-        looked_up = len(events)
+        events, left = await _of_entries(store, plan, rows, session, limit)
+        looked_up = KEYS_PER_ID * len(events)
+        events = [one for one in events if conditions.admits(one[0], plan.left)]
     else:
         events = [
             (read_whole_event(event), number, key)
             for event, number, key in (_keyed(plan, row) for row in rows)
-            if is_event(event)
         ]
-    events = [one for one in events if conditions.admits(one[0], plan.left)]
-    # The server has looked at it already when it scanned the events themselves.
-    is_asked = "match" in plan.left and (plan.is_of_entries or not plan.is_scan)
-    if events and is_asked:
-        looked_up += len(events)
+    if events and plan.asks_again:
+        looked_up += KEYS_PER_ID * len(events)
         ids = {"_id": {"$in": [event["_id"] for event, _, _ in events]}}
         query = {"$and": [ids, conditions.filter({"match"})]}
         found = await store.events.find(query, projection=["_id"], session=session)
@@ -188,10 +199,11 @@ async def _of_entries(
     store: Store, plan: Plan, rows: list[Row], session: Any, limit: PageLimit
 ) -> tuple[list[Found], list[Row]]:
     """Return the events of the first entries, with positions; and the other entries."""
-    if not rows:
-        return [], []
     entries = [entry for entry, _ in rows]
-    found, read = await events_of(store, entries, session, limit)
+    found = await _of_streams(store, plan, entries, session, limit)
+    read = entries
+    if found is None:
+        found, read = await events_of(store, entries, session, limit)
     events: list[Found] = []
     for row in rows[: len(read)]:
         entry, number, key = _keyed(plan, row)
@@ -203,6 +215,37 @@ async def _of_entries(
             event = {**read_whole_event(event), "position": entry["_id"]}
             events.append((event, number, key))
     return events, rows[len(read) :]
+
+
+async def _of_streams(
+    store: Store, plan: Plan, entries: list[Document], session: Any, limit: PageLimit
+) -> dict[Any, Document] | None:
+    """
+    Return the events of some entries along the index of their streams.
+
+    It takes half as many keys as to look up each id. None if that does not help: not
+    the streams were asked for, or the events are too large.
+    """
+    if plan.conditions.streams is None or limit.expects_large:
+        return None
+    versions: dict[str, list[int]] = {}
+    for entry in entries:
+        versions.setdefault(entry["aggregateId"], []).append(entry["aggregateVersion"])
+    ranges: list[Document] = [
+        {"aggregateId": stream, "aggregateVersion": {"$gte": min(of), "$lte": max(of)}}
+        for stream, of in versions.items()
+    ]
+    found: dict[Any, Document] = {}
+    size = 0
+    batches = store.events.batches({"$or": ranges}, ONE_BATCH, session=session)
+    async with aclosing(batches) as pieces:
+        async for piece in pieces:
+            found.update((id_key(event["_id"]), event) for event in piece)
+            size += bytes_of(piece)
+            if size > limit.bytes:
+                return None
+    limit.learn(len(found), size)
+    return found
 
 
 async def count(store: Store, plan: Plan, limit: int | None = None) -> int:

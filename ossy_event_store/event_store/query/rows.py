@@ -69,7 +69,7 @@ class Part:
     async def fill(
         self, store: Store, size: int, session: Any, limit: PageLimit
     ) -> int:
-        """Read the next rows, fewer if they are large; return how many were read."""
+        """Read the next rows, fewer if they are large; return the keys that were read."""
         many = size + (self.last is not None)
         found: list[Document] = []
         weight, is_cut = 0, False
@@ -90,7 +90,7 @@ class Part:
         if not self.plan.is_of_entries:
             limit.learn(read, weight)
         self._keep(found)
-        return read
+        return read + self.source.searches
 
     def _search(
         self, store: Store, many: int, session: Any
@@ -154,27 +154,21 @@ class Rows:
     async def next(
         self, store: Store, size: int, session: Any, limit: PageLimit
     ) -> tuple[list[Row], int]:
-        """Return the next rows, and how many were read."""
-        found: list[Row] = []
+        """Return the next rows, at least one if there are any; and the keys read."""
         read = 0
-        while len(found) < size and not self.is_done:
-            open_parts = [part for part in self.parts if not part.is_done]
-            for part in open_parts:
-                if not part.rows:
-                    share = -(-(size - len(found)) // len(open_parts))
-                    read += await part.fill(store, share, session, limit)
-            if len(self.parts) == 1:
-                rows = self.parts[0].rows
-                found += ((row, 0) for row in rows)
-                rows.clear()
+        # Of two parts, each is read as if it had all; of many, each has its share.
+        share = size if len(self.parts) <= 2 else -(-size // len(self.parts))
+        for part in self.parts:
+            if not part.rows and not part.is_done:
+                read += await part.fill(store, share, session, limit)
+        found: list[Row] = []
+        choose = max if self.plan.backwards else min
+        while len(found) < size and all(one.rows or one.is_done for one in self.parts):
+            heads = [n for n, part in enumerate(self.parts) if part.rows]
+            if not heads:
                 break
-            while len(found) < size and all(p.rows or p.is_done for p in self.parts):
-                heads = [(n, p) for n, p in enumerate(self.parts) if p.rows]
-                if not heads:
-                    break
-                choose = max if self.plan.backwards else min
-                number, part = choose(heads, key=lambda one: self._key(one[1]))
-                found.append((part.rows.popleft(), number))
+            number = choose(heads, key=lambda n: self._key(self.parts[n]))
+            found.append((self.parts[number].rows.popleft(), number))
         return found, read
 
     async def keep_to_positions(self, store: Store, session: Any) -> int:

@@ -321,7 +321,7 @@ def _add_common(parser: CommandParser) -> None:
     _again(group, "--verbosity", "-v", type=int, choices=[0, 1, 2, 3])
 
 
-def _again(group: argparse._ArgumentGroup, *flags: str, **options: Any) -> None:
+def _again(group: Any, *flags: str, **options: Any) -> None:
     group.add_argument(
         *flags, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options
     )
