@@ -10,10 +10,13 @@ from bson.errors import InvalidId
 
 from ..documents.bson_types import Document
 from ..documents.event_document import check_id, read_event, version_number
+from ..documents.passed_over import is_event
 from ..mongodb.connection import Store
 from ..mongodb.deadline import in_time
-from .event_fields import LISTED_FIELDS, add_payloads, collect
+from .event_fields import LISTED_FIELDS, SHORT_PAYLOAD, add_payloads, collect
 from .paging import PAGE_SIZE, Cursor, Page, Search, read_page
+
+MOST_IN_A_TEST = 50  # events of a stream that are copied as a test
 
 
 async def events(
@@ -80,6 +83,33 @@ async def neighbours(store: Store, subject: Document) -> Neighbours:
         found = await store.events.find(query, projection=LISTED_FIELDS)
     events = {event["aggregateVersion"]: read_event(event) for event in found}
     return Neighbours(events.get(version - 1), events.get(version + 1))
+
+
+async def up_to(store: Store, subject: Document) -> list[Document]:
+    """
+    Return the events of a stream up to one of them, as stored, for a test.
+
+    Empty if they are too many or too large to be copied, or some are missing.
+    """
+    version = version_number(subject.get("aggregateVersion"))
+    if version is None or version > MOST_IN_A_TEST:
+        return []
+    match = {
+        "aggregateId": {"$eq": subject["aggregateId"]},
+        "aggregateVersion": {"$gte": 1, "$lte": version},
+    }
+    fields = {**LISTED_FIELDS, "typeVersion": 1, **SHORT_PAYLOAD}
+    with in_time():
+        found = await collect(
+            store,
+            [
+                {"$match": match},
+                {"$sort": {"aggregateVersion": 1}},
+                {"$project": fields},
+            ],
+        )
+    is_whole = all("payload" in one or one["bytes"] is None for one in found)
+    return found if is_whole and len(list(filter(is_event, found))) == version else []
 
 
 async def event_types(store: Store) -> list[str]:

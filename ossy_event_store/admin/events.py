@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -9,6 +10,8 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
 
 from ..documents.bson_types import Document
+from ..documents.catalogue.as_python.events import source_of_event, source_of_test
+from ..documents.catalogue.as_python.values import NoSource
 from ..documents.catalogue.catalogue import current
 from ..documents.catalogue.declaration import name_of_function
 from ..documents.catalogue.upcasting import Ran
@@ -28,6 +31,7 @@ from .catalogue import CataloguePages
 from .context import trees
 from .event_fields import text_in_metadata
 from .query_string import ListQuery
+from .stream_lookups import class_of
 
 
 class EventAdmin(CataloguePages):
@@ -93,9 +97,11 @@ class EventAdmin(CataloguePages):
             return None if other is None else self.event_row(request, other)
 
         correlation = text_in_metadata(event, "correlationId")
+        document = lines(event)
         context = {
             "event": self.event_row(request, event),
-            "document": lines(event),
+            "document": document,
+            "test": None if document.is_cut else _as_test(store, event),
             **_read_today(event),
             "download_url": self.url_of("event", "download", event["_id"]),
             "previous": row(related.previous),
@@ -144,6 +150,17 @@ def _read_today(event: Document) -> dict[str, Any]:
             for one in ran
         ],
     }
+
+
+def _as_test(store: connection.Store, event: Document) -> str | None:
+    """Return a test with the stream up to an event; without its class, the event."""
+    if not is_event(event):
+        return None
+    Root = class_of(event)
+    with suppress(NoSource):  # the class cannot be imported
+        if Root and (stream := drive(event_lookups.up_to(store, event))):
+            return source_of_test(Root, stream)
+    return source_of_event(event)
 
 
 def _choices(names: list[str]) -> list[tuple[str, str]]:

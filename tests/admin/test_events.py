@@ -279,3 +279,31 @@ def test_an_event_that_the_code_cannot_read_is_shown_with_the_reason(old_events,
     assert "up to version 3" in text
     assert "As stored" in text
     assert client.get(url("stream", "change", "a")).status_code == 200
+
+
+def test_an_event_is_copied_as_a_test_of_its_stream(book, staff, history):
+    client = staff(*ALL)
+
+    def as_test(number=1):
+        address = url("event", "change", str(book.events[number]["_id"]))
+        response = client.get(address)
+        code = html.escape(response.context["test"] or "")
+        assert f"<code>{code}</code>" in response.content.decode() or not code
+        return response.context["test"]
+
+    names = {}
+    exec(as_test(), names)
+    names["test_book"]()
+    assert '"BookBought"' in as_test()
+    assert "BookReturned" not in as_test()
+
+    long = {"to": "x" * 5000}
+    history.update_one({"aggregateVersion": 2}, {"$set": {"payload": long}})
+    assert as_test().startswith("event = {")
+    assert "given" in as_test(0)
+    history.delete_one({"aggregateVersion": 1})
+    assert as_test(2) == 'event = {"type": "BookReturned"}\n'
+    history.update_one({"aggregateVersion": 3}, {"$set": {"aggregateType": "Unknown"}})
+    assert as_test(2) == 'event = {"type": "BookReturned"}\n'
+    history.update_one({"aggregateVersion": 3}, {"$unset": {"aggregateType": 1}})
+    assert as_test(2) is None

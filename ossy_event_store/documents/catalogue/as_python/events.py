@@ -108,8 +108,9 @@ def _more(
             implied = form.get("tags") or ()
     else:
         more[TYPE_VERSION] = event.get(TYPE_VERSION, 1)
-    tags = event.get("tags") or []
-    if list(tags) != list(implied):
+    tags = event.get("tags")
+    tags = tags if isinstance(tags, list) else []
+    if tags != list(implied):
         more["tags"] = tags
     if context:
         some = {"id": event.get("_id"), **{key: event.get(key) for key in CONTEXT}}
