@@ -18,7 +18,7 @@ from ...documents.query_guard import check_query
 from ...exceptions import InvalidQuery
 from . import conditions
 from .conditions import OF_POSITIONS, Conditions
-from .plan import ORDERS, Order, Plan, plan
+from .plan import ORDERS, Order
 
 
 @dataclass(frozen=True)
@@ -189,11 +189,6 @@ class BuiltQuery:
     def _refuse_a_slice(self, method: str) -> None:
         if self._start or self._stop is not None:
             raise InvalidQuery(method, "comes before a slice, not after it")
-
-
-def plan_of(query: BuiltQuery, order: Order) -> Plan:
-    """Return how a query is read in an order, for what reads it in its own way."""
-    return plan(query._conditions, order, may_scan=query._may_scan)
 
 
 def _check_order(order: Order, wanted: Conditions) -> None:

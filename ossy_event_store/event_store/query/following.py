@@ -13,8 +13,7 @@ from ...mongodb.connection import Store
 from ...mongodb.ports import drive_each
 from ...positions.head_watcher import watcher
 from ...positions.reader import head_position
-from .building import plan_of
-from .lazy_query import EventQuery
+from .lazy_query import EventQuery, plan_of
 from .reading import each_event
 
 

@@ -15,8 +15,7 @@ from ...mongodb import connection
 from ...mongodb.connection import Store
 from ...mongodb.deadline import explained
 from ...mongodb.ports import drive
-from .building import plan_of
-from .lazy_query import EventQuery
+from .lazy_query import EventQuery, plan_of
 from .plan import Plan
 from .reading import IS_EVENT
 from .rows import documents_of, raise_if_missing
