@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import (
@@ -21,7 +21,7 @@ from django.core.management.base import (
 )
 from pymongo.errors import PyMongoError
 
-from ...documents.display import counted
+from ...documents.display import counted, visible
 from ...exceptions import EventStoreError
 from ...mongodb import connection, schema_validator
 from ...mongodb.deadline import explained
@@ -48,13 +48,20 @@ class Parser(CommandParser):
             if arg == "--":
                 joined += [arg, *left]
                 break
+            if arg.partition("=")[2] == "--" and arg.startswith("--"):
+                # argparse would lose the value, and give an empty list.
+                self.error(f"{arg}: a value must not be --")
             if arg.startswith("--") and self._takes_one(arg):
                 value = next(left, None)
-            if value is None or value in self._option_string_actions:
+            if value in (None, "--") or value in self._option_string_actions:
                 joined += [arg] if value is None else [arg, value]
             else:
                 joined.append(f"{arg}={value}")
         return super().parse_known_args(joined, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Fail with the arguments as they are, but for what a terminal obeys."""
+        super().error(visible(message))
 
     def _takes_one(self, arg: str) -> bool:
         action = self._option_string_actions.get(arg)
