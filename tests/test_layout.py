@@ -29,7 +29,6 @@ WITHOUT_MODULE = {
     "checks/test_register.py": "when Django runs which checks",
     "checks/test_warnings_are_true.py": "what the checks warn of happens",
     "management/test_base.py": "what all commands share: commands._base",
-    "management/test_events_followed.py": "commands.events, with --follow and pipes",
     "management/test_events_fuzzed.py": "commands.events, with any filters",
     "management/test_events_golden.py": "commands.events, and all that it prints",
     "management/test_terminals.py": "every command, on any terminal",
