@@ -16,7 +16,7 @@ from ossy_event_store.management.events import following
 from ossy_event_store.management.events.times import Times
 from ossy_event_store.subscriptions.runner import assign_positions
 from tests.support import golden, positions
-from tests.support.commands import Standard, Terminal, failure, run
+from tests.support.commands import Standard, Stops, Terminal, failure, run
 from tests.support.processes import ON_URL, here
 from tests.support.sent_commands import Listener
 from tests.support.subscriptions import running
@@ -31,20 +31,6 @@ def many(history):
         for number in range(MANY)
     )
     assign_positions(threading.Event())
-
-
-class Stops(io.StringIO):
-    """A stream that raises an error in place of a line."""
-
-    def __init__(self, lines, error=KeyboardInterrupt):
-        super().__init__()
-        self.left, self.error = lines, error
-
-    def write(self, text):
-        if self.left == 0:
-            raise self.error
-        self.left -= text.count("\n")
-        return super().write(text)
 
 
 # --- pipes ------------------------------------------------------------------
