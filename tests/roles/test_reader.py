@@ -8,6 +8,7 @@ from django.core.management import CommandError, call_command
 from ossy_event_store import Aggregate, AggregateRebuild, EventStore, checks
 from ossy_event_store.admin import overview
 from ossy_event_store.event_store.query.following import Following
+from ossy_event_store.management.events.mcp import server, tools
 from ossy_event_store.mongodb import connection, leases
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.monitoring import health
@@ -91,6 +92,17 @@ def test_the_reader_reads_all(reader, tmp_path, monkeypatch):
 )
 def test_the_reader_looks_at_events_on_the_command_line(reader, arguments):
     assert said("events", *arguments)
+
+
+def test_only_the_reader_may_serve_programs(reader, become):
+    server.refuse_writers(allow_unauthenticated=False)
+    assert tools.recent()["events"]
+    assert tools.subscriptions() == {"subscriptions": []}
+    assert tools.parked("mail") == {"parked": []}
+    for user in ("shop_site", "shop_follow", "shop_operate", "shop_deploy"):
+        become(user)
+        with pytest.raises(CommandError, match=r"may do more than read: \w+ on \w+"):
+            server.refuse_writers(allow_unauthenticated=True)
 
 
 def test_the_reader_follows_events_on_the_command_line(reader, guarded, monkeypatch):

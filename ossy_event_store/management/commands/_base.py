@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import (
@@ -59,9 +59,9 @@ class Parser(CommandParser):
                 joined.append(f"{arg}={value}")
         return super().parse_known_args(joined, namespace)
 
-    def error(self, message: str) -> NoReturn:
+    def error(self, message: str) -> Any:
         """Fail with the arguments as they are, but for what a terminal obeys."""
-        super().error(visible(message))
+        return super().error(visible(message))
 
     def _takes_one(self, arg: str) -> bool:
         action = self._option_string_actions.get(arg)

@@ -20,6 +20,7 @@ from ...exceptions import (
 from ..events import counting, listing, single, states, tracing
 from ..events.arguments import add_subcommands
 from ..events.filters import in_options
+from ..events.mcp import server
 from ..events.output import Output, style_for
 from ..events.request import Request, checked, wrong
 from ..events.times import Times
@@ -34,6 +35,7 @@ _ACTIONS: Mapping[str, Callable[[Request], None]] = {
     "stats": counting.stats,
     "types": counting.types,
     "count": counting.count,
+    "mcp": server.serve,
     "open": single.open_page,
 }
 # What somebody asked for does not exist.

@@ -163,6 +163,15 @@ def _open(parser: CommandParser) -> None:
     )
 
 
+def _mcp(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--allow-unauthenticated",
+        action="store_true",
+        help="Also serve from a server of MongoDB that asks for no user, and where "
+        "nothing keeps a process from writing. For development.",
+    )
+
+
 _ACTIONS: dict[str, tuple[Callable[[CommandParser], None], str]] = {
     "tail": (_tail, "Print the last events, and with --follow those to come."),
     "show": (_show, "Print one event, and the state that it led to."),
@@ -172,6 +181,7 @@ _ACTIONS: dict[str, tuple[Callable[[CommandParser], None], str]] = {
     "stats": (_stats, "Count events by type, aggregate type, user or day."),
     "types": (_types, "List the types of stored events."),
     "count": (_count, "Count events."),
+    "mcp": (_mcp, "Serve events to a program that speaks MCP, over stdin and stdout."),
     "open": (_open, "Print the address of an event's page in the admin."),
 }
 

@@ -24,7 +24,7 @@ def trace(request: Request) -> None:
     """Print the events of a correlation, or those before and after an event."""
     output, name = request.output, request["correlation_or_event"]
     limit = request.limit(MOST_EVENTS) or MOST_EVENTS
-    chain, found = _found(name, min(limit, MOST_EVENTS))
+    chain, found = found_by(name, min(limit, MOST_EVENTS))
     before = list(reversed(chain.events)) if chain else []
     is_cut = found.is_cut or bool(chain and chain.is_cut)
     if request["json"]:
@@ -48,7 +48,7 @@ def trace(request: Request) -> None:
         request.note("There are more events, which are left out; see --limit.")
 
 
-def _found(name: str, limit: int) -> tuple[CauseChain | None, Trace]:
+def found_by(name: str, limit: int) -> tuple[CauseChain | None, Trace]:
     """Return what led to an event and the tree below it; or all of a correlation."""
     with checked():
         of_correlation = EventStore.trace(name, limit=limit)
