@@ -97,7 +97,7 @@ def test_the_reader_looks_at_events_on_the_command_line(reader, arguments):
 def test_only_the_reader_may_serve_programs(reader, become):
     server.refuse_writers(allow_unauthenticated=False)
     assert tools.recent()["events"]
-    assert tools.subscriptions() == {"subscriptions": []}
+    assert tools.subscriptions()["subscriptions"][0]["name"] == "snapshots"
     assert tools.parked("mail") == {"parked": []}
     for user in ("shop_site", "shop_follow", "shop_operate", "shop_deploy"):
         become(user)
