@@ -10,23 +10,33 @@ import datetime as dt
 import inspect
 import re
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
 
 import ossy_event_store
 from ossy_event_store import (
     Aggregate,
+    AggregateRebuild,
     Boundary,
+    EventQuery,
+    EventStore,
     EventStoreError,
     Projection,
+    conf,
     item,
+    register_projection,
 )
 from ossy_event_store.documents.catalogue import declaration as event_types
 from ossy_event_store.projections import projection
+from ossy_event_store.push import EventSourceView
 from ossy_event_store.subscriptions import declaration
+from ossy_event_store.verify import verify_event_store
 from tests.library.aggregate import Book
 from tests.support.projections import Loans
 
@@ -88,6 +98,9 @@ FITTING = {
     "Sequence[str]": {"list"},
     "frozenset[str]": {"list"},
     "list[Document]": {"list", "list of numbers"},
+    "ObjectId | str": {"text"},
+    "str | type[Any]": {"text"},
+    "Order": set(),
     "Mapping[str, Any]": {"dict"},
     "Event": {"dict"},
     "Sequence[Event]": set(),
@@ -152,6 +165,13 @@ GOOD = {
     "item types": "A",
     "items": item(tags=["course:c1"]),
     "pipeline": [],
+    "in_batches size": 5,
+    "ain_batches size": 5,
+    "page size": 5,
+    "apage size": 5,
+    "moment": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    "first": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    "end": dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
     "key": "ann",
     "name": "mail",
     "version": 1,
@@ -176,7 +196,7 @@ MODULES = (
 NOT_CALLED = {
     *("AwaitableBoundaryRead", "BoundaryRead", "EventSourceView", "HealthView"),
     *("Boundary", "LoadedBoundary", "Query", "RebuildReport", "Transaction"),
-    *("CauseChain", "Trace", "TraceNode"),
+    *("CauseChain", "EventsPage", "Trace", "TraceNode"),
 }
 # Classes whose arguments are swept, as those of a function.
 CALLED = {"Condition", "EventFilter"}
@@ -186,7 +206,9 @@ WRITTEN_BY_PROJECTS = {"Projection.apply", "Projection.key"}
 
 def of_class(name, cls):
     """Yield the public methods of a class, bound to something that works."""
-    subject = Aggregate(Book, "b-1", [{**BOUGHT, "aggregateVersion": 1}])
+    subject: Any = Aggregate(Book, "b-1", [{**BOUGHT, "aggregateVersion": 1}])
+    if cls is EventQuery:
+        subject = EventStore.query()
     bases = reversed([base for base in cls.__mro__ if base is not object])
     members = {k: v for base in bases for k, v in vars(base).items()}
     for member, value in members.items():
@@ -196,7 +218,11 @@ def of_class(name, cls):
         if isinstance(value, (classmethod, staticmethod)):
             yield label, getattr(Loans if cls is Projection else cls, member)
         elif inspect.isfunction(value):
-            yield label, getattr(subject, member)
+            of_stream = cls is EventQuery and member == "after_version"
+            yield (
+                label,
+                getattr(subject.stream("b-1") if of_stream else subject, member),
+            )
 
 
 def callables():
@@ -304,6 +330,58 @@ def test_a_wrong_argument_is_refused_by_its_name(
         if problem:
             problems.append(f"{name} {problem}")
     assert not problems, "\n".join(sorted(problems))
+
+
+def declared_with(**attributes):
+    """Declare a projection, of which nothing is kept."""
+    return register_projection(type("Strings", (Loans,), {"name": "s", **attributes}))
+
+
+def view_with(**attributes):
+    return EventSourceView.as_view(may_see=lambda request, wanted: True, **attributes)
+
+
+def setting_with(**changed):
+    with override_settings(OSSY_EVENT_STORE={**settings.OSSY_EVENT_STORE, **changed}):
+        return conf.get_settings()
+
+
+def root_with(**attributes):
+    kept = {"aggregate_type": "S", "view": staticmethod(dict), **attributes}
+    return Aggregate.of(type("Strings", (), kept), {"type": "Begun"})
+
+
+# The sweep above does so for each argument of a function that is annotated as a list.
+@pytest.mark.parametrize(
+    "give",
+    [
+        *(
+            pytest.param(partial(give, **{name: "text"}), id=f"{give.__name__} {name}")
+            for give, *names in (
+                (declared_with, "types", "aggregate_types", "tags"),
+                (view_with, "types", "aggregate_types", "tags", "query"),
+                (root_with, "event_types"),
+                (setting_with, "TYPE_BOUNDARIES"),
+                (EventStore.query().tags, "any"),
+                (EventStore.read_all, "types", "aggregate_types", "tags"),
+                (AggregateRebuild.build_and_save_all, "types", "ids"),
+                (verify_event_store, "types", "ids"),
+            )
+            for name in names
+        ),
+        partial(EventStore.append_events, "text"),
+        partial(EventStore.append_streams, {"b-1": "text"}),
+        partial(EventStore.append_event, {**BOUGHT, "tags": "text"}),
+        partial(EventStore.find_events, {}, default="text"),
+        partial(EventStore.find_events, {}, sort="text"),
+        partial(EventStore.aggregate, "text"),
+    ],
+    ids=lambda give: give.func.__name__,
+)
+def test_a_string_where_a_list_belongs_is_refused(store, monkeypatch, give):
+    monkeypatch.setattr(projection, "_registered", {})
+    with pytest.raises(ALLOWED, match=r"must be a list.*, not str"):
+        give()
 
 
 def test_the_sweep_finds_what_users_call():

@@ -51,6 +51,7 @@ OID = ObjectId("65e0a1b2c3d4e5f601234567")
 
 QUERY = item(tags=["course:c1"])
 
+VERSIONS = "aggregateId_1_aggregateVersion_1"
 ERRORS = [
     (
         AggregateNotFound("Book", "b"),
@@ -112,15 +113,16 @@ ERRORS = [
         "did not write its document 1. Rename",
     ),
     (
-        IndexMissing("eventstore", "a_1", "shop", False),
+        IndexMissing("eventstore", VERSIONS, "shop", False),
         {
             "collection": "eventstore",
-            "name": "a_1",
+            "name": VERSIONS,
             "database": "shop",
             "is_installed": False,
         },
-        "The collection eventstore of the database 'shop' has no unique index a_1, "
-        "without which two writers could store the same version. Nothing was written. "
+        "The collection eventstore of the database 'shop' has no unique index "
+        "aggregateId_1_aggregateVersion_1, without which two writers could store the "
+        "same version. Nothing was written. "
         "Add 'ossy_event_store' to INSTALLED_APPS. Run manage.py migrate",
     ),
     (

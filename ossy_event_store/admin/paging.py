@@ -21,6 +21,7 @@ from pymongo.errors import OperationFailure
 
 from ..documents.bson_types import CODEC, Document
 from ..documents.event_document import read_event
+from ..event_store.query.plan import beyond_bound
 from ..mongodb.connection import Store
 from ..mongodb.indexes import (
     CAUSATION,
@@ -267,11 +268,8 @@ async def _of_tag(
     if start is not None:
         beyond, bound = ("$gt", "$gte") if upwards else ("$lt", "$lte")
         bounds.append((bound, start.created))
-        later = {beyond: ["$created", start.created]}
-        same = {"$eq": ["$created", start.created]}
-        # An expression compares ids of any types.
-        tie = {"$and": [same, {beyond: ["$_id", start.id]}]}
-        query["$expr"] = {"$or": [later, tie]}
+        key = (start.created, start.id)
+        query["$expr"] = beyond_bound(("created", "_id"), key, beyond)
     if times := [{"created": {sign: at}} for sign, at in bounds if at is not None]:
         query["$and"] = times
     return await store.events.find(

@@ -138,10 +138,10 @@ class IndexMissing(EventStoreError):
 
     def __str__(self) -> str:
         first = "Add 'ossy_event_store' to INSTALLED_APPS. "
-        if self.name.startswith("metadata."):
+        if not self.name.startswith(("places.", "aggregateId_1_aggregateVersion_1")):
             return (
                 f"The collection {self.collection} of the database {self.database!r} "
-                f"has no index {self.name}, without which a trace would read every "
+                f"has no index {self.name}, without which this would read every "
                 "event. Run manage.py ensure_event_store, without "
                 "OSSY_EVENT_STORE['ADMIN_INDEXES'] = False."
             )

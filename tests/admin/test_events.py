@@ -88,7 +88,7 @@ def test_tags_are_links_to_their_feed(tagged, staff):
 
 def test_the_feed_of_a_tag_is_paged_in_both_directions(store, staff, history):
     for number in range(120):
-        options = {} if number % 3 else {"id": f"own-{number:03}"}
+        options = {} if number % 3 else {"id": f"$own-{number:03}"}
         EventStore.append_event({"type": "A", "tags": ["x"], **options})
     history.update_many({}, {"$set": {"created": dt.datetime(2026, 1, 1)}})
     client = staff(*ALL)

@@ -67,10 +67,10 @@ class BuiltQuery:
             any: a list of tags, and one of these.
         """
         found: dict[str, Any] = {}
-        if tags or any is None:
-            found["tags"] = conditions.check_some(tags, "tags")
         if any is not None:
             found["any_tags"] = conditions.check_list(any, "any")
+        if tags or any is None:
+            found["tags"] = conditions.check_some(tags, "tags")
         return self._with("tags", **found)
 
     def by(self, created_by: str) -> Self:

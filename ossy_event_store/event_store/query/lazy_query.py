@@ -130,12 +130,14 @@ class EventQuery(BuiltQuery):
         Raises:
             InvalidQuery: the cursor was changed, or made in another order.
         """
-        wanted = self._page_of(size, cursor)
+        self._refuse_a_slice("page")
+        wanted = _page_of(self._plan(), size, cursor)
         return drive(_page(connection.blocking(), *wanted))
 
     async def apage(self, size: int, cursor: str | None = None) -> EventsPage:
         """See ``page()``."""
-        wanted = self._page_of(size, cursor)
+        self._refuse_a_slice("page")
+        wanted = _page_of(self._plan(), size, cursor)
         return await _page(await connection.awaitable(), *wanted)
 
     def explain(self) -> dict[str, Any]:
@@ -217,11 +219,10 @@ class EventQuery(BuiltQuery):
             )
         return replace(self, _start=start, _stop=stop)
 
-    def _page_of(self, size: Any, cursor: Any) -> tuple[Plan, int, Place]:
-        _check_size(size)
-        self._refuse_a_slice("page")
-        wanted = self._plan()
-        return wanted, size, {} if cursor is None else cursors.decode(wanted, cursor)
+
+def _page_of(wanted: Plan, size: Any, cursor: Any) -> tuple[Plan, int, Place]:
+    _check_size(size)
+    return wanted, size, {} if cursor is None else cursors.decode(wanted, cursor)
 
 
 def plan_of(query: EventQuery, order: Order) -> Plan:

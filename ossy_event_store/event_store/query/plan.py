@@ -117,7 +117,7 @@ class Source:
             "$lt" if before else "$lte": high[0],
         }
         ties = [
-            _tie(self.order, bound, beyond)
+            beyond_bound(self.order, bound, beyond)
             for bound, beyond in ((low, "$gt"), (high, "$lt"))
             if not isinstance(bound[1], (MinKey, MaxKey))
         ]
@@ -134,8 +134,17 @@ class Source:
         return {**self.equal, **self.between(self.low, self.high)}
 
 
-def _tie(order: tuple[str, ...], bound: Bound, beyond: str) -> Document:
-    """Return an expression, which compares ids of any types; the bound is left out."""
+def beyond_bound(order: tuple[str, ...], bound: Bound, beyond: str) -> Document:
+    """
+    Return an expression for what is beyond a bound of two fields, itself left out.
+
+    An expression compares ids of any types, where a filter knows one.
+
+    Args:
+        order: the two fields.
+        bound: their values.
+        beyond: ``"$gt"`` or ``"$lt"``.
+    """
     first, second = (f"${name}" for name in order)
     values = [{"$literal": value} for value in bound]
     same = {"$eq": [first, values[0]]}
@@ -167,6 +176,11 @@ class Plan:
         return self.order == "position"
 
     @property
+    def searches(self) -> int:
+        """How often indexes are searched for the first events."""
+        return sum(source.searches for source in self.sources)
+
+    @property
     def asks_again(self) -> bool:
         """Whether the server is asked which of the events match; a scan did already."""
         return "match" in self.left and (self.is_of_entries or not self.is_scan)
@@ -184,7 +198,7 @@ class Plan:
             "reverse": self.backwards,
             "collection": first.collection,
             "index": index_name(first),
-            "searches": sum(source.searches for source in self.sources),
+            "searches": self.searches,
             "filters": sorted(self.left),
             "scan": self.is_scan,
         }

@@ -66,8 +66,10 @@ class Budget:
         """
         if self.is_free:
             return int(min(PAGE_EVENTS, limit.events, most))
+        # Before it knows which of two sources comes first, it reads both.
+        rows = min(2, len(self.plan.sources))
         lookups = self.plan.is_of_entries + self.plan.asks_again
-        left = self.left / (1 + lookups * KEYS_PER_ID)
+        left = (self.left - self.plan.searches) / (rows + lookups * KEYS_PER_ID)
         if left < 1:
             asked = ", ".join(sorted(self.plan.left))
             index = helpful_index(self.plan.conditions, self.plan.order)

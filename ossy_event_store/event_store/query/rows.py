@@ -69,7 +69,7 @@ class Part:
     async def fill(
         self, store: Store, size: int, session: Any, limit: PageLimit
     ) -> int:
-        """Read the next rows, fewer if they are large; return the keys that were read."""
+        """Read the next rows, fewer if they are large; return how many keys it took."""
         many = size + (self.last is not None)
         found: list[Document] = []
         weight, is_cut = 0, False
