@@ -96,6 +96,7 @@ FITTING = {
     "None": {"None"},
     "dt.datetime": {"date"},
     "Sequence[str]": {"list"},
+    "Iterable[str]": {"list"},
     "frozenset[str]": {"list"},
     "list[Document]": {"list", "list of numbers"},
     "ObjectId | str": {"text"},
@@ -141,6 +142,9 @@ GOOD = {
     "Root": Book,
     "cls": Loans,
     "aggregate_id": "b-1",
+    "aggregate_ids": ["b-1"],
+    "old": 1,
+    "new": 1,
     "aggregate_type": "Book",
     "subject": "b-1",
     "decide": lambda aggregate: None,
@@ -196,7 +200,7 @@ MODULES = (
 NOT_CALLED = {
     *("AwaitableBoundaryRead", "BoundaryRead", "EventSourceView", "HealthView"),
     *("Boundary", "LoadedBoundary", "Query", "RebuildReport", "Transaction"),
-    *("CauseChain", "EventsPage", "Trace", "TraceNode"),
+    *("CauseChain", "Change", "EventsPage", "Trace", "TraceNode"),
 }
 # Classes whose arguments are swept, as those of a function.
 CALLED = {"Condition", "EventFilter"}

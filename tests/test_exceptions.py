@@ -12,7 +12,9 @@ import ossy_event_store
 from ossy_event_store import exceptions, item
 from ossy_event_store.exceptions import (
     AggregateNotFound,
+    AggregatesNotFound,
     AggregateTypeMismatch,
+    BeforeFirstEvent,
     BoundaryConflict,
     BuiltMeanwhile,
     CheckpointMissing,
@@ -30,6 +32,8 @@ from ossy_event_store.exceptions import (
     InvalidState,
     InvalidTransaction,
     OutcomeUnknown,
+    PastAggregate,
+    PositionNotAssigned,
     PositionsBroken,
     RebuildBroken,
     ReducerError,
@@ -43,6 +47,7 @@ from ossy_event_store.exceptions import (
     UnknownEventVersion,
     UnknownSubscription,
     UpcasterError,
+    VersionNotFound,
 )
 
 pytestmark = pytest.mark.versions
@@ -53,6 +58,42 @@ QUERY = item(tags=["course:c1"])
 
 VERSIONS = "aggregateId_1_aggregateVersion_1"
 ERRORS = [
+    (
+        AggregatesNotFound("Book", ["b", "c"]),
+        {"aggregate_id": "b", "aggregate_ids": ("b", "c")},
+        "Of Book these do not exist: 'b', 'c'. Pass skip_missing=True",
+    ),
+    (
+        AggregatesNotFound("Book", [*"abcdefgh"]),
+        {"aggregate_type": "Book"},
+        "Of Book these do not exist: 'a', 'b', 'c', 'd', 'e' and 3 more.",
+    ),
+    (
+        BeforeFirstEvent("Book", "b", "position 3", "position 7", "a"),
+        {
+            "aggregate_id": "b",
+            "moment": "position 3",
+            "began": "position 7",
+            "predecessor": "a",
+        },
+        "Book 'b' did not exist at position 3: it began at position 7. It continues "
+        "'a': load that one.",
+    ),
+    (
+        PastAggregate("Book", "b", 3),
+        {"aggregate_type": "Book", "aggregate_id": "b", "version": 3},
+        "Book 'b' is read-only: it was loaded as of the past, at version 3. Nothing",
+    ),
+    (
+        PositionNotAssigned(9, 7),
+        {"position": 9, "head": 7},
+        "No event has position 9 yet: the last assigned position is 7.",
+    ),
+    (
+        VersionNotFound("b", 9, 7),
+        {"aggregate_id": "b", "version": 9, "last": 7},
+        "Stream 'b' has no event at version 9: its last version is 7.",
+    ),
     (
         AggregateNotFound("Book", "b"),
         {"aggregate_type": "Book", "aggregate_id": "b"},

@@ -65,7 +65,7 @@ class StreamPage:
             "is_registered": Root is not None,
             "state_url": self._url("state", version=self.version),
             "download_url": self._url("download"),
-            "code": _code(Root, self.aggregate_id) if Root else None,
+            "code": self._code(Root) if Root else None,
             "snapshot": self._snapshot(then),
         }
 
@@ -129,6 +129,15 @@ class StreamPage:
                 ignore_snapshot=fresh and self.last <= LONGEST_FOLD,
                 most=LONGEST_FOLD if fresh else LONG_STREAM,
             )
+        )
+
+    def _code(self, Root: Any) -> str:
+        """Return the Python that loads the stream at the version."""
+        moment = f", at_version={self.version}" if self.version != self.last else ""
+        return (
+            "from ossy_event_store import Aggregate\n"
+            f"from {Root.__module__} import {Root.__qualname__.split('.')[0]}\n\n"
+            f"Aggregate.of({Root.__qualname__}, {self.aggregate_id!a}{moment})"
         )
 
     def _snapshot(self, then: StateAtVersion | None) -> dict[str, Any] | None:
@@ -202,12 +211,3 @@ def _is_same(snapshot: Document | None, then: StateAtVersion) -> bool | None:
         return False
     stored = snapshot.get("state")
     return isinstance(stored, dict) and not changes(stored, fresh, limit=1).items
-
-
-def _code(Root: Any, aggregate_id: str) -> str:
-    """Return the Python that loads the stream."""
-    return (
-        "from ossy_event_store import Aggregate\n"
-        f"from {Root.__module__} import {Root.__qualname__.split('.')[0]}\n\n"
-        f"Aggregate.of({Root.__qualname__}, {aggregate_id!a})"
-    )

@@ -31,7 +31,7 @@ class TakingPart:
     Root: Any
     id: str
     events: list[Document]
-    #: Whether it was loaded as of the past: then nothing can be appended or saved.
+    #: Whether it was loaded as of the past, so that it cannot be changed.
     is_past: bool = False
     #: Whether the stream has ended; see ``close()``.
     is_closed: bool = False

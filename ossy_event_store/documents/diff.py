@@ -37,7 +37,7 @@ class Change:
     """One value that was added, removed or changed."""
 
     path: Path
-    """Keys and indexes: in ``before`` if it was removed, else in ``after``."""
+    """Keys and indexes, in the old state if it was removed, else in the new one."""
     kind: Literal["added", "removed", "changed"]
     old: Any
     """None if it was added."""
@@ -46,7 +46,7 @@ class Change:
 
     @property
     def where(self) -> str:
-        """The path for people: ``customer.address[2].street``, ``["a.b"]``."""
+        """The path for people, as ``customer.address[2].street`` or ``["a.b"]``."""
         return "".join(_step(key) for key in self.path).removeprefix(".")
 
 

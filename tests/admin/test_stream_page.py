@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.versions, pytest.mark.django_db, NOT_ON_DJONGO]
 
 
 def test_a_stream_shows_its_timeline_and_its_state(book, staff):
-    text = text_of(staff(*ALL).get(url("stream", "change", book.id)))
+    client, address = staff(*ALL), url("stream", "change", book.id)
+    text = text_of(client.get(address))
     for part in ("As of version 3", "BookBought", "BookLent", "BookReturned"):
         assert part in text
     assert "lent_to" in text
@@ -24,6 +25,8 @@ def test_a_stream_shows_its_timeline_and_its_state(book, staff):
     assert "Fresh fold same state" in text
     assert "from tests.library.aggregate import Book" in text
     assert "Aggregate.of(Book, &#x27;emma-1&#x27;)" in text
+    before = text_of(client.get(address, {"version": 2}))
+    assert "Aggregate.of(Book, &#x27;emma-1&#x27;, at_version=2)" in before
 
 
 def changes_in(response):
@@ -90,6 +93,12 @@ def test_a_time_leads_to_the_version_of_that_time(book, staff, history, settings
     assert at("2026-03-03T10:00:00.998") == "version=1"
     assert at("2027-01-01T00:00:00") == "version=3"
     assert at("2020-01-01T00:00") == "version=1"
+    # A clock that stepped back: version 3 was never the state at that time.
+    history.update_one(
+        {"aggregateVersion": 3},
+        {"$set": {"created": dt.datetime(2026, 3, 2, tzinfo=dt.UTC)}},
+    )
+    assert at("2026-03-02T12:00") == "version=1"
     assert client.get(address, {"at": "soon"}).status_code == 302
     for edge in ("9999-12-31T23:59:59-14:00", "0001-01-01T00:00+14:00"):
         assert "version" not in at(edge)

@@ -21,6 +21,7 @@ from ossy_event_store.monitoring.catalogue import stored as stored_module
 from ossy_event_store.monitoring.catalogue.stored import stored_types
 from tests.support.processes import ON_URL
 from tests.support.sent_commands import Listener
+from tests.support.verification import rebuild_indexes
 
 DAY = dt.datetime(2026, 3, 15, tzinfo=dt.UTC)
 
@@ -60,7 +61,7 @@ EXPECTED = [
 
 
 @pytest.fixture
-def filled(history):
+def filled(history, _unbound):
     for number, (kind, version) in enumerate(KINDS):
         event = {"_id": str(number), "aggregateId": str(number), "aggregateVersion": 1}
         event |= {"type": kind, "created": DAY + dt.timedelta(number)}
@@ -71,6 +72,9 @@ def filled(history):
     others = ({"type": 7}, {"type": ["A"], "created": DAY}, {"type": None}, {})
     for number, fields in enumerate(others):
         history.insert_one({"_id": f"x{number}", "aggregateId": f"x{number}", **fields})
+    yield
+    # An index that once held a list is never as new.
+    rebuild_indexes(_unbound(connection.blocking().events).database)
 
 
 def figures(found):

@@ -69,6 +69,8 @@ def test_it_takes_two_round_trips(face, lend, settings):
     listener = Listener()
     options = {"event_listeners": [listener]}
     settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "OPTIONS": options}
+    face(EventStore.exists, "s0")  # logs in
+    listener.sent.clear()
     found = face(Aggregate.of_many, Book, iter(ids), skip_missing=True)
     assert len(found) == 10
     assert found["s9"].version == 300

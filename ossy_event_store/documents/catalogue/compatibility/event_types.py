@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ...bson_types import Document
 from ..declaration import Declarations, EventType
 from ..problems import current_versions
+from .aliases import owner_of
 from .json_schema import schema_of_class
 
 
@@ -38,12 +39,7 @@ class KnownTypes:
 
     def owner(self, stored: str) -> KnownType | None:
         """Return the type as which events of a stored type are read."""
-        if stored in self.types:
-            return self.types[stored]
-        for one in self.types.values():
-            if stored in one.aliases:
-                return one
-        return None
+        return owner_of(stored, self.types)
 
     def obstacle(self, stored: str, version: int) -> str | None:
         """Return why events of a stored type and version cannot be read, or None."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...bson_types import Document
+from .aliases import owner_of
 
 FORMAT = 1
 _TYPE_KEYS = {"aliases", "current", "digest", "upcasters", "versions"}
@@ -47,12 +48,7 @@ class Lock:
 
     def owner(self, stored: str) -> LockedType | None:
         """Return the type as which the code of the lock reads events of a type."""
-        if stored in self.types:
-            return self.types[stored]
-        for one in self.types.values():
-            if stored in one.aliases:
-                return one
-        return None
+        return owner_of(stored, self.types)
 
 
 # --- the file -----------------------------------------------------------------
