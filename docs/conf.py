@@ -55,7 +55,8 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(ImproperlyConfigured"
         r"|ossy_event_store\.(aggregate\.registry\.R|subscriptions\.declaration\.H|projections\.projection\.P"
-        r"|event_store\.transactions\.T|documents\.catalogue\.declaration\.[CF])"
+        r"|event_store\.transactions\.T|documents\.catalogue\.declaration\.[CF]"
+        r"|testing\.factories\.T)|T|SearchStrategy"
         r"|(collections|contextlib|typing|datetime|django|pymongo|bson)\..*)",
     ),
 ]

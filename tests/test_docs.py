@@ -312,6 +312,21 @@ def test_the_tests_on_the_testing_page_pass(tmp_path):
     assert "6 passed" in out
 
 
+@pytest.mark.docs
+def test_the_tests_on_the_page_of_rules_pass_without_a_server(tmp_path):
+    for block in blocks_of((DOCS / "howto/test-rules.md").read_text()):
+        if block.file:
+            write(tmp_path, block.file, block.text)
+    write(
+        tmp_path,
+        "docs_settings.py",
+        "INSTALLED_APPS = ['ossy_event_store', 'library']\n"
+        "OSSY_EVENT_STORE = {'URL': 'mongodb://127.0.0.1:1', 'NAME': 'docs'}\n",
+    )
+    pytest_of_rules = ("-m", "pytest", "-q", "--ds=docs_settings", "test_rules.py")
+    assert "3 passed" in run(*pytest_of_rules, "-p", "no:cacheprovider", cwd=tmp_path)
+
+
 @pytest.fixture
 def mongod():
     try:

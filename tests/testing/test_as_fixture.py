@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import enum
+import re
 import sys
 import types
 from decimal import Decimal
@@ -15,7 +16,12 @@ from hypothesis import given as hypothesis_given
 from ossy_event_store import Aggregate, document_of
 from ossy_event_store import event as event_class
 from ossy_event_store.documents.catalogue.as_python.events import source_of_test
-from ossy_event_store.documents.catalogue.as_python.values import WIDTH
+from ossy_event_store.documents.catalogue.as_python.values import (
+    WIDTH,
+    NoSource,
+    Source,
+    flat,
+)
 from ossy_event_store.documents.catalogue.codecs.parameters import parameters_of
 from ossy_event_store.documents.catalogue.declaration import EventType
 from ossy_event_store.documents.event_document import is_same_value
@@ -139,6 +145,35 @@ def test_objects_of_every_kind_of_class_come_back_equal(kind, monkeypatch):
                 assert document_of(found) == stored
             else:
                 assert found == of(values)
+
+
+ZONE = dt.timezone(-dt.timedelta(hours=2, minutes=30))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        dt.time(9, 30, 0, 5, tzinfo=ZONE),
+        dt.datetime(2027, 1, 31, 9, fold=1, tzinfo=ZONE),
+        re.compile("a.b", re.IGNORECASE),
+        frozenset(),
+        {1},
+        ("one",),
+    ],
+)
+def test_values_that_only_objects_have_come_back_equal(value):
+    source = Source()
+    made_value = flat(source.value(value))
+    lines = "\n".join([*source.imports(), f"value = {made_value}"])
+    assert made(lines, "value") == value
+
+
+def test_a_name_that_stands_for_two_things_is_none():
+    source = Source("Scanned")
+    assert source.attempt(SCANNED) is None
+    assert source.imports() == []
+    with pytest.raises(NoSource, match="object has no expression"):
+        source.value(object())
 
 
 def test_an_event_that_its_class_would_not_store_like_this_is_a_dict():

@@ -104,6 +104,8 @@ def test_what_the_store_would_refuse_is_refused():
     created = {"type": "InvoiceCreated", "aggregateId": "i1", "aggregateType": "I"}
     with declared("InvoiceCreated"):
         assert given(Invoices(), created).state == 1
+        with pytest.raises(TypeError, match=r"compare \.state, of type int"):
+            given(Invoices(), created).then_state({})
         with pytest.raises(InvalidEvent, match="aggregateId"):
             given(Invoices(), "InvoiceCreated")
     given(ANN).when(lambda boundary: {"type": "X"}).raises(InvalidEvent)
@@ -112,10 +114,13 @@ def test_what_the_store_would_refuse_is_refused():
 def test_a_boundary_selects_the_events_that_upcasters_lead_into_it():
     class Visits(Boundary):
         query = any_of(item("Visited", tags=["reader:ann"]))
-        view = staticmethod(lambda events, state: [one["type"] for one in events])
+        view = staticmethod(
+            lambda events, state: {"types": {one["type"] for one in events}}
+        )
 
     scanned = {"type": "Scanned", "typeVersion": 1, "tags": ["reader:ann"]}
     with declared_only():
         old_loans.declare()
+        # A boundary's state is never stored, so it may be anything.
         visits = given(Visits(), {**scanned, "payload": {"book": "E", "who": "ann"}})
-        assert visits.state == ["Visited"]
+        visits.then_state({"types": {"Visited"}})

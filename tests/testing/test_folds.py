@@ -9,6 +9,7 @@ import pytest
 from django.utils import timezone
 
 from ossy_event_store import ReducerError
+from ossy_event_store.streams import reducers
 from ossy_event_store.testing import given
 from tests.library.aggregate import Book, Reader
 
@@ -149,13 +150,19 @@ def test_a_reducer_that_breaks_at_snapshots_is_found(view):
         given(reducer(view), *EVENTS).fold_in_parts()
 
 
-def test_an_error_of_the_whole_fold_comes_through():
-    def view(events, state):
-        events[0]["payload"]["n"] += 1
-        return {}
+def changes_events(events, state):
+    for one in events:
+        one["payload"]["n"] = 0
+    return {}
 
+
+def test_a_reducer_that_changes_events_is_found_also_outside_of_tests(monkeypatch):
+    changing = given(reducer(changes_events), *EVENTS)
     with pytest.raises(ReducerError, match="changed the events"):
-        given(reducer(view), *EVENTS).fold_in_parts()
+        changing.fold_in_parts()
+    monkeypatch.setattr(reducers, "is_test_run", lambda: False)
+    with pytest.raises(AssertionError, match="changed the events"):
+        changing.fold_in_parts()
 
 
 def test_a_profiler_is_left_alone():

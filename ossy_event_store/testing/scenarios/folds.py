@@ -44,12 +44,13 @@ class _Folds:
 
     def check(self) -> None:
         __tracebackhide__ = True
-        first, before = self._fold_all(), copied(self._events)
+        before = copied(self._events)
+        first = self._fold_all()
+        if before != self._events:  # where Django runs no tests, fold() does not look
+            self._fail("changed the events that it got; it must copy what it changes")
         again = fold(self._Root, self._events, {})
         what = "gave another state when it folded the same events again"
         self._compare(what, first, again)
-        if before != self._events:
-            self._fail("changed the events that it got; it must copy what it changes")
         whole = self._saved(first, len(self._events))
         steps: Mapping[str, Any] = {}
         for cut, event in enumerate(self._events, 1):

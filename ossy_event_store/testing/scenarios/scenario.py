@@ -10,7 +10,6 @@ from typing import Any, NoReturn, Self
 from ...documents.arguments import check_function
 from ...documents.bson_types import Document
 from ...documents.display import visible
-from ...documents.event_document import stored_state
 from ..matching import compared, diff, listed
 from .isolation import without_store
 
@@ -28,7 +27,7 @@ class Scenario:
 
     def __init__(self, subject: str, events: list[Document]) -> None:
         self._subject = subject
-        #: The events so far, as stored: those given, and those of decisions.
+        #: The events that were given and decided so far, as stored.
         self.events = events
         #: The events of the last decision, as stored.
         self.appended: list[Document] = []
@@ -175,7 +174,12 @@ class Scenario:
             AssertionError: says what differs.
         """
         __tracebackhide__ = True
-        state = stored_state(self.state, "view")
+        state = self.state
+        if not isinstance(state, Mapping):
+            kind = type(state).__name__
+            raise TypeError(
+                f"then_state() is for a dict; compare .state, of type {kind}."
+            )
         if found := list(compared((), expected, state)):
             self._fail(f"has another state than expected\n{listed(found)}")
         return self
