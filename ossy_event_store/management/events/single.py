@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from django.apps import apps
 from django.core.management.base import CommandError
 from django.urls import NoReverseMatch, reverse
 
-from ...admin.addresses import in_address
 from ...aggregate import Aggregate
 from ...aggregate.registry import root_of
 from ...documents.bson_types import Document
@@ -49,12 +49,20 @@ def show(request: Request) -> None:
 def open_page(request: Request) -> None:
     """Print the address of an event's page in the admin."""
     event = event_of(request["event"])
+    path = _path_of(event) if apps.is_installed("django.contrib.admin") else None
+    if path is None:
+        raise CommandError("This project has no admin site, or no URL leads to it.")
+    request.output.text(visible(request["base_url"].rstrip("/") + path))
+
+
+def _path_of(event: Document) -> str | None:
+    from ...admin.addresses import in_address  # it imports Django's admin
+
     address = in_address(event["_id"])
     try:
-        path = reverse("admin:ossy_event_store_event_change", args=[address])
+        return reverse("admin:ossy_event_store_event_change", args=[address])
     except NoReverseMatch:
-        raise CommandError("The URLs of this project have no admin site.") from None
-    request.output.text(visible(request["base_url"].rstrip("/") + path))
+        return None
 
 
 def _rows(event: Document, output: Output) -> Iterator[tuple[str, str]]:
