@@ -141,6 +141,12 @@ def test_a_search_stops_when_its_time_is_over(many):
     assert error.returncode == 1
 
 
+@pytest.mark.parametrize("action", ["stats", "types"])
+def test_counting_stops_when_its_time_is_over(many, action):
+    error = failure("events", action, "--max-time", "1e-9")
+    assert str(error).startswith("It took longer than --max-time 1e-09")
+
+
 def test_a_scan_finds_what_no_index_does(many):
     out, _ = run("events", "search", "--where", "payload.number=2999", "--scan")
     assert out.count("\n") == 1

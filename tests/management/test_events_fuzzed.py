@@ -15,6 +15,7 @@ from ossy_event_store.management.events.output import Output
 from ossy_event_store.management.events.request import Request
 from ossy_event_store.management.events.times import Times
 from tests.support import golden
+from tests.support.processes import ON_URL
 from tests.support.sent_commands import Listener
 
 FUZZED, RUN = 10_000, 400  # options alone, and commands
@@ -143,6 +144,7 @@ def test_no_option_brings_an_operator_of_its_own(parser, fuzzed):
     assert FUZZED / 10 < refused < FUZZED * 9 / 10
 
 
+@ON_URL
 def test_no_option_fails_or_sends_an_operator_of_its_own(history, parser, fuzzed, sent):
     sent, others = sent
     golden.insert(history)

@@ -293,7 +293,8 @@ def _add_scan(parser: CommandParser) -> None:
         "--max-time",
         type=float,
         metavar="SECONDS",
-        help=f"How long it may take. Default: {SECONDS:g} with --scan and --text.",
+        help=f"How long it may take. Default: {SECONDS:g} with --scan and --text, "
+        "and of stats; else only the setting TIMEOUT bounds it.",
     )
 
 

@@ -23,6 +23,9 @@ from .filters import query_of
 from .output import EventWriter, Output
 from .template import Template
 
+# The server reads every event for these, or every one that the filters find.
+_LONG = ("stats", "types")
+
 
 @dataclass(frozen=True)
 class Request:
@@ -76,7 +79,8 @@ class Request:
         """How long it may take; None if only the setting ``TIMEOUT`` bounds it."""
         given: float | None = self["max_time"]
         if given is None:
-            return SECONDS if self["scan"] or self["text"] else None
+            is_long = self["scan"] or self["text"] or self["action"] in _LONG
+            return SECONDS if is_long else None
         if not 0 < given < float("inf"):
             raise wrong(f"--max-time must be a number of seconds, not {given:g}.")
         return given
