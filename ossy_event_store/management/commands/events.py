@@ -51,7 +51,7 @@ class Command(StoreCommand):
     help = (
         "Prints events: the last ones and new ones, one of them, a stream with its "
         "state at any time, what matches a filter, what led to what, and counts. It "
-        "only reads, and never decodes more than it prints."
+        "only reads."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -325,7 +325,7 @@ def _add_common(parser: CommandParser) -> None:
     )
     # Django's own, which the parser of the command takes only before the action.
     group = parser.add_argument_group("options of every command")
-    for flag in ("--no-color", "--force-color", "--traceback"):
+    for flag in ("--no-color", "--force-color", "--traceback", "--skip-checks"):
         _again(group, flag, action="store_true")
     for flag in ("--settings", "--pythonpath"):
         _again(group, flag)
