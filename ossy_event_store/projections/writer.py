@@ -112,6 +112,8 @@ class Writer(Delivery):
         if parked:
             last = parked[-1]
             changes["lastError"] = checkpoints.error_record(last.error, last.event)
+        # Before the time for the writes begins.
+        documents = [parked_streams.document_of(self._name, one) for one in parked]
 
         async def write() -> None:
             with in_time():
@@ -125,9 +127,7 @@ class Writer(Delivery):
                     self._session,
                 )
                 if parked:
-                    await parked_streams.park_all(
-                        self._store, self._session, self._name, parked
-                    )
+                    await parked_streams.park_all(self._store, self._session, documents)
                 await self._write(requests)
                 await self._note_late_deletions(late)
 

@@ -57,25 +57,25 @@ async def park(
         ClaimLost: another process has claimed the subscription.
     """
 
+    document = document_of(name, failed)
+    changes = {"lastError": error_record(failed.error, failed.event), **changes}
+
     async def write() -> None:
         with in_time():
-            last = {"lastError": error_record(failed.error, failed.event)}
-            await move(store, name, fence, {**last, **changes}, session=session)
-            await park_all(store, session, name, [failed])
+            await move(store, name, fence, changes, session=session)
+            await park_all(store, session, [document])
 
     await in_transaction(store, session, write)
 
 
-async def park_all(
-    store: Store, session: Any, name: str, failed: Sequence[Failed]
-) -> None:
+async def park_all(store: Store, session: Any, documents: Sequence[Document]) -> None:
     """
-    Park several streams, each at an event, in the open transaction.
+    Park streams, by what ``document_of()`` returned, in the open transaction.
 
     A stream that is parked already stays as it is, unless the new event is earlier:
     whatever the order in which failures are found, a stream waits at the first.
     """
-    new = {one.event["aggregateId"]: _document(name, one) for one in failed}
+    new = {document["aggregateId"]: document for document in documents}
     ids = [document["_id"] for document in new.values()]
     # No upsert: in a transaction that is tried again, one may violate a unique index
     # (SERVER-95524).
@@ -89,7 +89,8 @@ async def park_all(
         await store.parked.insert_many(list(new.values()), session=session)
 
 
-def _document(name: str, failed: Failed) -> Document:
+def document_of(name: str, failed: Failed) -> Document:
+    """Return the document of a parked stream; its traceback takes a millisecond."""
     event, error, tries = failed
     record = error_record(error, event)
     return {

@@ -1,11 +1,14 @@
 """Fixtures of the monitoring tests: the views, a server that is down, a failure."""
 
+import datetime as dt
 import socket
 
 import pytest
 
 from ossy_event_store import Mongo
+from ossy_event_store.mongodb import connection
 from ossy_event_store.subscriptions.declaration import subscription
+from tests.support.servers import until
 from tests.support.subscriptions import reached, running
 
 
@@ -43,4 +46,7 @@ def poisoned(store, quick, lend):
     lend("book-of-ann", "BookBought", "BookLent")
     with running():
         reached(store, "mail", 2)
+    # A busy server may not answer in the second that a process takes to release it.
+    leases = connection.raw(store.leases)
+    until(lambda: not leases.find_one({"until": {"$gt": dt.datetime.now(dt.UTC)}}))
     return bad

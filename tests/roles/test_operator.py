@@ -24,7 +24,8 @@ def operator(become, guarded):
     for position, name in enumerate("ab", 1):
         event = {**EVENT, "_id": ObjectId(), "aggregateId": name, "position": position}
         failed = Failed(event, ValueError("no such reader"), 1)
-        database.eventstore_parked.insert_one(parked_streams._document("mails", failed))
+        document = parked_streams.document_of("mails", failed)
+        database.eventstore_parked.insert_one(document)
     return become("shop_operate")
 
 
