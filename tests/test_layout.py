@@ -29,6 +29,8 @@ WITHOUT_MODULE = {
     "checks/test_register.py": "when Django runs which checks",
     "checks/test_warnings_are_true.py": "what the checks warn of happens",
     "management/test_base.py": "what all commands share: commands._base",
+    "management/test_events_fuzzed.py": "commands.events, with any filters",
+    "management/test_events_golden.py": "commands.events, and all that it prints",
     "management/test_terminals.py": "every command, on any terminal",
     "mongodb/test_sharding.py": "every module on a sharded cluster",
     "mongodb/test_walk.py": "the other scan of resumable_scan",

@@ -5,6 +5,7 @@ Facts of the docs that come from the code, as lines of reStructuredText.
 Sphinx, so tests can check a page without building it; Django must be set up.
 """
 
+import argparse
 import inspect
 from dataclasses import MISSING, fields
 
@@ -96,6 +97,16 @@ def own_options(name):
     return [a for a in parser._actions if not common & set(a.option_strings)]
 
 
+def option_strings(name):
+    """Return the options of a command, and of its subcommands, as they are written."""
+    actions = list(own_options(name))
+    for action in actions:  # which grows meanwhile
+        if isinstance(action, argparse._SubParsersAction):
+            for parser in action.choices.values():
+                actions += parser._actions
+    return {option for action in actions for option in action.option_strings}
+
+
 def commands_lines():
     """Every command: what it does, and its own options."""
     lines = []
@@ -103,12 +114,33 @@ def commands_lines():
         command = load_command_class("ossy_event_store", name)
         lines += [name, "-" * len(name), "", command.help, "", f".. program:: {name}"]
         for action in own_options(name):
-            value = f" {action.metavar}" if action.metavar else ""
-            spelled = [option + value for option in action.option_strings]
-            spelling = ", ".join(spelled) or action.metavar
-            lines += ["", f".. option:: {spelling}", "", *_indented(action.help)]
+            if isinstance(action, argparse._SubParsersAction):
+                lines += _actions_lines(name, action)
+            else:
+                lines += _option_lines(action)
         lines.append("")
     return lines
+
+
+def _actions_lines(name, actions):
+    lines = [""]
+    for action, parser in actions.choices.items():
+        title = f"{name} {action}"
+        lines += [title, "~" * len(title), "", parser.description, ""]
+        lines.append(f".. program:: {name}-{action}")
+        shown = [one for one in parser._actions if one.help != argparse.SUPPRESS]
+        for option in shown:
+            if "--help" not in option.option_strings:
+                lines += _option_lines(option)
+        lines.append("")
+    return lines
+
+
+def _option_lines(action):
+    value = f" {action.metavar}" if action.metavar else ""
+    spelled = [option + value for option in action.option_strings]
+    spelling = ", ".join(spelled) or action.metavar
+    return ["", f".. option:: {spelling}", "", *_indented(action.help)]
 
 
 # --- exceptions -------------------------------------------------------------

@@ -9,6 +9,7 @@ it that is shown.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
 import re
 import reprlib
@@ -44,6 +45,8 @@ _INVISIBLE = (
     r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 _IN_TEXT = re.compile(f"[{_INVISIBLE}]")
+# ``json.dumps()`` has escaped the others, and lays its own text out with these.
+_IN_JSON = re.compile(f"(?![\\n ])[{_INVISIBLE}]")
 _IN_QUOTES = re.compile(rf'[{_INVISIBLE}"\\]')
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t", '"': r"\"", "\\": r"\\"}
 
@@ -113,6 +116,20 @@ def visible(text: str) -> str:
     A backslash stays as it is. The result is not HTML.
     """
     return _IN_TEXT.sub(_escaped, text)
+
+
+def visible_json(text: str) -> str:
+    r"""
+    Return JSON in which every character is visible, and which has the same meaning.
+
+    Args:
+        text: of ``json.dumps()``, so the characters are inside of strings.
+    """
+    return _IN_JSON.sub(_escaped_in_json, text)
+
+
+def _escaped_in_json(match: re.Match[str]) -> str:
+    return json.dumps(match[0])[1:-1]
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -32,6 +32,10 @@ COMMANDS = [
     ("rebuild_aggregates", "--dry-run"),
     ("rebuild_aggregates", "--id", ID + "x"),
     ("rebuild_projections",),
+    ("events", "tail", "--order", "created"),
+    ("events", "tail", "--order", "created", "--json"),
+    ("events", "show", ID + "@1", "--state"),
+    ("events", "show", ID + "@2"),
     ("export_events", "--id", ID),
     ("export_events", "--id", ID + "x"),
     ("export_events", "--output", sys.argv[1] + "/events"),
@@ -82,7 +86,7 @@ def test_every_command_works_on_a_poor_terminal(store, tmp_path):
     out, err = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == 0, out + err
     assert "Traceback" not in out + err
-    assert out.count("====") == 22 + 8
+    assert out.count("====") == 26 + 9
     # The events themselves are data, which is UTF-8 whatever the terminal.
     text = [line for line in (out + err).splitlines() if line[:1] != "{"]
     assert [line for line in text if not line.isascii()] == []

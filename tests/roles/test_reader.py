@@ -3,9 +3,12 @@
 import contextlib
 
 import pytest
+from django.core.management import CommandError, call_command
 
 from ossy_event_store import Aggregate, AggregateRebuild, EventStore, checks
 from ossy_event_store.admin import overview
+from ossy_event_store.event_store.query.following import Following
+from ossy_event_store.management.events.mcp import server, tools
 from ossy_event_store.mongodb import connection, leases
 from ossy_event_store.mongodb.ports import drive
 from ossy_event_store.monitoring import health
@@ -13,6 +16,8 @@ from ossy_event_store.positions.change_stream import ChangeStream
 from ossy_event_store.positions.sequencer import Sequencer
 from ossy_event_store.rebuild.tallies import tallies
 from tests.library.aggregate import Book
+from tests.support import positions
+from tests.support.commands import Stops
 from tests.support.roles import (
     BOUGHT,
     CHANGED,
@@ -67,6 +72,56 @@ def test_the_reader_reads_all(reader, tmp_path, monkeypatch):
     assert (tmp_path / "out.jsonl").read_text().count("\n") == 2
     monkeypatch.setattr(checks.server, "FIXED_IN", {})
     assert checks.check_server(None, ["default"]) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tail"],
+        ["show", "b-1@2", "--state"],
+        ["stream", "b-1", "--diff", "0..2"],
+        ["stream", "b-1", "--state", "--at", "0s"],
+        ["search", "--where", "payload.to=ann", "--scan"],
+        ["trace", "b-1@1"],
+        ["stats", "--by", "day"],
+        ["types"],
+        ["count", "--type", "BookLent"],
+        ["open", "1"],
+    ],
+    ids=" ".join,
+)
+def test_the_reader_looks_at_events_on_the_command_line(reader, arguments):
+    assert said("events", *arguments)
+
+
+def test_only_the_reader_may_serve_programs(reader, become):
+    server.refuse_writers(allow_unauthenticated=False)
+    assert tools.recent()["events"]
+    assert tools.subscriptions()["subscriptions"][0]["name"] == "snapshots"
+    assert tools.parked("mail") == {"parked": []}
+    for user in ("shop_site", "shop_follow", "shop_operate", "shop_deploy"):
+        become(user)
+        with pytest.raises(CommandError, match=r"may do more than read: \w+ on \w+"):
+            server.refuse_writers(allow_unauthenticated=True)
+
+
+def test_the_reader_follows_events_on_the_command_line(reader, guarded, monkeypatch):
+    wait, new = Following.wait, positions.event("b-2", 1)
+    entry = {"_id": 3, "eventId": new["_id"], "aggregateId": "b-2"}
+    guarded.database.eventstore.insert_one(new)
+
+    def append_and_wait(self, seconds):
+        guarded.database.eventstore_positions.insert_one(
+            {**entry, "aggregateVersion": 1}
+        )
+        return wait(self, seconds)
+
+    monkeypatch.setattr(Following, "wait", append_and_wait)
+    out = Stops(2)
+    with pytest.raises(CommandError) as caught:
+        call_command("events", "tail", "--follow", "-n", "1", "--jsonl", stdout=out)
+    assert caught.value.returncode == 130
+    assert '"position": 3' in out.getvalue()
 
 
 def test_the_reader_sees_what_the_pages_of_the_admin_show(reader, guarded):

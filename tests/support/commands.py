@@ -13,6 +13,24 @@ class Terminal(io.StringIO):
         return True
 
 
+class Stops(io.StringIO):
+    """A stream that raises an error after some lines."""
+
+    def __init__(self, lines, error=KeyboardInterrupt):
+        super().__init__()
+        self.left, self.error = lines, error
+
+    def write(self, text):
+        if self.left == 0:
+            raise self.error
+        self.left -= text.count("\n")
+        return super().write(text)
+
+    def flush(self):
+        if self.left == 0:
+            raise self.error
+
+
 class Standard:
     """A standard stream over bytes, as ``sys.stdin`` and ``sys.stdout`` are."""
 

@@ -17,7 +17,7 @@ from ...mongodb.ports import drive, drive_each
 from . import cursor as cursors
 from . import reading
 from .building import BuiltQuery
-from .plan import Plan, plan
+from .plan import Order, Plan, plan
 from .reading import SPARE_KEYS
 from .rows import Place
 
@@ -223,6 +223,11 @@ class EventQuery(BuiltQuery):
 def _page_of(wanted: Plan, size: Any, cursor: Any) -> tuple[Plan, int, Place]:
     _check_size(size)
     return wanted, size, {} if cursor is None else cursors.decode(wanted, cursor)
+
+
+def plan_of(query: EventQuery, order: Order) -> Plan:
+    """Return how a query is read in an order, for what reads it in its own way."""
+    return plan(query._conditions, order, may_scan=query._may_scan)
 
 
 def _check_size(size: Any) -> None:

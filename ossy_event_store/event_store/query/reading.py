@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import Any, NamedTuple
 
 from pymongo.errors import OperationFailure
@@ -31,7 +31,7 @@ SPARE_KEYS = 100
 KEYS_PER_ID = 2  # that the server looks at to find one of some ids
 
 
-_IS_EVENT: Document = {
+IS_EVENT: Document = {
     **TYPED,
     "aggregateId": {"$type": "string"},
     "aggregateVersion": VERSIONED,
@@ -89,6 +89,7 @@ async def each_event(
     place: Place | None = None,
     skip: int = 0,
     limit: int | None = None,
+    session: Any = None,
 ) -> AsyncGenerator[tuple[Document, int, Bound], None]:
     """
     Yield the events of a plan, each with the number of its source and its key there.
@@ -99,6 +100,7 @@ async def each_event(
         place: where to continue.
         skip: how many to leave out at first.
         limit: the most events.
+        session: in which to read; None reads in one of its own.
 
     Raises:
         IndexMissing: an index that the project wants does not exist.
@@ -109,7 +111,8 @@ async def each_event(
     at_once.expects_large = False
     left = math.inf if limit is None else skip + limit
     rows = Rows(plan, place or {})
-    async with store.client.session() as session:
+    opened = store.client.session() if session is None else nullcontext(session)
+    async with opened as session:
         with in_time():
             budget.spend(await rows.keep_to_positions(store, session), 0)
         while left > 0 and not rows.is_done:
@@ -259,7 +262,7 @@ async def count(store: Store, plan: Plan, limit: int | None = None) -> int:
         for source in plan.sources:
             documents = documents_of(store, source)
             # Lost ones have no event, and another program's documents are no events.
-            others = {"lost": None} if plan.is_of_entries else _IS_EVENT
+            others = {"lost": None} if plan.is_of_entries else IS_EVENT
             query = {"$and": [source.everything, others]}
             try:
                 hint = list(source.keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import io
+import os
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ from django.core.management.base import (
 )
 from pymongo.errors import PyMongoError
 
-from ...documents.display import counted
+from ...documents.display import counted, visible
 from ...exceptions import EventStoreError
 from ...mongodb import connection, schema_validator
 from ...mongodb.deadline import explained
@@ -33,7 +34,7 @@ WRONG_USE = 2
 INTERRUPTED = 130
 
 
-class _Parser(CommandParser):
+class Parser(CommandParser):
     """Takes what follows an option with one value as that value, dash or not."""
 
     def parse_known_args(  # type: ignore[override]
@@ -47,13 +48,20 @@ class _Parser(CommandParser):
             if arg == "--":
                 joined += [arg, *left]
                 break
+            if arg.partition("=")[2] == "--" and arg.startswith("--"):
+                # argparse would lose the value, and give an empty list.
+                self.error(f"{arg}: a value must not be --")
             if arg.startswith("--") and self._takes_one(arg):
                 value = next(left, None)
-            if value is None or value in self._option_string_actions:
+            if value in (None, "--") or value in self._option_string_actions:
                 joined += [arg] if value is None else [arg, value]
             else:
                 joined.append(f"{arg}={value}")
         return super().parse_known_args(joined, namespace)
+
+    def error(self, message: str) -> Any:
+        """Fail with the arguments as they are, but for what a terminal obeys."""
+        return super().error(visible(message))
 
     def _takes_one(self, arg: str) -> bool:
         action = self._option_string_actions.get(arg)
@@ -94,7 +102,7 @@ class StoreCommand(BaseCommand):
     ) -> CommandParser:
         """Return the parser; an id that begins with a dash is no option to it."""
         parser = super().create_parser(prog_name, subcommand, **kwargs)
-        parser.__class__ = _Parser  # Django offers no way to choose the class
+        parser.__class__ = Parser  # Django offers no way to choose the class
         return parser
 
     def run(self, **options: Any) -> None:
@@ -111,6 +119,11 @@ def _other_shape() -> str | None:
         return drive(schema_validator.other_shape(connection.blocking()))
     except (EventStoreError, PyMongoError):
         return None
+
+
+def discard_stdout() -> None:
+    """Let Python flush stdout at its end, though nothing can be written there."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -24,7 +24,14 @@ from ...mongodb.ports import drive, drive_each
 from ...streams import lookup
 from ...streams.export_events import export_events
 from ...streams.transfer_report import TransferReport
-from ._base import WRONG_USE, Progress, StoreCommand, add_selection, distinct
+from ._base import (
+    WRONG_USE,
+    Progress,
+    StoreCommand,
+    add_selection,
+    discard_stdout,
+    distinct,
+)
 
 
 class Command(StoreCommand):
@@ -65,7 +72,7 @@ class Command(StoreCommand):
                 for lines in drive_each(export_events(store, queries, show)):
                     write(lines)
         except BrokenPipeError:
-            _discard_stdout()  # the reader, for example head, has closed the pipe
+            discard_stdout()  # the reader, for example head, has closed the pipe
         finally:
             progress.end()
         if report.passed_over:
@@ -199,10 +206,5 @@ def _to_stdout(stdout: OutputWrapper) -> Iterator[Callable[[str], object]]:
         with _failing_with("stdout"):
             raw.flush()
     except CommandError:
-        _discard_stdout()
+        discard_stdout()
         raise
-
-
-def _discard_stdout() -> None:
-    """Let Python flush stdout at its end, though nothing can be written there."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,1 @@
+"""``manage.py events mcp``: the events for programs that speak MCP, to read only."""
