@@ -157,7 +157,8 @@ async def usable_snapshot(
 ) -> Document | None:
     """Return the snapshot of a stream if it may begin a fold up to a version."""
     snapshot = await find_snapshot(store, aggregate_id)
-    if snapshot is None or not is_usable(snapshot, Root):
+    # Also without a snapshot: it notes that this revision of the reducer is in use.
+    if not is_usable(snapshot, Root) or snapshot is None:
         return None
     is_newer = until is not None and snapshot["aggregateVersion"] > until
     return None if is_newer else snapshot

@@ -11,10 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from ossy_event_store.documents.catalogue import catalogue, declaration
 from tests.support import golden
 
 FOLDER = Path(__file__).parent / "golden"
 ZONES = ("Europe/Paris", "Asia/Kathmandu", "America/St_Johns")
+
+
+@pytest.fixture(autouse=True)
+def _declared(monkeypatch):
+    """No event type is declared, whatever other tests have imported."""
+    empty = declaration.Declarations()
+    monkeypatch.setattr(catalogue, "declarations", empty)
+    monkeypatch.setattr(declaration, "declarations", empty)
 
 
 @pytest.mark.parametrize("zone", ZONES)

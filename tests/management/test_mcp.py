@@ -62,7 +62,7 @@ def test_every_tool_answers(told, call, quick):
     assert len(call("trace", correlation_or_event="order-7")["events"]) == 3
     assert call("stats", by="day")["groups"][0]["events"] == 2
     assert len(call("types")["groups"]) == 4
-    assert call("catalogue") == {"types": [], "more": 0}
+    assert call("catalogue")["more"] == 0
     assert [one["name"] for one in call("subscriptions")["subscriptions"]] == ["mail"]
     assert call("parked", subscription="mail") == {"parked": []}
     assert len(tools.TOOLS) == 12
