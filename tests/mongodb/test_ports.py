@@ -79,6 +79,7 @@ def test_a_face_that_forgets_something_is_noticed():
 ONE_FACE = {
     "Aggregate": {"view", "validate"},
     "AggregateRebuild": {"register_aggregate"},
+    "EventStore": {"query"},
 }
 
 
