@@ -22,6 +22,10 @@ from hypothesis import strategies as st
 from ossy_event_store import EventStore, InvalidQuery
 from ossy_event_store.event_store.query import lazy_query, plan, reading, rows
 from ossy_event_store.mongodb import connection
+from tests.support.verification import rebuild_indexes
+
+# It takes a quarter of a minute.
+pytestmark = pytest.mark.faults
 
 EVENTS = 20_000
 MOST = 1500  # that are read of one query
@@ -111,6 +115,7 @@ def all_events(_store_ready, _unbound, django_db_blocker):
         database = _unbound(store.events).database
         for name in connection.COLLECTION_OPTIONS:
             database[name].delete_many({})
+        rebuild_indexes(database)  # of one that once held a list, more keys are read
         _unbound(store.events).insert_many(events)
         _unbound(store.positions).insert_many(entries)
         database.drop_collection("system.profile")

@@ -37,10 +37,9 @@ def many(history):
 
 
 @ON_URL
-@pytest.mark.parametrize("form", [["--jsonl"], ["--format", "{position}"], ["--json"]])
-def test_a_closed_pipe_ends_it_in_silence(many, store, form):
+def test_a_closed_pipe_ends_it_in_silence(many, store):
     with subprocess.Popen(
-        [sys.executable, "-m", "django", "events", "tail", "--after", "0", *form],
+        [sys.executable, "-m", "django", "events", "tail", "--after", "0", "--jsonl"],
         env={**os.environ, **here(store)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

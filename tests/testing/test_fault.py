@@ -132,7 +132,7 @@ def test_a_store_that_is_away_comes_back(face, book):
     loaded = face(Aggregate.of, Book, "b-1")
     with fault.away():
         for call in (lambda: types(), lambda: face(loaded.add, LENT), Mongo.connect):
-            with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:"):
+            with pytest.raises(StoreUnavailable):
                 call()
     add(face, LENT)
     assert types() == ["BookBought", "BookLent"]
