@@ -31,7 +31,10 @@ PAIRS += ("py313-dj52", "py313-dj60", "py313-dj61")
 THROUGH_DJANGO = (
     *("tests/admin", "tests/checks", "tests/management", "tests/mongodb"),
     *("tests/projections", "tests/rebuild", "tests/streams", "tests/subscriptions"),
-    "tests/testing",
+    *(
+        f"tests/testing/test_{name}.py"
+        for name in ("appended_events", "fault", "running")
+    ),
     *(f"tests/test_{name}.py" for name in ("aggregate", "databases", "event_store")),
     *(f"tests/test_{name}.py" for name in ("execute", "public_api", "registry")),
 )
