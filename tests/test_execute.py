@@ -274,6 +274,7 @@ def patient(settings):
     settings.OSSY_EVENT_STORE = {**settings.OSSY_EVENT_STORE, "TIMEOUT": 60}
 
 
+@pytest.mark.faults  # it is long
 def test_all_of_200_threads_succeed(store, patient):
     def write(n):
         return Aggregate.execute(
@@ -286,6 +287,7 @@ def test_all_of_200_threads_succeed(store, patient):
     assert numbers("hot") == list(range(200))
 
 
+@pytest.mark.faults  # it is long
 def test_all_of_200_tasks_succeed(store, patient):
     async def write(n):
         event = {"type": "BookRead", "payload": {"n": n}}

@@ -122,7 +122,7 @@ MANY = [pytest.mark.faults, pytest.mark.no_cover]
 @pytest.mark.parametrize(
     ("seed", "number"),
     [
-        (1, 300),
+        (1, 100),
         *(pytest.param(seed, 2500, marks=MANY) for seed in range(2, 6)),
     ],
 )

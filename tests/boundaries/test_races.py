@@ -55,6 +55,7 @@ def as_it_is(monkeypatch, history):
     return nullcontext()
 
 
+@pytest.mark.faults  # it is long
 @pytest.mark.parametrize(
     ("weaken", "race"),
     [

@@ -64,6 +64,7 @@ for arguments in [*COMMANDS, *((name, "--help") for name in NAMES)]:
 """
 
 
+@pytest.mark.faults  # it runs every command
 @ON_URL
 def test_every_command_works_on_a_poor_terminal(store, tmp_path):
     EventStore.append_event(
