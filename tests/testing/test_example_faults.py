@@ -23,6 +23,7 @@ def test_each_fault_in_the_example_is_found():
         "DJANGO_SETTINGS_MODULE": "loans_site.settings",
         "DB_URL": settings.SERVER,
         "DB_NAME": name,
+        "PYTEST_ADDOPTS": "",  # of the run around it
     }
     command = ("-m", "tests.support.example_faults", str(ROOT / "example_project"))
     done = subprocess.run(
