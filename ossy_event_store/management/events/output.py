@@ -48,7 +48,9 @@ class Output:
 
     def dumped(self, document: Any, indent: int | None = None) -> str:
         """Return JSON without characters that a terminal obeys or cannot write."""
-        encoding = (getattr(self.out, "encoding", None) or "utf-8").lower()
+        # Before Django 5, the wrapper has an attribute ``encoding`` that is None.
+        stream = getattr(self.out, "_out", None)
+        encoding = (getattr(stream, "encoding", None) or "utf-8").lower()
         is_ascii = encoding.replace("-", "") != "utf8"
         text = json.dumps(document, ensure_ascii=is_ascii, indent=indent)
         return visible_json(text)
