@@ -341,6 +341,7 @@ def told_about(action):
 @example(f"mongodb+srv://ann:p/{SECRET}@x.example.com/name")
 @example(f"mongodb://ann:1/{SECRET}@127.0.0.1:1/name")
 @example(f"mongodb://ann:1/{SECRET}@127.0.0.1:1")
+@example(f"mongodb://ann:/%3A{SECRET}/")
 def test_the_checks_never_reveal_a_password(url):
     with override_settings(OSSY_EVENT_STORE={"URL": url}):
         assert SECRET not in told_about(lambda: check_settings(None))

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import unquote_plus
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -185,7 +186,9 @@ def _name_in(url: str, origin: str) -> str | None:
 def _unless_it_quotes(url: str, error: Exception) -> str:
     # A URL without @ may hold a password as well: the @ is what was forgotten.
     reason = short_reason(error)
-    words = re.findall(r"\w{3,}", url.partition("://")[2])
+    rest = url.partition("://")[2]
+    # The driver quotes a part of it as it is, or decoded.
+    words = re.findall(r"\w{3,}", f"{rest} {unquote_plus(rest)}")
     return "" if any(word in reason for word in words) else f": {reason}"
 
 
